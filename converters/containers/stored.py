@@ -1,0 +1,213 @@
+"""What a container's index says of a tensor, and how its bytes are read: nothing here knows a model or a dialect.
+
+A reader (``index(path)`` of each container) answers with :class:`StoredTensor` records without touching payloads. A
+record's ``data`` says where the bytes lie. :class:`Extent` is the common case, one contiguous run in a file, which the
+engine may copy inside the kernel; every other kind gives its bytes through ``read_into`` in C order, sequentially,
+with memory that does not grow with the tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from ..errors import FormatError
+
+#: Bytes an element. A tensor of another type ("string" in a TF checkpoint) may be indexed but never converted.
+ITEMSIZE = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+
+
+class OpenFiles:
+    """Files opened once for positioned reads, closed together (a context manager, safe to share between threads)."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def descriptor(self, path: Path) -> int:
+        """Open ``path`` for reading on first use and return its descriptor."""
+        found = self._descriptors.get(path)
+        if found is None:
+            found = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+            self._descriptors[path] = found
+        return found
+
+    def read_into(self, path: Path, offset: int, out: memoryview) -> None:
+        """Fill ``out`` with the file's bytes from ``offset``.
+
+        Raises:
+            FormatError: The file ends before ``out`` is full.
+        """
+        descriptor = self.descriptor(path)
+        done = 0
+        while done < len(out):
+            count = _pread_into(descriptor, out[done:], offset + done)
+            if count == 0:
+                raise FormatError(path, f"the file ends {len(out) - done:,} bytes early", offset=offset + done)
+            done += count
+
+
+def _pread_into(descriptor: int, out: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [out], offset)
+    # Windows has no positioned read; the engine runs one thread there, so moving the file's position is safe.
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    piece = os.read(descriptor, min(len(out), 1 << 24))
+    out[: len(piece)] = piece
+    return len(piece)
+
+
+class Data(Protocol):
+    """Where a tensor's bytes come from."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole tensor in bytes, in C order."""
+
+    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
+        """Fill ``out`` with bytes ``start`` to ``start + len(out)`` of the tensor's C-order serialisation."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One contiguous run of a file, checked by the index to lie inside it."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
+        if start < 0 or start + len(out) > self.nbytes:
+            raise ValueError(f"bytes {start} to {start + len(out)} are outside the tensor's {self.nbytes}")
+        files.read_into(self.path, self.offset + start, out)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as a file holds it.
+
+    Attributes:
+        name: As the file spells it.
+        dtype: A key of :data:`ITEMSIZE`, or the container's own word for a type we do not convert.
+        shape: As the file means it.
+        data: Where the bytes are.
+        order: ``"C"``, or ``"F"`` when a matrix lies in the file column by column: its bytes are those of the
+            transposed matrix in C order (a ``.t()`` view in a torch file, a Fortran array in a pickle). A turn that the
+            table asks for and this one cancel out.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: Data
+    order: str = "C"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a file holds: its tensors in file order, and the textual metadata the format keeps beside them.
+
+    A name occurs twice only where the format allows it (Keras HDF5 stores shared weights under each layer).
+    """
+
+    tensors: tuple[StoredTensor, ...]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """One tensor that a writer is asked to lay out.
+
+    Attributes:
+        name: As the file shall spell it.
+        dtype: A key of :data:`ITEMSIZE`.
+        shape: As the file shall mean it, C order.
+        alias_of: Name of another tensor of the same file whose bytes this one shares (a tied weight): a container that
+            can refer to one payload twice does so, and no byte is stored for it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    alias_of: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Bytes of a file that are not payload: headers, opcodes, padding, tables."""
+
+    filename: str
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor's payload goes."""
+
+    filename: str
+    offset: int
+    nbytes: int
+
+
+class Layout(Protocol):
+    """A file (or the files of one checkpoint) laid out before a byte moves.
+
+    The engine calls :meth:`create` once, writes every payload into its slot, and then writes :meth:`fragments`: a file
+    whose writing was cut short lacks its header or directory and is refused by every loader.
+    """
+
+    #: "crc32", "crc32c", or None: the checksum of each payload that :meth:`fragments` wants.
+    checksum: str | None
+
+    def create(self, directory: Path) -> dict[str, Slot]:
+        """Make the file(s) at their final size under ``directory``; return each stored (not aliased) tensor's slot."""
+
+    def sizes(self) -> dict[str, int]:
+        """File name → size in bytes (an estimate from above where the container's library decides it)."""
+
+    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
+        """Everything that is not payload, given the payloads' checksums by tensor name."""
+
+
+def create_sized(directory: Path, sizes: dict[str, int]) -> None:
+    """Create each file empty at its final size (sparse; the blocks come with the payloads)."""
+    for filename, size in sizes.items():
+        with open(directory / filename, "xb") as file:
+            file.truncate(size)

@@ -1,0 +1,123 @@
+"""The one error base: what, where, got, wanted, next step.
+
+Everything a user's input can get wrong is raised as a :class:`ConvertError`; the command prints it to stderr and exits
+with status 2. A traceback from any other exception is a bug of ours. An error carries data and renders itself, so that
+the library's callers can read the fields and the command and ``--json`` say the same thing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class ConvertError(Exception):
+    """Base of every error that a user's input can cause; ``str()`` is the message to show."""
+
+    exit_status = 2
+
+    def __init__(self, what: str, next_step: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return self.what if self.next_step is None else f"{self.what}\n  {self.next_step}"
+
+
+class FormatError(ConvertError):
+    """A file is not what its format says: truncated, inconsistent, hostile, or a flavour that is not supported.
+
+    Args:
+        path: The file.
+        what: What is wrong, in the format's own terms, with what was got and what was wanted.
+        offset: Byte offset in the file where the trouble was seen.
+        next_step: What the person can do about it.
+    """
+
+    def __init__(self, path: Path | str, what: str, *, offset: int | None = None, next_step: str | None = None) -> None:
+        where = f"{path}" if offset is None else f"{path} at byte {offset:,}"
+        super().__init__(f"{where}: {what}", next_step)
+        self.path = Path(path)
+        self.problem = what
+        self.offset = offset
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line of a :class:`MisfitError`: ``kind`` (a word), ``name`` (tensor, field or file), ``detail`` (got, want)."""
+
+    kind: str
+    name: str
+    detail: str = ""
+
+
+class MisfitError(ConvertError):
+    """Tensors, configuration and table do not fit together; every problem found is listed, layers folded.
+
+    Args:
+        where: File or directory.
+        against: What it should have fitted (a model class, a dialect).
+        problems: All of them; never empty.
+    """
+
+    def __init__(
+        self, where: Path | str, against: str, problems: Iterable[Problem], next_step: str | None = None
+    ) -> None:
+        self.where = str(where)
+        self.against = against
+        self.problems = tuple(problems)
+        super().__init__(self._render(), next_step)
+
+    def _render(self) -> str:
+        folded = fold_layers(self.problems)
+        count = len(self.problems)
+        lines = [f"{self.where} does not fit {self.against} ({count} problem{'s' * (count != 1)}, nothing written)"]
+        kind_width = max(len(problem.kind) for problem, _ in folded)
+        name_width = min(72, max(len(problem.name) for problem, _ in folded))
+        for problem, times in folded:
+            many = f"{times} tensors" if times > 1 else ""
+            detail = "   ".join(part for part in (many, problem.detail) if part)
+            lines.append(f"  {problem.kind:<{kind_width}}  {problem.name:<{name_width}}   {detail}".rstrip())
+        return "\n".join(lines)
+
+
+_LAYER = re.compile(r"(layers?[._]+)(\d+)(?=[./_]|$)")
+
+
+@dataclass
+class _Fold:
+    first: int
+    problem: Problem
+    numbers: list[int] = field(default_factory=list)
+
+
+def fold_layers(problems: Iterable[Problem]) -> list[tuple[Problem, int]]:
+    """Fold problems that differ only in their layer number into one: ``layers.{0...11}.norm2.bias``, and how many."""
+    folds: dict[tuple[str, str, str], _Fold] = {}
+    for position, problem in enumerate(problems):
+        match = _LAYER.search(problem.name)
+        template = problem.name if match is None else f"{problem.name[: match.end(1)]}\0{problem.name[match.end() :]}"
+        fold = folds.setdefault((problem.kind, template, problem.detail), _Fold(position, problem))
+        fold.numbers.append(-1 if match is None else int(match.group(2)))
+    folded = []
+    for (kind, template, detail), fold in sorted(folds.items(), key=lambda item: item[1].first):
+        if "\0" in template and len(fold.numbers) > 1:
+            name = template.replace("\0", "{" + _ranges(sorted(set(fold.numbers))) + "}")
+            folded.append((Problem(kind, name, detail), len(fold.numbers)))
+        else:
+            folded.extend([(fold.problem, 1)] * len(fold.numbers))
+    return folded
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``[0, 1, 2, 5]`` → ``0...2,5``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}...{run[-1]}" for run in runs)
