@@ -47,7 +47,7 @@ class FormatError(ConvertError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of a :class:`MisfitError`: ``kind`` (a word), ``name`` (tensor, field or file), ``detail`` (got, want)."""
+    """One line of a :class:`MisfitError`: a word for its kind, a tensor's, field's or file's name, and got and want."""
 
     kind: str
     name: str

@@ -1,0 +1,346 @@
+"""``config.json``, ``bert_config.json``, ``model_config.json``, field by field: the table's idea for hyper-parameters.
+
+:func:`read` turns a dialect's file into a :class:`~.config.RoFormerConfig` and what else it held; :func:`write` turns
+that into another dialect's file. What a dialect's own software computes regardless of the file is a fact in
+:data:`FIELDS`, and a value that it would not honour is reported by :func:`write`, never dropped in silence.
+
+Sources: ``RoFormerConfig`` of transformers 5.23 and of PaddleNLP 2.8.1, ``build_transformer_model`` of bert4keras 0.11.5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .config import RoFormerConfig
+from .errors import FormatError, MisfitError, Problem
+from .mapping import SYMBOLS, Dialect, Spelling
+
+Json = dict[str, Any]
+
+_LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
+_MOST_LAYERS = 4096
+_LARGEST_SIZE = 1 << 31
+
+
+@dataclass(frozen=True)
+class Field:
+    """One hyper-parameter: its key in each dialect, what a missing key means there, what the software computes anyway.
+
+    Attributes:
+        name: Attribute of :class:`RoFormerConfig`.
+        key: Spelling of the key.
+        missing: Value that each dialect's software takes for an absent key; None where the tensors decide.
+        fixed: Value that a dialect's software computes with whatever the file says; None where it reads the file.
+    """
+
+    name: str
+    key: Spelling
+    missing: tuple[Any, Any, Any, Any] = (None, None, None, None)
+    fixed: tuple[Any, Any, Any, Any] = (None, None, None, None)
+
+
+def _same(name: str) -> Spelling:
+    return Spelling(name, name, name, name)
+
+
+def _all(value: Any) -> tuple[Any, Any, Any, Any]:
+    return (value, value, value, value)
+
+
+# fmt: off
+FIELDS: tuple[Field, ...] = (
+    #                                    key in paddle, torch, tf, tf1            a missing key means          computed whatever the file says
+    Field("vocab_size",                  _same("vocab_size")),
+    Field("embedding_size",              _same("embedding_size")),
+    Field("hidden_size",                 _same("hidden_size")),
+    Field("num_hidden_layers",           _same("num_hidden_layers")),
+    Field("num_attention_heads",         _same("num_attention_heads"),            (12, 12, 12, None)),
+    Field("intermediate_size",           _same("intermediate_size")),
+    Field("hidden_act",                  _same("hidden_act"),                     ("gelu", "gelu", "gelu", None)),
+    Field("hidden_dropout_prob",         _same("hidden_dropout_prob"),            (0.1, 0.1, 0.1, 0.0)),
+    Field("attention_probs_dropout_prob", _same("attention_probs_dropout_prob"),  (0.1, 0.1, 0.1, 0.0)),
+    Field("max_position_embeddings",     _same("max_position_embeddings"),        (1536, 1536, 1536, 512)),
+    Field("type_vocab_size",             _same("type_vocab_size")),
+    Field("initializer_range",           _same("initializer_range"),              _all(0.02),                  (None, None, None, 0.02)),
+    # bert4keras 0.11.5 passes 1e-12 to the norms of BERT's layers and its default 1e-7 to RoFormer's: docs/decisions.md
+    Field("layer_norm_eps",              _same("layer_norm_eps"),                 _all(1e-12),                 (None, None, None, 1e-12)),
+    Field("rotary_value",                _same("rotary_value"),                   _all(False),                 (None, None, None, False)),
+    # transformers has no pooler here; pooler_activation is the spelling of JunnYu's package, which has
+    Field("pooler_activation",           Spelling("pool_act", "pooler_activation", "pooler_activation", "pooler_activation"), _all("tanh")),
+    Field("pad_token_id",                _same("pad_token_id"),                   _all(0),                     (None, None, None, 0)),
+    # of the four, transformers' torch class alone reads this; bert4keras is told in code (application="lm")
+    Field("is_decoder",                  _same("is_decoder"),                     _all(False),                 (False, None, False, False)),
+)
+
+#: Canonical activation → what each dialect calls it; None where its software has no such function.
+ACTIVATIONS: Mapping[str, Spelling] = {
+    "gelu":       Spelling("gelu",    "gelu",       "gelu",       "gelu"),
+    "gelu_tanh":  Spelling(None,      "gelu_new",   "gelu_new",   "gelu_tanh"),
+    "quick_gelu": Spelling(None,      "quick_gelu", "quick_gelu", None),
+    "relu":       Spelling("relu",    "relu",       "relu",       "relu"),
+    "silu":       Spelling("silu",    "silu",       "silu",       "swish"),
+    "mish":       Spelling("mish",    "mish",       "mish",       None),
+    "tanh":       Spelling("tanh",    "tanh",       "tanh",       "tanh"),
+    "sigmoid":    Spelling("sigmoid", "sigmoid",    "sigmoid",    "sigmoid"),
+}
+#: Further names of the same functions, and who has them.
+SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
+    "gelu_python":       ("gelu",      ("torch",)),
+    "gelu_erf":          ("gelu",      ("tf1",)),
+    "gelu_new":          ("gelu_tanh", ("torch", "tf")),
+    "gelu_pytorch_tanh": ("gelu_tanh", ("torch",)),
+    "gelu_python_tanh":  ("gelu_tanh", ("torch",)),
+    "gelu_fast":         ("gelu_tanh", ("torch", "tf")),
+    "gelu_accurate":     ("gelu_tanh", ("torch",)),
+    "swish":             ("silu",      ("torch", "tf", "paddle", "tf1")),
+}
+# fmt: on
+
+_ACTIVATION_FIELDS = ("hidden_act", "pooler_activation")
+_INTEGER = {name for name in RoFormerConfig.__annotations__ if RoFormerConfig.__annotations__[name].startswith("int")}
+_PROBABILITY = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
+_BOOLEAN = {"rotary_value", "is_decoder"}
+
+#: Keys that say what the weights are, not what the model computes: written anew for each dialect.
+_STATED = ("architectures", "model_type", "dtype", "torch_dtype", "init_class", "init_args")
+#: Provenance of the software that wrote the source: meaningless to another's loader, so left out and reported.
+_PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A configuration file as it was read.
+
+    Attributes:
+        config: In canonical terms.
+        spelled: Values whose spelling is kept where the target understands it (activation names).
+        extra: Keys the table has no field for, carried as they are.
+        notes: What was assumed and why, for the report.
+    """
+
+    config: RoFormerConfig
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object from an untrusted file.
+
+    Raises:
+        FormatError: Not a JSON object, not UTF-8, larger than 8 MiB, or nested too deeply.
+    """
+    size = path.stat().st_size
+    if size > _LARGEST_FILE:
+        raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "not UTF-8 text", offset=error.start) from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"not JSON: {error or 'nested too deeply'}") from None
+    if not isinstance(value, dict):
+        raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _flatten_init_args(path: Path, settings: Json) -> Json:
+    """Undo the nesting of PaddleNLP 2.0–2.4's ``model_config.json``: a head's arguments hold the base model's."""
+    for _ in range(8):
+        inner = settings.get("init_args")
+        if not isinstance(inner, (list, tuple)) or not inner:
+            return settings
+        if not isinstance(inner[0], dict):
+            raise FormatError(path, f"init_args[0] is a {type(inner[0]).__name__}; wanted the base model's settings")
+        outer = {key: value for key, value in settings.items() if key not in ("init_args", "init_class")}
+        settings = {**outer, **inner[0]}
+    raise FormatError(path, "init_args nested more than 8 deep")
+
+
+def canonical_activation(name: str, dialect: Dialect) -> str:
+    """Translate an activation's name in ``dialect``; an unknown one is returned as it is."""
+    for canonical, spelling in ACTIVATIONS.items():
+        if spelling.in_(dialect) == name:
+            return canonical
+    meaning, dialects = SYNONYMS.get(name, (name, ()))
+    return meaning if dialect in dialects else name
+
+
+def read(
+    path: Path | None,
+    dialect: Dialect,
+    measured: Mapping[str, int],
+    *,
+    where: Path,
+) -> SourceConfig:
+    """Read a dialect's configuration file, or work one out from the tensors' shapes where they decide it.
+
+    Args:
+        path: The file, or None where there is none.
+        dialect: Whose defaults a missing key takes.
+        measured: Field name → size that the tensors show: every size, and ``num_attention_heads`` and
+            ``max_position_embeddings`` where the file carries its rotary table.
+        where: The checkpoint, for messages.
+
+    Raises:
+        FormatError: The file is not a JSON object.
+        MisfitError: A value of the wrong type or out of range; a head count that nothing decides.
+    """
+    settings = {} if path is None else _flatten_init_args(path, read_json(path))
+    problems: list[Problem] = []
+    notes: list[str] = []
+    values: Json = {}
+    spelled: dict[str, str] = {}
+    position = Spelling._fields.index(dialect)
+    named = where.name if path is None else path.name
+    for item in FIELDS:
+        key = item.key[position] or item.name
+        value = settings.get(key)
+        if value is None and item.name == "pooler_activation":
+            value = next((settings[other] for other in set(item.key) if other in settings), None)
+        if value is None and not (item.name == "pad_token_id" and key in settings):
+            value = measured.get(item.name)
+            if value is not None:
+                if path is None or item.name in SYMBOLS.values() or item.name == "num_hidden_layers":
+                    notes.append(f"{item.name} = {value}, from the tensors' shapes")
+            elif path is None and item.name == "num_attention_heads":
+                problems.append(
+                    Problem("configuration", item.name, "not decided by the tensors' shapes, and no file says it")
+                )
+                continue
+            else:
+                value = item.missing[position]
+                if value is None and item.name == "hidden_act":
+                    value = "gelu"
+                if value is None:
+                    problems.append(Problem("configuration", item.name, f"missing from {named}"))
+                    continue
+                if path is None and item.name in ("hidden_act", "layer_norm_eps", "max_position_embeddings"):
+                    notes.append(f"{item.name} = {value}, {dialect}'s default: no configuration file says otherwise")
+        wrong = _complaint(item.name, value)
+        if wrong:
+            problems.append(Problem("configuration", item.name, f"got {_shown(value)} in {named}, want {wrong}"))
+            continue
+        if item.name in _ACTIVATION_FIELDS:
+            spelled[item.name] = str(value)
+            value = canonical_activation(str(value), dialect)
+        values[item.name] = value
+    if not problems:
+        problems.extend(_contradictions(values))
+    if problems:
+        step = (
+            "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
+            if path is None
+            else f"Correct {path}, or name another with --config FILE."
+        )
+        raise MisfitError(path or where, "RoFormer's configuration", problems, step)
+    known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
+    extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
+    return SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _complaint(name: str, value: Any) -> str:
+    """Say what ``value`` should have been, or nothing where it is fine."""
+    if name == "pad_token_id" and value is None:
+        return ""
+    if name in _INTEGER:
+        least = 0 if name in ("pad_token_id", "num_hidden_layers") else 1
+        most = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST_SIZE
+        if type(value) is not int or not least <= value <= most:
+            return f"an integer from {least} to {most:,}"
+    elif name in _BOOLEAN:
+        if type(value) is not bool:
+            return "true or false"
+    elif name in _ACTIVATION_FIELDS:
+        if type(value) is not str or not 0 < len(value) < 64:
+            return "an activation's name"
+    elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+        return "a number of at least 0"
+    elif name in _PROBABILITY and value > 1:
+        return "a probability"
+    return ""
+
+
+def _contradictions(values: Json) -> list[Problem]:
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if hidden % heads:
+        return [Problem("configuration", "num_attention_heads", f"{heads} does not divide hidden_size = {hidden}")]
+    if hidden // heads % 2:
+        detail = f"{heads} heads make a head size of {hidden // heads}; rotation needs an even one"
+        return [Problem("configuration", "num_attention_heads", detail)]
+    return []
+
+
+def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: str) -> tuple[Json, list[str]]:
+    """Spell a configuration in ``target``'s file; return it and what the target's software will not honour.
+
+    Args:
+        source: As read.
+        target: The dialect.
+        architecture: Class name that loads the result.
+        dtype: The weights' type.
+    """
+    position = Spelling._fields.index(target)
+    notes: list[str] = []
+    out: Json = {}
+    if target != "tf1":
+        out["architectures"] = [architecture]
+        out["model_type"] = "roformer"
+        # transformers before 4.56 reads torch_dtype and later ones dtype; PaddleNLP reads dtype
+        out["dtype"] = dtype
+        if target == "torch":
+            out["torch_dtype"] = dtype
+    for item in FIELDS:
+        value = getattr(source.config, item.name)
+        key = item.key[position]
+        assert key is not None
+        if item.name in _ACTIVATION_FIELDS:
+            value, note = _spell_activation(item.name, value, source.spelled.get(item.name), target)
+            notes.extend(note)
+        fixed = item.fixed[position]
+        if fixed is not None and value != fixed:
+            notes.append(f"{key} = {value} is written, but {SOFTWARE[target]} computes with {fixed}")
+        out[key] = value
+    if target == "paddle" and source.config.layer_norm_eps > 1e-3:
+        notes.append(f"layer_norm_eps = {source.config.layer_norm_eps}: PaddlePaddle refuses more than 1e-3")
+    for key, value in source.extra.items():
+        if key in _PROVENANCE:
+            notes.append(f"{key} = {_shown(value)} is left out: it names the software that wrote the source")
+        elif key not in out:
+            out[key] = value
+    return out, notes
+
+
+SOFTWARE: Mapping[Dialect, str] = {
+    "paddle": "PaddleNLP",
+    "torch": "transformers",
+    "tf": "transformers' TF class",
+    "tf1": "bert4keras",
+}
+
+
+def _spell_activation(name: str, canonical: str, spelled: str | None, target: Dialect) -> tuple[str, list[str]]:
+    if spelled is not None and canonical_activation(spelled, target) == canonical and canonical in ACTIVATIONS:
+        known_there = spelled in (ACTIVATIONS[canonical].in_(target),) or target in SYNONYMS.get(spelled, ("", ()))[1]
+        if known_there:
+            return spelled, []
+    if canonical not in ACTIVATIONS:
+        return canonical, [f"{name} = {canonical!r} is carried as it is: the table does not know this function"]
+    there = ACTIVATIONS[canonical].in_(target)
+    if there is None:
+        return canonical, [f"{name} = {canonical!r} is written, but {SOFTWARE[target]} has no such function"]
+    return there, []
