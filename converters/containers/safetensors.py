@@ -1,11 +1,11 @@
 """safetensors files: a JSON header in front of contiguous little-endian payloads.
 
 ``index`` refuses whatever the safetensors library refuses, and a little more: names given twice, fields the format does
-not have, numbers no array can have. The header is read by a scanner of its own whose grammar is the format's and no
-wider, so that nesting cannot recurse and a header of junk cannot grow into a heap of Python objects. ``lay_out`` puts
-the tensors in the library's own order.
+not have, numbers that no array can have. The header is read by a scanner of its own whose grammar is the format's and
+no wider, so that nesting cannot recurse and a header of junk cannot grow into a heap of Python objects. ``lay_out``
+puts the tensors in the library's own order.
 
-Source: the format section of https://github.com/huggingface/safetensors (README.md) and its safetensors/src/tensor.rs.
+Source: README.md ("Format") and safetensors/src/tensor.rs of https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import FormatError
 from .stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
-_DTYPE_WORDS = {
+_WORDS = {
     "int64": "I64",
     "float64": "F64",
     "float32": "F32",
@@ -34,8 +34,8 @@ _DTYPE_WORDS = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-_DTYPES = {word: dtype for dtype, word in _DTYPE_WORDS.items()}
-_LAYOUT_RANK = {dtype: rank for rank, dtype in enumerate(_DTYPE_WORDS)}
+_DTYPES = {word: dtype for dtype, word in _WORDS.items()}
+_RANKS = {dtype: rank for rank, dtype in enumerate(_WORDS)}
 
 _METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
@@ -43,12 +43,12 @@ _LENGTH = struct.Struct("<Q")
 #: Source: MAX_HEADER_SIZE in the library's tensor.rs.
 _MAX_HEADER_BYTES = 100_000_000
 
-#: Limits of ours, so that what the index holds in memory is bounded. HDF5 and numpy before 2.0 have 32 axes at most.
+#: Limits of ours, so that an index stays small in memory. HDF5, and numpy before 2.0, have 32 axes at most.
 _MAX_ENTRIES = 100_000
 _MAX_AXES = 32
 _MAX_SIZE = 2**63 - 1
 
-#: Payloads start at a multiple of this many bytes, a cache line. The library wants 8; spaces after the header are free.
+#: Payloads start at a multiple of this many bytes, a cache line. The library wants 8; the spaces in front are free.
 _ALIGNMENT = 64
 
 
@@ -56,18 +56,287 @@ def index(path: Path) -> Index:
     """Read the header of ``path`` and check every tensor's extent against the file; no payload is read.
 
     Raises:
-        FormatError: The header is too long, no JSON of the format's shape, or does not cover the file exactly; a name
-            occurs twice; a dtype is not one we convert.
+        FormatError: The header is too long, is no JSON of the format's shape, or does not cover the file exactly; a
+            name occurs twice; a dtype is not one that we convert.
     """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(path, "not a regular file")
         with open(path, "rb") as file:
-            header = _read_header(path, file.read(_LENGTH.size), status.st_size, file.read)
+            prefix = file.read(_LENGTH.size)
+            header_bytes = _header_bytes(path, prefix, status.st_size)
+            header = file.read(header_bytes)
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
-    return _Header(path, header, status.st_size).index()
+    if len(header) < header_bytes:
+        raise FormatError(path, f"the file ends inside its header of {header_bytes:,} bytes")
+    described, metadata = _Scanner(path, header).header()
+    payload = _LENGTH.size + header_bytes
+    _check_cover(path, described, payload, status.st_size)
+    tensors = (
+        StoredTensor(each.name, each.dtype, each.shape, Extent(path, payload + each.begin, each.end - each.begin))
+        for each in described
+    )
+    return Index(tuple(tensors), metadata)
 
 
-def _read_header(path: Path, prefix: bytes, file_size: int, read: object) -> bytes: ...
+def _header_bytes(path: Path, prefix: bytes, file_bytes: int) -> int:
+    if len(prefix) < _LENGTH.size:
+        raise FormatError(path, f"the file has {len(prefix)} bytes, its header length alone takes {_LENGTH.size}")
+    (header_bytes,) = _LENGTH.unpack(prefix)
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise FormatError(
+            path, f"header length {header_bytes:,} is above the format's limit of {_MAX_HEADER_BYTES:,}", offset=0
+        )
+    if header_bytes > file_bytes - _LENGTH.size:
+        raise FormatError(path, f"header length {header_bytes:,} is more than the file of {file_bytes:,} bytes holds")
+    return int(header_bytes)
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A tensor as the header describes it; ``begin`` and ``end`` count from the start of the payloads."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def _check_cover(path: Path, described: list[_Described], payload: int, file_bytes: int) -> None:
+    """Sort ``described`` by offset and check that it covers the file with no overlap, hole or rest."""
+    described.sort(key=lambda each: (each.begin, each.end))
+    end = 0
+    for each in described:
+        where = f"tensor {each.name!r:.200}"
+        if each.begin != end:
+            fault = "overlaps the tensor before it" if each.begin < end else "leaves a hole before it"
+            raise FormatError(
+                path, f"{where} {fault}: it begins at {each.begin:,}, wanted {end:,}", offset=payload + end
+            )
+        wanted = _size(path, each) * ITEMSIZE[each.dtype]
+        if each.end - each.begin != wanted:
+            raise FormatError(
+                path,
+                f"{where} has data_offsets [{each.begin}, {each.end}], which is {each.end - each.begin:,} bytes; "
+                f"{each.dtype} of shape {each.shape} takes {wanted:,}",
+            )
+        end = each.end
+    if payload + end != file_bytes:
+        raise FormatError(path, f"the header accounts for {payload + end:,} bytes, the file has {file_bytes:,}")
+
+
+def _size(path: Path, each: _Described) -> int:
+    """Number of elements; the library multiplies from the left and refuses an overflow even where a 0 follows."""
+    size = 1
+    for axis in each.shape:
+        size *= axis
+        if size > _MAX_SIZE:
+            raise FormatError(path, f"tensor {each.name!r:.200} has shape {each.shape}: more than 2^63 - 1 elements")
+    return size
+
+
+class _Scanner:
+    """Reads the header token by token. The format nests three deep, so this grammar does and nothing recurses."""
+
+    _SPACE = re.compile(rb"[ \t\n\r]*")
+    _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
+    _NUMBER = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
+
+    def __init__(self, path: Path, text: bytes) -> None:
+        self._path = path
+        self._text = text
+        self._position = 0
+
+    def header(self) -> tuple[list[_Described], dict[str, str]]:
+        """Read the whole header: its tensors in the order given, and its metadata."""
+        # The library lets space come first, the format does not: the first byte is how a file is recognised.
+        if not self._text.startswith(b"{"):
+            raise self._wrong("the header does not begin with '{'")
+        tensors: list[_Described] = []
+        metadata: dict[str, str] = {}
+        for name in self._members():
+            if name == _METADATA:
+                for key in self._members():
+                    metadata[key] = self._string()
+            else:
+                tensors.append(self._tensor(name))
+        self._skip_space()
+        if self._position < len(self._text):
+            raise self._wrong("the header's JSON ends before the header does")
+        return tensors, metadata
+
+    def _tensor(self, name: str) -> _Described:
+        dtype: str | None = None
+        shape: list[int] | None = None
+        offsets: list[int] | None = None
+        for field in self._members():
+            if field == "dtype":
+                dtype = self._dtype(name)
+            elif field == "shape":
+                shape = self._integers(_MAX_AXES, f"tensor {name!r:.200} has more than {_MAX_AXES} axes")
+            elif field == "data_offsets":
+                offsets = self._integers(2, f"tensor {name!r:.200} has more than two data_offsets")
+            else:
+                raise self._wrong(f"tensor {name!r:.200} has a field {field!r:.200} that the format does not know")
+        if dtype is None or shape is None or offsets is None or len(offsets) != 2:
+            raise self._wrong(f"tensor {name!r:.200} needs a dtype, a shape and two data_offsets")
+        return _Described(name, dtype, tuple(shape), *offsets)
+
+    def _dtype(self, name: str) -> str:
+        word = self._string()
+        if word not in _DTYPES:
+            raise FormatError(
+                self._path, f"tensor {name!r:.200} has dtype {word!r:.200}, wanted one of {', '.join(_DTYPES)}"
+            )
+        return _DTYPES[word]
+
+    def _members(self) -> Iterator[str]:
+        """Yield an object's keys, each once, with the position at its value; the caller reads the value in between."""
+        seen: set[str] = set()
+        self._expect(b"{")
+        if self._accept(b"}"):
+            return
+        while True:
+            key = self._string()
+            if key in seen:
+                raise self._wrong(f"{key!r:.200} is given twice")
+            if len(seen) == _MAX_ENTRIES:
+                raise self._wrong(f"more than {_MAX_ENTRIES:,} entries")
+            seen.add(key)
+            self._expect(b":")
+            yield key
+            if not self._accept(b","):
+                self._expect(b"}")
+                return
+
+    def _integers(self, most: int, too_many: str) -> list[int]:
+        integers: list[int] = []
+        self._expect(b"[")
+        if self._accept(b"]"):
+            return integers
+        while True:
+            if len(integers) == most:
+                raise self._wrong(too_many)
+            integers.append(self._integer())
+            if not self._accept(b","):
+                self._expect(b"]")
+                return integers
+
+    def _integer(self) -> int:
+        self._skip_space()
+        match = self._NUMBER.match(self._text, self._position)
+        if match is None or int(match[0]) > _MAX_SIZE:
+            raise self._wrong("wanted an integer from 0 to 2^63 - 1")
+        self._position = match.end()
+        return int(match[0])
+
+    def _string(self) -> str:
+        self._expect(b'"')
+        start = self._position
+        while True:
+            match = self._PLAIN.match(self._text, self._position)
+            assert match is not None, "the pattern matches an empty string"
+            self._position = match.end()
+            if self._text[self._position : self._position + 1] != b"\\":
+                break
+            self._position += 2
+        end = self._position
+        self._expect(b'"', space=False)
+        try:
+            # serde_json, the library's parser, refuses half of a surrogate pair, which Python's json lets through.
+            text: str = json.loads(f'"{self._text[start:end].decode()}"')
+            text.encode()
+        except ValueError:
+            self._position = start
+            raise self._wrong("a string is not valid UTF-8 or has a wrong escape") from None
+        return text
+
+    def _skip_space(self) -> None:
+        match = self._SPACE.match(self._text, self._position)
+        assert match is not None, "the pattern matches an empty string"
+        self._position = match.end()
+
+    def _accept(self, token: bytes, *, space: bool = True) -> bool:
+        if space:
+            self._skip_space()
+        if self._text[self._position : self._position + 1] != token:
+            return False
+        self._position += 1
+        return True
+
+    def _expect(self, token: bytes, *, space: bool = True) -> None:
+        if not self._accept(token, space=space):
+            found = self._text[self._position : self._position + 1]
+            raise self._wrong(
+                f"the header is not the JSON that the format wants: got {found!r}, wanted {token!r}"
+                if found
+                else f"the header ends where {token!r} is wanted"
+            )
+
+    def _wrong(self, what: str) -> FormatError:
+        return FormatError(self._path, what, offset=_LENGTH.size + self._position)
+
+
+@dataclass(frozen=True)
+class SafetensorsLayout:
+    """One safetensors file laid out; its header comes last, and until then the header length reads 0: all refuse it.
+
+    Attributes:
+        filename: The file's name in its directory.
+        header: Length and JSON, padded so that the payloads are aligned.
+        slots: Each tensor's place.
+        size: Bytes of the whole file.
+    """
+
+    filename: str
+    header: bytes
+    slots: dict[str, Slot]
+    size: int
+    checksum: str | None = None
+
+    def create(self, directory: Path) -> dict[str, Slot]:
+        """Make the file at its final size under ``directory``; return each tensor's slot."""
+        create_sized(directory, self.sizes())
+        return dict(self.slots)
+
+    def sizes(self) -> dict[str, int]:
+        """File name → exact size in bytes."""
+        return {self.filename: self.size}
+
+    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
+        """Everything that is not payload: the header. The format keeps no checksums."""
+        return [Fragment(self.filename, 0, self.header)]
+
+
+def lay_out(filename: str, tensors: Sequence[NewTensor], metadata: dict[str, str]) -> SafetensorsLayout:
+    """Lay ``tensors`` out in one file, widest elements first, so that each is aligned to its own element.
+
+    Raises:
+        ValueError: A tensor is an alias (two names for one payload overlap, which the format forbids: the caller leaves
+            one out), a name occurs twice or is ``__metadata__``, or the header is above the format's limit.
+    """
+    header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
+    extents: list[tuple[str, int, int]] = []
+    end = 0
+    for tensor in sorted(tensors, key=lambda each: (_RANKS[each.dtype], each.name)):
+        if tensor.alias_of is not None:
+            raise ValueError(f"{tensor.name} shares the bytes of {tensor.alias_of}: safetensors cannot store that")
+        if tensor.name == _METADATA or tensor.name in header:
+            raise ValueError(f"safetensors cannot hold a second tensor called {tensor.name}")
+        begin, end = end, end + tensor.nbytes
+        header[tensor.name] = {
+            "dtype": _WORDS[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        extents.append((tensor.name, begin, end))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(_LENGTH.size + len(text)) % _ALIGNMENT)
+    if len(text) > _MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {len(text):,} bytes is above the format's limit of {_MAX_HEADER_BYTES:,}")
+    payload = _LENGTH.size + len(text)
+    slots = {name: Slot(filename, payload + begin, end - begin) for name, begin, end in extents}
+    return SafetensorsLayout(filename, _LENGTH.pack(len(text)) + text, slots, payload + end)

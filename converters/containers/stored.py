@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> OpenFiles:
         return self
@@ -49,11 +51,12 @@ class OpenFiles:
 
     def descriptor(self, path: Path) -> int:
         """Open ``path`` for reading on first use and return its descriptor."""
-        found = self._descriptors.get(path)
-        if found is None:
-            found = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-            self._descriptors[path] = found
-        return found
+        with self._lock:
+            found = self._descriptors.get(path)
+            if found is None:
+                found = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+                self._descriptors[path] = found
+            return found
 
     def read_into(self, path: Path, offset: int, out: memoryview) -> None:
         """Fill ``out`` with the file's bytes from ``offset``.
@@ -103,6 +106,13 @@ class Extent:
         if start < 0 or start + len(out) > self.nbytes:
             raise ValueError(f"bytes {start} to {start + len(out)} are outside the tensor's {self.nbytes}")
         files.read_into(self.path, self.offset + start, out)
+
+
+@dataclass(frozen=True)
+class ChecksummedExtent(Extent):
+    """An extent whose checksum the file keeps: ``crc32c`` is the plain (unmasked) CRC32C of all its bytes."""
+
+    crc32c: int
 
 
 @dataclass(frozen=True)
@@ -193,8 +203,9 @@ class Layout(Protocol):
     whose writing was cut short lacks its header or directory and is refused by every loader.
     """
 
-    #: "crc32", "crc32c", or None: the checksum of each payload that :meth:`fragments` wants.
-    checksum: str | None
+    @property
+    def checksum(self) -> str | None:
+        """``"crc32"``, ``"crc32c"``, or None: the checksum of each payload that :meth:`fragments` wants."""
 
     def create(self, directory: Path) -> dict[str, Slot]:
         """Make the file(s) at their final size under ``directory``; return each stored (not aliased) tensor's slot."""

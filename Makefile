@@ -1,0 +1,59 @@
+# Two commands set everything up on a fresh machine: `make parity` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,dev]'
+	@touch $@
+
+env: $(READY)  ## make the environment (all three frameworks, about 3 GB) in .venv
+
+parity: $(READY)  ## convert the fixture through every direction and compare bit by bit
+	$(BIN)/python -m roformer_convert.parity
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+typing:  ## links that give type checkers the installed package names
+	@rm -rf build/typing && mkdir -p build/typing/roformer_convert
+	@ln -s $(CURDIR)/cli/* build/typing/roformer_convert/
+	@for package in converters models parity; do ln -s $(CURDIR)/$$package build/typing/roformer_convert/$$package; done
+
+lint: $(READY) typing  ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH=build/typing $(BIN)/mypy -p roformer_convert
+
+check: lint test  ## lint and test
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+fixtures: $(READY)  ## make the shipped fixture again
+	$(BIN)/python fixtures/make_random.py
+
+bench-convert: $(READY)  ## conversion at base size beside cp and, where installed, the peers
+	$(BIN)/python benchmarks/bench_convert.py
+
+peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.ready)  ## environments of the software we compare with
+
+.peers/%/.ready: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .peers/$*
+	sed '/^--no-deps /d' $< > .peers/$*/requirements.txt
+	.peers/$*/bin/pip install --quiet --disable-pip-version-check -r .peers/$*/requirements.txt
+	for package in $$(sed -n 's/^--no-deps //p' $<); do .peers/$*/bin/pip install --quiet --no-deps $$package; done
+	@touch $@
+
+clean:  ## remove what was built (the environments stay)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help env parity test typing lint check format fixtures bench-convert peers clean

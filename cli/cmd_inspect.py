@@ -1,0 +1,76 @@
+"""``inspect``: what a directory is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cmd_convert import DIALECT_NAMES
+from .rendering import amount
+
+if TYPE_CHECKING:
+    from .converters.inspection import Inspection
+
+
+@click.command("inspect")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as data.")
+def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool) -> None:
+    """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
+
+    Nothing of PATH is run, and no payload is read except where two copies of a tensor must be equal.
+
+    \b
+        roformer-convert inspect ckpt/
+    """
+    from .converters.inspection import inspect
+
+    found = inspect(path, dialect=dialect, config=config)
+    click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else render(found))
+
+
+def render(found: Inspection) -> str:
+    """Lay an inspection out for a person."""
+    lines = [f"{found.path}: {found.model_class}, {found.dialect} dialect, {found.container}"]
+
+    def line(name: str, text: str) -> None:
+        if text:
+            lines.append(f"  {name:<14} {text}")
+
+    total = sum(found.files.values())
+    if len(found.files) > 4:
+        line("files", f"{len(found.files)} files, {amount(total)}")
+    else:
+        line("files", ", ".join(f"{name} ({amount(size)})" for name, size in found.files.items()))
+    line("configuration", found.config_file or "none")
+    if found.config:
+        keys = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+        sizes = [f"{key} {found.config[key]:,}" for key in keys]
+        if found.config["embedding_size"] != found.config["hidden_size"]:
+            sizes.insert(1, f"embedding_size {found.config['embedding_size']:,}")
+        line("sizes", ", ".join(sizes))
+        line("longest input", f"{found.config['max_position_embeddings']:,} tokens")
+    if found.parameters is not None:
+        line("parameters", f"{found.parameters:,}")
+    line("tensors", f"{found.tensors} ({', '.join(f'{count} {kind}' for kind, count in found.dtypes.items())})")
+    line("parts", ", ".join(found.groups))
+    line("tied", ", ".join(found.tied))
+    line("derived", ", ".join(found.derived))
+    line("ignored", f"{len(found.ignored)} tensors of a training run" if found.ignored else "")
+    line("tokenizer", ", ".join(found.companions))
+    for note in found.notes:
+        line("note", note)
+    for problem, count in found.folded_problems():
+        many = f"  {count} tensors" if count > 1 else ""
+        line(problem.kind, f"{problem.name}{many}  {problem.detail}".rstrip())
+    if not found.problems:
+        line("converts", "yes: every tensor has a row in the table")
+    return "\n".join(lines)
+
+
+COMMANDS = {"inspect": inspect_command}

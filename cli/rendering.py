@@ -1,0 +1,53 @@
+"""Words and tables that several commands print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .converters.plan import Plan
+
+
+def amount(nbytes: int) -> str:
+    """Write a number of bytes for a person: ``497.9 MB``."""
+    size = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Align rows under a head; columns in ``right`` are numbers."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = []
+    for row in (head, ["-" * width for width in widths], *rows):
+        cells = (
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def plan_table(plan: Plan) -> str:
+    """Print every tensor of a plan: where it goes, where it comes from, whether it is turned, its bytes."""
+    rows = []
+    for file in plan.files:
+        for step in file.steps:
+            how = "turned" if step.turn else "copied"
+            if step.casts:
+                how += f", cast from {step.held.stored.dtype}"
+            if step.new.alias_of is not None:
+                how = f"second name of {step.new.alias_of}"
+            stored = 0 if step.new.alias_of is not None else step.new.nbytes
+            shape = " × ".join(map(str, step.new.shape))
+            row = [step.new.name, step.held.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
+            rows.append([file.filename, *row] if len(plan.files) > 1 else row)
+    head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
+    if len(plan.files) > 1:
+        head = ["file", *head]
+    return table(head, rows, right=[len(head) - 1])

@@ -1,0 +1,135 @@
+"""Compare two checkpoints of any dialects, tensor by tensor under canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import NDArray
+
+from .blocks import blocks, together
+from .checkpoint import Checkpoint
+from .dtypes import cast, numpy_dtype
+
+Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "only in the second"]
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """One tensor of two checkpoints.
+
+    Attributes:
+        name: Canonical name.
+        verdict: ``"equal"`` means equal bits; ``"dtype"``, other types and the values differ no more than that.
+        detail: Shapes or types where they are the difference.
+        largest: Largest absolute difference, in float64; NaN where one side is not a number and the other is.
+        index: Where that is, in canonical orientation (out, in).
+        first: Value there in the first checkpoint.
+        second: Value there in the second.
+        count: Number of elements whose values differ.
+    """
+
+    name: str
+    verdict: Verdict
+    detail: str = ""
+    largest: float = 0.0
+    index: tuple[int, ...] = ()
+    first: float | None = None
+    second: float | None = None
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two checkpoints side by side.
+
+    Attributes:
+        tensors: A line for every canonical name of either.
+        config: Field → (first, second) where the configurations differ.
+    """
+
+    tensors: tuple[TensorDifference, ...]
+    config: dict[str, tuple[Any, Any]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor has equal bits and every field an equal value."""
+        return not self.config and all(tensor.verdict == "equal" for tensor in self.tensors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Render as data for ``--json``."""
+        return {
+            "equal": self.equal,
+            "config": {name: list(pair) for name, pair in self.config.items()},
+            "tensors": [asdict(tensor) for tensor in self.tensors],
+        }
+
+
+def compare(
+    first: Checkpoint, second: Checkpoint, *, progress: Callable[[int], None] = lambda count: None
+) -> Comparison:
+    """Compare two open checkpoints with bounded memory."""
+    names = list(dict.fromkeys([*first.held, *second.held]))
+    tensors = []
+    for name in names:
+        tensors.append(_compare_tensor(first, second, name))
+        progress(first.held[name].stored.nbytes if name in first else 0)
+    config = {
+        field.name: (getattr(first.config, field.name), getattr(second.config, field.name))
+        for field in fields(first.config)
+        if getattr(first.config, field.name) != getattr(second.config, field.name)
+    }
+    return Comparison(tuple(tensors), config)
+
+
+def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorDifference:
+    if name not in second:
+        return TensorDifference(name, "only in the first")
+    if name not in first:
+        return TensorDifference(name, "only in the second")
+    shapes = first.shape(name), second.shape(name)
+    if shapes[0] != shapes[1]:
+        return TensorDifference(name, "shape", f"{shapes[0]} and {shapes[1]}")
+    types = first.dtype(name), second.dtype(name)
+    largest, where, pair, count, bits = 0.0, -1, (0.0, 0.0), 0, True
+    start = 0
+    for left, right in together(_canonical(first, name), _canonical(second, name)):
+        if types[0] != types[1] or not numpy.array_equal(left, right):
+            bits = False
+            one = _float64(left, types[0], name)
+            two = _float64(right, types[1], name)
+            with numpy.errstate(invalid="ignore"):
+                distance = numpy.abs(one - two)
+            distance[one == two] = 0.0  # infinities of one sign
+            odd = numpy.isnan(one) != numpy.isnan(two)
+            distance[numpy.isnan(one) & numpy.isnan(two)] = 0.0
+            distance[odd] = numpy.inf
+            count += int((distance > 0).sum())
+            at = int(distance.argmax())
+            if distance[at] > largest or (where < 0 and distance[at] > 0):
+                largest, where, pair = float(distance[at]), start + at, (float(one[at]), float(two[at]))
+        start += len(left)
+    if bits:
+        return TensorDifference(name, "equal")
+    detail = f"{types[0]} and {types[1]}" if types[0] != types[1] else ""
+    if where < 0:
+        # other bits of the same value (0.0 and -0.0, two NaNs) still differ; other types alone are called so
+        verdict: Verdict = "dtype" if detail else "differs"
+        return TensorDifference(name, verdict, detail or "bits of equal value (signed zero or NaN)")
+    index = tuple(int(i) for i in numpy.unravel_index(where, shapes[0]))
+    if any(map(numpy.isnan, pair)):
+        largest = float("nan")
+    return TensorDifference(name, "differs", detail, largest, index, pair[0], pair[1], count)
+
+
+def _canonical(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
+    """A tensor's elements in canonical order, as bit patterns."""
+    held = checkpoint.held[name]
+    turn = held.turned and len(held.stored.shape) == 2
+    return blocks(checkpoint.files, held.stored, turn=turn)
+
+
+def _float64(bits: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
+    return cast(bits.view(numpy_dtype(dtype)), dtype, "float64", name=name)

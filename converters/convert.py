@@ -1,0 +1,381 @@
+"""Convert a checkpoint directory into another dialect: open, plan, check, write, read back, rename, report.
+
+The front of :mod:`roformer_convert.converters`; the command and the Python interface both come through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import config_fields, weight_files
+from .checkpoint import Checkpoint, model_class, open_checkpoint, resolve
+from .config import RoFormerConfig
+from .config_fields import SourceConfig
+from .containers.stored import OpenFiles, StoredTensor
+from .dialects import Container
+from .errors import ConvertError, MisfitError, Problem
+from .mapping import DIALECTS, Dialect, Table
+from .output import OutputDirectory, check_room, check_target
+from .plan import Plan, make_plan, parse_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .engine import Progress
+
+#: Headers, index and configuration, roughly: the room asked for beside the payload.
+_OVERHEAD_BYTES = 1 << 20
+_LARGEST_VOCABULARY = 64 << 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did (or, in a dry run, would do).
+
+    Attributes:
+        source: What was read.
+        target: The directory written.
+        source_dialect: Its spelling.
+        plan: Every tensor, its source and whether it was turned.
+        duplicates: Second copies in the source, checked to be equal and not counted.
+        verified: Whether the result was read back and compared.
+        written: False in a dry run.
+        seconds: Wall time.
+        left_behind: Files of the source directory that did not travel.
+    """
+
+    source: Path
+    target: Path
+    source_dialect: Dialect
+    source_container: Container
+    plan: Plan
+    duplicates: tuple[str, ...]
+    verified: bool
+    written: bool
+    seconds: float
+    left_behind: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Everything that the reader of the result should know."""
+        notes = list(self.plan.notes)
+        if self.left_behind:
+            notes.append(f"not copied: {', '.join(self.left_behind)}")
+        return tuple(notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Render the report as data for ``--json``."""
+        stored = [step for step in self.plan.steps if step.new.alias_of is None]
+        return {
+            "source": {"path": str(self.source), "dialect": self.source_dialect, "container": self.source_container},
+            "target": {
+                "path": str(self.target),
+                "dialect": self.plan.target,
+                "container": self.plan.container,
+                "files": [file.filename for file in self.plan.files],
+            },
+            "model_class": model_class(self.plan.groups),
+            "tensors": len({step.held.tensor.canonical for step in stored}),
+            "turned": sum(step.turn for step in stored),
+            "cast": sum(step.casts for step in stored),
+            "bytes": self.plan.nbytes,
+            "tied_in_source": list(self.duplicates),
+            "companions": [path.name for path in self.plan.companions],
+            "notes": list(self.notes),
+            "written": self.written,
+            "verified": self.verified,
+            "seconds": round(self.seconds, 3),
+            "plan": [
+                {
+                    "canonical": step.held.tensor.canonical,
+                    "source": step.held.stored.name,
+                    "target": step.new.name,
+                    "file": file.filename,
+                    "shape": list(step.new.shape),
+                    "dtype": step.new.dtype,
+                    "turned": step.turn,
+                    "alias_of": step.new.alias_of,
+                    "bytes": 0 if step.new.alias_of is not None else step.new.nbytes,
+                }
+                for file in self.plan.files
+                for step in file.steps
+            ],
+        }
+
+
+def default_target(source: Path, to: Dialect) -> Path:
+    """``ckpt/`` → ``ckpt-torch/`` beside it; a file ``model.safetensors`` → ``model-torch/``."""
+    resolved = source.absolute()
+    name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
+    if not name:
+        raise ConvertError(f"{source}: no name to derive the output's from", "Name the output with -o.")
+    return resolved.parent / f"{name}-{to}"
+
+
+def convert(
+    source: str | Path,
+    target: str | Path | None = None,
+    *,
+    to: Dialect,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    dtype: str | None = None,
+    container: str | None = None,
+    max_shard_size: int | str | None = None,
+    force: bool = False,
+    verify: bool = True,
+    fsync: bool = False,
+    dry_run: bool = False,
+    any_vocab: bool = False,
+    progress: Progress | None = None,
+    started: Callable[[Plan], None] | None = None,
+) -> Report:
+    """Convert a checkpoint into ``to``'s dialect.
+
+    Args:
+        source: A checkpoint directory of any dialect, or one weight file.
+        target: Directory to make; by default ``SOURCE-to`` beside the source.
+        to: Dialect to write: ``"paddle"``, ``"torch"``, ``"tf"`` or ``"tf1"``.
+        dialect: The source's dialect, where the files do not decide it.
+        config: Configuration file, where it does not lie beside the weights.
+        dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
+        container: Format of the weight files; by default the dialect's usual one.
+        max_shard_size: Largest weight file in bytes of payload, or a text like ``"5GB"``.
+        force: Replace an existing checkpoint directory.
+        verify: Read the result back and compare it bit by bit.
+        fsync: Force the result to disk before it gets its name.
+        dry_run: Plan and check everything, write nothing.
+        any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
+        progress: Called with bytes just written, then (verifying) just compared.
+        started: Called once with the plan, before the first byte.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConvertError: As its message says; nothing was left behind.
+    """
+    began = time.perf_counter()
+    source = Path(source)
+    for name in (to, dialect):
+        if name is not None and name not in DIALECTS:
+            raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
+    shard_size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
+    goal = default_target(source, to) if target is None else Path(target)
+    with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
+        plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
+        check_vocabulary(checkpoint, any_vocab)
+        check_target(Path(goal).resolve(), source=checkpoint.directory, force=force)
+        check_room(Path(goal).resolve(), plan.nbytes + _OVERHEAD_BYTES)
+        if not dry_run:
+            if started is not None:
+                started(plan)
+            write_directory(
+                plan,
+                checkpoint,
+                goal,
+                read_from=checkpoint.directory,
+                force=force,
+                verify=verify,
+                fsync=fsync,
+                progress=progress,
+            )
+        return Report(
+            source=source,
+            target=goal,
+            source_dialect=checkpoint.dialect,
+            source_container=checkpoint.container,
+            plan=plan,
+            duplicates=checkpoint.duplicates,
+            verified=verify and not dry_run,
+            written=not dry_run,
+            seconds=time.perf_counter() - began,
+            left_behind=_left_behind(checkpoint),
+        )
+
+
+def write_directory(
+    plan: Plan,
+    source: Checkpoint,
+    target: Path,
+    *,
+    read_from: Path | None,
+    force: bool,
+    verify: bool,
+    fsync: bool,
+    progress: Progress | None,
+) -> None:
+    """Write a whole checkpoint directory, weights first, configuration last, and give it its name."""
+    from . import engine
+
+    watch = engine.nothing if progress is None else progress
+    with OutputDirectory(target, source=read_from, force=force) as output:
+        engine.write(plan, source, output.path, progress=watch, fsync=fsync)
+        if plan.shard_index is not None:
+            _write_json(output.path / plan.shard_index, _shard_map(plan), fsync)
+        if verify:
+            with reopen(plan, output.path) as written:
+                engine.verify(written, plan, source, progress=watch)
+        for companion in plan.companions:
+            shutil.copyfile(companion, output.path / companion.name)
+        _write_json(output.path / plan.config_name, plan.config, fsync)
+        if verify:
+            _verify_config(output.path / plan.config_name, plan)
+        output.commit(fsync=fsync)
+
+
+def reopen(plan: Plan, directory: Path) -> Checkpoint:
+    """Open what was just written through its own reader, with the configuration that is still to be written."""
+    names = [file.filename + (".index" if plan.container == "ckpt" else "") for file in plan.files]
+    weights = weight_files.WeightSet(
+        plan.container,
+        tuple(directory / name for name in names),
+        None if plan.shard_index is None else directory / plan.shard_index,
+        (plan.target,),
+    )
+    stored = weight_files.index(weights, trusted=True)
+    return resolve(directory, weights, stored, plan.target, plan.source_config)
+
+
+def _verify_config(path: Path, plan: Plan) -> None:
+    """Read the configuration back: every field must mean what it meant in the source."""
+    back = config_fields.read(path, plan.target, {}, where=path.parent).config
+    if back != plan.source_config.config:
+        raise ConvertError(
+            f"{path}: the configuration read back differs: {back} instead of {plan.source_config.config}"
+        )
+
+
+def _write_json(path: Path, content: Mapping[str, Any], fsync: bool) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        json.dump(content, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        if fsync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _shard_map(plan: Plan) -> dict[str, Any]:
+    return {
+        "metadata": {"total_size": plan.nbytes},
+        "weight_map": {step.new.name: file.filename for file in plan.files for step in file.steps},
+    }
+
+
+def check_vocabulary(checkpoint: Checkpoint, any_vocab: bool = False) -> None:
+    """Refuse a vocab.txt that is of another model.
+
+    Raises:
+        MisfitError: Its number of rows is not ``vocab_size``.
+    """
+    for path in checkpoint.companions:
+        if path.name != "vocab.txt" or any_vocab:
+            continue
+        if path.stat().st_size > _LARGEST_VOCABULARY:
+            raise ConvertError(f"{path}: {path.stat().st_size:,} bytes; a vocabulary has under {_LARGEST_VOCABULARY:,}")
+        content = path.read_bytes()
+        rows = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
+        want = checkpoint.config.vocab_size
+        if rows != want:
+            problem = Problem("vocabulary", path.name, f"got {rows:,} rows, want vocab_size = {want:,}")
+            raise MisfitError(
+                checkpoint.directory,
+                "its own vocabulary",
+                [problem],
+                "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab.",
+            )
+
+
+def _left_behind(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Files of the source directory that neither were converted nor travel, where a directory was named."""
+    if not checkpoint.path.is_dir():
+        return ()
+    used = {path.name for path in (*checkpoint.weights.files, *checkpoint.companions)}
+    used |= {path.name for path in (checkpoint.config_path, checkpoint.weights.shard_index) if path is not None}
+    if checkpoint.container == "ckpt":
+        prefix = checkpoint.weights.files[0].name.removesuffix(".index")
+        used |= {"checkpoint", f"{prefix}.meta"}
+        names = (e.name for e in checkpoint.path.iterdir() if not e.name.startswith(f"{prefix}.data-"))
+    else:
+        names = (entry.name for entry in checkpoint.path.iterdir())
+    return tuple(sorted(name for name in names if name not in used and not name.startswith(".")))
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """An array as a tensor's data."""
+
+    array: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.array.nbytes)
+
+    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
+        import numpy
+
+        out[:] = self.array.reshape(-1).view(numpy.uint8)[start : start + len(out)].data
+
+
+def save_checkpoint(
+    directory: str | Path,
+    tensors: Mapping[str, NDArray[Any]],
+    config: RoFormerConfig,
+    *,
+    dialect: Dialect,
+    dtypes: Mapping[str, str] | None = None,
+    container: str | None = None,
+    max_shard_size: int | None = None,
+    force: bool = False,
+    companions: Iterable[str | Path] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write arrays under canonical names as a checkpoint directory of ``dialect``, whole or not at all.
+
+    Args:
+        directory: Where it shall appear.
+        tensors: Canonical name → array, kernels as (out, in).
+        config: Their configuration.
+        dialect: Dialect to write.
+        dtypes: Name → type, where the array's own says too little: ``"bfloat16"`` for uint16 bit patterns.
+        container: Format of the weight files.
+        max_shard_size: Largest weight file in bytes of payload.
+        force: Replace an existing checkpoint directory.
+        companions: Tokenizer files to copy along.
+        extra: Further keys of the configuration file.
+
+    Raises:
+        MisfitError: Tensors and configuration do not fit the table.
+        ConvertError: The directory cannot be written.
+    """
+    import numpy
+
+    kinds = dict(dtypes or {})
+    table = Table(config.num_hidden_layers)
+    problems = [Problem("unknown", name) for name in tensors if name not in table.by_canonical]
+    stored: list[StoredTensor] = []
+    for name, array in tensors.items():
+        tensor = table.by_canonical.get(name)
+        if tensor is not None:
+            plain = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
+            kind = kinds.get(name, plain.dtype.name)
+            stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
+    if problems:
+        raise MisfitError(directory, "the table", problems, "Name tensors as converters/mapping.py does.")
+    # torch's spelling is the canonical orientation, so an in-memory model reads as a torch file without a disk
+    nowhere = weight_files.WeightSet("safetensors", (Path(directory),), None, ("torch",))
+    source = resolve(Path(directory), nowhere, stored, "torch", SourceConfig(config, extra=dict(extra or {})))
+    source.__dict__["companions"] = tuple(weight_files.require_file(Path(path)) for path in companions)
+    plan = make_plan(source, dialect, container=container, max_shard_size=max_shard_size)
+    check_room(Path(directory).resolve(), plan.nbytes + _OVERHEAD_BYTES)
+    with source:
+        write_directory(
+            plan, source, Path(directory), force=force, verify=True, fsync=False, progress=None, read_from=None
+        )

@@ -1,0 +1,128 @@
+"""Say what a directory is, whether or not it can be converted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import weight_files
+from .checkpoint import find_config, model_class, resolve, spoken_dialect
+from .errors import MisfitError, Problem, fold_layers
+from .mapping import GROUPS, Dialect, Table, count_layers
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        path: What was looked at.
+        dialect: Whose spelling the tensors have.
+        container: Format of the weight files.
+        files: File name → bytes.
+        config_file: Name of the configuration, or None.
+        model_class: The class that loads it.
+        config: Canonical field → value; empty where it does not fit.
+        tensors: Number of tensors in the files, second copies included.
+        parameters: Number of elements, each tensor counted once; None where the table does not fit.
+        dtypes: Element type → number of tensors.
+        groups: Parts of the model that are there.
+        tied: Second copies of a tensor, equal to the first.
+        derived: Tables that follow from the configuration.
+        ignored: Tensors that are no weights.
+        problems: What is missing, unknown or contradictory.
+        notes: What was assumed.
+        companions: Tokenizer files and licences.
+    """
+
+    path: str
+    dialect: Dialect
+    container: str
+    files: dict[str, int]
+    config_file: str | None
+    model_class: str
+    config: dict[str, Any]
+    tensors: int
+    parameters: int | None
+    dtypes: dict[str, int]
+    groups: tuple[str, ...]
+    tied: tuple[str, ...]
+    derived: tuple[str, ...]
+    ignored: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    companions: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Render as data for ``--json``."""
+        return asdict(self)
+
+    def folded_problems(self) -> list[tuple[Problem, int]]:
+        """The problems with layers folded, and how many tensors each line stands for."""
+        return fold_layers(self.problems)
+
+
+def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | Path | None = None) -> Inspection:
+    """Look at a checkpoint directory or file; a misfit is described, not raised.
+
+    Raises:
+        FormatError: A file is broken or hostile.
+        ConvertError: Nothing there to look at.
+    """
+    path = Path(path)
+    weights = weight_files.find(path, dialect)
+    stored = weight_files.index(weights)
+    spoken = dialect or spoken_dialect(weights, stored)
+    directory = weights.files[0].parent
+    config_path = Path(config) if config is not None else find_config(directory, (spoken,))
+    files = {file.name: file.stat().st_size for file in weights.files}
+    if weights.container == "ckpt":
+        prefix = weights.files[0].name.removesuffix(".index")
+        files |= {shard.name: shard.stat().st_size for shard in sorted(directory.glob(f"{prefix}.data-*"))}
+    names = {tensor.name for tensor in stored}
+    table = Table(count_layers(spoken, list(names)))
+    present = {
+        tensor.group.name
+        for base in (False, True)
+        for name, tensor in table.by_name(spoken, base=base).items()
+        if name in names
+    }
+    common: dict[str, Any] = {
+        "path": str(path),
+        "dialect": spoken,
+        "container": weights.container,
+        "files": files,
+        "config_file": None if config_path is None else config_path.name,
+        "model_class": model_class(tuple(group for group in GROUPS if group.name in present)),
+        "tensors": len(stored),
+        "dtypes": dict(Counter(tensor.dtype for tensor in stored)),
+        "groups": tuple(group.name for group in GROUPS if group.name in present),
+    }
+    try:
+        with resolve(path, weights, stored, spoken, config_path) as checkpoint:
+            return Inspection(
+                **common,
+                config=asdict(checkpoint.config),
+                parameters=sum(held.stored.size for held in checkpoint.held.values()),
+                tied=checkpoint.duplicates,
+                derived=checkpoint.derived,
+                ignored=checkpoint.ignored,
+                problems=(),
+                notes=checkpoint.source_config.notes,
+                companions=tuple(file.name for file in checkpoint.companions),
+            )
+    except MisfitError as error:
+        hint = (error.next_step,) if error.next_step else ()
+        return Inspection(
+            **common,
+            config={},
+            parameters=None,
+            tied=(),
+            derived=(),
+            ignored=(),
+            problems=error.problems,
+            notes=hint,
+            companions=(),
+        )

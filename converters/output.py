@@ -1,0 +1,222 @@
+"""Make an output directory appear whole or not at all.
+
+Everything is written into a temporary directory beside the target and renamed at the end; with ``force`` an existing
+directory is exchanged for the new one in one step where the system can. A process that is killed leaves at most a
+directory named ``.NAME.partial-…``, which the next run to the same target removes (a lock tells it from one in use).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from .dialects import COMPANIONS, DIALECT_FILES
+from .errors import ConvertError
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP = 2
+
+
+class OutputDirectory:
+    """A directory under construction; a context manager that removes it unless :meth:`commit` was called.
+
+    Args:
+        target: Where it shall appear.
+        source: What is read: the target must not be it, lie inside it, or hold it.
+        force: Replace an existing checkpoint directory.
+
+    Raises:
+        ConvertError: The target exists, cannot be written, or is not ours to replace.
+    """
+
+    def __init__(self, target: Path, *, source: Path | None = None, force: bool = False) -> None:
+        self.target = Path(os.path.realpath(target))
+        self.force = force
+        self.partial: Path | None = None
+        self._lock: int | None = None
+        check_target(self.target, source=source, force=force)
+
+    def __enter__(self) -> OutputDirectory:
+        parent = self.target.parent
+        _remove_abandoned(parent, self.target.name)
+        path = parent / f".{self.target.name}.partial-{secrets.token_hex(6)}"
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise ConvertError(f"{parent}: cannot make a directory here: {error.strerror}") from None
+        self.partial = path
+        self._lock = _lock_directory(path)
+        return self
+
+    @property
+    def path(self) -> Path:
+        """Where to write until the commit."""
+        assert self.partial is not None, "the directory is made on entering the context"
+        return self.partial
+
+    def commit(self, *, fsync: bool = False) -> None:
+        """Give the directory its name.
+
+        Args:
+            fsync: Force the directory's entries to disk before and after.
+        """
+        if fsync:
+            _fsync_directory(self.path)
+        replaced: Path | None = None
+        try:
+            if self.target.exists():
+                check_target(self.target, source=None, force=self.force)
+                replaced = _replace(self.path, self.target)
+            else:
+                os.rename(self.path, self.target)
+        except OSError as error:
+            raise ConvertError(f"{self.target}: cannot be put in place: {error.strerror or error}") from None
+        self.partial = None
+        if fsync:
+            _fsync_directory(self.target.parent)
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self.partial is not None:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+
+def check_target(target: Path, *, source: Path | None, force: bool) -> None:
+    """Refuse a target that cannot or must not be written, before a byte moves.
+
+    Raises:
+        ConvertError: As the message says.
+    """
+    if source is not None:
+        read = Path(os.path.realpath(source))
+        if target == read:
+            raise ConvertError(f"{target}: the output is the source", "Name another output with -o.")
+        if read in target.parents:
+            raise ConvertError(f"{target}: the output lies inside the source {read}", "Name another output with -o.")
+        if target in read.parents:
+            raise ConvertError(f"{target}: the output holds the source {read}", "Name another output with -o.")
+    parent = target.parent
+    if not parent.is_dir():
+        raise ConvertError(f"{parent}: no such directory", f"Make it first: mkdir -p {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ConvertError(f"{parent}: no permission to write here", "Name another output with -o.")
+    if not target.exists():
+        return
+    if not force:
+        raise ConvertError(f"{target} already exists", "Name another output with -o, or replace it with --force.")
+    foreign = _foreign(target)
+    if foreign:
+        raise ConvertError(
+            f"{target} is not replaced: {foreign}",
+            "--force replaces a checkpoint directory and nothing else. Remove it yourself, or name another with -o.",
+        )
+
+
+def _foreign(target: Path) -> str:
+    """Say why ``target`` does not look like a checkpoint directory, or nothing where it does."""
+    if not target.is_dir():
+        return "it is a file"
+    entries = list(os.scandir(target))
+    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if folders:
+        return f"it holds a directory ({folders[0]})"
+    known = {name for files in DIALECT_FILES.values() for name in files.configs} | set(COMPANIONS)
+    if entries and not any(entry.name in known for entry in entries):
+        return "it holds no configuration or vocabulary of a checkpoint"
+    return ""
+
+
+def check_room(target: Path, nbytes: int) -> None:
+    """Refuse to start where the disk has not room for ``nbytes``.
+
+    Raises:
+        ConvertError: Too little room.
+    """
+    free = shutil.disk_usage(target.parent).free
+    if nbytes > free:
+        raise ConvertError(
+            f"{target.parent}: the result needs {nbytes:,} bytes and the disk has {free:,} free",
+            "Make room, or name another disk with -o.",
+        )
+
+
+def _lock_directory(path: Path) -> int | None:
+    """Hold a lock on the directory itself, which ends with the process; None where the system has none."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a network file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove what killed runs to the same target left: directories whose lock nobody holds."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    for path in parent.glob(f".{_escape(name)}.partial-*"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _escape(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _replace(new: Path, target: Path) -> Path:
+    """Put ``new`` where ``target`` is; return where the old one went."""
+    if _exchange(new, target):
+        return new
+    # No exchange here: for an instant neither name is there, and the old state is under the second one.
+    aside = target.with_name(f".{target.name}.partial-{secrets.token_hex(6)}")
+    os.rename(target, aside)
+    try:
+        os.rename(new, target)
+    except OSError:
+        os.rename(aside, target)
+        raise
+    return aside
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step (Linux, macOS); False where the system or the disk cannot."""
+    import ctypes
+
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+    except (OSError, TypeError):  # Windows has no library of that name
+        return False
+    first, second = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):
+        return bool(library.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE) == 0)
+    if hasattr(library, "renamex_np"):
+        return bool(library.renamex_np(first, second, _RENAME_SWAP) == 0)
+    return False
+
+
+def _fsync_directory(path: Path) -> None:
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,288 @@
+"""Source index + table → a plan: every target tensor, its source, whether it is turned, its file and its bytes.
+
+Nothing is written here, and a dry run is this plan printed. :mod:`.engine` runs any plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import config_fields
+from .checkpoint import FLOAT_TYPES, Checkpoint, Held
+from .config_fields import SourceConfig
+from .containers.stored import Layout, NewTensor
+from .dialects import DIALECT_FILES, KERAS_MODEL_NAME, SAFETENSORS_FORMAT, Container, WeightFiles
+from .errors import ConvertError
+from .mapping import EMBEDDINGS, MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
+
+#: TF's masked-LM layer lists the embeddings again, because it is built on them.
+_SHARED_WITH_MLM = EMBEDDINGS
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_SIZE_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One target tensor.
+
+    Attributes:
+        new: As the target file will hold it.
+        held: Where its bytes come from.
+        turn: Whether the matrix is transposed on the way.
+    """
+
+    new: NewTensor
+    held: Held
+    turn: bool
+
+    @property
+    def casts(self) -> bool:
+        return self.new.dtype != self.held.stored.dtype
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One weight file of the target: its name (a TF checkpoint's prefix) and its tensors in order."""
+
+    filename: str
+    steps: tuple[Step, ...]
+
+    @property
+    def stored(self) -> Iterator[Step]:
+        """Steps whose bytes are written; the rest are second names of those."""
+        return (step for step in self.steps if step.new.alias_of is None)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(step.new.nbytes for step in self.stored)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will do.
+
+    Attributes:
+        target: The dialect to write.
+        container: Its format.
+        base: Whether a bare base model is written.
+        files: Weight files.
+        shard_index: Name of the JSON file that maps tensors to files, or None.
+        config_name: Name of the configuration file.
+        config: Its content.
+        companions: Files copied as they are.
+        notes: What the target's own software will not honour, what is kept unread, what was assumed.
+        source_config: The configuration in canonical terms, for reading the result back.
+        groups: The table's groups that are written.
+    """
+
+    target: Dialect
+    container: Container
+    base: bool
+    files: tuple[FilePlan, ...]
+    shard_index: str | None
+    config_name: str
+    config: Mapping[str, Any]
+    companions: tuple[Path, ...]
+    notes: tuple[str, ...]
+    source_config: SourceConfig
+    groups: tuple[Group, ...]
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        return (step for file in self.files for step in file.steps)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of payload to write."""
+        return sum(file.nbytes for file in self.files)
+
+    def lay_out(self, file: FilePlan) -> Layout:
+        """Lay one weight file out in the target's container."""
+        tensors = [step.new for step in file.steps]
+        if self.container == "pdparams":
+            from .containers import pdparams
+
+            return pdparams.lay_out(file.filename, tensors)
+        if self.container == "bin":
+            from .containers import torch_bin
+
+            return torch_bin.lay_out(file.filename, tensors)
+        if self.container == "safetensors":
+            from .containers import safetensors
+
+            return safetensors.lay_out(file.filename, tensors, {"format": SAFETENSORS_FORMAT[self.target]})
+        if self.container == "h5":
+            from .containers import keras_h5
+
+            layer = (MLM.prefix.tf or "").split("/")[0]
+            shared = [s.new.name for s in file.steps if s.held.tensor.group is _SHARED_WITH_MLM]
+            has_head = any(step.held.tensor.group is MLM for step in file.steps)
+            return keras_h5.lay_out(
+                file.filename, tensors, KERAS_MODEL_NAME[self.base], {layer: shared} if has_head else {}
+            )
+        from .containers import tensor_bundle
+
+        return tensor_bundle.lay_out(file.filename, tensors)
+
+
+def parse_size(text: str) -> int:
+    """``"5GB"`` → 5,000,000,000 and ``"5GiB"`` → 5 × 2³⁰, as transformers reads them.
+
+    Raises:
+        ConvertError: Not a size, or zero.
+    """
+    match = _SIZE.fullmatch(text)
+    size = 0
+    if match is not None:
+        number, prefix, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** _SIZE_POWERS[prefix.upper()])
+    if size <= 0:
+        raise ConvertError(f"{text!r} is not a size", "Write it as 500MB, 5GB or 2GiB.")
+    return size
+
+
+def choose_container(target: Dialect, container: str | None) -> WeightFiles:
+    """The weight files to write: the dialect's first, or the one asked for.
+
+    Raises:
+        ConvertError: The dialect's software does not read such a container.
+    """
+    offered = DIALECT_FILES[target].weights
+    if container is None:
+        return offered[0]
+    found = DIALECT_FILES[target].weight_files(container)
+    if found is None:
+        names = " or ".join(files.container for files in offered)
+        raise ConvertError(
+            f"{DIALECT_FILES[target].software} does not read {container} files; wanted {names}",
+            f"Leave --container out to write {offered[0].container}.",
+        )
+    return found
+
+
+def make_plan(
+    source: Checkpoint,
+    target: Dialect,
+    *,
+    container: str | None = None,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
+) -> Plan:
+    """Plan the conversion of ``source``.
+
+    Args:
+        source: An open checkpoint.
+        target: The dialect to write.
+        container: The format; by default the dialect's usual one.
+        dtype: Cast every tensor to this type; by default each keeps its own.
+        max_shard_size: Split the weights into files of at most this many bytes of payload.
+
+    Raises:
+        ConvertError: The container cannot hold what is asked of it.
+    """
+    if dtype is not None and dtype not in FLOAT_TYPES:
+        raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOAT_TYPES)}")
+    weights = choose_container(target, container)
+    groups = source.groups
+    base = not any(group is MLM for group in groups)
+    steps = _steps(source, target, weights.container, dtype, base)
+    files = _shard(steps, weights, max_shard_size, target)
+    types = {step.new.dtype for step in steps}
+    main_type = dtype or source.dtypes().most_common(1)[0][0]
+    if "bfloat16" in types and weights.container == "h5":
+        raise ConvertError("HDF5 has no bfloat16, which the source holds", "Add --dtype float32, which is exact.")
+    architecture = "RoFormerModel" if base else "RoFormerForMaskedLM"
+    config, config_notes = config_fields.write(source.source_config, target, architecture=architecture, dtype=main_type)
+    return Plan(
+        target=target,
+        container=weights.container,
+        base=base,
+        files=files,
+        shard_index=weights.index if len(files) > 1 else None,
+        config_name=DIALECT_FILES[target].configs[0],
+        config=config,
+        companions=source.companions,
+        notes=(*source.source_config.notes, *config_notes, *_tensor_notes(source, target, groups, dtype)),
+        source_config=source.source_config,
+        groups=groups,
+    )
+
+
+def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str | None, base: bool) -> list[Step]:
+    table = Table(source.config.num_hidden_layers)
+    sizes = source.config.sizes
+    steps: list[Step] = []
+    for tensor in table.tensors:
+        held = source.held.get(tensor.canonical)
+        if held is None:
+            continue
+        turned = tensor.turned(target)
+        shape = tensor.shape(sizes)
+        new = NewTensor(tensor.name(target, base=base), dtype or held.stored.dtype, shape[::-1] if turned else shape)
+        turn = held.turned != turned and len(shape) == 2
+        steps.append(Step(new, held, turn))
+        for duplicate in TIED:
+            name = duplicate.spelled.in_(target)
+            if duplicate.of != tensor.canonical or name is None or base:
+                continue
+            if duplicate.written == "copy" or container in ("pdparams", "bin"):
+                alias = new.name if container in ("pdparams", "bin") else None
+                steps.append(Step(NewTensor(name, new.dtype, new.shape, alias), held, turn))
+    return steps
+
+
+def _shard(
+    steps: Sequence[Step], weights: WeightFiles, max_shard_size: int | None, target: Dialect
+) -> tuple[FilePlan, ...]:
+    """Fill files in the table's order; a second name stays with the tensor it names."""
+    if max_shard_size is None:
+        return (FilePlan(weights.single, tuple(steps)),)
+    if weights.shard is None:
+        raise ConvertError(
+            f"{weights.single} is always one file: {DIALECT_FILES[target].software} reads no shards of it",
+            "Leave --max-shard-size out.",
+        )
+    shards: list[list[Step]] = [[]]
+    room = max_shard_size
+    for step in steps:
+        size = 0 if step.new.alias_of is not None else step.new.nbytes
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_shard_size
+        shards[-1].append(step)
+        room -= size
+    if len(shards) == 1:
+        return (FilePlan(weights.single, tuple(steps)),)
+    return tuple(
+        FilePlan(weights.shard.format(number=number, total=len(shards)), tuple(shard))
+        for number, shard in enumerate(shards, 1)
+    )
+
+
+def _tensor_notes(source: Checkpoint, target: Dialect, groups: tuple[Group, ...], dtype: str | None) -> list[str]:
+    software = DIALECT_FILES[target].software
+    notes = [
+        f"the {group.name} is kept under BERT's names; {software} has no place for it and reports it as unexpected"
+        if target != "tf1"
+        else f"the {group.name} is kept"
+        for group in groups
+        if group in UNREAD[target]
+    ]
+    if target == "paddle" and POOLER not in groups:
+        notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
+    if source.derived and target in ("torch", "tf"):
+        notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
+    elif source.derived:
+        notes.append("embed_positions is left out: it is computed from the configuration")
+    if source.ignored:
+        notes.append(f"{len(source.ignored)} tensors of a training run are left out ({source.ignored[0]} …)")
+    kinds = source.dtypes()
+    if dtype is not None and set(kinds) != {dtype}:
+        notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")
+    elif len(kinds) > 1:
+        notes.append("mixed types are kept: " + ", ".join(f"{count} × {kind}" for kind, count in kinds.items()))
+    return notes

@@ -1,0 +1,233 @@
+"""Find a checkpoint's weight files and index them: a directory or one file in, tensors under the files' names out.
+
+First step of :mod:`.checkpoint`. A name proposes which container a file is; its first bytes decide.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config_fields import read_json
+from .containers.stored import Index, StoredTensor
+from .dialects import CONTAINERS, DIALECT_FILES, USUAL_DIALECT, Container
+from .errors import ConvertError, FormatError, MisfitError, Problem
+from .mapping import Dialect
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_LEVELDB_MAGIC = bytes.fromhex("57fb808b247547db")
+#: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol=2)``: what torch.save put first before release 1.6.
+_LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_SUFFIXES = {".pdparams", ".bin", ".pt", ".pth", ".safetensors", ".h5", ".index"}
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """One model's weights as they lie on disk.
+
+    Attributes:
+        container: The format of the files.
+        files: The weight files, shards in order; of a TF checkpoint its ``.index``.
+        shard_index: The JSON file that maps tensors to shards, or None.
+        dialects: Whose file names these are.
+    """
+
+    container: Container
+    files: tuple[Path, ...]
+    shard_index: Path | None
+    dialects: tuple[Dialect, ...]
+
+
+def require_file(path: Path) -> Path:
+    """Return ``path`` if it is a regular file (or a link to one): opening a pipe would wait for ever.
+
+    Raises:
+        ConvertError: It is not there, or not a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        raise ConvertError(f"{path}: not a regular file")
+    return path
+
+
+def sniff(path: Path) -> Container | None:
+    """Tell a container by its first bytes (a TF checkpoint's index by its last), or None."""
+    with open(require_file(path), "rb") as file:
+        head = file.read(16)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 8))
+        tail = file.read(8)
+    if head.startswith(_HDF5_SIGNATURE):
+        return "h5"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or head.startswith(_LEGACY_TORCH):
+        return "bin"
+    if tail == _LEVELDB_MAGIC:
+        return "ckpt"
+    if len(head) > 8 and head[8:9] == b"{":
+        return "safetensors"
+    if head[:1] == b"\x80":
+        return "pdparams"
+    return None
+
+
+def find(source: Path, dialect: Dialect | None) -> WeightSet:
+    """Find the weights that ``source`` means.
+
+    Args:
+        source: A directory, a weight file, a shard index, or a TF checkpoint's prefix.
+        dialect: Look for this dialect's files only; None for any.
+
+    Raises:
+        ConvertError: Nothing there, or nothing that looks like weights.
+        MisfitError: Two models in one directory.
+    """
+    if source.is_dir():
+        return _find_in(source, dialect)
+    if not source.exists():
+        if Path(f"{source}.index").exists():
+            return _of_file(Path(f"{source}.index"), dialect)
+        raise ConvertError(f"{source}: no such file or directory", "Name a checkpoint directory or a weight file.")
+    return _of_file(source, dialect)
+
+
+def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
+    require_file(path)
+    if path.name.endswith(".index.json"):
+        return _sharded(path, dialect)
+    container = sniff(path)
+    if container is None:
+        container = next((c for c in CONTAINERS if path.suffix == f".{c}"), None)
+    if container is None:
+        known = "safetensors, .pdparams, torch .bin, HDF5 or a TF checkpoint's .index"
+        raise FormatError(path, f"not a weight file that is known here; wanted {known}")
+    usual = USUAL_DIALECT[container]
+    dialects: tuple[Dialect, ...] = (dialect,) if dialect else (usual,) if usual else ("torch", "paddle")
+    return WeightSet(container, (path,), None, dialects)
+
+
+def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
+    """Read a shard index; every file it names must lie beside it."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(path, 'no "weight_map" from tensor to file', next_step="Name the weight files' directory.")
+    problems: list[Problem] = []
+    names: list[str] = []
+    for name in dict.fromkeys(map(str, weight_map.values())):
+        if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+            problems.append(Problem("outside", name, "a shard must be named as a file of this directory"))
+        elif not (path.parent / name).is_file():
+            problems.append(Problem("missing", name, "a shard that the index names is not in the directory"))
+        else:
+            names.append(name)
+    if problems:
+        raise MisfitError(path, "its directory", problems, "Fetch every shard into one directory and try again.")
+    files = tuple(path.parent / name for name in sorted(names))
+    first = sniff(files[0]) or next((c for c in CONTAINERS if files[0].suffix == f".{c}"), None)
+    if first is None:
+        raise FormatError(files[0], "not a weight file that is known here")
+    usual = USUAL_DIALECT[first]
+    dialects: tuple[Dialect, ...] = (dialect,) if dialect else (usual,) if usual else ("torch", "paddle")
+    return WeightSet(first, files, path, dialects)
+
+
+def _candidates(directory: Path, dialects: Iterator[Dialect]) -> Iterator[Path]:
+    for dialect in dialects:
+        for files in DIALECT_FILES[dialect].weights:
+            if files.container == "ckpt":
+                yield from sorted(path for path in directory.glob("*.index") if sniff(path) == "ckpt")
+                continue
+            for name in (files.single, files.index):
+                if name is not None and (directory / name).exists():
+                    yield directory / name
+
+
+def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
+    wanted: list[Dialect] = list(DIALECT_FILES) if dialect is None else [dialect]
+    found = list(dict.fromkeys(_candidates(directory, iter(wanted))))
+    if not found:
+        # the standard names first; then any one file that ends like weights
+        loose = [path for path in sorted(directory.iterdir()) if path.suffix in _SUFFIXES and path.is_file()]
+        found = [path for path in loose if sniff(path) is not None]
+    if not found:
+        names = ", ".join(
+            files.single + (".index" if files.container == "ckpt" else "")
+            for name in wanted
+            for files in DIALECT_FILES[name].weights
+        )
+        raise ConvertError(
+            f"{directory}: no RoFormer weights here; looked for {names}",
+            "Name the directory that holds them, or the weight file itself.",
+        )
+    if len(found) > 1:
+        raise MisfitError(
+            directory,
+            "one model",
+            [Problem("weights", path.name) for path in found],
+            f"Say which one is meant: name the file itself ({found[0]}), or its dialect with --from.",
+        )
+    return _of_file(found[0], dialect)
+
+
+def index(weights: WeightSet, *, trusted: bool = False) -> list[StoredTensor]:
+    """Index every file of ``weights``; no payload is read.
+
+    Args:
+        weights: As :func:`find` found them.
+        trusted: The files were just written by this process.
+
+    Raises:
+        FormatError: A file is broken or hostile.
+        MisfitError: Shards and their index disagree, or two shards hold one tensor.
+    """
+    tensors: list[StoredTensor] = []
+    home: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for path in weights.files:
+        for tensor in index_file(weights.container, path, trusted=trusted).tensors:
+            other = home.setdefault(tensor.name, path)
+            if other is not path:
+                problems.append(Problem("twice", tensor.name, f"in {other.name} and in {path.name}"))
+            tensors.append(tensor)
+    if weights.shard_index is not None:
+        weight_map = read_json(weights.shard_index)["weight_map"]
+        for name, file in weight_map.items():
+            if name not in home:
+                problems.append(Problem("missing", name, f"{weights.shard_index.name} says it is in {file}"))
+            elif home[name].name != file:
+                problems.append(Problem("misplaced", name, f"in {home[name].name}; the index says {file}"))
+        for name in home.keys() - weight_map.keys():
+            problems.append(Problem("unlisted", name, f"in {home[name].name}, which the index does not say"))
+    if problems:
+        where = weights.shard_index or weights.files[0].parent
+        raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
+    return tensors
+
+
+def index_file(container: Container, path: Path, *, trusted: bool = False) -> Index:
+    """Index one file of ``container``; ``trusted`` spares an HDF5 file that we wrote the process of its own."""
+    require_file(path)
+    # imported here: each command pays only for the container in hand (h5 starts a process, ckpt loads crc32c)
+    if container == "pdparams":
+        from .containers import pdparams
+
+        return pdparams.index(path)
+    if container == "bin":
+        from .containers import torch_bin
+
+        return torch_bin.index(path)
+    if container == "safetensors":
+        from .containers import safetensors
+
+        return safetensors.index(path)
+    if container == "h5":
+        from .containers import keras_h5
+
+        return keras_h5.index(path, trusted=trusted)
+    from .containers import tensor_bundle
+
+    return tensor_bundle.index(path)

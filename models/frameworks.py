@@ -1,0 +1,67 @@
+"""The three frameworks: the name a person gives, what Python imports, the extra that brings it, the model's module.
+
+Asked by whatever starts a framework's process (:mod:`.fill_mask`) and by what needs a package that only an extra
+installs (:mod:`.tokenizer`). Imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..converters.errors import ConvertError
+
+
+@dataclass(frozen=True)
+class Framework:
+    """Attributes:
+    name: On the command line and in messages.
+    package: What is imported.
+    extra: ``pip install roformer-convert[extra]`` brings it.
+    model: The module of this package that holds the model.
+    label: What JunnYu's model cards put before its line.
+    """
+
+    name: str
+    package: str
+    extra: str
+    model: str
+    label: str
+
+
+# fmt: off
+FRAMEWORKS: Mapping[str, Framework] = {
+    framework.name: framework for framework in (
+        Framework("paddle", "paddle",     "paddle",     "roformer_paddle", "paddle"),
+        Framework("torch",  "torch",      "torch",      "roformer_torch",  "pytorch"),
+        Framework("tf",     "tensorflow", "tensorflow", "roformer_tf",     "tf"),
+    )
+}
+# fmt: on
+
+
+class MissingPackageError(ConvertError):
+    """Packages that the job needs are not installed.
+
+    Args:
+        what: The job.
+        missing: Package → the extra that brings it.
+    """
+
+    def __init__(self, what: str, missing: Mapping[str, str]) -> None:
+        packages = " and ".join(missing)
+        extras = ",".join(dict.fromkeys(missing.values()))
+        super().__init__(
+            f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"Install it with: pip install 'roformer-convert[{extras}]'",
+        )
+        self.missing = dict(missing)
+
+
+def is_installed(package: str) -> bool:
+    """Tell whether ``package`` can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # a broken parent, or a module without a spec
+        return False

@@ -1,0 +1,398 @@
+"""What a checkpoint directory says about its tokenizer: the vocabulary's rows, the special tokens, the settings.
+
+First half of :mod:`.tokenizer`, which builds the pipeline from the :class:`TokenizerSettings` that are read here. All
+of it is untrusted: sizes are capped, and what is wrong is a :class:`~..converters.errors.FormatError` with a next step.
+
+Sources: ``BertTokenizer``, ``RoFormerTokenizer`` and ``PreTrainedTokenizerBase._from_pretrained`` of transformers
+5.23 and 4.57, ``RoFormerTokenizer`` of PaddleNLP 2.8.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..converters.config_fields import Json, read_json
+from ..converters.errors import FormatError, MisfitError, Problem
+
+_LARGEST_VOCABULARY = 64 << 20  # bytes; a RoFormer's 50,000 rows are 0.5 MB, the largest multilingual BERT's 2 MB
+_MOST_ROWS = 1 << 22
+_MOST_ADDED = 1 << 16
+
+#: Role → the spelling of BERT and of every published RoFormer.
+ROLES: Mapping[str, str] = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+#: Roles that a file may add; RoFormer has no use for them, but such a token is found in the text before splitting.
+_FURTHER_ROLES = ("bos_token", "eos_token")
+
+#: Tokenizer classes that split as BERT does, those that put jieba's words first, and those that say neither.
+_BERT_CLASSES = {"BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer"}
+_WORD_CLASSES = {"RoFormerTokenizer"}
+_PLAIN_CLASSES = {"PreTrainedTokenizer", "TokenizersBackend", "AutoTokenizer"}
+
+#: A vocabulary that nobody describes is one of words when this share of its rows are words of two or more Chinese
+#: characters. Character vocabularies have none (0 of Zhuiyi's 12,000), word vocabularies mostly such rows.
+_WORD_SHARE = 0.01
+_CHINESE_WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{2,}")
+
+#: Unicode's White_Space, which the tokenizers library trims from the end of a row; str.rstrip() also takes U+001C…1F.
+_WHITE_SPACE = (
+    "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is found in the text before anything else looks at it; the flags are the tokenizers library's.
+
+    Attributes:
+        content: Its spelling.
+        single_word: Found only between word boundaries.
+        lstrip: Takes the white space before it along.
+        rstrip: Takes the white space after it along.
+        normalized: Looked for in the normalised text (lower-cased) and not in the raw one.
+        special: Left out when special tokens are skipped.
+    """
+
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """Everything that decides how a text becomes ids.
+
+    Attributes:
+        rows: id → token, as the vocabulary spells them.
+        ids: token → id; of two rows with one spelling the last counts, as in transformers.
+        source: The vocabulary's file, for messages.
+        special: Role (``"mask_token"``) → token, for each of :data:`ROLES`.
+        added: Tokens looked for before splitting, the special ones among them, in the order they are added.
+        skipped: Spellings that count as special.
+        lower_case: Whether text is lower-cased.
+        strip_accents: Whether accents are dropped; None does as ``lower_case`` does (Google BERT's rule).
+        split_chinese: Whether every Chinese character is a word of its own.
+        words: Whether jieba splits the text and words of the vocabulary stay whole.
+        words_because: Where ``words`` was read, or how it was decided.
+    """
+
+    rows: Mapping[int, str]
+    ids: Mapping[str, int]
+    source: Path
+    special: Mapping[str, AddedToken] = field(
+        default_factory=lambda: {role: AddedToken(spelling) for role, spelling in ROLES.items()}
+    )
+    added: Sequence[AddedToken] = tuple(map(AddedToken, ROLES.values()))
+    skipped: frozenset[str] = frozenset(ROLES.values())
+    lower_case: bool = True
+    strip_accents: bool | None = None
+    split_chinese: bool = True
+    words: bool = False
+    words_because: str = "asked for"
+
+
+def read_settings(directory: Path) -> TokenizerSettings:
+    """Read what ``directory`` says about its tokenizer.
+
+    Raises:
+        FormatError: A file is too large, not UTF-8, not JSON, or the two vocabularies in it disagree.
+        MisfitError: No vocabulary, a special token without a row, a setting of the wrong type or one that no
+            tokenizer here honours.
+    """
+    written = _read_if_there(directory / "tokenizer.json")
+    rows, ids, source = _vocabulary(directory, written)
+    config_path = directory / "tokenizer_config.json"
+    config = _read_if_there(config_path)
+    problems: list[Problem] = []
+    special, added, skipped = _added_tokens(directory, config, written, ids, max(rows, default=-1) + 1, problems)
+    flags = {
+        "lower_case": _flag(config, "do_lower_case", True, problems),
+        "split_chinese": _flag(config, "tokenize_chinese_chars", True, problems),
+        "strip_accents": _flag(config, "strip_accents", None, problems),
+    }
+    if _flag(config, "do_basic_tokenize", True, problems) is False:
+        problems.append(Problem("setting", "do_basic_tokenize", "got false, which transformers 5 no longer honours"))
+    if config.get("never_split"):
+        problems.append(Problem("setting", "never_split", "is not empty, which transformers 5 no longer honours"))
+    words, because = _is_word_vocabulary(directory, config, rows, problems)
+    if problems:
+        raise MisfitError(
+            directory, "a BERT or RoFormer tokenizer", problems, f"Correct {source.name} or {config_path}."
+        )
+    return TokenizerSettings(
+        rows=rows, ids=ids, source=source, special=special, added=added, skipped=skipped, words=words,
+        words_because=because, **flags,
+    )  # fmt: skip
+
+
+def settings_of_rows(tokens: Sequence[str], source: Path | str = "vocabulary", **settings: Any) -> TokenizerSettings:
+    """Make settings from a vocabulary at hand, its row number being the id; ``settings`` as in the class."""
+    return TokenizerSettings(
+        rows=dict(enumerate(tokens)), ids={token: i for i, token in enumerate(tokens)}, source=Path(source), **settings
+    )
+
+
+def _read_if_there(path: Path) -> Json:
+    return read_json(path) if path.is_file() else {}
+
+
+# The vocabulary ------------------------------------------------------------------------------------------------------
+
+
+def _vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dict[str, int], Path]:
+    """Read ``vocab.txt``, and ``tokenizer.json``, which is all that transformers 5 saves; both must agree."""
+    path, json_path = directory / "vocab.txt", directory / "tokenizer.json"
+    if path.is_file():
+        tokens = _read_rows(path)
+        ids = {token: i for i, token in enumerate(tokens)}
+        if written:
+            _compare(path, ids, json_path, _wordpiece_ids(json_path, written))
+        return dict(enumerate(tokens)), ids, path
+    if not written:
+        problem = Problem("missing", "vocab.txt", "(or tokenizer.json)")
+        raise MisfitError(
+            directory, "a tokenizer", [problem], "Copy the vocabulary that came with the checkpoint there."
+        )
+    ids = _wordpiece_ids(json_path, written)
+    return {number: token for token, number in ids.items()}, ids, json_path
+
+
+def _read_rows(path: Path) -> list[str]:
+    """Split ``vocab.txt`` as the tokenizers library does: at line feeds, white space trimmed from the end of each."""
+    size = path.stat().st_size
+    if size > _LARGEST_VOCABULARY:
+        raise FormatError(path, f"a vocabulary of {size:,} bytes; wanted at most {_LARGEST_VOCABULARY:,}")
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            path, "not UTF-8 text", offset=error.start, next_step="Save it as UTF-8, one token a line."
+        ) from None
+    if text.startswith("\ufeff"):
+        # transformers keeps the mark as a part of row 0 and puts a second [PAD] past the last row, in silence
+        raise FormatError(path, "begins with a byte-order mark", next_step="Save it as UTF-8 without one.")
+    rows = text.split("\n")
+    if rows[-1] == "":
+        rows.pop()
+    if len(rows) > _MOST_ROWS:
+        raise FormatError(path, f"a vocabulary of {len(rows):,} rows; wanted at most {_MOST_ROWS:,}")
+    return [row.rstrip(_WHITE_SPACE) for row in rows]
+
+
+def _wordpiece_ids(path: Path, written: Json) -> dict[str, int]:
+    """Take token → id out of a ``tokenizer.json``, which must be a wordpiece model with BERT's prefix."""
+    model = written.get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or model.get("type") not in ("WordPiece", None) or not isinstance(ids, dict):
+        kind = model.get("type") if isinstance(model, dict) else model
+        raise FormatError(path, f"holds the model {_shown(kind)}; wanted a WordPiece model with its vocab")
+    if model.get("continuing_subword_prefix", "##") != "##":
+        raise FormatError(
+            path, f"continuing_subword_prefix is {_shown(model['continuing_subword_prefix'])}; wanted '##'"
+        )
+    for token, number in ids.items():
+        if type(number) is not int or not 0 <= number < _MOST_ROWS:
+            raise FormatError(path, f"the id of {_shown(token)} is {_shown(number)}; wanted 0 to {_MOST_ROWS - 1:,}")
+    if len(set(ids.values())) != len(ids):
+        raise FormatError(path, "two tokens of its vocabulary have one id")
+    return ids
+
+
+def _compare(path: Path, ids: Mapping[str, int], json_path: Path, other: Mapping[str, int]) -> None:
+    """Refuse two vocabularies that differ: transformers 5 would take the second, transformers 4 the first."""
+    trimmed = {token.rstrip(_WHITE_SPACE): number for token, number in other.items()}
+    different = {token for token in ids.keys() | trimmed.keys() if ids.get(token) != trimmed.get(token)}
+    if different:
+        first = min(different, key=lambda token: (ids.get(token, _MOST_ROWS), trimmed.get(token, _MOST_ROWS)))
+        raise FormatError(
+            json_path,
+            f"does not agree with {path.name} on {len(different):,} tokens, first {_shown(first)}: "
+            f"id {trimmed.get(first, 'none')} here, {ids.get(first, 'none')} there",
+            next_step="Remove the one that does not belong to the checkpoint.",
+        )
+
+
+# Special and added tokens --------------------------------------------------------------------------------------------
+
+
+def _added_tokens(
+    directory: Path, config: Json, written: Json, ids: Mapping[str, int], rows: int, problems: list[Problem]
+) -> tuple[dict[str, AddedToken], tuple[AddedToken, ...], frozenset[str]]:
+    """Gather the special tokens and the further added ones, with transformers 5's precedence.
+
+    ``added_tokens_decoder`` in tokenizer_config.json is the newest form: where it stands the older files
+    (special_tokens_map.json, added_tokens.json, the list in tokenizer.json) do not count.
+    """
+    settings = dict(config)
+    declared: dict[int, AddedToken] = {}
+    if "added_tokens_decoder" in config:
+        for number, value in _declared(config["added_tokens_decoder"], "added_tokens_decoder", problems):
+            declared[number] = value
+    else:
+        settings.update(_read_if_there(directory / "special_tokens_map.json"))
+        named = {_spelling(settings.get(role, usual)) for role, usual in ROLES.items()}
+        for content, number in _read_if_there(directory / "added_tokens.json").items():
+            if type(number) is int and content:
+                is_special = content in named
+                declared[number] = AddedToken(content, normalized=not is_special, special=is_special)
+            else:
+                problems.append(Problem("setting", "added_tokens.json", f"gives {_shown(content)} {_shown(number)}"))
+        for item in _list(written.get("added_tokens"), "added_tokens", problems):
+            token_id = item.get("id") if isinstance(item, dict) else None
+            token = _token(item, "added_tokens", problems)
+            if token is not None and type(token_id) is int:
+                declared[token_id] = token
+    by_content = {token.content: token for token in declared.values()}
+    special: dict[str, AddedToken] = {}
+    for role, usual in ROLES.items():
+        token = _token(settings.get(role) or usual, role, problems)
+        if token is not None:
+            token = by_content.get(token.content, token)
+            special[role] = token if token.special else AddedToken(**{**token.__dict__, "special": True})
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    further = [settings[role] for role in _FURTHER_ROLES if settings.get(role)]
+    extras = [
+        by_content.get(token.content, token)
+        for token in (_token(item, "extra_special_tokens", problems) for item in (*further, *_extra(extra, problems)))
+        if token is not None
+    ]
+    named_special = {token.content: token for token in special.values()}
+    added: dict[str, AddedToken] = {}
+    for _, token in sorted(declared.items()):
+        added.setdefault(token.content, named_special.get(token.content, token))
+    for token in (*special.values(), *extras):
+        added.setdefault(token.content, token)
+    _check_ids(added, declared, special, ids, rows, problems)
+    return special, tuple(added.values()), frozenset(token.content for token in (*special.values(), *extras))
+
+
+def _check_ids(
+    added: Mapping[str, AddedToken], declared: Mapping[int, AddedToken], special: Mapping[str, AddedToken],
+    ids: Mapping[str, int], rows: int, problems: list[Problem],
+) -> None:  # fmt: skip
+    """Report tokens without a row, and ids that the tokenizers library would not give: rows, then one after another.
+
+    transformers puts a special token that has no row past the last one, in silence, where the embedding has no row
+    either.
+    """
+    roles = {token.content: role for role, token in special.items()}
+    wanted = {token.content: number for number, token in declared.items()}
+    following = len(ids)
+    for content in added:
+        number = ids.get(content)
+        if number is None:
+            number, following = following, following + 1
+            if content not in wanted:
+                problems.append(Problem("missing", content, f"{roles.get(content, 'special token')} has no row"))
+                continue
+            if number < rows:  # two rows with one spelling make the vocabulary shorter than its last id
+                problems.append(Problem("id", content, f"would be {number}, which a row has already"))
+        if wanted.get(content, number) != number:
+            problems.append(Problem("id", content, f"declared as {wanted[content]}, but it is {number}"))
+
+
+def _declared(value: Any, name: str, problems: list[Problem]) -> Iterator[tuple[int, AddedToken]]:
+    if not isinstance(value, dict) or len(value) > _MOST_ADDED:
+        problems.append(
+            Problem("setting", name, f"is a {type(value).__name__}; want an object of at most {_MOST_ADDED:,}")
+        )
+        return
+    for key, item in value.items():
+        token = _token(item, name, problems)
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+            problems.append(Problem("setting", name, f"has the key {_shown(key)}; want an id"))
+        elif token is not None:
+            yield int(key), token
+
+
+def _extra(value: Any, problems: list[Problem]) -> Sequence[Any]:
+    return list(value.values()) if isinstance(value, dict) else _list(value, "extra_special_tokens", problems)
+
+
+def _list(value: Any, name: str, problems: list[Problem]) -> Sequence[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or len(value) > _MOST_ADDED:
+        problems.append(
+            Problem("setting", name, f"is a {type(value).__name__}; want a list of at most {_MOST_ADDED:,}")
+        )
+        return []
+    return value
+
+
+def _spelling(value: Any) -> Any:
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _token(value: Any, name: str, problems: list[Problem]) -> AddedToken | None:
+    """Read a token from its spelling, or from an object with ``content`` and flags."""
+    content = _spelling(value)
+    flags = {key: value[key] for key in AddedToken.__annotations__ if key in value} if isinstance(value, dict) else {}
+    flags.pop("content", None)
+    if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
+        problems.append(Problem("setting", name, f"got {_shown(value)}, want a token or an object with its content"))
+        return None
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError:
+        problems.append(Problem("setting", name, f"{_shown(value)} holds half of a surrogate pair"))
+        return None
+    return AddedToken(content, **flags)
+
+
+# Settings ------------------------------------------------------------------------------------------------------------
+
+
+def _flag(config: Json, key: str, usual: bool | None, problems: list[Problem]) -> Any:
+    value = config.get(key, usual)
+    if isinstance(value, bool) or value is usual:
+        return value
+    problems.append(Problem("setting", key, f"got {_shown(value)}, want true or false"))
+    return usual
+
+
+def _is_word_vocabulary(
+    directory: Path, config: Json, rows: Mapping[int, str], problems: list[Problem]
+) -> tuple[bool, str]:
+    """Decide between BERT's rules and jieba's words: the tokenizer class if a file names one, else the rows."""
+    use_jieba = _flag(config, "use_jieba", None, problems)
+    if use_jieba is not None:  # PaddleNLP has one class for both kinds and this setting
+        return use_jieba, f"use_jieba is {str(use_jieba).lower()} in tokenizer_config.json"
+    model_config = directory / "config.json"
+    for name, settings in (("tokenizer_config.json", config), ("config.json", _read_if_there(model_config))):
+        named = settings.get("tokenizer_class")
+        if named is None:
+            continue
+        kind = named.removesuffix("Fast") if isinstance(named, str) else named
+        if kind in _WORD_CLASSES or kind in _BERT_CLASSES:
+            return kind in _WORD_CLASSES, f"{name} names {named}"
+        if kind not in _PLAIN_CLASSES:
+            problems.append(
+                Problem(
+                    "setting",
+                    "tokenizer_class",
+                    f"got {_shown(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
+                )
+            )
+    count = sum(1 for token in rows.values() if _CHINESE_WORD.fullmatch(token))
+    return count > _WORD_SHARE * len(rows), (
+        f"{count:,} of {len(rows):,} rows are words of two or more Chinese characters, and no file names a class"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,325 @@
+"""Keras HDF5 weight files: what transformers wrote is indexed, what we write is what h5py and transformers read."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from roformer_convert.converters.containers import keras_h5
+from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
+from roformer_convert.converters.errors import ConvertError, FormatError
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT.parent / "shared/checkpoints/peers/hf4-MaskedLM_default_tf"
+MODEL = "tf_ro_former_for_masked_lm"
+HEAD, WORDS, SEGMENTS = "mlm___cls/predictions/bias", "roformer/words/weight", "roformer/segments/embeddings"
+
+real_file = pytest.mark.skipif(not FOLDER.exists(), reason="SKIPPED: no file of transformers' own to compare with")
+
+
+def peer_python() -> str | None:
+    """Find the interpreter of an environment with transformers 4, TensorFlow and tf_keras."""
+    local = ROOT / ".peers/transformers4/bin/python"
+    return os.environ.get("ROFORMER_PEER_TRANSFORMERS4") or (str(local) if local.exists() else None)
+
+
+def values_of(shape: Sequence[int], dtype: str, seed: int) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(seed)
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if dtype.startswith("float"):
+        return np.asarray(rng.standard_normal(shape), dtype=dtype)
+    info = np.iinfo(dtype)
+    return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+
+
+def write(
+    path: Path,
+    weights: Mapping[str, np.ndarray[Any, Any]],
+    shared: Mapping[str, Sequence[str]] | None = None,
+    aliases: Mapping[str, str] | None = None,
+    finish: bool = True,
+) -> None:
+    """Write a file as the engine does: create, payloads into their slots, then the rest."""
+    tensors = [NewTensor(name, str(array.dtype), array.shape) for name, array in weights.items()]
+    tensors += [
+        NewTensor(name, str(weights[of].dtype), weights[of].shape, alias_of=of) for name, of in (aliases or {}).items()
+    ]
+    layout = keras_h5.lay_out(path.name, tensors, MODEL, shared)
+    slots = layout.create(path.parent)
+    assert set(slots) == set(weights)
+    with open(path, "r+b") as file:
+        for name, slot in slots.items():
+            assert slot.nbytes == weights[name].nbytes
+            file.seek(slot.offset)
+            file.write(weights[name].tobytes())
+        for fragment in layout.fragments({}) if finish else ():
+            file.seek(fragment.offset)
+            file.write(fragment.content)
+    assert path.stat().st_size <= layout.sizes()[path.name]
+
+
+def read(tensor: StoredTensor) -> bytes:
+    out = bytearray(tensor.nbytes)
+    with OpenFiles() as files:
+        tensor.data.read_into(files, 0, memoryview(out))
+    return bytes(out)
+
+
+def small_weights() -> dict[str, np.ndarray[Any, Any]]:
+    return {
+        WORDS: values_of((11, 7), "float32", 1),
+        SEGMENTS: values_of((2, 7), "float32", 2),
+        "roformer/encoder/layer_._0/dense/kernel": values_of((7, 5), "float16", 3),
+        HEAD: values_of((11,), "float64", 4),
+    }
+
+
+@real_file
+def test_index_of_transformers_file_is_what_h5py_reads() -> None:
+    path = FOLDER / "tf_model.h5"
+    index = keras_h5.index(path)
+    with h5py.File(path) as file:
+        expected = [
+            (weight.partition("/")[2].removesuffix(":0"), file[layer][weight][()])
+            for layer in file.attrs["layer_names"]
+            for weight in file[layer].attrs["weight_names"]
+        ]
+    assert len(expected) == 46
+    assert [tensor.name for tensor in index.tensors] == [name for name, _ in expected]
+    for tensor, (_, array) in zip(index.tensors, expected, strict=True):
+        assert isinstance(tensor.data, Extent)
+        assert (tensor.dtype, tensor.shape) == (str(array.dtype), array.shape)
+        assert read(tensor) == array.tobytes()
+    assert index.metadata == {"backend": "tensorflow", "keras_version": "2.21.0"}
+
+
+@real_file
+def test_attributes_are_of_the_types_transformers_wrote(tmp_path: Path) -> None:
+    write(tmp_path / "ours.h5", small_weights(), {"mlm___cls": [WORDS]})
+    facts = []
+    for path in (FOLDER / "tf_model.h5", tmp_path / "ours.h5"):
+        with h5py.File(path) as file:
+            found = {}
+            for group in ("/", "roformer", "mlm___cls", "top_level_model_weights"):
+                for name in file[group].attrs:
+                    attribute = file[group].attrs.get_id(name)
+                    kind = attribute.get_type()
+                    text = (kind.is_variable_str(), kind.get_cset()) if kind.get_class() == h5py.h5t.STRING else None
+                    found[group, name] = (str(attribute.dtype), len(attribute.shape), text)
+            facts.append((found, list(file), [file.attrs[name] for name in ("backend", "keras_version")]))
+    assert facts[0] == facts[1]
+
+
+def test_what_is_written_is_what_h5py_reads(tmp_path: Path) -> None:
+    path = tmp_path / "tf_model.h5"
+    dtypes = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    shapes: list[tuple[int, ...]] = [(3, 5), (4,), (2, 3, 7), (6, 1), (), (0, 9), (13,), (1, 8), (5, 2)]
+    weights = {
+        f"layer{n % 3}/part/{dtype}": values_of(shape, dtype, n)
+        for n, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True))
+    }
+    write(path, weights)
+    with h5py.File(path) as file:
+        assert file.attrs["layer_names"].tolist() == ["layer0", "layer1", "layer2"]
+        for name, array in weights.items():
+            stored = file[f"{name.partition('/')[0]}/{MODEL}/{name}:0"]
+            assert (stored.dtype, stored.shape, stored.chunks) == (array.dtype, array.shape, None)
+            assert stored[()].tobytes() == array.tobytes()
+    for trusted in (False, True):
+        index = {tensor.name: tensor for tensor in keras_h5.index(path, trusted=trusted).tensors}
+        assert set(index) == set(weights)
+        for name, array in weights.items():
+            assert (index[name].dtype, index[name].shape) == (str(array.dtype), array.shape)
+            assert read(index[name]) == array.tobytes()
+
+
+def test_shared_and_tied_weights_take_no_bytes(tmp_path: Path) -> None:
+    weights = small_weights() | {WORDS: values_of((501, 31), "float32", 1)}
+    write(tmp_path / "plain.h5", weights)
+    write(tmp_path / "shared.h5", weights, {"mlm___cls": [WORDS, SEGMENTS]}, {"mlm___cls/decoder": WORDS})
+    assert (tmp_path / "shared.h5").stat().st_size < (tmp_path / "plain.h5").stat().st_size + weights[WORDS].nbytes
+    tensors = keras_h5.index(tmp_path / "shared.h5").tensors
+    assert [tensor.name for tensor in tensors] == [*list(weights)[:3], HEAD, "mlm___cls/decoder", WORDS, SEGMENTS]
+    assert tensors[0].data == tensors[4].data == tensors[5].data
+    assert tensors[1].data == tensors[6].data != tensors[0].data
+    with h5py.File(tmp_path / "shared.h5") as file:
+        listed = file[f"mlm___cls/{MODEL}/{WORDS}:0"]
+        assert listed.id.get_offset() == file[f"roformer/{MODEL}/{WORDS}:0"].id.get_offset()
+
+
+def test_an_unfinished_file_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "cut.h5", small_weights(), finish=False)
+    with pytest.raises(FormatError, match="cut short"):
+        keras_h5.index(tmp_path / "cut.h5")
+    with pytest.raises(OSError, match="signature"):
+        h5py.File(tmp_path / "cut.h5")
+
+
+def test_bfloat16_is_an_error_that_names_dtype() -> None:
+    with pytest.raises(ConvertError, match="--dtype float32"):
+        keras_h5.lay_out("tf_model.h5", [NewTensor(WORDS, "bfloat16", (2, 3))], MODEL)
+
+
+@pytest.mark.parametrize("name", ["kernel", "a//b", "../a/b", "a/./b", "/a", "a/\0", "top_level_model_weights/a"])
+def test_a_name_that_is_no_path_is_refused(name: str) -> None:
+    with pytest.raises(ConvertError, match="cannot be the name"):
+        keras_h5.lay_out("tf_model.h5", [NewTensor(name, "float32", (2, 3))], MODEL)
+
+
+def test_the_same_weights_give_the_same_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "tf_model.h5", small_weights(), {"mlm___cls": [WORDS]})
+    assert (tmp_path / "a/tf_model.h5").read_bytes() == (tmp_path / "b/tf_model.h5").read_bytes()
+
+
+def test_attributes_above_64_kb_are_split_as_keras_does(tmp_path: Path) -> None:
+    path = tmp_path / "tf_model.h5"
+    weights = {f"roformer/{'long' * 60}/{n}": values_of((n % 3 + 1,), "float32", n) for n in range(600)}
+    weights |= {f"{'layer' * 40}{n}/bias": values_of((n % 5 + 1,), "float32", n) for n in range(400)}
+    write(path, weights)
+    with h5py.File(path) as file:
+        for group, name, count in ((file, "layer_names", 401), (file["roformer"], "weight_names", 600)):
+            parts = [
+                group.attrs[f"{name}{n}"] for n in range(len([key for key in group.attrs if key.startswith(name)]))
+            ]
+            assert len(parts) > 1
+            assert name not in group.attrs
+            assert all(part.nbytes <= 64512 for part in parts)
+            assert sum(map(len, parts)) == count
+    index = keras_h5.index(path)
+    assert [(tensor.name, read(tensor)) for tensor in index.tensors] == [(n, a.tobytes()) for n, a in weights.items()]
+
+
+def test_size_is_bounded_from_above_and_not_by_much(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    for round_ in range(12):
+        names = {
+            "/".join(rng.choice("abcdef") * rng.randrange(1, 60) for _ in range(rng.randrange(2, 9))) + f"/{n}"
+            for n in range(rng.randrange(1, 120))
+        }
+        tensors = [NewTensor(name, "float32", (rng.randrange(1, 400),)) for name in sorted(names)]
+        layout = keras_h5.lay_out(f"{round_}.h5", tensors, MODEL, {"head": sorted(names)[: rng.randrange(3)]})
+        layout.create(tmp_path)
+        size = (tmp_path / f"{round_}.h5").stat().st_size
+        assert size <= layout.sizes()[f"{round_}.h5"] <= 4 * size + 16384
+
+
+def chunked_file(path: Path, **options: Any) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {
+        f"m/{name}:0": values_of(shape, "float32", n)
+        for n, (name, shape) in enumerate({"wide": (91, 33), "vector": (300,), "deep": (5, 6, 7)}.items())
+    }
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = np.asarray([b"roformer"])  # fixed-width text, as Keras of 2018 wrote it
+        file.create_group("roformer").attrs["weight_names"] = np.asarray([name.encode() for name in arrays])
+        for name, array in arrays.items():
+            file.create_dataset(f"roformer/{name}", data=array, **options)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunks": True}, {"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True}],
+    ids=str,
+)
+def test_chunked_tensors_are_read_through_the_library(tmp_path: Path, options: dict[str, Any]) -> None:
+    arrays = chunked_file(tmp_path / "chunked.h5", **options)
+    index = keras_h5.index(tmp_path / "chunked.h5")
+    rng = random.Random(3)
+    with OpenFiles() as files:
+        for tensor, array in zip(index.tensors, arrays.values(), strict=True):
+            assert not isinstance(tensor.data, Extent)
+            assert (tensor.nbytes, read(tensor)) == (array.nbytes, array.tobytes())
+            for _ in range(5):
+                start = rng.randrange(array.nbytes)
+                out = bytearray(rng.randrange(array.nbytes - start))
+                tensor.data.read_into(files, start, memoryview(out))
+                assert out == array.tobytes()[start : start + len(out)]
+            with pytest.raises(ValueError, match="outside"):
+                tensor.data.read_into(files, array.nbytes - 1, memoryview(bytearray(2)))
+
+
+def test_the_reading_process_ends_with_the_index(tmp_path: Path) -> None:
+    chunked_file(tmp_path / "chunked.h5", chunks=True)
+    index = keras_h5.index(tmp_path / "chunked.h5")
+    read(index.tensors[0])
+    process = index.tensors[0].data.server._process  # type: ignore[attr-defined]
+    assert process.poll() is None
+    del index
+    gc.collect()
+    assert process.returncode is not None
+
+
+def test_shards_as_transformers_writes_them_are_indexed(tmp_path: Path) -> None:
+    arrays = {"roformer/words/weight:0": values_of((5, 3), "float32", 1), "bias:0": values_of((4,), "float32", 2)}
+    with h5py.File(tmp_path / "tf_model-00001-of-00002.h5", "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        file.attrs["layer_names"] = [name.encode() for name in arrays]
+    index = keras_h5.index(tmp_path / "tf_model-00001-of-00002.h5")
+    assert [tensor.name for tensor in index.tensors] == ["roformer/words/weight", "bias"]
+    assert [read(tensor) for tensor in index.tensors] == [array.tobytes() for array in arrays.values()]
+
+
+def test_weights_of_no_layer_are_indexed(tmp_path: Path) -> None:
+    write(tmp_path / "tf_model.h5", small_weights())
+    with h5py.File(tmp_path / "tf_model.h5", "r+") as file:
+        file["top_level_model_weights"].attrs["weight_names"] = [b"m/own/bias:0"]
+        file["top_level_model_weights/m/own/bias:0"] = values_of((9,), "float32", 7)
+    assert keras_h5.index(tmp_path / "tf_model.h5").tensors[-1].name == "own/bias"
+
+
+def test_indexing_imports_neither_h5py_nor_numpy(tmp_path: Path) -> None:
+    write(tmp_path / "tf_model.h5", small_weights())
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a module beside the checkpoint was imported')")
+    program = (
+        "import sys, pathlib; from roformer_convert.converters.containers import keras_h5;"
+        "print(len(keras_h5.index(pathlib.Path('tf_model.h5')).tensors), {'h5py', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["4", "set()"]
+
+
+@real_file
+@pytest.mark.skipif(peer_python() is None, reason="SKIPPED: no environment with transformers 4 and TensorFlow")
+def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path: Path) -> None:
+    tensors = [t for t in keras_h5.index(FOLDER / "tf_model.h5").tensors if "embed_positions" not in t.name]
+    weights = {t.name: np.frombuffer(read(t), dtype=t.dtype).reshape(t.shape) for t in tensors}
+    shared = [name for name in weights if name.startswith("roformer/embeddings/")]
+    assert len(tensors) == len(weights) + len(shared)
+    write(tmp_path / "tf_model.h5", weights, {"mlm___cls": shared})
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    program = """
+import json, sys, numpy
+from transformers import TFRoFormerForMaskedLM
+model, info = TFRoFormerForMaskedLM.from_pretrained(sys.argv[1], output_loading_info=True)
+logits = model(**{name: array for name, array in numpy.load(sys.argv[2] + "/inputs.npz").items()}).logits.numpy()
+off = float(abs(logits - numpy.load(sys.argv[2] + "/logits.npy")).max())
+print("\\n" + json.dumps({**{key: sorted(names) for key, names in info.items()}, "off": off}))
+"""
+    done = subprocess.run(
+        [str(peer_python()), "-c", program, str(tmp_path), str(FOLDER)],
+        env=os.environ | {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert not answer["off"] > 1e-5  # float32 logits, two builds of TensorFlow
+    assert answer["off"] == answer["off"]
+    assert answer["missing_keys"] == ["roformer/encoder/embed_positions/weight:0"]
+    assert answer["unexpected_keys"] == answer["mismatched_keys"] == []

@@ -1,0 +1,500 @@
+"""The tokenizer against transformers' own, on thousands of strings that real text and bad luck produce."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.models.frameworks import MissingPackageError
+from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.tokenizer_files import read_settings, settings_of_rows
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+ZHUIYI = SHARED / "vocab" / "chinese_roformer_char_vocab.txt"
+TRAINED = SHARED / "checkpoints" / "trained-tiny-paddlenlp"
+CARD = "今天[MASK]很好，我[MASK]去公园玩。"
+
+SPECIAL = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+CHARACTERS = list(
+    "今天很好我去公园玩气阳雨非常的，。！？、：「」《》…—abcdefghijklmnopqrstuvwxyz0123456789.,!?#%&-_'()@/:~$+éα"
+)
+PIECES = ["##" + one for one in "abcdefghijklmnopqrstuvwxyz0123456789éα天"] + ["##ing", "##ed", "##lo", "##22"]
+MORE = [
+    "hel",
+    "hello",
+    "play",
+    "2021",
+    "cafe",
+    "straße",
+    "한국",
+    "ᄒ",
+    "ᅡ",
+    "ᆫ",
+    "😀",
+    "👨",
+    "‍",
+    "한",
+    "Ａ",
+    "ａ",
+    "mask",
+    "[mask]",
+    "𠀀",
+]
+CHARACTER_ROWS = [*SPECIAL, *CHARACTERS, *PIECES, *MORE]
+WORD_ROWS = [
+    *CHARACTER_ROWS,
+    "今天",
+    "天气",
+    "非常",
+    "公园",
+    "我们",
+    "北京",
+    "大学",
+    "北京大学",
+    "hello world",
+    "3.14",
+    "c++",
+    "t恤",
+    "中国",
+]
+
+SCRIPTS = [
+    "今天天气非常好我们去北京大学公园玩中国的",
+    "繁體漢字驚龜豈更車賈滑串句龜",  # the last ones are compatibility ideographs
+    "㐀㐁䶵𠀀𠀁𪜀𫝀𫠠𬺰丽",  # extensions A, B, C, D, E, F and a supplementary compatibility ideograph
+    "abcdefgHIJKLMNOPQRSTUVWXYZ",
+    "ÀÉÎõüçŁøßŠžÆĲﬀﬁſİıΣσςΑάЁёЙй",
+    "０１２３ａｂｃＡＢＣ！？，．［ＭＡＳＫ］～　",
+    "1234567890.,%$€¥①Ⅳ½²",
+    "，。！？、：；「」『』《》…—·～（）【】",
+    "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+    "ひらがなカタカナｶﾞー々〆",
+    "한국어안녕하세요ᄒ\u1161\u11abㄱㅏ",
+    "العربيةשלום\u064b\u0651فلسطين\u200f\u200e",
+    "हिन्दीไทยภาษาதமிழ்",
+    "\u0301\u0308\u0327\u20dd\u3099\ufe0f\u0345",
+    "😀😂👍🏽❤️🇨🇳👨‍👩‍👧‍👦🏳️‍🌈🧑🏾‍🚀☺︎",
+    " \t\n\r\u00a0\u1680\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000\x0b\x0c\x85",
+    "\x00\x01\x07\x1b\x1c\x1f\x7f\x80\x9f\u00ad\u200b\u200c\u200d\u2060\ufeff\ufffd\ue000\ufffe\uffff\U000e0001\U0010ffff",
+]
+SNIPPETS = [
+    "[MASK]", " [MASK] ", "[mask]", "[Mask]", "[MASK", "MASK]", "[ MASK ]", "[[MASK]]", "[CLS]", "[SEP]", "[PAD]", "[UNK]",
+    "[unused1]", "##ing", "hello", "HELLO", "playing", "played", "hello world", "3.14", "C++", "T恤", "it's", "e-mail@x.cn",
+    "https://a.cn/b?c=d&e=f", "2021年10月", "今天天气非常好", "北京大学", "我们去公园玩", "e\u0301", "한국어", "x" * 99, "x" * 100,
+    "x" * 101, "今" * 120, "a1" * 60, "\r\n", "  ", "", "ﷺ", "㎏", "Ⅷ", "…", "——", "👨‍👩‍👧‍👦", "e\u0301\u0302\u0303", "İstanbul", "ΌΣΟΣ ΣΑΣ",
+]  # fmt: skip
+
+
+def odd_strings(seed: int, count: int) -> list[str]:
+    """Strings of one script, of several, of snippets joined with and without white space."""
+    rng = random.Random(seed)
+    strings = ["", " ", "\n", "[MASK]", CARD, *SNIPPETS]
+    while len(strings) < count:
+        kind = rng.random()
+        if kind < 0.3:
+            pool = "".join(rng.sample(SCRIPTS, rng.randint(1, 3)))
+            strings.append("".join(rng.choices(pool, k=rng.randint(1, 40))))
+        elif kind < 0.8:
+            parts = []
+            for _ in range(rng.randint(1, 8)):
+                pool = rng.choice(SCRIPTS)
+                part = rng.choice(SNIPPETS) if rng.random() < 0.5 else "".join(rng.choices(pool, k=rng.randint(1, 6)))
+                parts.append(part)
+            strings.append(rng.choice(["", "", " ", "，", "\t", "\u3000"]).join(parts))
+        else:  # any code point but the surrogates
+            points = (rng.choice((rng.randrange(0x20, 0x3000), rng.randrange(0xE000, 0x110000))) for _ in range(12))
+            strings.append("".join(map(chr, points)))
+    return strings
+
+
+def write(directory: Path, rows: list[str] | bytes = CHARACTER_ROWS, **files: object) -> Path:
+    """Write a vocabulary and JSON files (``tokenizer_config={...}``) to ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    data = rows if isinstance(rows, bytes) else "".join(f"{row}\n" for row in rows).encode()
+    (directory / "vocab.txt").write_bytes(data)
+    for name, value in files.items():
+        (directory / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
+    return directory
+
+
+def assert_same(ours: Tokenizer, theirs, texts: list[str], pairs: list[str] | None = None, **limit) -> None:
+    """Compare ids, token types, offsets and special tokens of single texts or pairs with transformers' tokenizer."""
+    options = {"truncation": True, "max_length": limit["max_length"]} if limit else {}
+    wanted = theirs(texts, pairs, return_offsets_mapping=True, return_token_type_ids=True, **options)
+    batch = ours.encode_batch(texts, pairs, offsets=True, **limit)
+    for row, text in enumerate(texts):
+        length = batch.lengths[row]
+        where = (text, pairs and pairs[row])
+        assert batch.input_ids[row, :length].tolist() == wanted["input_ids"][row], where
+        assert batch.token_type_ids[row, :length].tolist() == wanted["token_type_ids"][row], where
+        assert [tuple(pair) for pair in batch.offsets[row, :length].tolist()] == wanted["offset_mapping"][row], where
+        assert batch.attention_mask[row].sum() == length == batch.attention_mask[row, :length].sum()
+        assert (batch.input_ids[row, length:] == ours.pad_id).all()
+    if not limit:
+        fast = ours.encode_batch(texts, pairs)
+        assert np.array_equal(fast.input_ids, batch.input_ids)
+        assert np.array_equal(fast.token_type_ids, batch.token_type_ids)
+
+
+@pytest.fixture(scope="module")
+def bert_tokenizer():
+    return pytest.importorskip("transformers").BertTokenizer
+
+
+def roformer_tokenizer(rows: list[str], **settings):
+    """Build transformers' RoFormerTokenizer from a dict: from_pretrained takes the path for the vocabulary (5.23)."""
+    pytest.importorskip("rjieba")
+    rows = {row: number for number, row in enumerate(rows)}
+    return pytest.importorskip("transformers").RoFormerTokenizer(vocab=rows, **settings)
+
+
+# Against transformers ------------------------------------------------------------------------------------------------
+
+
+def test_bert_ids_and_offsets_are_those_of_transformers(tmp_path, bert_tokenizer):
+    directory = write(tmp_path)
+    assert_same(Tokenizer.from_pretrained(directory), bert_tokenizer.from_pretrained(directory), odd_strings(1, 3000))
+
+
+def test_word_ids_and_offsets_are_those_of_transformers(tmp_path):
+    directory = write(tmp_path, WORD_ROWS)
+    ours = Tokenizer.from_pretrained(directory)
+    assert ours.settings.words
+    assert_same(ours, roformer_tokenizer(WORD_ROWS), odd_strings(2, 2000))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"strip_accents": False},
+        {"tokenize_chinese_chars": False},
+        {"mask_token": "[unused1]", "unk_token": "a", "sep_token": "。"},
+    ],
+)
+@pytest.mark.parametrize("words", [False, True])
+def test_settings_of_tokenizer_config_are_honoured(tmp_path, bert_tokenizer, settings, words):
+    named = "RoFormerTokenizer" if words else "BertTokenizer"
+    directory = write(tmp_path, WORD_ROWS, tokenizer_config={"tokenizer_class": named, **settings})
+    theirs = roformer_tokenizer(WORD_ROWS, **settings) if words else bert_tokenizer.from_pretrained(directory)
+    assert_same(Tokenizer.from_pretrained(directory), theirs, odd_strings(3, 400))
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_pairs_and_truncation_are_those_of_transformers(tmp_path, bert_tokenizer, words):
+    named = "RoFormerTokenizer" if words else "BertTokenizer"
+    directory = write(tmp_path, WORD_ROWS, tokenizer_config={"tokenizer_class": named})
+    ours = Tokenizer.from_pretrained(directory)
+    theirs = roformer_tokenizer(WORD_ROWS) if words else bert_tokenizer.from_pretrained(directory)
+    texts, pairs = odd_strings(4, 400), odd_strings(5, 400)[::-1]
+    assert_same(ours, theirs, texts, pairs)
+    for limit in (3, 4, 5, 8, 16, 33):
+        assert_same(ours, theirs, texts, max_length=limit)
+        assert_same(ours, theirs, texts, pairs, max_length=limit)
+    assert_same(ours, theirs, texts)  # the limit of the last call is gone
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"special_tokens_map": {"mask_token": {"content": "[MASK]", "lstrip": True, "normalized": False}}},
+        {"special_tokens_map": {"mask_token": {"content": "[MASK]", "normalized": True, "single_word": True}}},
+        {"special_tokens_map": {"mask_token": "[unused1]", "additional_special_tokens": ["hello", "公园"]}},
+        {"tokenizer_config": {"mask_token": "[unused1]", "additional_special_tokens": ["2021"], "bos_token": "α"}},
+        {
+            "tokenizer_config": {
+                "mask_token": "<m>",
+                "added_tokens_decoder": {
+                    str(len(CHARACTER_ROWS)): {"content": "<m>", "rstrip": True, "special": True},
+                    str(len(CHARACTER_ROWS) + 1): {"content": "Hello", "normalized": True, "special": False},
+                    "7": {"content": "天", "normalized": False, "special": False},
+                },
+            },
+            "special_tokens_map": {"mask_token": "ignored where added_tokens_decoder stands"},
+        },
+        {"added_tokens": {"<x>": len(CHARACTER_ROWS), "<y>": len(CHARACTER_ROWS) + 1}},
+    ],
+)
+def test_special_and_added_tokens_are_found_as_in_transformers(tmp_path, bert_tokenizer, files):
+    directory = write(tmp_path, **files)
+    ours, theirs = Tokenizer.from_pretrained(directory), bert_tokenizer.from_pretrained(directory)
+    assert (ours.mask_id, ours.size) == (theirs.mask_token_id, len(theirs))
+    assert ours.special_ids == set(theirs.all_special_ids)
+    extra = ["<m>", " <m> 天", "Hello<x>hello", "<Y><y>", "[unused1]2021公园", "ααbα"]
+    texts = [*extra, *(one + two for one in extra for two in SNIPPETS), *odd_strings(6, 300)]
+    assert_same(ours, theirs, texts)
+
+
+def test_tokenizer_json_alone_is_enough(tmp_path, bert_tokenizer):
+    saved = tmp_path / "saved"
+    bert_tokenizer.from_pretrained(write(tmp_path)).save_pretrained(saved)
+    (saved / "vocab.txt").unlink(missing_ok=True)
+    ours = Tokenizer.from_pretrained(saved)
+    assert ours.settings.source.name == "tokenizer.json"
+    assert_same(ours, bert_tokenizer.from_pretrained(saved), odd_strings(7, 300))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*CHARACTER_ROWS, "今", "a", "z9"],
+        [*CHARACTER_ROWS, "", "", "z9"],
+        [*CHARACTER_ROWS, "z9  ", "\u3000", "z\x858", "z\x1c", "zz\x1c\u2003"],
+        "".join(f"{row}\r\n" for row in CHARACTER_ROWS).encode(),
+        "\n".join(CHARACTER_ROWS).encode(),
+    ],
+    ids=["duplicates", "blank", "white space", "CRLF", "no last line feed"],
+)
+def test_odd_vocabularies_are_read_as_transformers_reads_them(tmp_path, bert_tokenizer, rows):
+    directory = write(tmp_path, rows)
+    ours, theirs = Tokenizer.from_pretrained(directory), bert_tokenizer.from_pretrained(directory)
+    assert dict(ours.settings.ids) == theirs.get_vocab()
+    assert_same(ours, theirs, ["今 a z9 z z\x858", *odd_strings(8, 200)])
+    for number in range(len(CHARACTER_ROWS)):
+        assert ours.token(number) == CHARACTER_ROWS[number]  # also of a row that a later one hides
+
+
+def test_published_ids_of_the_model_card(tmp_path):
+    if not ZHUIYI.exists():
+        pytest.skip("../shared/vocab is absent")
+    ours = Tokenizer.from_pretrained(write(tmp_path, ZHUIYI.read_bytes()))
+    assert not ours.settings.words
+    encoding = ours.encode(CARD)
+    assert encoding.ids == [101, 317, 1466, 103, 2100, 1506, 7675, 2351, 103, 861, 585, 1253, 4041, 179, 102]
+    assert ours.mask_positions(encoding.ids) == [3, 8]
+    assert [CARD[start:end] for start, end in encoding.offsets][3] == "[MASK]"
+
+
+def test_zhuiyi_vocabulary_gives_what_transformers_gives(tmp_path, bert_tokenizer):
+    if not ZHUIYI.exists():
+        pytest.skip("../shared/vocab is absent")
+    directory = write(tmp_path, ZHUIYI.read_bytes())
+    assert_same(Tokenizer.from_pretrained(directory), bert_tokenizer.from_pretrained(directory), odd_strings(9, 3000))
+
+
+def test_ids_that_paddlenlp_gave():
+    if not TRAINED.exists():
+        pytest.skip("../shared/checkpoints is absent")
+    ours = Tokenizer.from_pretrained(TRAINED)
+    for sentence in json.loads((TRAINED / "expected.json").read_text("utf-8"))["sentences"]:
+        ids = ours.encode(sentence["text"]).ids
+        assert ids == sentence["input_ids"]
+        assert ours.mask_positions(ids) == [mask["position"] for mask in sentence["masks"]]
+
+
+# The parts of its own ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    return Tokenizer.from_pretrained(write(tmp_path_factory.mktemp("vocabulary")))
+
+
+def test_one_text_and_a_batch_give_the_same(ours):
+    texts = odd_strings(10, 200)
+    batch = ours.encode_batch(texts, offsets=True)
+    assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.attention_mask.dtype == np.int64
+    for row, text in enumerate(texts):
+        encoding = ours.encode(text)
+        length = batch.lengths[row]
+        assert encoding.ids == batch.input_ids[row, :length].tolist()
+        assert encoding.offsets == [tuple(pair) for pair in batch.offsets[row, :length].tolist()]
+        assert [ours.token(number) for number in encoding.ids] == encoding.tokens
+
+
+def test_a_batch_can_be_rounded_up_in_width(ours):
+    batch = ours.encode_batch(["今天", "很好很好很"], multiple_of=8)
+    assert batch.input_ids.shape == (2, 8)
+    assert batch.lengths.tolist() == [4, 7]
+    assert batch.attention_mask.sum(1).tolist() == [4, 7]
+
+
+def test_an_empty_batch_is_an_array_of_no_rows(ours):
+    assert ours.encode_batch([]).input_ids.shape == (0, 0)
+
+
+def test_single_ids_are_spelled(ours):
+    assert ours.token(ours.mask_id) == "[MASK]"
+    assert ours.token(ours.size) is None
+    assert ours.token(-1) is None
+    assert ours.token(ours.token_id("##ing")) == "##ing"
+    assert ours.token_id("no such token") is None
+
+
+def test_half_a_surrogate_pair_is_named(ours):
+    with pytest.raises(ConvertError, match=r"text 2 .*U\+DC80.*character 1"):
+        ours.encode_batch(["今天", "a\udc80"])
+    with pytest.raises(ConvertError, match=r"text 1 .*U\+D83D"):
+        ours.encode("a", "\ud83d")
+
+
+@pytest.mark.parametrize(("pair", "limit"), [(None, 1), ("b", 2), ("b", -5)])
+def test_a_limit_without_room_for_the_ends_is_refused(ours, pair, limit):
+    with pytest.raises(ConvertError, match="max_length"):
+        ours.encode("a", pair, max_length=limit)
+
+
+def test_words_of_a_long_text_take_time_in_proportion(monkeypatch):
+    pytest.importorskip("rjieba")
+    from roformer_convert.models import tokenizer
+
+    sliced = []
+
+    class Counted:
+        def __init__(self, length):
+            self.length = length
+
+        def __getitem__(self, part):
+            sliced.append(self.length)
+            return Counted(part.stop - part.start)
+
+    spans = [(i, i + 1) for i in range(4096)]
+    assert len(list(tokenizer._slices(Counted(4096), 0, spans))) == 4096
+    assert sum(sliced) < 4096 * 40  # every slice costs its text's length; from the whole text it would be 4096²
+
+
+def test_words_without_jieba_name_the_extra(tmp_path, monkeypatch):
+    from roformer_convert.models import tokenizer
+
+    monkeypatch.setattr(tokenizer, "is_installed", lambda package: False)
+    with pytest.raises(MissingPackageError, match=r"roformer-convert\[jieba\]"):
+        Tokenizer.from_pretrained(write(tmp_path, WORD_ROWS))
+
+
+def test_no_framework_is_imported():
+    code = (
+        "import sys, roformer_convert.models.tokenizer, roformer_convert.models.fill_mask; "
+        "print([n for n in ('torch', 'paddle', 'tensorflow', 'transformers', 'rjieba') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Which kind a vocabulary is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "files", "words", "because"),
+    [
+        (WORD_ROWS, {}, True, "9 of"),
+        (CHARACTER_ROWS, {}, False, "0 of"),
+        ([*CHARACTER_ROWS, "今天", *(f"w{i}" for i in range(200))], {}, False, "1 of"),
+        (WORD_ROWS, {"tokenizer_config": {"tokenizer_class": "BertTokenizerFast"}}, False, "names BertTokenizerFast"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"tokenizer_class": "RoFormerTokenizer"}}, True, "tokenizer_config.json"),
+        (WORD_ROWS, {"config": {"tokenizer_class": "BertTokenizer"}}, False, "config.json names"),
+        (WORD_ROWS, {"tokenizer_config": {"tokenizer_class": "PreTrainedTokenizerFast"}}, True, "9 of"),
+        (
+            CHARACTER_ROWS,
+            {"tokenizer_config": {"tokenizer_class": "RoFormerTokenizer", "use_jieba": False}},
+            False,
+            "use_jieba is false",
+        ),
+    ],
+)
+def test_words_are_recognised(tmp_path, rows, files, words, because):
+    settings = read_settings(write(tmp_path, rows, **files))
+    assert settings.words is words
+    assert because in settings.words_because
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "files", "message"),
+    [
+        ([row for row in CHARACTER_ROWS if row != "[MASK]"], {}, r"\[MASK\].*mask_token has no row"),
+        (["a", "b"], {}, r"5 problems(?s:.)*\[PAD\](?s:.)*\[UNK\](?s:.)*\[CLS\](?s:.)*\[SEP\](?s:.)*\[MASK\]"),
+        (b"", {}, "5 problems"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"mask_token": "<mask>"}}, "<mask>.*mask_token has no row"),
+        (b"\xef\xbb\xbf[PAD]\n", {}, "byte-order mark"),
+        (b"[PAD]\n\xff\xfe\n", {}, "byte 6: not UTF-8"),
+        (CHARACTER_ROWS, {"tokenizer_config": ["a"]}, "tokenizer_config.json.*wanted an object"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"do_lower_case": "yes"}}, "do_lower_case.*got 'yes', want true or false"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"strip_accents": 1}}, "strip_accents"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"do_basic_tokenize": False}}, "do_basic_tokenize"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"tokenizer_class": "T5Tokenizer"}}, "T5Tokenizer.*want BertTokenizer"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"tokenizer_class": ["BertTokenizer"]}}, "tokenizer_class"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"mask_token": 5}}, "mask_token.*got 5"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"mask_token": {"content": "[MASK]", "lstrip": "no"}}}, "mask_token"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"added_tokens_decoder": {"x": "[MASK]"}}}, "key 'x'"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"added_tokens_decoder": {"2": "[MASK]"}}}, "declared as 2, but it is 5"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"added_tokens_decoder": 7}}, "added_tokens_decoder"),
+        (CHARACTER_ROWS, {"added_tokens": {"<x>": 3}}, "declared as 3"),
+        (CHARACTER_ROWS, {"added_tokens": {"<x>": "3"}}, "added_tokens.json"),
+        (CHARACTER_ROWS, {"special_tokens_map": {"additional_special_tokens": ["<none>"]}}, "<none>.*has no row"),
+        (CHARACTER_ROWS, {"special_tokens_map": {"additional_special_tokens": "x"}}, "extra_special_tokens"),
+        (CHARACTER_ROWS, {"special_tokens_map": {"mask_token": "\ud800"}}, "surrogate"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"type": "BPE", "vocab": {}}}}, "'BPE'; wanted a WordPiece"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": 5}}, "WordPiece"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"type": "WordPiece", "vocab": {"a": -1}}}}, "the id of 'a' is -1"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"a": 10**18}}}}, "the id of 'a'"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"a": 1, "b": 1}}}}, "two tokens"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"[PAD]": 0, "q": 1}}}}, "does not agree with vocab.txt.*id none here"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {}, "continuing_subword_prefix": "@@"}}}, "'@@'"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_refused_with_their_reason(tmp_path, rows, files, message):
+    with pytest.raises(ConvertError, match=message):
+        Tokenizer.from_pretrained(write(tmp_path, rows, **files))
+
+
+def test_a_directory_without_a_vocabulary_is_named(tmp_path):
+    with pytest.raises(ConvertError, match=r"(?s)missing +vocab.txt.*Copy the vocabulary"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_an_enormous_vocabulary_is_not_read(tmp_path):
+    write(tmp_path)
+    with (tmp_path / "vocab.txt").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(ConvertError, match="1,099,511,627,776 bytes"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_deeply_nested_json_is_refused(tmp_path):
+    write(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"a":' + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(ConvertError, match="not JSON"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_random_mutations_of_the_files_give_a_tokenizer_or_one_error(tmp_path):
+    """Bytes of every file are changed at random: what still reads must encode, all else is a ConvertError."""
+    rng = random.Random(11)
+    config = {
+        "do_lower_case": True,
+        "strip_accents": None,
+        "mask_token": {"content": "[MASK]", "lstrip": False},
+        "added_tokens_decoder": {"5": {"content": "[MASK]", "special": True}, "0": {"content": "[PAD]"}},
+        "additional_special_tokens": ["hello"],
+    }
+    write(tmp_path, CHARACTER_ROWS, tokenizer_config=config, special_tokens_map={"cls_token": "[CLS]"})
+    originals = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(600):
+        path = rng.choice(list(originals))
+        data = bytearray(originals[path])
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(data))
+            data[place : place + rng.randint(0, 3)] = rng.choices(
+                [*b'{}[]",:0123456789ntf\\\n', *range(256)], k=rng.randint(0, 3)
+            )
+        path.write_bytes(data)
+        try:
+            Tokenizer.from_pretrained(tmp_path).encode(CARD)
+            outcomes["read"] += 1
+        except ConvertError:
+            outcomes["refused"] += 1
+        path.write_bytes(originals[path])
+    assert min(outcomes.values()) > 50, outcomes
+
+
+def test_settings_can_be_made_from_rows_at_hand():
+    made = Tokenizer(settings_of_rows(CHARACTER_ROWS, lower_case=False))
+    assert made.encode("今A").tokens == ["[CLS]", "今", "[UNK]", "[SEP]"]
