@@ -14,7 +14,7 @@ import click
 from .rendering import amount, plan_table
 
 if TYPE_CHECKING:
-    from .converters.convert import Report
+    from .converters.conversion import Report
     from .converters.plan import Plan
 
 DIALECT_NAMES = ("paddle", "torch", "tf", "tf1")
@@ -27,7 +27,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def _options(function: Function) -> Function:
     """Declare the options that every direction has."""
-    declared: tuple[Callable[[Function], Function], ...] = (
+    declared: tuple[Callable[[Any], Any], ...] = (
         click.argument("source", type=click.Path(path_type=Path)),
         click.option(
             "-o", "--output", type=click.Path(path_type=Path), help="Directory to make.  [default: SOURCE-to]"
@@ -57,7 +57,7 @@ def _options(function: Function) -> Function:
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
     )
     for option in reversed(declared):
-        function = option(function)
+        function = option(function)  # each hands back what it was given
     return function
 
 
@@ -89,7 +89,7 @@ class _Bar:
 
 
 def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) -> None:
-    from .converters.convert import convert
+    from .converters.conversion import convert
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     no_verify = options.pop("no_verify")

@@ -6,10 +6,29 @@ of a conversion: :mod:`.weight_files` finds and indexes, :mod:`.checkpoint` hold
 decides, :mod:`.engine` moves bytes, :mod:`.output` puts the result in place.
 """
 
-from .checkpoint import Checkpoint, open_checkpoint
-from .config import RoFormerConfig
-from .convert import Report, convert, save_checkpoint
-from .errors import ConvertError, FormatError, MisfitError, Problem
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, open_checkpoint
+    from .config import RoFormerConfig
+    from .conversion import Report, convert, save_checkpoint
+    from .errors import ConvertError, FormatError, MisfitError, Problem
+
+_HOME = {
+    "Checkpoint": "checkpoint",
+    "ConvertError": "errors",
+    "FormatError": "errors",
+    "MisfitError": "errors",
+    "Problem": "errors",
+    "Report": "conversion",
+    "RoFormerConfig": "config",
+    "convert": "conversion",
+    "open_checkpoint": "checkpoint",
+    "save_checkpoint": "conversion",
+}
 
 __all__ = [
     "Checkpoint",
@@ -23,3 +42,12 @@ __all__ = [
     "open_checkpoint",
     "save_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name when it is first asked for, so that ``--help`` does not pay for what it does not use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = found
+    return found

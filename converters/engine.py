@@ -1,41 +1,40 @@
-"""Run a plan: copy ranges, turn kernels in strips, checksum on the way, read everything back.
+"""Run a plan: copy ranges, turn kernels in tiles, checksum on the way, read every byte back and compare.
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
-refused by every loader. Memory is a scratch block for each worker, whatever the checkpoint's size.
+refused by every loader. One thread writes (writers of one file exclude each other in the kernel anyway) and a second
+compares what the first has written with the source, while both are still in the page cache. Memory is two blocks,
+whatever the checkpoint's size.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
+import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
-from numpy.typing import NDArray
-
-from .blocks import BLOCK_BYTES, blocks, new_scratch, together
 from .checkpoint import Checkpoint, Held
-from .containers.stored import Extent, OpenFiles, Slot
-from .dtypes import cast
+from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot, StoredTensor
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
 
-#: Called with the number of bytes just written (or, while verifying, compared).
+# numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+#: Called with the number of bytes just written, and once more for the same bytes when they were compared.
 Progress = Callable[[int], None]
 
 #: Bytes that the kernel copies at a time, so that progress moves.
 _COPY_BYTES = 64 << 20
+#: The file systems or the kernel cannot copy between these two files: the plain path does.
 _FALLBACK = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EBADF}
-
-#: Two workers keep one core turning while the other waits for pages. Windows has no positioned read, so one there.
-WORKERS = 1 if sys.platform == "win32" else 2
 
 
 def nothing(_: int) -> None:
@@ -90,7 +89,9 @@ class _Scratch(threading.local):
     @property
     def block(self) -> NDArray[numpy.uint8]:
         if self._block is None:
-            self._block = new_scratch(BLOCK_BYTES)
+            from .blocks import new_scratch
+
+            self._block = new_scratch()
         return self._block
 
 
@@ -98,6 +99,7 @@ class _Checksum:
     """CRC-32 or CRC-32C of what passes by; nothing for a container that wants none."""
 
     def __init__(self, kind: str | None) -> None:
+        self.kind = kind
         self.value = 0
         self._update: Callable[[Any, int], int] | None = None
         if kind == "crc32":
@@ -112,73 +114,155 @@ class _Checksum:
             self.value = self._update(content, self.value)
 
 
-def write(
-    plan: Plan, source: Checkpoint, directory: Path, *, progress: Progress = nothing, fsync: bool = False
-) -> None:
-    """Write the weight files of ``plan`` into ``directory``.
+@dataclass(frozen=True)
+class Written:
+    """Where a tensor's bytes were put, and their checksum where the container keeps one."""
+
+    path: Path
+    slot: Slot
+    step: Step
+    checksum: int
+
+
+def run(
+    plan: Plan,
+    source: Checkpoint,
+    directory: Path,
+    *,
+    verify: bool = True,
+    fsync: bool = False,
+    progress: Progress = nothing,
+) -> list[Written]:
+    """Write the weight files of ``plan`` into ``directory``; return where everything lies.
+
+    Args:
+        plan: What to write.
+        source: Where it comes from.
+        directory: An empty directory.
+        verify: Read every tensor back from the file and compare it with the source, bit by bit.
+        fsync: Force the files to disk.
+        progress: Told of every piece.
 
     Raises:
         FormatError: A source file was cut short, or a checksum it carries is wrong.
-        ConvertError: A cast overflows; the disk is full.
+        ConvertError: A cast overflows, the disk is full, or the bytes read back differ.
     """
+    written: list[Written] = []
     for file in plan.files:
         try:
-            _write_file(plan, file, source, directory, progress, fsync)
+            written += _run_file(plan, file, source, directory, verify, fsync, progress)
         except OSError as error:
-            raise _written(error, directory) from error
+            step = "Make room, or name another disk with -o." if error.errno == errno.ENOSPC else None
+            raise ConvertError(f"{directory}: writing failed: {error.strerror or error}", step) from error
+    return written
 
 
-def _written(error: OSError, directory: Path) -> ConvertError:
-    step = "Make room, or name another disk with -o." if error.errno == errno.ENOSPC else None
-    return ConvertError(f"{directory}: writing failed: {error.strerror or error}", step)
-
-
-def _write_file(
-    plan: Plan, file: FilePlan, source: Checkpoint, directory: Path, progress: Progress, fsync: bool
-) -> None:
+def _run_file(
+    plan: Plan, file: FilePlan, source: Checkpoint, directory: Path, verify: bool, fsync: bool, progress: Progress
+) -> list[Written]:
     layout = plan.lay_out(file)
     slots = layout.create(directory)
     output = _Output(directory)
     scratch = _Scratch()
-    checksums: dict[str, int] = {}
+    # what the kernel copies goes first, while numpy is imported
+    steps = sorted(file.stored, key=lambda step: not _plain(step, layout.checksum))
+    done: list[Written] = []
     try:
-        # the same source under two names goes to one worker: a streamed payload is read by one thread
-        jobs: dict[str, list[Step]] = {}
-        for step in file.stored:
-            jobs.setdefault(step.held.tensor.canonical, []).append(step)
-
-        def copy(steps: list[Step]) -> None:
+        with _Comparer(source, verify, progress) as comparer:
+            if any(not _plain(step, layout.checksum) for step in steps) or verify:
+                comparer.prepare()
             for step in steps:
+                slot = slots[step.new.name]
                 checksum = _Checksum(layout.checksum)
-                _copy(step, source.files, output, slots[step.new.name], checksum, scratch, progress)
-                checksums[step.new.name] = checksum.value
-
-        in_threads(copy, jobs.values())
-        for fragment in layout.fragments(checksums):
+                _copy(step, source.files, output, slot, checksum, scratch, progress)
+                done.append(Written(directory / slot.filename, slot, step, checksum.value))
+                comparer.compare(done[-1])
+        for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
             output.write(fragment.filename, fragment.offset, fragment.content)
     except BaseException:
         output.close(fsync=False)
         raise
     output.close(fsync=fsync)
+    return done
 
 
-def in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Do ``work`` on every item by :data:`WORKERS` threads; the first failure stops the rest and is raised."""
-    if WORKERS == 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(work, item) for item in items]
+class _Comparer:
+    """A thread that reads back what was written and compares it with the source; a context manager.
+
+    Leaving the context waits for it, and raises what it found. It does nothing where nothing is to be verified. Where
+    files have no positioned read (Windows) it works in the caller's thread.
+    """
+
+    def __init__(self, source: Checkpoint, verify: bool, progress: Progress) -> None:
+        self._source = source
+        self._verify = verify
+        self._progress = progress
+        self._files = OpenFiles()
+        self._scratch = _Scratch()
+        self._failure: BaseException | None = None
+        self._work: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        if verify and hasattr(os, "preadv"):
+            self._thread = threading.Thread(target=self._run, name="compare", daemon=True)
+
+    def __enter__(self) -> _Comparer:
+        return self
+
+    def prepare(self) -> None:
+        """Start the thread, which begins with importing numpy."""
+        if self._thread is not None:
+            self._thread.start()
+
+    def compare(self, written: Written) -> None:
+        """Have one tensor compared; raise what was found wrong with an earlier one."""
+        if self._failure is not None:
+            raise self._failure
+        if self._thread is not None:
+            self._work.put(written)
+        elif self._verify:
+            self._compare(written)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._thread is not None and self._thread.is_alive():
+            if kind is not None:
+                self._failure = self._failure or ConvertError("writing failed")  # stops at the next tensor
+            self._work.put(None)
+            self._thread.join()
+        self._files.__exit__(None, None, None)
+        if kind is None and self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
         try:
-            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-        except BaseException:  # an interrupt: let the running pieces end, start no other
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        for future in pending:
-            future.cancel()
-        for future in done:
-            future.result()
+            import numpy  # noqa: F401
+
+            while self._failure is None and (written := self._work.get()) is not None:
+                self._compare(written)
+        except BaseException as error:
+            self._failure = error
+
+    def _compare(self, written: Written) -> None:
+        from .blocks import blocks
+
+        step, path = written.step, written.path
+        ours = step.held.stored
+        back = StoredTensor(
+            step.new.name, step.new.dtype, step.new.shape, Extent(path, written.slot.offset, written.slot.nbytes)
+        )
+        # The target is turned back to the source's layout, not the source forward again: a fault in turning one way
+        # would otherwise hide itself.
+        read = blocks(self._files, back, turn=step.turn, scratch=self._scratch.block)
+        if not _same_bits(blocks(self._source.files, ours, turn=False), read, step):
+            raise ConvertError(
+                f"{path.name}: {step.new.name} was read back with other bits than {ours.name} of the source has",
+                "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
+            )
+        self._progress(back.nbytes)
+
+
+def _plain(step: Step, checksum: str | None) -> bool:
+    """Whether the bytes are copied as they lie."""
+    return not step.turn and not step.casts and checksum is None and isinstance(step.held.stored.data, Extent)
 
 
 def _copy(
@@ -192,36 +276,35 @@ def _copy(
 ) -> None:
     stored = step.held.stored
     _check_source(files, step.held)
-    plain = not step.turn and not step.casts
-    if plain and isinstance(stored.data, Extent) and checksum._update is None:
+    if isinstance(stored.data, Extent) and _plain(step, checksum.kind):
         done = _copy_in_kernel(stored.data, files, output, slot, progress)
         if done == stored.nbytes:
             return
+    import numpy
+
+    from .blocks import blocks
+
     offset = slot.offset
     for piece in blocks(files, stored, turn=step.turn, scratch=scratch.block):
-        if step.casts:
-            values = cast(_as(piece, stored.dtype), stored.dtype, step.new.dtype, name=stored.name)
-            content = values.view(numpy.uint8).data
-        else:
-            content = piece.view(numpy.uint8).data
+        values = _cast(piece, step) if step.casts else piece
+        content = values.view(numpy.uint8).data
         checksum.update(content)
         output.write(slot.filename, offset, content)
         offset += len(content)
         progress(len(content))
 
 
-def _as(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Bit patterns → the numpy type that holds ``dtype``."""
-    from .dtypes import numpy_dtype
+def _cast(bits: NDArray[Any], step: Step) -> NDArray[Any]:
+    """Bit patterns of the source → the target's elements."""
+    from .dtypes import cast, numpy_dtype
 
-    return bits.view(numpy_dtype(dtype))
+    stored = step.held.stored
+    return cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
 
 
 def _check_source(files: OpenFiles, held: Held) -> None:
     """Check the checksum that a TF checkpoint carries for each tensor, before its bytes are believed."""
-    from .containers import stored
-
-    if isinstance(held.stored.data, stored.ChecksummedExtent):
+    if isinstance(held.stored.data, ChecksummedExtent):
         from .containers import tensor_bundle
 
         tensor_bundle.verify_checksum(files, held.stored)
@@ -248,45 +331,50 @@ def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slo
     return done
 
 
-def verify(written: Checkpoint, plan: Plan, source: Checkpoint, *, progress: Progress = nothing) -> None:
-    """Compare what was written, reopened by its own reader, with the source, bit by bit under canonical names.
+def check_index(written: list[Written], found: Checkpoint) -> None:
+    """Check that the result's own reader finds each tensor just where the compared bytes are.
+
+    Together with the comparison of those bytes this is the result, read back under canonical names.
 
     Raises:
-        ConvertError: They differ: the disk, the memory or this program is at fault, and the result must not be used.
+        ConvertError: It finds another tensor, place, shape or type: this program is at fault.
     """
-    if set(written.held) != set(source.held):
-        lost = sorted(set(written.held) ^ set(source.held))
-        raise ConvertError(f"{written.path}: reading back what was written, these tensors differ: {', '.join(lost)}")
-    steps = {step.held.tensor.canonical: step for step in plan.steps}
-    scratch = _Scratch()
-    second = _Scratch()
+    places: dict[str, list[Written]] = {}
+    for one in written:
+        places.setdefault(one.step.held.tensor.canonical, []).append(one)
+    if places.keys() != found.held.keys():
+        lost = sorted(places.keys() ^ found.held.keys())
+        raise ConvertError(f"{found.path}: reading back what was written, these tensors differ: {', '.join(lost)}")
+    for canonical, held in found.held.items():
+        stored, data = held.stored, held.stored.data
+        for one in places[canonical]:
+            if one.step.new.name == stored.name:
+                break
+        want = (one.path, one.slot.offset, one.slot.nbytes)
+        same = isinstance(data, Extent) and (data.path, data.offset, data.nbytes) == want
+        if isinstance(data, ChecksummedExtent):
+            same = same and data.crc32c == one.checksum
+        if not same or (stored.name, stored.dtype, stored.shape, stored.order) != (
+            one.step.new.name,
+            one.step.new.dtype,
+            one.step.new.shape,
+            "C",
+        ):
+            raise ConvertError(f"{found.path}: {canonical} is read back from elsewhere than it was written: {stored}")
 
-    def compare(canonical: str) -> None:
-        ours, theirs = source.held[canonical], written.held[canonical]
-        _check_source(written.files, theirs)
-        # The target is turned back to the source's layout, not the source forward again: a fault in turning one way
-        # would otherwise hide itself.
-        turn = ours.turned != theirs.turned and len(ours.stored.shape) == 2
-        back = blocks(written.files, theirs.stored, turn=turn, scratch=second.block)
-        forth = blocks(source.files, ours.stored, turn=False, scratch=scratch.block)
-        if not _same_bits(forth, back, ours, steps[canonical]):
-            raise ConvertError(
-                f"{written.path}: {theirs.stored.name} was read back with other bits than {ours.stored.name} has",
-                "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
-            )
-        progress(theirs.stored.nbytes)
 
-    in_threads(compare, source.held)
-
-
-def _same_bits(forth: Iterable[NDArray[Any]], back: Iterable[NDArray[Any]], ours: Held, step: Step) -> bool:
+def _same_bits(forth: Iterator[NDArray[Any]], back: Iterator[NDArray[Any]], step: Step) -> bool:
     """Compare two streams of elements, casting the first as the plan did."""
-    count = 0
-    for left, right in together(iter(forth), iter(back)):
+    import numpy
+
+    from .blocks import together
+
+    ours, count = step.held.stored, 0
+    for left, right in together(forth, back):
         if step.casts:
-            values = cast(_as(left, ours.stored.dtype), ours.stored.dtype, step.new.dtype, name=ours.stored.name)
+            values = _cast(left, step)
             left = values.view(f"u{values.itemsize}")
         if left.dtype != right.dtype or not numpy.array_equal(left, right):
             return False
         count += len(left)
-    return count == ours.stored.size
+    return count == ours.size

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import FormatError
 from .leveldb_table import Cursor, Entry, masked, put_varint, unmasked
-from .stored import NewTensor
+from .stored import ITEMSIZE, NewTensor
 
 #: Source: DataType in types.proto.
 _NUMBERS = {
@@ -35,6 +35,9 @@ _NUMBERS = {
 #: Types that are indexed and not converted: an object graph, an optimizer's random state.
 _OTHERS = {7: "string", 8: "complex64", 17: "uint16", 18: "complex128", 21: "variant", 22: "uint32", 23: "uint64"}
 _DTYPES = {number: dtype for dtype, number in _NUMBERS.items()} | _OTHERS
+
+#: Bytes an element, where every element has as many.
+ITEMSIZES = ITEMSIZE | {"complex64": 8, "uint16": 2, "complex128": 16, "uint32": 4, "uint64": 8}
 
 #: Source: kTensorBundleVersion in tensor_bundle.cc.
 _VERSION = 1
@@ -70,6 +73,8 @@ def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *rep
     while cursor:
         tag = cursor.varint()
         number, kind = tag >> 3, tag & 7
+        if not 1 <= number < 1 << 29:
+            raise cursor.wrong(f"field number {number} is none")
         if number in known and kind != known[number]:
             raise cursor.wrong(f"field {number} has wire type {kind}, wanted {known[number]}")
         if number in seen:

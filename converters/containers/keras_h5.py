@@ -104,12 +104,11 @@ def _checked(path: Path, size: int, entry: object, server: keras_h5_process.Serv
     if not name or len(name) > keras_h5_child.MAX_NAME or any(ord(letter) < 32 for letter in name):
         raise FormatError(path, f"{keras_h5_child.quoted(where)} is not a name for a weight")
     if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise FormatError(path, f"{name!r} has dtype {dtype!r}")
-    if not isinstance(shape, list) or any(type(length) is not int or length < 0 for length in shape):
-        raise FormatError(path, f"{name!r} has shape {shape!r}")
+        raise FormatError(path, f"{name!r} has dtype {keras_h5_child.quoted(str(dtype))}")
+    # HDF5 has 32 dimensions at most, each of 64 bits.
+    if not isinstance(shape, list) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+        raise FormatError(path, f"{name!r} has a shape that is none: {keras_h5_child.quoted(str(shape))}")
     nbytes = math.prod(shape) * ITEMSIZE[dtype]
-    if False:
-        raise FormatError(path, f"{name!r} has shape {shape!r}: no file holds that")
     data: Data
     if "offset" not in fields:
         data = keras_h5_process.Unpacked(path, where, nbytes, server)

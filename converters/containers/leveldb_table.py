@@ -5,7 +5,7 @@
 :mod:`.tensor_bundle`'s business.
 
 Source: doc/table_format.md of https://github.com/google/leveldb; block_builder.cc, table_builder.cc and format.cc in
-tensorflow/core/lib/io of https://github.com/tensorflow/tensorflow (since 2.17 xla/tsl/lib/io).
+tensorflow/core/lib/io of https://github.com/tensorflow/tensorflow (in 2.21 in xla/tsl/lib/io).
 """
 
 from __future__ import annotations
@@ -227,6 +227,9 @@ class _Table:
         restarts = struct.iter_unpack("<I", memoryview(self._content)[entries_end : offset + size - 4])
         next_restart = next(restarts, None)
         cursor = Cursor(self._path, self._content, 0, offset, entries_end)
+        # TensorFlow looks for entries from restart points only, the first of which is the first entry.
+        if cursor and next_restart != (0,):
+            raise FormatError(self._path, "the block's first entry is no restart point", offset=offset)
         key = b""
         while cursor:
             start = cursor.position - offset

@@ -21,10 +21,9 @@ import crc32c
 
 from ..errors import FormatError
 from . import bundle_messages
-from .bundle_messages import BundleEntry, read_entry, read_header, shown
+from .bundle_messages import ITEMSIZES, BundleEntry, read_entry, read_header, shown
 from .leveldb_table import build_table, is_table, read_table
 from .stored import (
-    ITEMSIZE,
     ChecksummedExtent,
     Extent,
     Fragment,
@@ -174,8 +173,8 @@ def _stored(index_path: Path, each: BundleEntry, shards: _Shards) -> tuple[Exten
         name = each.key.decode()
     except UnicodeDecodeError:
         raise FormatError(index_path, f"the name {shown(each.key)} is not UTF-8") from None
-    if each.dtype in ITEMSIZE:
-        wanted = math.prod(each.shape) * ITEMSIZE[each.dtype]
+    if each.dtype in ITEMSIZES:
+        wanted = math.prod(each.shape) * ITEMSIZES[each.dtype]
         if each.nbytes != wanted:
             raise FormatError(
                 index_path,

@@ -174,11 +174,11 @@ class _Directory:
         """Read the header before the member itself, which alone says where its bytes begin."""
         if header + 30 > directory:
             self._fail(f"the member {shown(name)} is said to begin at byte {header:,}, inside the directory", directory)
-        local = self._read(header, 30)
-        _, flags, method, _, _, _, packed, size, name_length, extra_length = struct.unpack("<5H3I2H", local[4:])
+        local = self._read(header, min(30 + len(raw_name), directory - header))
+        _, flags, method, _, _, _, packed, size, name_length, extra_length = struct.unpack_from("<5H3I2H", local, 4)
         if local[:4] != _HEADER:
             self._fail(f"no header where the directory says that {shown(name)} begins", header)
-        if name_length != len(raw_name) or self._read(header + 30, name_length) != raw_name:
+        if name_length != len(raw_name) or local[30:] != raw_name:
             self._fail(f"the directory calls a member {shown(name)}, its own header does not", header)
         if flags & 0x2041 or method != 0:
             self._fail(f"the header of {shown(name)} says that it is packed, the directory that it is not", header)

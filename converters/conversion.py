@@ -217,12 +217,12 @@ def write_directory(
 
     watch = engine.nothing if progress is None else progress
     with OutputDirectory(target, source=read_from, force=force) as output:
-        engine.write(plan, source, output.path, progress=watch, fsync=fsync)
+        written = engine.run(plan, source, output.path, verify=verify, fsync=fsync, progress=watch)
         if plan.shard_index is not None:
             _write_json(output.path / plan.shard_index, _shard_map(plan), fsync)
         if verify:
-            with reopen(plan, output.path) as written:
-                engine.verify(written, plan, source, progress=watch)
+            with reopen(plan, output.path) as found:
+                engine.check_index(written, found)
         for companion in plan.companions:
             shutil.copyfile(companion, output.path / companion.name)
         _write_json(output.path / plan.config_name, plan.config, fsync)

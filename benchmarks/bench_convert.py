@@ -1,0 +1,210 @@
+"""Conversion at base size beside ``cp`` of the same bytes and, where their environments are present, the peers.
+
+    make peers           # once: .peers/ with transformers 4, PaddleNLP and bert4keras
+    make bench-convert
+
+Every figure is a whole process: wall seconds from start to exit and the peak of anonymous memory of its process tree,
+sampled every 2 ms. Ours, ``cp`` and the peer take turns in one run, so that a machine's moods hit all of them; quote
+ratios of the medians. The weights are random, made on the spot: 12 layers, hidden 768, vocabulary 50,000.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+
+from roformer_convert.converters import RoFormerConfig, save_checkpoint
+from roformer_convert.converters.mapping import MLM, PROJECT, SOP, Table
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = Path(__file__).resolve().parent / "peers"
+DIRECTIONS = (("paddle", "torch"), ("torch", "paddle"), ("torch", "tf"), ("tf", "torch"), ("tf1", "torch"))
+#: Direction → environment, script, and who it is.
+PEER = {
+    ("torch", "paddle"): ("paddlenlp", "torch_to_paddle.py", "PaddleNLP 2.8.1"),
+    ("torch", "tf"): ("transformers4", "torch_to_tf.py", "transformers 4.57"),
+    ("tf", "torch"): ("transformers4", "tf_to_torch.py", "transformers 4.57"),
+    ("tf1", "torch"): ("transformers4", "tf1_to_torch.py", "transformers 4.57"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process: wall seconds, peak anonymous memory in MB (None where the system does not say)."""
+
+    seconds: float
+    anonymous: float | None
+
+
+def anonymous_memory(pid: int) -> int:
+    """Anonymous resident bytes of a process and its children."""
+    total = 0
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        total += sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(anonymous_memory(int(child)) for child in (task / "children").read_text().split())
+    except (OSError, ValueError):
+        pass
+    return total
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> Run:
+    """Run a command to its end; a failure ends the benchmark with its last words."""
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(command, stdout=words, stderr=words, env=env)
+        peak = 0
+        ended = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not ended.wait(0.002):
+                peak = max(peak, anonymous_memory(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        status = process.wait()
+        seconds = time.perf_counter() - began
+        ended.set()
+        watcher.join()
+        if status:
+            words.seek(0)
+            raise SystemExit(f"{' '.join(command)} ended with {status}:\n{words.read().decode()[-2000:]}")
+    return Run(seconds, peak / 1e6 if Path("/proc/self/status").exists() else None)
+
+
+def make_sources(directory: Path, args: argparse.Namespace) -> dict[str, Path]:
+    """Write the same random model in each dialect that is converted from."""
+    config = RoFormerConfig(
+        vocab_size=args.vocab,
+        embedding_size=args.hidden,
+        hidden_size=args.hidden,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden // 64,
+        intermediate_size=4 * args.hidden,
+    )
+    random = numpy.random.default_rng(0)
+    # no pooler and no sentence-order head: transformers' TF1 converter crashes where it meets one
+    tensors = {
+        tensor.canonical: random.standard_normal(tensor.shape(config.sizes), dtype=numpy.float32) * 0.02
+        for tensor in Table(config.num_hidden_layers).tensors
+        if tensor.group not in (PROJECT, SOP) and (tensor.group is MLM or tensor.group.optional is None)
+    }
+    sources = {}
+    for dialect in ("paddle", "torch", "tf", "tf1"):
+        sources[dialect] = directory / f"source-{dialect}"
+        save_checkpoint(sources[dialect], tensors, config, dialect=dialect)  # type: ignore[arg-type]
+    return sources
+
+
+def weight_bytes(directory: Path) -> list[Path]:
+    """The large files of a checkpoint directory."""
+    return [path for path in directory.iterdir() if path.stat().st_size > 1 << 20]
+
+
+def main() -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=5, help="runs of ours and of cp, in turn [5]")
+    parser.add_argument("--peer-runs", type=int, default=2, help="runs of a peer [2]")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--hidden", type=int, default=768)
+    parser.add_argument("--vocab", type=int, default=50_000)
+    parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
+    parser.add_argument("--directory", type=Path, help="where to work; by default a temporary directory")
+    parser.add_argument("options", nargs="*", help="options for our command, after --: e.g. -- --no-verify")
+    args = parser.parse_args()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    base = Path(tempfile.mkdtemp(prefix="bench-convert-", dir=args.directory))
+    rows = []
+    try:
+        sources = make_sources(base, args)
+        for source, target in DIRECTIONS:
+            rows.append(measure(base, sources[source], source, target, args, environment))
+            print(rows[-1], file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print_table(rows, args)
+
+
+def measure(
+    base: Path, source: Path, dialect: str, target: str, args: argparse.Namespace, environment: dict[str, str]
+) -> dict[str, object]:
+    """Run one direction: cp, ours and the peer in turn, after one uncounted round."""
+    files = [str(path) for path in weight_bytes(source)]
+    out, copy = base / "out", base / "copy"
+    ours: list[Run] = []
+    copies: list[Run] = []
+    peers: list[Run] = []
+    peer = None if args.no_peers else PEER.get((dialect, target))
+    python = ROOT / ".peers" / peer[0] / "bin" / "python" if peer else None
+    for turn in range(args.runs + 1):
+        copy.mkdir()
+        copies.append(run(["cp", *files, str(copy)]))
+        shutil.rmtree(copy)
+        command = [sys.executable, "-m", "roformer_convert", "convert", str(source), "--from", dialect, "--to", target]
+        ours.append(run([*command, "-o", str(out), "--quiet", *args.options], environment))
+        shutil.rmtree(out)
+        if peer and python is not None and python.exists() and turn <= args.peer_runs:
+            script = [str(python), str(PEERS / peer[1]), str(source), str(out)]
+            peers.append(run(script, {**environment, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}))
+            shutil.rmtree(out)
+
+    def seconds(runs: list[Run]) -> float:
+        return statistics.median(one.seconds for one in runs[1:])
+
+    def memory(runs: list[Run]) -> float:
+        return max(one.anonymous or 0 for one in runs[1:])
+
+    row: dict[str, object] = {
+        "direction": f"{dialect} → {target}",
+        "cp": seconds(copies),
+        "ours": seconds(ours),
+        "ratio": seconds(ours) / seconds(copies),
+        "memory": memory(ours),
+    }
+    if len(peers) > 1:
+        assert peer is not None
+        row |= {"peer": peer[2], "peer_seconds": seconds(peers), "peer_memory": memory(peers)}
+    elif peer is None and not args.no_peers:
+        row["peer"] = "no tool"
+    return row
+
+
+def print_table(rows: list[dict[str, object]], args: argparse.Namespace) -> None:
+    """Print what was measured, with what it was measured on."""
+    print(
+        f"{args.layers} layers, hidden {args.hidden}, vocabulary {args.vocab:,}; {platform.machine()}, "
+        f"{os.cpu_count()} processors, Python {platform.python_version()}, numpy {numpy.__version__}; "
+        f"medians of {args.runs} runs (peers {args.peer_runs}), options: {' '.join(args.options) or 'none'}"
+    )
+    print("| direction | cp, s | ours, s | ours / cp | ours, anonymous MB | peer | peer, s | peer / ours | peer, MB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        cells = [str(row["direction"]), f"{row['cp']:.2f}", f"{row['ours']:.2f}", f"{row['ratio']:.1f}"]
+        cells.append(f"{row['memory']:.0f}")
+        if "peer_seconds" in row:
+            times = float(str(row["peer_seconds"])) / float(str(row["ours"]))
+            cells += [str(row["peer"]), f"{row['peer_seconds']:.1f}", f"{times:.0f}", f"{row['peer_memory']:.0f}"]
+        else:
+            cells += [str(row.get("peer", "not installed")), "", "", ""]
+        print("| " + " | ".join(cells) + " |")
+    print(json.dumps(rows), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""``fill-mask``: the best words at each [MASK], from one framework or from all three."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from .cmd_convert import DIALECT_NAMES
+
+_LONGEST_LINE = 4 << 20  # bytes
+
+
+@click.command("fill-mask")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option(
+    "--framework",
+    type=click.Choice(["paddle", "torch", "tf", "all"]),
+    help="Who computes; all runs the three side by side.  [default: the first installed of torch, paddle, tf]",
+)
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Words for each mask.")
+@click.option(
+    "--file", type=click.Path(path_type=Path, allow_dash=True), help="Texts, one a line in UTF-8; - is stdin."
+)
+@click.option(
+    "--max-length",
+    type=click.IntRange(1, 1 << 17),
+    help="Raise the longest text, in tokens, above the configuration's max_position_embeddings.",
+)
+@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a line: ids, offsets, logits, probabilities."
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which tokenizer, versions and times.")
+def fill_mask_command(
+    directory: Path,
+    texts: tuple[str, ...],
+    framework: str | None,
+    top_k: int,
+    file: Path | None,
+    max_length: int | None,
+    dialect: Any,
+    config: Path | None,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Fill each [MASK] of every TEXT with the model in DIR, a checkpoint of any dialect with its vocab.txt.
+
+    Texts come from the arguments, from --file, or from stdin. The output is the line of JunnYu's model cards, one for
+    each text and framework.
+
+    \b
+        roformer-convert fill-mask ckpt/ "今天[MASK]很好，我[MASK]去公园玩。"
+        pytorch: 今天[天||人||气||阳||雨]很好，我[想||就||要||也||还]去公园玩。
+    \b
+    The same from Paddle, PyTorch and TensorFlow:
+        roformer-convert fill-mask ckpt/ --framework all "今天[MASK]很好"
+    A file of sentences, as data:
+        roformer-convert fill-mask ckpt/ --file sentences.txt --json > filled.jsonl
+    """
+    from .models.fill_mask import choose_frameworks, fill_mask
+
+    if texts and file is not None:
+        raise click.UsageError("Give texts or --file, not both.")
+    if not texts and file is None and sys.stdin.isatty():
+        raise click.UsageError("Give a TEXT with [MASK] in it, --file FILE, or texts on stdin.")
+    frameworks = choose_frameworks(framework)
+    results = fill_mask(
+        directory,
+        texts or lines(file),
+        frameworks=frameworks,
+        top_k=top_k,
+        extend_to=max_length,
+        dialect=dialect,
+        config=config,
+        report=(lambda line: click.echo(line, err=True) if line else None) if verbose else lambda line: None,
+    )
+    for filled in results:
+        click.echo(json.dumps(filled.as_dict(), ensure_ascii=False) if as_json else filled.line)
+
+
+def lines(path: Path | None) -> Iterator[str]:
+    """Yield the lines of a file, or of stdin for None and ``-``; empty ones are passed over."""
+    if path is None or str(path) == "-":
+        yield from _decoded("stdin", sys.stdin.buffer)
+        return
+    from .converters.errors import ConvertError
+
+    try:
+        with path.open("rb") as stream:
+            yield from _decoded(str(path), stream)
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}", "Name a text file, one text a line.") from None
+
+
+def _decoded(name: str, stream: IO[bytes]) -> Iterator[str]:
+    from .converters.errors import ConvertError
+
+    number = 0
+    while line := stream.readline(_LONGEST_LINE + 1):
+        number += 1
+        if len(line) > _LONGEST_LINE:
+            raise ConvertError(f"{name}: line {number} is longer than {_LONGEST_LINE:,} bytes", "Give one text a line.")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ConvertError(
+                f"{name}: line {number} is not UTF-8, at its byte {error.start}", "Save the file as UTF-8."
+            ) from None
+        if text.strip():
+            yield text
+
+
+COMMANDS = {"fill-mask": fill_mask_command}
