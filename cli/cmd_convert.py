@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .rendering import amount, plan_table
+from .converters.rendering import amount, plan_table
 
 if TYPE_CHECKING:
     from .converters.conversion import Report

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .rendering import table
+from .converters.rendering import table
 
 if TYPE_CHECKING:
     from .converters.compare import Comparison

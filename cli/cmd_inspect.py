@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cmd_convert import DIALECT_NAMES
-from .rendering import amount
+from .converters.rendering import amount
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection

@@ -1,4 +1,4 @@
-"""Words and tables that several commands print."""
+"""Tables and amounts as the commands, the parity run and the benchmarks print them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .converters.plan import Plan
+    from .plan import Plan
 
 
 def amount(nbytes: int) -> str:
