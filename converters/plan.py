@@ -250,7 +250,7 @@ def _shard(
     room = max_shard_size
     for step in steps:
         size = 0 if step.new.alias_of is not None else step.new.nbytes
-        if size > room and shards[-1]:
+        if size > max(room, 0) and shards[-1]:
             shards.append([])
             room = max_shard_size
         shards[-1].append(step)

@@ -1,19 +1,15 @@
-"""Hostile and broken Keras HDF5 files give the one error or a valid index: no crash, no hang, no other file opened.
+"""Hostile Keras HDF5 files give the one error, and a reading process that crashes, hangs or lies gives it too.
 
-Run as a script, this file is the loop that mutates: it forks once a mutation, so that thousands are cheap and a crash
-of the HDF5 library is only counted.
+Each is made by hand here; test_keras_h5_mutations.py breaks files at random.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import struct
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +18,9 @@ import h5py
 import numpy as np
 import pytest
 
-from roformer_convert.converters.containers import keras_h5, keras_h5_child, keras_h5_process
+from roformer_convert.converters.containers import keras_h5, keras_h5_process
 from roformer_convert.converters.containers.keras_h5_layout import SIGNATURE
-from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles
+from roformer_convert.converters.containers.stored import Extent, OpenFiles
 from roformer_convert.converters.errors import ConvertError, FormatError
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="SKIPPED: limits and forks are POSIX's")
@@ -100,7 +96,7 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "missing weight": (lambda f: rename(f, b"m/c:0"), "that the file does not hold"),
     "weight below a dataset": (lambda f: rename(f, b"m/b:0/c:0"), "that the file does not hold"),
     "weight that is a group": (lambda f: rename(f, b"m/a"), "is not a dataset"),
-    "weight without a prefix": (lambda f: (f.__setitem__("roformer/x:0", 1.0), rename(f, b"x:0")), "no model prefix"),
+    "weight without a prefix": (lambda f: rename(f, b"m"), "no model prefix"),
     "weight listed twice": (lambda f: rename(f, b"m/b:0", b"m/b:0"), "2 times"),
     "name not in UTF-8": (lambda f: rename(f, b"m/\xff:0"), "not UTF-8"),
     "endless name": (lambda f: rename(f, b"m/" + b"b" * 5000), "5,002 characters"),
@@ -199,6 +195,8 @@ LIES: dict[str, Any] = {
         "tensors": [{k: v for k, v in described(shape=[1 << 31])["tensors"][0].items() if k != "offset"}],
         "metadata": {},
     },
+    "shape of a thousand dimensions": described(shape=[1] * 1000),
+    "shape of endless numbers": described(shape=[10**4000, 0]),
     "negative shape": described(shape=[-2, -3]),
     "shape that is no list": described(shape="23"),
     "unknown dtype": described(dtype="string"),
@@ -275,16 +273,19 @@ def test_a_corrupt_chunk_is_an_error(tmp_path: Path) -> None:
 
 
 @posix
-def test_the_reading_process_is_limited() -> None:
+def test_the_reading_process_is_limited(tmp_path: Path) -> None:
+    good_file(tmp_path / "tf_model.h5")
     program = (
-        f"import resource, sys; sys.path.insert(0, {str(keras_h5_process.CHILD.parent)!r})\n"
-        "import keras_h5_child as child\n"
-        "child.limit_process(7); child.forbid_opening()\n"
+        "import resource, sys, json; sys.path[:] = json.loads(sys.argv[1]); import keras_h5_child as child\n"
+        "child.limit_process(7); assert len(child.describe(sys.argv[2], confined=True)['tensors']) == 2\n"
         "print(*(resource.getrlimit(what)[0] for what in (resource.RLIMIT_CPU, resource.RLIMIT_CORE)))\n"
-        "try: open('/dev/null')\nexcept OSError as error: print(error.errno)\n"
+        "try: files = [open('/dev/null') for _ in range(2)]  # the one that describe closed left a place\n"
+        "except OSError as error: print(error.errno)\n"
         "try: bytearray(child.MEMORY_LIMIT)\nexcept MemoryError: print('bounded')\n"
     )
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    search_path = json.dumps([str(keras_h5_process.CHILD.parent), *sys.path])
+    command = [sys.executable, "-I", "-S", "-c", program, search_path, str(tmp_path / "tf_model.h5")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split()[:3] == ["7", "0", "24"]
     assert done.stdout.split()[3:] == ["bounded"] or sys.platform == "darwin"
 
@@ -294,112 +295,3 @@ def test_no_interpreter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(ConvertError, match="process of their own"):
         keras_h5.index(tmp_path / "tf_model.h5")
-
-
-# The loop that mutates. ---------------------------------------------------------------------------------------------
-
-
-def outcome(path: Path, content: bytes) -> tuple[str, str]:
-    """Index ``content`` as :func:`keras_h5.index` does, but in a fork of this process, which has h5py already."""
-    path.write_bytes(content)
-    ours, its = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(ours)
-            keras_h5_child.limit_process(1)
-            text = json.dumps(keras_h5_child.describe(str(path), confined=True)).encode()
-            with os.fdopen(its, "wb") as pipe:
-                pipe.write(text)
-        finally:
-            os._exit(0)
-    os.close(its)
-    with os.fdopen(ours, "rb") as pipe:
-        text = pipe.read()
-    _, status, used = os.wait4(child, 0)
-    assert used.ru_maxrss < keras_h5_child.MEMORY_LIMIT >> 10
-    if os.WIFSIGNALED(status):
-        return "refused", str(keras_h5_process.death(path, -os.WTERMSIG(status), False))
-    try:
-        index = keras_h5.index_of_answer(path, len(content), json.loads(text))
-    except FormatError as error:
-        return "refused", str(error)
-    for tensor in index.tensors:
-        if isinstance(tensor.data, Extent):
-            assert 0 <= tensor.data.offset <= tensor.data.offset + tensor.nbytes <= len(content)
-    return "indexed", ""
-
-
-def mutations(content: bytes, rng: random.Random, count: int) -> list[bytes]:
-    """Change single bytes and bits, put extreme numbers and offsets of the file itself in, move pieces about."""
-    made = []
-    for _ in range(count):
-        changed = bytearray(content)
-        for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
-            at = rng.randrange(len(SIGNATURE), len(content) - 64)
-            kind = rng.randrange(4)
-            if kind == 0:
-                changed[at] = rng.randrange(256)
-            elif kind == 1:
-                changed[at] ^= 1 << rng.randrange(8)
-            elif kind == 2:
-                number = rng.choice([0, (1 << 64) - 1, rng.randrange(len(content)), 1 << rng.randrange(64)])
-                changed[at : at + 8] = struct.pack("<Q", number)
-            else:
-                size, source = rng.choice([1, 8, 24, 64]), rng.randrange(len(content) - 64)
-                changed[at : at + size] = changed[source : source + size]
-        made.append(bytes(changed))
-    return made
-
-
-def mutate(directory: Path, seed: int, count: int) -> None:
-    """Print how many truncations and mutations of two small files were indexed and how many refused."""
-    plain, packed = directory / "plain.h5", directory / "packed.h5"
-    layout = keras_h5.lay_out(
-        plain.name,
-        [NewTensor("roformer/a/kernel", "float32", (3, 4)), NewTensor("head/b", "float16", (5,))],
-        "m",
-        {"head": ["roformer/a/kernel"]},
-    )
-    layout.create(directory)
-    with open(plain, "r+b") as file:
-        file.write(SIGNATURE)
-    good_file(packed)
-    with h5py.File(packed, "r+") as file:
-        dataset(file, data=np.random.default_rng(3).random((9, 8)), chunks=(4, 3), compression="gzip", shuffle=True)
-    rng = random.Random(seed)
-    counts: Counter[str] = Counter()
-    for path in (plain, packed):
-        content = path.read_bytes()
-        assert outcome(directory / "x.h5", content) == ("indexed", "")
-        for length in range(0, len(content), max(1, len(content) // 97)):
-            result, words = outcome(directory / "x.h5", content[:length])
-            assert result == "refused", f"{path.name} cut to {length} bytes"
-            assert "crashed" not in words
-            counts["cut"] += 1
-        for changed in mutations(content, rng, count):
-            result, words = outcome(directory / "x.h5", changed)
-            counts[result] += 1
-            counts["died"] += "crashed" in words or "processor time" in words
-    print(json.dumps(counts))
-
-
-@posix
-def test_truncations_and_mutations_are_refused_or_indexed(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), "20240521", "150"],
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    counts = json.loads(done.stdout)
-    assert counts["cut"] > 190
-    assert counts["refused"] > 20
-    assert counts["indexed"] > 20
-    assert counts["indexed"] + counts["refused"] == 300
-
-
-if __name__ == "__main__":
-    mutate(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,10 +1,11 @@
 """The side of the Keras HDF5 reader that touches the HDF5 library, meant for a process of its own.
 
 The HDF5 library is C that trusts what it reads: a broken file can crash it, make it loop or make it allocate without
-end. So :mod:`.keras_h5_process` runs this file as a script, with nothing of the package imported, under limits that the
-script sets on itself before it opens anything, and believes nothing it answers. ``describe`` answers one JSON object
-about the whole file; ``serve`` reads requests for ranges of compressed tensors from standard input. A file that we
-have just written ourselves is described in the caller's own process, by the same function.
+end (mutated files do all three). So :mod:`.keras_h5_process` runs this file as a script, one file because a script
+finds no package round it, under limits that it sets on itself before it opens anything, and believes nothing it
+answers. ``describe`` answers one JSON object about the whole file; ``serve`` reads requests for ranges of compressed
+tensors from standard input. A file that we have just written ourselves is described in the caller's own process, by
+the same function.
 
 Every object is reached component by component through hard links, looked at before it is opened: so nothing outside
 the file is ever followed.

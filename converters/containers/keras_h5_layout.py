@@ -32,7 +32,7 @@ class KerasLayout:
     tensors: Mapping[str, NewTensor]
     layers: Mapping[str, Sequence[str]]
     model_name: str
-    checksum: None = None
+    checksum: str | None = None
 
     def create(self, directory: Path) -> dict[str, Slot]:
         """Make the file at its final size, without its signature: until that is written, no reader takes it."""

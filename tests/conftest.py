@@ -1,0 +1,29 @@
+"""What several test files share: the factory beside this file, and who may run what.
+
+pytest runs with ``--import-mode=importlib``, which puts no directory on the search path: this does, for
+``random_checkpoints``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+# The tests' own numpy work is tiny: a thread a core of OpenBLAS in each worker only gets in the way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# TensorFlow and transformers talk on stderr, and a test must never reach out.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def not_root() -> None:
+    """Skip where permissions do not bind."""
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        pytest.skip("root may write anywhere")

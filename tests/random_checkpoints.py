@@ -1,0 +1,160 @@
+"""Checkpoints for the tests: every tensor random, biases and norms too, and every size different.
+
+A freshly initialised model hides mistakes: its biases are zero, its norms are ones, and equal sizes let a swapped or
+unturned matrix fit. Here no two symbols of the table share a size, and no size equals the literal 2 of the
+sentence-order head. Q, K, V and the attention's output stay square, as in every RoFormer; only values tell them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
+from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+
+#: All sizes different: V, E, H, F, S, the literal 2 of the sentence-order head, layers, heads and positions.
+CONFIG = RoFormerConfig(
+    vocab_size=61,
+    embedding_size=14,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=34,
+    hidden_dropout_prob=0.125,
+    attention_probs_dropout_prob=0.25,
+    max_position_embeddings=47,
+    type_vocab_size=5,
+    initializer_range=0.03125,
+    layer_norm_eps=1e-6,
+    pad_token_id=7,
+)
+#: The same without the projection: embeddings as wide as the encoder.
+UNPROJECTED = replace(CONFIG, embedding_size=CONFIG.hidden_size)
+
+HEADS: tuple[Group, ...] = (POOLER, MLM, SOP)
+#: Every way in which the parts of a model come and go: name → (configuration, optional groups).
+SHAPES: Mapping[str, tuple[RoFormerConfig, tuple[Group, ...]]] = {
+    "everything": (CONFIG, (POOLER, MLM, SOP)),
+    "no-projection": (UNPROJECTED, (POOLER, MLM, SOP)),
+    "masked-lm": (CONFIG, (MLM,)),
+    "masked-lm-pooler": (UNPROJECTED, (POOLER, MLM)),
+    "no-pooler": (UNPROJECTED, (MLM, SOP)),
+    "base": (CONFIG, ()),
+    "base-pooler": (UNPROJECTED, (POOLER,)),
+    "base-sop": (CONFIG, (POOLER, SOP)),
+}
+
+#: Ordered pairs of dialects.
+DIRECTIONS = tuple((one, other) for one in DIALECTS for other in DIALECTS if one != other)
+
+
+def random_tensors(
+    config: RoFormerConfig = CONFIG,
+    groups: Iterable[Group] = HEADS,
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    any_bits: bool = False,
+    layers: int | None = None,
+) -> Tensors:
+    """Make every tensor of a model.
+
+    Args:
+        config: Its sizes; the projection is there where E differs from H.
+        groups: The optional groups that are there.
+        dtype: Their type; bfloat16 comes as uint16 bit patterns.
+        seed: Another seed gives other values.
+        any_bits: Any bit pattern, NaNs with payloads and subnormal numbers too, instead of finite values near 1.
+        layers: Number of layers, where it is not the configuration's.
+    """
+    wanted = set(map(id, groups))
+    if config.embedding_size != config.hidden_size:
+        wanted.add(id(PROJECT))
+    tensors: Tensors = {}
+    for tensor in Table(config.num_hidden_layers if layers is None else layers).tensors:
+        if tensor.group.optional is not None and id(tensor.group) not in wanted:
+            continue
+        tensors[tensor.canonical] = random_array(
+            tensor.canonical, tensor.shape(config.sizes), dtype=dtype, seed=seed, any_bits=any_bits
+        )
+    return tensors
+
+
+def random_array(
+    name: str, shape: tuple[int, ...], *, dtype: str = "float32", seed: int = 0, any_bits: bool = False
+) -> Array:
+    """Make one tensor; its name and the seed decide its values."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = numpy.random.default_rng(int.from_bytes(digest[:8], "little"))
+    if any_bits:
+        width = 2 if dtype == "bfloat16" else numpy.dtype(dtype).itemsize
+        bits = generator.integers(0, 256, size=(*shape, width), dtype=numpy.uint8)
+        holder = "uint16" if dtype == "bfloat16" else dtype
+        return bits.view(holder).reshape(shape)
+    values = generator.normal(0.0, 0.25, shape) + (1.0 if "norm.weight" in name else 0.0)
+    if dtype == "bfloat16":
+        narrow: Array = (values.astype(numpy.float32).view(numpy.uint32) >> 16).astype(numpy.uint16)
+        return narrow
+    return values.astype(dtype)
+
+
+def write_random(
+    directory: Path,
+    dialect: Dialect,
+    shape: str = "everything",
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    any_bits: bool = False,
+    **options: Any,
+) -> Tensors:
+    """Write a random checkpoint of ``dialect``; return what it holds under canonical names."""
+    config, groups = SHAPES[shape]
+    tensors = random_tensors(config, groups, dtype=dtype, seed=seed, any_bits=any_bits)
+    save(directory, dialect, tensors, config, dtype=dtype, **options)
+    return tensors
+
+
+def save(
+    directory: Path, dialect: Dialect, tensors: Tensors, config: RoFormerConfig, *, dtype: str = "float32", **options: Any
+) -> None:
+    """Write ``tensors`` as a checkpoint directory."""
+    kinds = dict.fromkeys(tensors, dtype) if dtype == "bfloat16" else None
+    save_checkpoint(directory, tensors, config, dialect=dialect, dtypes=kinds, **options)
+
+
+def read_all(path: Path, **options: Any) -> Tensors:
+    """Read a checkpoint back under canonical names."""
+    with open_checkpoint(path, **options) as checkpoint:
+        return {name: checkpoint.read(name) for name in checkpoint}
+
+
+def same_bits(one: Tensors, other: Tensors) -> list[str]:
+    """Name the tensors whose names, types, shapes or bits differ; empty where the two are equal."""
+    wrong = [f"only in one: {name}" for name in sorted(one.keys() ^ other.keys())]
+    for name in one.keys() & other.keys():
+        a, b = one[name], other[name]
+        if a.dtype != b.dtype or a.shape != b.shape:
+            wrong.append(f"{name}: {a.dtype} {a.shape} and {b.dtype} {b.shape}")
+        elif a.tobytes() != b.tobytes():
+            wrong.append(f"{name}: other bits")
+    return wrong
+
+
+def file_bytes(directory: Path) -> dict[str, str]:
+    """Name → digest of every file under a directory, to see that nothing was touched."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
