@@ -79,7 +79,7 @@ def fill_mask_command(
         extend_to=max_length,
         dialect=dialect,
         config=config,
-        report=(lambda line: click.echo(line, err=True) if line else None) if verbose else lambda line: None,
+        report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )
     for filled in results:
         click.echo(json.dumps(filled.as_dict(), ensure_ascii=False) if as_json else filled.line)

@@ -36,8 +36,8 @@ __all__ = [
     "with_limit",
 ]
 
-#: Added to the score of a key that is masked. float16 holds it with any score beside it (its largest is 65504), in every
-#: type exp(MASKED) is exactly 0 beside one real key, and a row with no real key at all stays finite.
+#: Added to the score of a key that is masked. float16 holds it with any score beside it (its largest is 65504), in
+#: every type exp(MASKED) is exactly 0 beside one real key, and a row with no real key at all stays finite.
 MASKED = -1e4
 
 #: Types of weights and activations.
@@ -108,8 +108,8 @@ def supported(config: RoFormerConfig) -> RoFormerConfig:
         )
     if config.hidden_size % config.num_attention_heads or config.head_size % 2:
         raise ModelError(
-            f"num_attention_heads = {config.num_attention_heads} must divide hidden_size = {config.hidden_size} into an "
-            "even head size: rotation turns pairs"
+            f"num_attention_heads = {config.num_attention_heads} must divide hidden_size = {config.hidden_size} "
+            "into an even head size: rotation turns pairs"
         )
     return replace(
         config,

@@ -1,8 +1,8 @@
 """Where the real tokens of a padded batch lie, worked out once on the host for all three models.
 
 A padded batch (B, T) computes every linear layer on B * T tokens. Packed, the P real ones stand in one run, row after
-row, each with the column it came from (its rotary position); only attention needs to know where a row begins. Tokens may
-be masked anywhere, not only at the end of a row.
+row, each with the column it came from (its rotary position); only attention needs to know where a row begins. Tokens
+may be masked anywhere, not only at the end of a row.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """From a checkpoint directory to a model's parameters and back: what the three models' loaders share.
 
-``from_pretrained`` opens a directory of any dialect with :func:`opened`, builds its model and copies each parameter from
-:meth:`Source.read`; ``save_pretrained`` hands its parameters to :func:`save`. A framework's Linear that holds its kernel
+``from_pretrained`` opens a directory of any dialect with :func:`opened`, builds its model and fills each parameter from
+:meth:`Source.read`; ``save_pretrained`` hands its parameters to :func:`save`. A framework whose Linear holds its kernel
 (in, out) says so by naming the dialect whose files do the same, and the converter's table does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,7 @@ def opened(
     config: str | Path | None,
     extend_to: int | None,
     fresh_heads: bool,
+    computes: Callable[[str], bool],
 ) -> Iterator[Source]:
     """Open a checkpoint of any dialect for the class ``name``.
 
@@ -89,13 +90,18 @@ def opened(
         config: A configuration file that does not lie beside the weights.
         extend_to: Raises ``max_position_embeddings``, in tokens.
         fresh_heads: Whether a head that the file lacks starts at random; otherwise that is an error.
+        computes: Says whether the framework's current device computes in a type. Stored half types that it does not
+            compute in are widened to float32; one that was asked for is an error.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype is not None and not computes(dtype):
+        raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
     with open_checkpoint(directory, dialect=dialect, config=config) as checkpoint:
+        stored = stored_dtype(checkpoint)
         yield Source(
             config=supported(with_limit(checkpoint.config, extend_to)),
-            dtype=dtype or stored_dtype(checkpoint),
+            dtype=dtype or (stored if computes(stored) else "float32"),
             pooler="pooler.weight" in checkpoint,
             _checkpoint=checkpoint,
             _tensors=Table(checkpoint.config.num_hidden_layers).by_canonical,

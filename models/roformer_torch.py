@@ -2,7 +2,7 @@
 
 ``roformer_paddle.py``, ``roformer_torch.py`` and ``roformer_tf.py`` hold the same classes in the same order under the
 same names; a line that differs is a framework's idiom. Parameters carry the converter's canonical names, so a raw
-``state_dict()`` has our names and the ecosystems' spellings exist in files alone. Shapes: the glossary in ``config.py``.
+``state_dict()`` has our names and the ecosystems' spellings exist in files alone. ``config.py`` has the shape glossary.
 
 Tokens are computed as one run (P, H) from the embeddings to the heads; only attention knows rows. P is B * T, or the
 real tokens alone when the batch is packed.
@@ -11,6 +11,7 @@ Source: RoFormer, Su et al. 2021 (arXiv 2104.09864); the function is that of ``R
 PaddleNLP.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
@@ -19,15 +20,16 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 
 from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
-from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
+from .config import MASKED, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
@@ -79,7 +81,7 @@ def tap(taps: Taps | None, name: str, value: Tensor, layout: Layout | None = Non
 
 def traced() -> bool:
     """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def all_real(attention_mask: Tensor) -> bool:
@@ -98,28 +100,22 @@ def drop(x: Tensor, probability: float, training: bool) -> Tensor:
     return F.dropout(x, probability) if training and probability else x
 
 
+#: Activations under their names in the converter's table.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
 def activate(x: Tensor, activation: str | None) -> Tensor:
-    """Apply an activation under its name in the converter's table."""
-    match activation:
-        case None:
-            return x
-        case "gelu":
-            return F.gelu(x)
-        case "gelu_tanh":
-            return F.gelu(x, approximate="tanh")
-        case "quick_gelu":
-            return x * torch.sigmoid(1.702 * x)
-        case "relu":
-            return F.relu(x)
-        case "silu":
-            return F.silu(x)
-        case "mish":
-            return F.mish(x)
-        case "tanh":
-            return torch.tanh(x)
-        case "sigmoid":
-            return torch.sigmoid(x)
-    raise ModelError(f"activation {activation!r} is not known")
+    """Apply an activation, or none."""
+    return x if activation is None else ACTIVATIONS[activation](x)
 
 
 #: Activations that oneDNN applies inside its matrix product, as ``mkldnn._linear_pointwise`` spells them.
@@ -135,19 +131,16 @@ _FUSED: dict[str | None, tuple[str, str]] = {
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
-    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation.
-
-    PyTorch's own product goes to MKL, which on AMD processors runs at 0.7 of oneDNN's speed; inference on a CPU asks
-    oneDNN by the operator that torch.compile itself uses, with the activation inside.
-    """
-    if activation in _FUSED and onednn_takes(x, weight):
+    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
+    # PyTorch's own product goes to MKL, which on AMD processors runs at 0.7 of oneDNN's speed: inference on a CPU asks
+    # oneDNN, by the operator that torch.compile itself uses, with the activation inside
+    if activation in _FUSED and _onednn_takes(x, weight):
         name, algorithm = _FUSED[activation]
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-        return product
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
     return activate(F.linear(x, weight, bias), activation)
 
 
-def onednn_takes(x: Tensor, weight: Tensor) -> bool:
+def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
     """Say whether oneDNN's own linear operator applies: it has no gradient and knows plain CPU tensors alone."""
     return (
         _ONEDNN
@@ -163,7 +156,7 @@ def onednn_takes(x: Tensor, weight: Tensor) -> bool:
 
 def _onednn_works() -> bool:
     # the operator is PyTorch's own and not documented: try it once, on numbers that show a wrong result
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     x = torch.tensor([[1.0, 2.0]])
     weight, bias = torch.tensor([[3.0, 5.0], [-7.0, 11.0], [0.5, 0.25]]), torch.tensor([0.0, 1.0, -1.5])
@@ -202,17 +195,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     width = query.shape[1] * query.shape[2]
     if layout.lengths is not None:
         # a row at a time, of its own length: no mask, and no work on padding
-        rows = zip(*(x.transpose(0, 1).unsqueeze(0).split(layout.lengths, dim=2) for x in (query, key, value)), strict=True)
-        out = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0] for q, k, v in rows if q.shape[2]]
-        return torch.cat(out, dim=1).transpose(0, 1).reshape(-1, width) if out else query.reshape(-1, width)
+        runs = zip(*(torch.split(x, list(layout.lengths)) for x in (query, key, value)), strict=True)
+        rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
+        out = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1) for q, k, v in rows]
+        return torch.cat(out).reshape(-1, width) if out else value.reshape(-1, width)
     batch = (layout.rows, layout.columns, *query.shape[1:])
     q, k, v = (x.reshape(batch).transpose(1, 2) for x in (query, key, value))
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout)
     return context.transpose(1, 2).reshape(-1, width)
 
 
-def assign(parameter: Tensor, values: NDArray[Any]) -> None:
-    """Fill a parameter with a checkpoint's values; bfloat16 comes as bit patterns."""
+def assign(parameter: Parameter, values: NDArray[Any]) -> None:
+    """Fill a parameter with a checkpoint's values, bfloat16 as bit patterns."""
     tensor = torch.from_numpy(values)
     if parameter.dtype == torch.bfloat16:
         tensor = tensor.view(torch.bfloat16)
@@ -220,11 +214,16 @@ def assign(parameter: Tensor, values: NDArray[Any]) -> None:
         parameter.data = tensor.to(parameter.device)
 
 
-def as_numpy(parameter: Tensor) -> NDArray[Any]:
+def as_numpy(parameter: Parameter) -> NDArray[Any]:
     """Return a parameter's values for a checkpoint, bfloat16 as bit patterns."""
     values = parameter.detach().cpu().contiguous()
     array: NDArray[Any] = (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
     return array
+
+
+def computes(dtype: str) -> bool:
+    """Say whether the current device computes in a type."""
+    return True
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -246,14 +245,14 @@ class ParameterMaker:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.fresh = fresh
 
-    def normal(self, shape: tuple[int, ...]) -> nn.Parameter:
+    def normal(self, shape: tuple[int, ...]) -> Parameter:
         """Make a weight."""
         values = torch.empty(shape, dtype=self.dtype)
-        return nn.Parameter(values.normal_(0.0, self.deviation) if self.fresh else values)
+        return Parameter(values.normal_(0.0, self.deviation) if self.fresh else values)
 
-    def constant(self, shape: tuple[int, ...], value: float) -> nn.Parameter:
+    def constant(self, shape: tuple[int, ...], value: float) -> Parameter:
         """Make a bias or a norm's scale."""
-        return nn.Parameter(torch.full(shape, value, dtype=self.dtype))
+        return Parameter(torch.full(shape, value, dtype=self.dtype))
 
 
 class Linear(nn.Module):
@@ -298,19 +297,19 @@ class Embedding(nn.Module):
 class RotaryTable(nn.Module):
     """Cosine and sine of every position's angles: a function of the configuration, in no state dict.
 
-    Computed in float64 and held in float32 (float64 in a float64 model) whatever the weights' type: rounding angles to a
-    half type moves logits by 1e-3.
+    Computed in float64 and held in float32 (float64 in a float64 model) whatever the weights' type: rounding the table
+    to a half type moves logits by 1e-3.
     """
 
     def __init__(self, config: RoFormerConfig, make: ParameterMaker) -> None:
         super().__init__()
+        self.turns: Tensor
         self.config = config
         self.register_buffer("turns", self._compute(make.dtype), persistent=False)
 
     def forward(self, columns: Tensor) -> Tensor:
         """Look up columns (P,): (P, 1, D / 2, 2)."""
-        turns: Tensor = self.turns
-        return turns[columns].unsqueeze(1)
+        return self.turns[columns].unsqueeze(1)
 
     def _compute(self, dtype: torch.dtype) -> Tensor:
         angles = rotary_angles(self.config.max_position_embeddings, self.config.head_size)
@@ -423,9 +422,7 @@ class RoFormerModel(nn.Module):
         fresh: Whether weights start at random; False where they are loaded next.
     """
 
-    def __init__(
-        self, config: RoFormerConfig, pooler: bool = True, dtype: str = "float32", fresh: bool = True
-    ) -> None:
+    def __init__(self, config: RoFormerConfig, pooler: bool = True, dtype: str = "float32", fresh: bool = True) -> None:
         super().__init__()
         self.config = supported(config)
         self.gradient_checkpointing = False
@@ -464,6 +461,7 @@ class RoFormerModel(nn.Module):
             config=config,
             extend_to=extend_to,
             fresh_heads=fresh_heads,
+            computes=computes,
         ) as source:
             model = cls(source.config, pooler=source.pooler, dtype=source.dtype, fresh=fresh_heads)
             for name, parameter in model.named_parameters():
@@ -497,23 +495,27 @@ class RoFormerModel(nn.Module):
         input_ids: Tensor,
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
         mask_pad_token: bool = False,
         packed: bool = False,
         taps: Taps | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Encode input_ids (B, T): hidden (B, T, H), and pooled (B, H) or None.
+        """Encode a batch: hidden (B, T, H), or (K, H) at chosen positions, and pooled (B, H) or None.
 
         Args:
+            input_ids: (B, T).
             token_type_ids: (B, T); None for type 0 throughout.
             attention_mask: (B, T), 0 or false at tokens that nobody attends to; None where every token is real.
+            positions: (K,) indices in the batch read row by row, row * T + column: the result is wanted there alone.
             mask_pad_token: Without an attention_mask, mask the tokens that are the configuration's pad_token_id.
-            packed: Compute the real tokens alone; hidden is zero elsewhere. The lengths are read on the host, so this
-                is not for traced or compiled graphs.
+            packed: Compute the real tokens alone; the result is zero elsewhere. Their places are read on the host, so
+                this is not for traced or compiled graphs.
             taps: Filled with named activations (see :func:`~.config.tap_names`); None costs nothing.
         """
         hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
-        hidden = layout.spread(hidden)
-        return hidden, self.pool(hidden, taps)
+        batch = layout.spread(hidden)
+        pooled = self.pool(batch, taps)
+        return batch if positions is None else layout.take(hidden, positions), pooled
 
     def encode(
         self,
@@ -575,7 +577,7 @@ class RoFormerMaskedLMHead(nn.Module):
         self.bias = make.constant((config.vocab_size,), 0.0)
 
     def forward(self, hidden: Tensor, word: Tensor, layout: Layout | None, taps: Taps | None) -> Tensor:
-        """Score hidden (P, H) against the word embedding (V, E): (P, V). Without a layout, taps are left as (P, ...)."""
+        """Score hidden (P, H) against the word embedding (V, E): (P, V). Without a layout taps stay runs."""
         hidden = self.transform(hidden, self.activation)
         tap(taps, "mlm.transform", hidden, layout)
         hidden = self.norm(hidden)
@@ -594,7 +596,7 @@ class RoFormerForMaskedLM(RoFormerModel):
         super().__init__(config, pooler, dtype, fresh)
         self.mlm = RoFormerMaskedLMHead(self.config, ParameterMaker(self.config, dtype, fresh))
 
-    def forward(
+    def forward(  # type: ignore[override]  # a head returns what it computes
         self,
         input_ids: Tensor,
         token_type_ids: Tensor | None = None,
@@ -604,12 +606,7 @@ class RoFormerForMaskedLM(RoFormerModel):
         packed: bool = False,
         taps: Taps | None = None,
     ) -> Tensor:
-        """Score every word at each token of input_ids (B, T): logits (B, T, V), or (K, V) at chosen positions.
-
-        Args:
-            token_type_ids: As in :meth:`RoFormerModel.forward`, like the others that are not named here.
-            positions: (K,) indices in the batch read row by row (row * T + column): the head is computed there alone.
-        """
+        """Score every word at each token: logits (B, T, V), or (K, V) at chosen positions."""
         hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
         return self.score(hidden, layout, positions, taps)
 
@@ -623,13 +620,11 @@ class RoFormerForMaskedLM(RoFormerModel):
 class RoFormerForPretraining(RoFormerForMaskedLM):
     """The encoder with pooler, masked-LM head and sentence-order head."""
 
-    def __init__(
-        self, config: RoFormerConfig, pooler: bool = True, dtype: str = "float32", fresh: bool = True
-    ) -> None:
+    def __init__(self, config: RoFormerConfig, pooler: bool = True, dtype: str = "float32", fresh: bool = True) -> None:
         super().__init__(config, True, dtype, fresh)
         self.sop = Linear(config.hidden_size, 2, ParameterMaker(self.config, dtype, fresh))
 
-    def forward(
+    def forward(  # type: ignore[override]  # a head returns what it computes
         self,
         input_ids: Tensor,
         token_type_ids: Tensor | None = None,
@@ -639,7 +634,7 @@ class RoFormerForPretraining(RoFormerForMaskedLM):
         packed: bool = False,
         taps: Taps | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Score words as :class:`RoFormerForMaskedLM` does, and the order of sentences: (B, 2), class 1 for swapped."""
+        """Score words as :class:`RoFormerForMaskedLM` does, and the order of the two sentences: (B, 2)."""
         hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
         pooled = self.pool(layout.spread(hidden), taps)
         logits = self.score(hidden, layout, positions, taps)

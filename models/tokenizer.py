@@ -10,7 +10,6 @@ of vocab.txt, so that every word falls apart into characters; built from a dict,
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,7 +114,6 @@ class Tokenizer:
         )
         self.settings = settings
         self._pipeline = pipeline
-        self._lock = threading.Lock()  # truncation is a state of the pipeline
         added: dict[Any, str] = {pipeline.token_to_id(token.content): token.content for token in settings.added}
         self._rows: Mapping[int, str] = {**added, **settings.rows}
         self.size = max(self._rows) + 1
@@ -144,8 +142,10 @@ class Tokenizer:
             ConvertError: A text holds half of a surrogate pair; ``max_length`` leaves no room for [CLS] and [SEP].
         """
         texts = text if pair is None else (text, pair)
-        found = self._run([texts], max_length, self._pipeline.encode_batch)[0]
-        return Encoding(found.ids, found.type_ids, found.tokens, found.offsets)
+        one = _run(self._pipeline.encode_batch, [texts])[0]
+        columns = (one.ids, one.type_ids, one.tokens, one.offsets)
+        kept = _kept(one, pair is not None, max_length)
+        return Encoding(*(columns if kept is None else ([column[place] for place in kept] for column in columns)))
 
     def encode_batch(
         self,
@@ -161,7 +161,7 @@ class Tokenizer:
         Args:
             texts: The first texts.
             pairs: As many second texts.
-            max_length: Most tokens of one text, [CLS] and [SEP] included; what is longer is cut from its end.
+            max_length: Most tokens of one text, or pair, as in :meth:`encode`.
             multiple_of: T is rounded up to a multiple of this many tokens.
             offsets: Whether to keep offsets; without them it is faster.
 
@@ -169,20 +169,26 @@ class Tokenizer:
             ConvertError: As :meth:`encode`.
         """
         both = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        run = self._pipeline.encode_batch if offsets else self._pipeline.encode_batch_fast
-        found = self._run(both, max_length, run)
-        lengths = np.fromiter((len(one) for one in found), np.int64, len(found))
+        found = _run(self._pipeline.encode_batch if offsets else self._pipeline.encode_batch_fast, both)
+        kept = [_kept(one, pairs is not None, max_length) for one in found]
+        lengths = np.fromiter(
+            (len(one) if some is None else len(some) for one, some in zip(found, kept, strict=True)),
+            np.int64,
+            len(found),
+        )
         width = -(-int(lengths.max(initial=0)) // multiple_of) * multiple_of
         attention_mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
         input_ids = np.full((len(found), width), self.pad_id, np.int64)
         token_type_ids = np.zeros((len(found), width), np.int64)
         places = np.zeros((len(found), width, 2), np.int64) if offsets else None
-        for row, one in enumerate(found):
-            input_ids[row, : lengths[row]] = one.ids
+        for row, (one, some) in enumerate(zip(found, kept, strict=True)):
+            part = slice(None) if some is None else some
+            length = lengths[row]
+            input_ids[row, :length] = one.ids if some is None else np.array(one.ids)[part]
             if pairs is not None:
-                token_type_ids[row, : lengths[row]] = one.type_ids
+                token_type_ids[row, :length] = np.array(one.type_ids)[part]
             if places is not None:
-                places[row, : lengths[row]] = one.offsets
+                places[row, :length] = np.array(one.offsets)[part]
         return Batch(input_ids, token_type_ids, attention_mask, lengths, places)
 
     def token(self, token_id: int) -> str | None:
@@ -198,37 +204,56 @@ class Tokenizer:
         """Find the masks in T ids."""
         return [int(position) for position in np.flatnonzero(np.asarray(ids) == self.mask_id)]
 
-    def _run(
-        self, texts: list[Any], max_length: int | None, run: Callable[[list[Any]], list[RustEncoding]]
-    ) -> list[RustEncoding]:
-        ends = 3 if texts and isinstance(texts[0], tuple) else 2
-        if max_length is not None and max_length < ends:
-            # the library would encode without any limit below this
-            raise ConvertError(f"max_length is {max_length}; wanted at least {ends}, for [CLS] and each text's [SEP]")
-        with self._lock:
-            if max_length is None:
-                self._pipeline.no_truncation()
-            else:
-                self._pipeline.enable_truncation(max_length, strategy="longest_first")
-            try:
-                return run(texts)
-            except TypeError:
-                _refuse_surrogates(texts)
-                raise
+
+def _run(encode: Callable[[list[Any]], list[RustEncoding]], texts: list[Any]) -> list[RustEncoding]:
+    try:
+        return encode(texts)
+    except TypeError:
+        _refuse_surrogates(texts)
+        raise
+
+
+def _kept(one: RustEncoding, is_pair: bool, max_length: int | None) -> list[int] | None:
+    """Choose the tokens that ``max_length`` leaves of [CLS] A [SEP] or [CLS] A [SEP] B [SEP]; None where all stay.
+
+    The library's own truncation also builds every piece that it cuts off, for pairs every piece of A with every piece
+    of B. Source: ``TruncationStrategy::LongestFirst`` in its utils/truncation.rs.
+    """
+    if max_length is None:
+        return None
+    ends = 3 if is_pair else 2
+    if max_length < ends:
+        raise ConvertError(f"max_length is {max_length}; wanted at least {ends}, for [CLS] and each text's [SEP]")
+    total, room = len(one), max_length - ends
+    if total <= max_length:
+        return None
+    if not is_pair:
+        return [*range(1 + room), total - 1]
+    second = sum(one.type_ids) - 1
+    first = total - ends - second
+    shorter = min(first, second)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter, longer = room // 2, room - room // 2
+    keep_first, keep_second = (shorter, longer) if first <= second else (longer, shorter)
+    return [*range(1 + keep_first), 1 + first, *range(2 + first, 2 + first + keep_second), total - 1]
+
+
+def half_pair(text: str) -> str | None:
+    """Describe half of a surrogate pair in ``text``, which is how bytes that were not UTF-8 reach Python, or None."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"half of a surrogate pair (U+{ord(text[error.start]):04X}) at character {error.start}: not UTF-8 text"
+    return None
 
 
 def _refuse_surrogates(texts: list[Any]) -> None:
-    """Say which text cannot be encoded: an argument or a file that was not UTF-8 reaches Python as half pairs."""
     for number, text in enumerate(texts, 1):
         for part in text if isinstance(text, tuple) else (text,):
-            try:
-                part.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ConvertError(
-                    f"text {number} is not Unicode text: half of a surrogate pair (U+{ord(part[error.start]):04X}) at "
-                    f"character {error.start}",
-                    "Give the text in UTF-8.",
-                ) from None
+            wrong = half_pair(part)
+            if wrong:
+                raise ConvertError(f"text {number} holds {wrong}", "Give the text in UTF-8.")
 
 
 # Word vocabularies ---------------------------------------------------------------------------------------------------

@@ -376,7 +376,7 @@ def _is_word_vocabulary(
         named = settings.get("tokenizer_class")
         if named is None:
             continue
-        kind = named.removesuffix("Fast") if isinstance(named, str) else named
+        kind = named.removesuffix("Fast") if isinstance(named, str) else repr(named)
         if kind in _WORD_CLASSES or kind in _BERT_CLASSES:
             return kind in _WORD_CLASSES, f"{name} names {named}"
         if kind not in _PLAIN_CLASSES:

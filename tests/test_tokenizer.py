@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.models.frameworks import MissingPackageError
 from roformer_convert.models.tokenizer import Tokenizer
@@ -64,8 +65,8 @@ WORD_ROWS = [
 
 SCRIPTS = [
     "今天天气非常好我们去北京大学公园玩中国的",
-    "繁體漢字驚龜豈更車賈滑串句龜",  # the last ones are compatibility ideographs
-    "㐀㐁䶵𠀀𠀁𪜀𫝀𫠠𬺰丽",  # extensions A, B, C, D, E, F and a supplementary compatibility ideograph
+    "繁體漢字\uf900\uf901\ufa0e\ufa11\U0002f800\U0002fa1d",  # compatibility ideographs
+    "\u3400\u4dbf\U00020000\U00020001\U0002a700\U0002b740\U0002b820\U0002ceb0\U00030000",  # extensions A to G
     "abcdefgHIJKLMNOPQRSTUVWXYZ",
     "ÀÉÎõüçŁøßŠžÆĲﬀﬁſİıΣσςΑάЁёЙй",
     "０１２３ａｂｃＡＢＣ！？，．［ＭＡＳＫ］～　",
@@ -82,10 +83,11 @@ SCRIPTS = [
     "\x00\x01\x07\x1b\x1c\x1f\x7f\x80\x9f\u00ad\u200b\u200c\u200d\u2060\ufeff\ufffd\ue000\ufffe\uffff\U000e0001\U0010ffff",
 ]
 SNIPPETS = [
-    "[MASK]", " [MASK] ", "[mask]", "[Mask]", "[MASK", "MASK]", "[ MASK ]", "[[MASK]]", "[CLS]", "[SEP]", "[PAD]", "[UNK]",
-    "[unused1]", "##ing", "hello", "HELLO", "playing", "played", "hello world", "3.14", "C++", "T恤", "it's", "e-mail@x.cn",
-    "https://a.cn/b?c=d&e=f", "2021年10月", "今天天气非常好", "北京大学", "我们去公园玩", "e\u0301", "한국어", "x" * 99, "x" * 100,
-    "x" * 101, "今" * 120, "a1" * 60, "\r\n", "  ", "", "ﷺ", "㎏", "Ⅷ", "…", "——", "👨‍👩‍👧‍👦", "e\u0301\u0302\u0303", "İstanbul", "ΌΣΟΣ ΣΑΣ",
+    "[MASK]", " [MASK] ", "[mask]", "[Mask]", "[MASK", "MASK]", "[ MASK ]", "[[MASK]]", "[CLS]", "[SEP]", "[PAD]",
+    "[UNK]", "[unused1]", "##ing", "hello", "HELLO", "playing", "played", "hello world", "3.14", "C++", "T恤", "it's",
+    "e-mail@x.cn", "https://a.cn/b?c=d&e=f", "2021年10月", "今天天气非常好", "北京大学", "我们去公园玩", "e\u0301",
+    "한국어", "x" * 99, "x" * 100, "x" * 101, "今" * 120, "a1" * 60, "\r\n", "  ", "", "ﷺ", "㎏", "Ⅷ", "…", "——",
+    "ΌΣΟΣ ΣΑΣ", "👨\u200d👩\u200d👧\u200d👦", "e\u0301\u0302\u0303", "İstanbul",
 ]  # fmt: skip
 
 
@@ -191,12 +193,24 @@ def test_pairs_and_truncation_are_those_of_transformers(tmp_path, bert_tokenizer
     directory = write(tmp_path, WORD_ROWS, tokenizer_config={"tokenizer_class": named})
     ours = Tokenizer.from_pretrained(directory)
     theirs = roformer_tokenizer(WORD_ROWS) if words else bert_tokenizer.from_pretrained(directory)
-    texts, pairs = odd_strings(4, 400), odd_strings(5, 400)[::-1]
+    texts, pairs = odd_strings(4, 300), odd_strings(5, 300)[::-1]
     assert_same(ours, theirs, texts, pairs)
-    for limit in (3, 4, 5, 8, 16, 33):
-        assert_same(ours, theirs, texts, max_length=limit)
-        assert_same(ours, theirs, texts, pairs, max_length=limit)
-    assert_same(ours, theirs, texts)  # the limit of the last call is gone
+    for limit in (3, 4, 7, 16, 33):
+        some = slice(limit * 7, limit * 7 + 60)  # transformers takes its time to build what it cuts off
+        assert_same(ours, theirs, texts[some], max_length=limit)
+        assert_same(ours, theirs, texts[some], pairs[some], max_length=limit)
+
+
+def test_a_batch_is_cut_as_single_texts_are(ours):
+    texts, pairs = odd_strings(12, 150), odd_strings(13, 150)[::-1]
+    for limit in (3, 9, 20):
+        batch = ours.encode_batch(texts, pairs, max_length=limit, offsets=True)
+        assert batch.lengths.max() == limit
+        for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
+            encoding = ours.encode(text, pair, max_length=limit)
+            assert encoding.ids == batch.input_ids[row, : batch.lengths[row]].tolist()
+            assert encoding.token_type_ids == batch.token_type_ids[row, : batch.lengths[row]].tolist()
+            assert [ours.token(number) for number in encoding.ids] == encoding.tokens
 
 
 @pytest.mark.parametrize(
@@ -204,7 +218,7 @@ def test_pairs_and_truncation_are_those_of_transformers(tmp_path, bert_tokenizer
     [
         {"special_tokens_map": {"mask_token": {"content": "[MASK]", "lstrip": True, "normalized": False}}},
         {"special_tokens_map": {"mask_token": {"content": "[MASK]", "normalized": True, "single_word": True}}},
-        {"special_tokens_map": {"mask_token": "[unused1]", "additional_special_tokens": ["hello", "公园"]}},
+        {"special_tokens_map": {"mask_token": "[unused1]", "additional_special_tokens": ["hello", "很"]}},
         {"tokenizer_config": {"mask_token": "[unused1]", "additional_special_tokens": ["2021"], "bos_token": "α"}},
         {
             "tokenizer_config": {
@@ -327,7 +341,7 @@ def test_single_ids_are_spelled(ours):
 
 
 def test_half_a_surrogate_pair_is_named(ours):
-    with pytest.raises(ConvertError, match=r"text 2 .*U\+DC80.*character 1"):
+    with pytest.raises(ConvertError, match=r"text 2 holds half of .*U\+DC80.*character 1"):
         ours.encode_batch(["今天", "a\udc80"])
     with pytest.raises(ConvertError, match=r"text 1 .*U\+D83D"):
         ours.encode("a", "\ud83d")
@@ -415,7 +429,7 @@ def test_words_are_recognised(tmp_path, rows, files, words, because):
         (b"\xef\xbb\xbf[PAD]\n", {}, "byte-order mark"),
         (b"[PAD]\n\xff\xfe\n", {}, "byte 6: not UTF-8"),
         (CHARACTER_ROWS, {"tokenizer_config": ["a"]}, "tokenizer_config.json.*wanted an object"),
-        (CHARACTER_ROWS, {"tokenizer_config": {"do_lower_case": "yes"}}, "do_lower_case.*got 'yes', want true or false"),
+        (CHARACTER_ROWS, {"tokenizer_config": {"do_lower_case": "yes"}}, "do_lower_case.*got 'yes'"),
         (CHARACTER_ROWS, {"tokenizer_config": {"strip_accents": 1}}, "strip_accents"),
         (CHARACTER_ROWS, {"tokenizer_config": {"do_basic_tokenize": False}}, "do_basic_tokenize"),
         (CHARACTER_ROWS, {"tokenizer_config": {"tokenizer_class": "T5Tokenizer"}}, "T5Tokenizer.*want BertTokenizer"),
@@ -435,7 +449,7 @@ def test_words_are_recognised(tmp_path, rows, files, words, because):
         (CHARACTER_ROWS, {"tokenizer": {"model": {"type": "WordPiece", "vocab": {"a": -1}}}}, "the id of 'a' is -1"),
         (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"a": 10**18}}}}, "the id of 'a'"),
         (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"a": 1, "b": 1}}}}, "two tokens"),
-        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"[PAD]": 0, "q": 1}}}}, "does not agree with vocab.txt.*id none here"),
+        (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {"[PAD]": 0, "q": 1}}}}, "does not agree.*id none here"),
         (CHARACTER_ROWS, {"tokenizer": {"model": {"vocab": {}, "continuing_subword_prefix": "@@"}}}, "'@@'"),
     ],
 )  # fmt: skip
@@ -477,7 +491,7 @@ def test_random_mutations_of_the_files_give_a_tokenizer_or_one_error(tmp_path):
     write(tmp_path, CHARACTER_ROWS, tokenizer_config=config, special_tokens_map={"cls_token": "[CLS]"})
     originals = {path: path.read_bytes() for path in tmp_path.iterdir()}
     outcomes = {"read": 0, "refused": 0}
-    for _ in range(600):
+    for _ in range(300):
         path = rng.choice(list(originals))
         data = bytearray(originals[path])
         for _ in range(rng.randint(1, 4)):
@@ -492,7 +506,7 @@ def test_random_mutations_of_the_files_give_a_tokenizer_or_one_error(tmp_path):
         except ConvertError:
             outcomes["refused"] += 1
         path.write_bytes(originals[path])
-    assert min(outcomes.values()) > 50, outcomes
+    assert min(outcomes.values()) > 30, outcomes
 
 
 def test_settings_can_be_made_from_rows_at_hand():
