@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -72,11 +73,10 @@ class _Bar:
         self._bar: Any = None
 
     def start(self, plan: Plan) -> None:
-        stderr = click.get_text_stream("stderr")
-        if self._quiet or plan.nbytes < _BAR_BYTES or not stderr.isatty():
+        if self._quiet or plan.nbytes < _BAR_BYTES or not sys.stderr.isatty():
             return
         label = "writing and checking" if self._passes == 2 else "writing"
-        bar = click.progressbar(length=plan.nbytes * self._passes, label=label, file=stderr, show_pos=False)
+        bar = click.progressbar(length=plan.nbytes * self._passes, label=label, file=sys.stderr, show_pos=False)
         self._bar = self._stack.enter_context(bar)
 
     def advance(self, count: int) -> None:

@@ -19,7 +19,7 @@ from .config import RoFormerConfig
 from .config_fields import SourceConfig
 from .containers.stored import Extent, OpenFiles, StoredTensor
 from .dialects import COMPANIONS, DIALECT_FILES, Container
-from .errors import MisfitError, Problem
+from .errors import ConvertError, MisfitError, Problem
 from .mapping import (
     DERIVED,
     GROUPS,
@@ -225,6 +225,8 @@ def open_checkpoint(
     weights = weight_files.find(path, dialect)
     stored = weight_files.index(weights)
     spoken = dialect or spoken_dialect(weights, stored)
+    if dialect is not None:
+        _require_spoken(weights.shard_index or weights.files[0], dialect, stored)
     directory = weights.files[0].parent
     config_path = None if config is None else weight_files.require_file(Path(config))
     if config_path is None:
@@ -236,13 +238,30 @@ def spoken_dialect(weights: weight_files.WeightSet, stored: list[StoredTensor]) 
     """The dialect whose spelling most tensors have; the container's own on a tie."""
     if len(weights.dialects) == 1:
         return weights.dialects[0]
+    return max(weights.dialects, key=lambda dialect: _spelled(dialect, stored))
+
+
+def _spelled(dialect: Dialect, stored: list[StoredTensor]) -> int:
+    """How many of the tensors have a row's name in ``dialect``."""
     names = {tensor.name for tensor in stored}
+    table = Table(count_layers(dialect, list(names)))
+    return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
 
-    def known(dialect: Dialect) -> int:
-        table = Table(count_layers(dialect, list(names)))
-        return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
 
-    return max(weights.dialects, key=known)
+def _require_spoken(where: Path, dialect: Dialect, stored: list[StoredTensor]) -> None:
+    """Refuse a dialect that was asked for when the tensors plainly speak another: one line instead of a hundred.
+
+    Raises:
+        ConvertError: More than twice as many names are another dialect's.
+    """
+    counts = {other: _spelled(other, stored) for other in DIALECT_FILES}
+    best = max(counts, key=lambda other: counts[other])
+    if counts[best] > 2 * counts[dialect]:
+        raise ConvertError(
+            f"{where}: the tensors have {best}'s names ({counts[best]} of {len(stored)}), not {dialect}'s "
+            f"({counts[dialect]})",
+            "Use `roformer-convert convert SOURCE --to …`, which finds the dialect out by itself.",
+        )
 
 
 def resolve(

@@ -154,15 +154,16 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         loose = [path for path in sorted(directory.iterdir()) if path.suffix in _SUFFIXES and path.is_file()]
         found = [path for path in loose if sniff(path) is not None]
     if not found:
-        names = ", ".join(
+        names = [
             files.single + (".index" if files.container == "ckpt" else "")
             for name in wanted
             for files in DIALECT_FILES[name].weights
-        )
-        raise ConvertError(
-            f"{directory}: no RoFormer weights here; looked for {names}",
-            "Name the directory that holds them, or the weight file itself.",
-        )
+        ]
+        step = "Name the directory that holds them, or the weight file itself."
+        others = list(_candidates(directory, iter(DIALECT_FILES)))
+        if others:
+            step = f"It holds {others[0].name}: `roformer-convert convert` finds the dialect out by itself."
+        raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:
         raise MisfitError(
             directory,
