@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from .blocks import blocks, together
+from .blocks import Scratch, blocks, together
 from .checkpoint import Checkpoint
 from .dtypes import cast, numpy_dtype
 
@@ -128,7 +128,7 @@ def _canonical(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
     """A tensor's elements in canonical order, as bit patterns."""
     held = checkpoint.held[name]
     turn = held.turned and len(held.stored.shape) == 2
-    return blocks(checkpoint.files, held.stored, turn=turn)
+    return blocks(checkpoint.files, held.stored, turn=turn, scratch=Scratch())
 
 
 def _float64(bits: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

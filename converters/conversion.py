@@ -110,7 +110,7 @@ class Report:
         }
 
 
-def default_target(source: Path, to: Dialect) -> Path:
+def default_target(source: Path, to: str) -> Path:
     """``ckpt/`` → ``ckpt-torch/`` beside it; a file ``model.safetensors`` → ``model-torch/``."""
     resolved = source.absolute()
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]

@@ -25,8 +25,9 @@ from .plan import FilePlan, Plan, Step
 
 # numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
 if TYPE_CHECKING:
-    import numpy
     from numpy.typing import NDArray
+
+    from .blocks import Scratch
 
 #: Called with the number of bytes just written, and once more for the same bytes when they were compared.
 Progress = Callable[[int], None]
@@ -78,21 +79,6 @@ class _Output:
             for descriptor in self.descriptors.values():
                 os.close(descriptor)
             self.descriptors.clear()
-
-
-class _Scratch(threading.local):
-    """One block for each worker, made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._block: NDArray[numpy.uint8] | None = None
-
-    @property
-    def block(self) -> NDArray[numpy.uint8]:
-        if self._block is None:
-            from .blocks import new_scratch
-
-            self._block = new_scratch()
-        return self._block
 
 
 class _Checksum:
@@ -163,7 +149,7 @@ def _run_file(
     layout = plan.lay_out(file)
     slots = layout.create(directory)
     output = _Output(directory)
-    scratch = _Scratch()
+    scratch: list[Scratch] = []
     # what the kernel copies goes first, while numpy is imported
     steps = sorted(file.stored, key=lambda step: not _plain(step, layout.checksum))
     done: list[Written] = []
@@ -198,7 +184,7 @@ class _Comparer:
         self._verify = verify
         self._progress = progress
         self._files = OpenFiles()
-        self._scratch = _Scratch()
+        self._scratch: list[Scratch] = []
         self._failure: BaseException | None = None
         self._work: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -242,8 +228,10 @@ class _Comparer:
             self._failure = error
 
     def _compare(self, written: Written) -> None:
-        from .blocks import blocks
+        from .blocks import Scratch, blocks
 
+        if not self._scratch:
+            self._scratch = [Scratch(), Scratch()]
         step, path = written.step, written.path
         ours = step.held.stored
         back = StoredTensor(
@@ -251,8 +239,8 @@ class _Comparer:
         )
         # The target is turned back to the source's layout, not the source forward again: a fault in turning one way
         # would otherwise hide itself.
-        read = blocks(self._files, back, turn=step.turn, scratch=self._scratch.block)
-        if not _same_bits(blocks(self._source.files, ours, turn=False), read, step):
+        read = blocks(self._files, back, turn=step.turn, scratch=self._scratch[0])
+        if not _same_bits(blocks(self._source.files, ours, turn=False, scratch=self._scratch[1]), read, step):
             raise ConvertError(
                 f"{path.name}: {step.new.name} was read back with other bits than {ours.name} of the source has",
                 "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
@@ -271,7 +259,7 @@ def _copy(
     output: _Output,
     slot: Slot,
     checksum: _Checksum,
-    scratch: _Scratch,
+    scratch: list[Scratch],
     progress: Progress,
 ) -> None:
     stored = step.held.stored
@@ -282,10 +270,12 @@ def _copy(
             return
     import numpy
 
-    from .blocks import blocks
+    from .blocks import Scratch, blocks
 
+    if not scratch:
+        scratch.append(Scratch())
     offset = slot.offset
-    for piece in blocks(files, stored, turn=step.turn, scratch=scratch.block):
+    for piece in blocks(files, stored, turn=step.turn, scratch=scratch[0]):
         values = _cast(piece, step) if step.casts else piece
         content = values.view(numpy.uint8).data
         checksum.update(content)

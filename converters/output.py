@@ -12,15 +12,53 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from .dialects import COMPANIONS, DIALECT_FILES
 from .errors import ConvertError
 
+#: Lies in every directory that ``export`` makes, and lists its entries.
+EXPORT_MANIFEST = "export.json"
+
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _RENAME_SWAP = 2
+
+
+@dataclass(frozen=True)
+class Replaceable:
+    """What ``force`` may replace: nothing that this program would not have written.
+
+    Attributes:
+        noun: For messages.
+        foreign: Says why a directory is not one, or nothing where it is.
+    """
+
+    noun: str
+    foreign: Callable[[Path], str]
+
+
+def _foreign_to_checkpoints(target: Path) -> str:
+    """Say why ``target`` does not look like a checkpoint directory, or nothing where it does."""
+    if not target.is_dir():
+        return "it is a file"
+    entries = list(os.scandir(target))
+    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    if folders:
+        return f"it holds a directory ({folders[0]})"
+    names = {entry.name for entry in entries}
+    if EXPORT_MANIFEST in names:
+        return f"it is an export ({EXPORT_MANIFEST})"
+    known = {name for files in DIALECT_FILES.values() for name in files.configs} | set(COMPANIONS)
+    if names and not names & known:
+        return "it holds no configuration or vocabulary of a checkpoint"
+    return ""
+
+
+CHECKPOINT = Replaceable("a checkpoint directory", _foreign_to_checkpoints)
 
 
 class OutputDirectory:
@@ -29,18 +67,22 @@ class OutputDirectory:
     Args:
         target: Where it shall appear.
         source: What is read: the target must not be it, lie inside it, or hold it.
-        force: Replace an existing checkpoint directory.
+        force: Replace what is there.
+        replaces: What that may be.
 
     Raises:
         ConvertError: The target exists, cannot be written, or is not ours to replace.
     """
 
-    def __init__(self, target: Path, *, source: Path | None = None, force: bool = False) -> None:
+    def __init__(
+        self, target: Path, *, source: Path | None = None, force: bool = False, replaces: Replaceable = CHECKPOINT
+    ) -> None:
         self.target = Path(os.path.realpath(target))
         self.force = force
+        self.replaces = replaces
         self.partial: Path | None = None
         self._lock: int | None = None
-        check_target(self.target, source=source, force=force)
+        check_target(self.target, source=source, force=force, replaces=replaces)
 
     def __enter__(self) -> OutputDirectory:
         parent = self.target.parent
@@ -71,7 +113,7 @@ class OutputDirectory:
         replaced: Path | None = None
         try:
             if self.target.exists():
-                check_target(self.target, source=None, force=self.force)
+                check_target(self.target, source=None, force=self.force, replaces=self.replaces)
                 replaced = _replace(self.path, self.target)
             else:
                 os.rename(self.path, self.target)
@@ -90,7 +132,7 @@ class OutputDirectory:
             os.close(self._lock)
 
 
-def check_target(target: Path, *, source: Path | None, force: bool) -> None:
+def check_target(target: Path, *, source: Path | None, force: bool, replaces: Replaceable = CHECKPOINT) -> None:
     """Refuse a target that cannot or must not be written, before a byte moves.
 
     Raises:
@@ -113,26 +155,12 @@ def check_target(target: Path, *, source: Path | None, force: bool) -> None:
         return
     if not force:
         raise ConvertError(f"{target} already exists", "Name another output with -o, or replace it with --force.")
-    foreign = _foreign(target)
+    foreign = replaces.foreign(target)
     if foreign:
         raise ConvertError(
             f"{target} is not replaced: {foreign}",
-            "--force replaces a checkpoint directory and nothing else. Remove it yourself, or name another with -o.",
+            f"--force replaces {replaces.noun} and nothing else. Remove it yourself, or name another with -o.",
         )
-
-
-def _foreign(target: Path) -> str:
-    """Say why ``target`` does not look like a checkpoint directory, or nothing where it does."""
-    if not target.is_dir():
-        return "it is a file"
-    entries = list(os.scandir(target))
-    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    if folders:
-        return f"it holds a directory ({folders[0]})"
-    known = {name for files in DIALECT_FILES.values() for name in files.configs} | set(COMPANIONS)
-    if entries and not any(entry.name in known for entry in entries):
-        return "it holds no configuration or vocabulary of a checkpoint"
-    return ""
 
 
 def check_room(target: Path, nbytes: int) -> None:
