@@ -172,7 +172,9 @@ def convert(
     with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
         plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
         check_vocabulary(checkpoint, any_vocab)
-        check_target(Path(goal).resolve(), source=checkpoint.directory, force=force)
+        # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
+        read_from = checkpoint.directory if source.is_dir() else source
+        check_target(Path(goal).resolve(), source=read_from, force=force)
         check_room(Path(goal).resolve(), plan.nbytes + _OVERHEAD_BYTES)
         if not dry_run:
             if started is not None:
@@ -181,7 +183,7 @@ def convert(
                 plan,
                 checkpoint,
                 goal,
-                read_from=checkpoint.directory,
+                read_from=read_from,
                 force=force,
                 verify=verify,
                 fsync=fsync,

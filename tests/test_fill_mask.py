@@ -77,11 +77,11 @@ def tokenizer(checkpoint):
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """Run torch's worker here and not in a process of its own, which spends seconds on the import."""
+    """Run torch's worker here, under any name, and not in a process of its own, which spends seconds on the import."""
 
     class Here:
         def __init__(self, name, *_):
-            self.name, self.worker, self.requests = name, Worker(name), []
+            self.name, self.worker, self.requests = name, Worker("torch"), []
 
         def __enter__(self):
             return self
@@ -115,12 +115,25 @@ def sentences(count: int, seed: int = 3) -> list[str]:
 # What it computes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("framework", here)
-def test_trained_model_gives_the_words_paddlenlp_gave(framework):
+def on_every_framework(directory: Path, texts: list[str], **options) -> dict[str, list]:
+    """Run all that are here at once, for their processes spend seconds on imports: framework → its results."""
+    names = [name for name in FRAMEWORKS if runnable(name)]
+    found = list(fill_mask(directory, iter(texts), frameworks=names, **options))
+    assert [one.framework for one in found] == names * len(texts)
+    return {name: found[i :: len(names)] for i, name in enumerate(names)}
+
+
+@pytest.fixture(scope="module")
+def trained():
     if not TRAINED.exists():
         pytest.skip("../shared/checkpoints is absent")
-    expected = json.loads((TRAINED / "expected.json").read_text("utf-8"))["sentences"]
-    found = list(fill_mask(TRAINED, [sentence["text"] for sentence in expected], frameworks=[framework]))
+    sentences = json.loads((TRAINED / "expected.json").read_text("utf-8"))["sentences"]
+    return sentences, on_every_framework(TRAINED, [sentence["text"] for sentence in sentences])
+
+
+@pytest.mark.parametrize("framework", here)
+def test_trained_model_gives_the_words_paddlenlp_gave(trained, framework):
+    expected, found = trained[0], trained[1][framework]
     assert [one.text for one in found] == [sentence["text"] for sentence in expected]
     for one, sentence in zip(found, expected, strict=True):
         assert one.ids == sentence["input_ids"]
@@ -135,30 +148,23 @@ def test_trained_model_gives_the_words_paddlenlp_gave(framework):
     assert found[0].line == f"{label}: 今天[也||都||就||还||，]很好，我[就||是||说||再||在]去公园玩。"
 
 
-def test_all_frameworks_print_the_same_line_in_order():
-    if not TRAINED.exists() or not all(map(runnable, FRAMEWORKS)):
-        pytest.skip("../shared/checkpoints or a framework is absent")
-    done = CliRunner().invoke(fill_mask_command, [str(TRAINED), CARD, "房间很干[MASK]。", "--framework", "all"])
-    lines = done.stdout.splitlines()
-    assert [line.split(": ")[0] for line in lines] == ["paddle", "pytorch", "tf"] * 2
-    assert len({line.split(": ")[1] for line in lines[:3]}) == 1
-    assert lines[1] == "pytorch: 今天[也||都||就||还||，]很好，我[就||是||说||再||在]去公园玩。"
+@pytest.fixture(scope="module")
+def batched(checkpoint):
+    """Texts of all lengths, in batches and windows of a few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BATCH_TOKENS", 40)
+        patch.setattr(module, "_WINDOW", 10)
+        return on_every_framework(checkpoint, sentences(24), top_k=7)
 
 
 @pytest.mark.parametrize("framework", here)
-def test_batches_give_every_text_its_own_masks(checkpoint, tokenizer, framework, monkeypatch, request):
-    """Texts of all lengths, in batches and windows of a few, against the model run on one text after another."""
-    import torch
-
+def test_batches_give_every_text_its_own_masks(checkpoint, tokenizer, batched, framework):
+    """Against the torch model run on one text after another."""
+    torch = pytest.importorskip("torch")
     from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 
-    if framework == "torch":
-        request.getfixturevalue("in_process")
-    monkeypatch.setattr(module, "_BATCH_TOKENS", 40)
-    monkeypatch.setattr(module, "_WINDOW", 10)
-    texts = sentences(24)
-    found = list(fill_mask(checkpoint, iter(texts), frameworks=[framework], top_k=7))
-    assert [(one.number, one.text) for one in found] == list(enumerate(texts, 1))
+    found = batched[framework]
+    assert [(one.number, one.text) for one in found] == list(enumerate(sentences(24), 1))
     model = RoFormerForMaskedLM.from_pretrained(checkpoint)
     for one in found:
         with torch.no_grad():
@@ -171,6 +177,15 @@ def test_batches_give_every_text_its_own_masks(checkpoint, tokenizer, framework,
             assert np.abs(np.subtract([guess.logit for guess in mask.guesses], wanted.values.tolist())).max() < 1e-5
             chances = logits[mask.position].softmax(0)[wanted.indices]
             assert np.allclose([guess.probability for guess in mask.guesses], chances, rtol=1e-5, atol=0)
+
+
+@needs_torch
+def test_padding_that_is_the_mask_token_is_not_filled(tmp_path, in_process):
+    directory = write_checkpoint(tmp_path / "ckpt")
+    (directory / "tokenizer_config.json").write_text('{"pad_token": "[MASK]"}')
+    short, long = fill_mask(directory, ["今[MASK]", "今天很好[MASK]，我"])
+    assert [len(short.masks), len(long.masks)] == [1, 1]
+    assert [len(mask.guesses) for mask in short.masks + long.masks] == [5, 5]
 
 
 @needs_torch
@@ -324,6 +339,16 @@ def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch):
 
 
 @needs_torch
+def test_all_prints_a_line_from_each_framework_for_each_text(checkpoint, in_process, monkeypatch):
+    monkeypatch.setattr(module, "is_installed", lambda package: True)
+    status, out, _ = run(checkpoint, "今[MASK]", "[MASK]天", "--framework", "all")
+    assert status == 0
+    labels, lines = zip(*(line.split(": ", 1) for line in out.splitlines()), strict=True)
+    assert list(labels) == ["paddle", "pytorch", "tf"] * 2
+    assert len(set(lines)) == 2
+
+
+@needs_torch
 def test_texts_come_from_arguments_a_file_or_stdin(checkpoint, tmp_path, in_process):
     texts = sentences(6)
     status, wanted, _ = run(checkpoint, *texts)
@@ -416,9 +441,6 @@ def answer(request):
         raise RuntimeError("out of luck")
     if what == "exit":
         os._exit(7)
-    if what == "close":
-        os.closerange(3, 100)
-        time.sleep(60)
     if what == "sleep":
         time.sleep(60)
 
@@ -427,10 +449,17 @@ def main(*arguments):
 """
 
 
+def start_child(directory: Path) -> Process:
+    """Start a process that does as it is told, from a directory on its path."""
+    directory.mkdir(exist_ok=True)
+    (directory / "a_child.py").write_text(CHILD, encoding="utf-8")
+    path = os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return Process("testing", "a_child", environment={"PYTHONPATH": path, "SET_BY_TEST": "1"})
+
+
 @pytest.fixture
 def child(tmp_path):
-    (tmp_path / "a_child.py").write_text(CHILD, encoding="utf-8")
-    with Process("testing", "a_child", environment={"PYTHONPATH": str(tmp_path), "SET_BY_TEST": "1"}) as process:
+    with start_child(tmp_path) as process:
         yield process
 
 
@@ -474,8 +503,7 @@ def test_a_process_that_dies_is_reported_with_its_last_words(child, how, status,
 
 
 def test_a_process_is_ended_when_the_work_fails(tmp_path):
-    (tmp_path / "a_child.py").write_text(CHILD, encoding="utf-8")
-    process = Process("testing", "a_child", environment={"PYTHONPATH": str(tmp_path)})
+    process = start_child(tmp_path)
     process.ask({"do": "sleep"})
     with pytest.raises(ZeroDivisionError), process:
         _ = 1 / 0
@@ -483,12 +511,10 @@ def test_a_process_is_ended_when_the_work_fails(tmp_path):
 
 
 def test_a_file_in_the_current_directory_is_not_imported(tmp_path, monkeypatch):
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "a_child.py").write_text(CHILD, encoding="utf-8")
     for name in ("json.py", "numpy.py", "ctypes.py", "faulthandler.py", "roformer_convert.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from the current directory')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    with Process("testing", "a_child", environment={"PYTHONPATH": str(tmp_path / "path")}) as process:
+    with start_child(tmp_path / "path") as process:
         process.ask({"do": "echo", "say": 5})
         assert process.answer()["said"] == 5
 

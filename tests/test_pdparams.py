@@ -467,6 +467,7 @@ def edited(directory: Path, old: bytes, new: bytes, value: object = None, protoc
         (b"C\x3c", b"\x8c\x3c", "payload"),
         (b"t\x94b.", b"t\x94b}b.", "the state of a dict|a dict is the state"),
         (b"t\x94bs.", b"t\x94\x94bhXs.", "the state of a numpy array|memo slot"),
+        (b"t\x94bs.", b"tq\xc8bh\xc8bs.", "set twice"),
         (b"t\x94bs.", b"t\x94bN.", "cut short|2 objects|want one"),
         (b"t\x94bs.", b"t0s.", "no contents"),
         (b"t\x94bs.", b"t\x94bs.more", "4 bytes follow"),
@@ -554,6 +555,21 @@ def test_a_layout_reads_back_under_numpys_own_pickle(tmp_path: Path) -> None:
     for tensor in index.tensors:
         assert isinstance(tensor.data, Extent)
         assert tensor.data.offset % 64 == 0
+
+
+def test_payloads_are_aligned_whatever_comes_before_them(tmp_path: Path) -> None:
+    state = {"n" * length: np.full(length % 5, length, np.uint8) for length in range(1, 140)}
+    with open(write(tmp_path, "m.pdparams", *as_new(state)), "rb") as file:
+        assert_same(pickle.load(file), state)
+    tensors, _ = as_new(state)
+    assert {slot.offset % 64 for slot in pdparams.lay_out("m.pdparams", tensors).slots.values()} == {0}
+
+
+def test_the_files_beginning_is_written_last() -> None:
+    tensors, _ = as_new(make_state())
+    assert [fragment.offset == 0 for fragment in pdparams.lay_out("m.pdparams", tensors).fragments({})].index(
+        True
+    ) == len(tensors)
 
 
 def test_an_alias_costs_no_payload() -> None:

@@ -202,6 +202,7 @@ def test_a_pickle_that_would_run_code_runs_nothing_and_is_named(tmp_path: Path, 
         (b"\x80\x02N(0h.", "memo slot 46|cut short"),
         (b"\x80\x02Nt.", "mark that it did not set"),
         (b"\x80\x02N(a.", "empty stack"),
+        (b"\x80\x02N(\x85.", "takes an object off an empty stack"),  # what lies under a mark is out of reach
         (b"\x80\x02q\x01.", "empty stack"),
         (b"\x80\x02.", "0 objects"),
         (b"\x80\x02NN.", "2 objects"),

@@ -75,7 +75,18 @@ def assert_same(index: Index, want: dict[str, Any]) -> None:
 def make_state(seed: int = 0) -> dict[str, Any]:
     """One random tensor of every dtype, all sizes different."""
     generator = np.random.default_rng(seed)
-    shapes: list[tuple[int, ...]] = [(3, 5), (21, 97), (7,), (2, 3, 4), (), (17, 2), (0, 6), (13,), (300,), (2, 2, 3)]
+    shapes: list[tuple[int, ...]] = [
+        (3, 5),
+        (21, 97),
+        (7,),
+        (2, 3, 4),
+        (),
+        (17, 2),
+        (4, 0, 6),
+        (13,),
+        (300,),
+        (2, 2, 3),
+    ]
     state = {}
     for (name, size), shape in zip(ITEMS.items(), shapes, strict=True):
         content = generator.integers(0, 2 if name == "bool" else 256, math.prod(shape) * size, np.uint8)
@@ -159,6 +170,7 @@ def test_views_of_one_storage_are_told_by_their_strides(tmp_path: Path, zipped: 
         "expanded column": base[:, :1].expand(6, 5),
         "expanded scalar": base[0, 0].expand(3, 2),
         "unsqueezed": base[None, :, None],
+        "odd stride of one": base.as_strided((1, 6, 1, 10), (3, 10, 7, 1)),
         "cube": cube,
         "permuted": cube.permute(2, 0, 1),
         "swapped": cube.transpose(0, 1),
@@ -173,6 +185,7 @@ def test_views_of_one_storage_are_told_by_their_strides(tmp_path: Path, zipped: 
     plain = {tensor.name: tensor for tensor in index.tensors}
     extents = {name for name, tensor in plain.items() if isinstance(tensor.data, Extent)}
     want = {"whole", "rows", "flat", "turned", "turned rows", "row", "unsqueezed", "cube", "empty"}
+    want.add("odd stride of one")
     assert extents == want
     assert {name for name, tensor in plain.items() if tensor.order == "F"} == {"turned", "turned rows"}
     assert plain["whole"].data == plain["flat"].data == plain["turned"].data
@@ -282,6 +295,17 @@ def test_torch_loads_what_we_lay_out(tmp_path: Path, filename: str, options: dic
     assert_same(torch_bin.index(path), state)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("filename", ["pytorch_model.bin", "权重.bin", "no_suffix", "two.dots.pt", "a b.bin"])
+def test_the_folder_in_the_zip_is_named_as_torch_names_it(tmp_path: Path, filename: str) -> None:
+    def folder(path: Path) -> str:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()[0]
+
+    theirs = folder(save(tmp_path / filename, {"w": torch.ones(2)}))
+    (tmp_path / filename).unlink()
+    assert folder(write(tmp_path, filename, *as_new({"w": torch.ones(2)}))) == theirs
 
 
 def test_torch_may_compute_our_offsets_instead_of_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -661,12 +685,18 @@ def legacy(state: object, **options: Any) -> bytes:
 
 
 def old_file(
-    *, magic: int = torch_bin._MAGIC, protocol: object = 1001, system: object = None, keys: object = ("0",), tail: bytes
+    *,
+    magic: int = torch_bin._MAGIC,
+    protocol: object = 1001,
+    system: object = None,
+    body: bytes = b"",
+    keys: object = ("0",),
+    tail: bytes,
 ) -> bytes:
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}} if system is None else system
     pid = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06Nt"
     start = b"".join(pickle.dumps(part, 2) for part in (magic, protocol, system))
-    return start + pickled(pid=pid) + pickle.dumps(list(keys) if isinstance(keys, tuple) else keys, 2) + tail
+    return start + (body or pickled(pid=pid)) + pickle.dumps(list(keys) if isinstance(keys, tuple) else keys, 2) + tail
 
 
 RAW = struct.pack("<q", 6) + bytes(range(24))
@@ -716,6 +746,16 @@ def test_views_of_storages_of_old_torch_are_read(tmp_path: Path) -> None:
 def test_broken_files_of_old_torch_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "m.bin").write_bytes(content)
     with pytest.raises(FormatError, match=message):
+        torch_bin.index(tmp_path / "m.bin")
+
+
+def test_a_storage_listed_twice_is_refused(tmp_path: Path) -> None:
+    other = pickled(pid=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x001X\x03\0\0\0cpuK\x06t")
+    body = pickled()[:-1] + other[3:].replace(b"X\x01\0\0\0w", b"X\x01\0\0\0v", 1)
+    (tmp_path / "m.bin").write_bytes(old_file(body=body, keys=("0", "1"), tail=RAW + RAW))
+    assert len(torch_bin.index(tmp_path / "m.bin").tensors) == 2
+    (tmp_path / "m.bin").write_bytes(old_file(body=body, keys=("0", "0"), tail=RAW + RAW))
+    with pytest.raises(FormatError, match="'0' is listed twice"):
         torch_bin.index(tmp_path / "m.bin")
 
 
