@@ -23,6 +23,7 @@ COMMANDS = {
     "tf2paddle": "cmd_convert",
     "inspect": "cmd_inspect",
     "diff": "cmd_diff",
+    "fill-mask": "cmd_fill_mask",
 }
 
 

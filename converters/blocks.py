@@ -1,6 +1,6 @@
 """Read a matrix block by block, as it lies or turned: the one kernel under copying, verifying and comparing.
 
-Memory is bounded by :data:`BLOCK_BYTES` whatever the matrix's size. A turn goes through tiles of 16 rows by 768 columns,
+Memory is bounded by :data:`BLOCK_BYTES` whatever the matrix's size. A turn goes in tiles of 16 rows by 768 columns,
 which keeps both sides in the cache: 3 to 7 GB/s on one core, where ``numpy.ascontiguousarray(a.T)`` gives 0.7.
 """
 

@@ -12,13 +12,13 @@ import errno
 import os
 import queue
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import Checkpoint, Held
+from .checkpoint import Checkpoint
+from .containers.checksums import Checksum, verify_checksum
 from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot, StoredTensor
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
@@ -81,25 +81,6 @@ class _Output:
             self.descriptors.clear()
 
 
-class _Checksum:
-    """CRC-32 or CRC-32C of what passes by; nothing for a container that wants none."""
-
-    def __init__(self, kind: str | None) -> None:
-        self.kind = kind
-        self.value = 0
-        self._update: Callable[[Any, int], int] | None = None
-        if kind == "crc32":
-            self._update = zlib.crc32
-        elif kind == "crc32c":
-            import crc32c
-
-            self._update = crc32c.crc32c
-
-    def update(self, content: memoryview) -> None:
-        if self._update is not None:
-            self.value = self._update(content, self.value)
-
-
 @dataclass(frozen=True)
 class Written:
     """Where a tensor's bytes were put, and their checksum where the container keeps one."""
@@ -159,7 +140,7 @@ def _run_file(
                 comparer.prepare()
             for step in steps:
                 slot = slots[step.new.name]
-                checksum = _Checksum(layout.checksum)
+                checksum = Checksum(layout.checksum)
                 _copy(step, source.files, output, slot, checksum, scratch, progress)
                 done.append(Written(directory / slot.filename, slot, step, checksum.value))
                 comparer.compare(done[-1])
@@ -258,12 +239,12 @@ def _copy(
     files: OpenFiles,
     output: _Output,
     slot: Slot,
-    checksum: _Checksum,
+    checksum: Checksum,
     scratch: list[Scratch],
     progress: Progress,
 ) -> None:
     stored = step.held.stored
-    _check_source(files, step.held)
+    verify_checksum(files, stored)
     if isinstance(stored.data, Extent) and _plain(step, checksum.kind):
         done = _copy_in_kernel(stored.data, files, output, slot, progress)
         if done == stored.nbytes:
@@ -290,14 +271,6 @@ def _cast(bits: NDArray[Any], step: Step) -> NDArray[Any]:
 
     stored = step.held.stored
     return cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
-
-
-def _check_source(files: OpenFiles, held: Held) -> None:
-    """Check the checksum that a TF checkpoint carries for each tensor, before its bytes are believed."""
-    if isinstance(held.stored.data, ChecksummedExtent):
-        from .containers import tensor_bundle
-
-        tensor_bundle.verify_checksum(files, held.stored)
 
 
 def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> int:
@@ -343,7 +316,7 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
         want = (one.path, one.slot.offset, one.slot.nbytes)
         same = isinstance(data, Extent) and (data.path, data.offset, data.nbytes) == want
         if isinstance(data, ChecksummedExtent):
-            same = same and data.crc32c == one.checksum
+            same = same and data.checksum == one.checksum
         if not same or (stored.name, stored.dtype, stored.shape, stored.order) != (
             one.step.new.name,
             one.step.new.dtype,

@@ -18,6 +18,7 @@ import crc32c
 import pytest
 
 from roformer_convert.converters.containers import bundle_messages, tensor_bundle
+from roformer_convert.converters.containers.checksums import verify_checksum
 from roformer_convert.converters.containers.leveldb_table import (
     build_table,
     masked,
@@ -32,7 +33,7 @@ from roformer_convert.converters.containers.stored import (
     OpenFiles,
     StoredTensor,
 )
-from roformer_convert.converters.containers.tensor_bundle import index, lay_out, verify_checksum
+from roformer_convert.converters.containers.tensor_bundle import index, lay_out
 from roformer_convert.converters.errors import ConvertError, FormatError
 
 PEERS = sorted((Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers").glob("b4k-*/*.index"))

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from roformer_convert.converters.containers import torch_bin
+from roformer_convert.converters.containers.checksums import verify_checksum
 from roformer_convert.converters.containers.stored import Extent, Index, NewTensor, OpenFiles, StoredTensor
 from roformer_convert.converters.containers.torch_zip import Record, ZipLayout
 from roformer_convert.converters.errors import ConvertError, FormatError
@@ -871,3 +872,17 @@ def test_checkpoints_of_transformers_are_read_as_torch_reads_them() -> None:
     assert paths
     for path in paths:
         assert_same(torch_bin.index(path), torch.load(path, weights_only=True))
+
+
+def test_a_damaged_payload_is_refused_by_its_crc(tmp_path: Path) -> None:
+    """torch itself does not look at the CRC of a storage."""
+    path = save(tmp_path / "m.bin", {"weight": torch.randn(7, 5)})
+    (tensor,) = torch_bin.index(path).tensors
+    assert isinstance(tensor.data, Extent)
+    with OpenFiles() as files:
+        verify_checksum(files, tensor)
+    content = bytearray(path.read_bytes())
+    content[tensor.data.offset + 11] ^= 1
+    path.write_bytes(content)
+    with OpenFiles() as files, pytest.raises(FormatError, match="wrong CRC32"):
+        verify_checksum(files, tensor)

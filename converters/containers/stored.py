@@ -110,9 +110,15 @@ class Extent:
 
 @dataclass(frozen=True)
 class ChecksummedExtent(Extent):
-    """An extent whose checksum the file keeps: ``crc32c`` is the plain (unmasked) CRC32C of all its bytes."""
+    """An extent of whose bytes the file keeps a checksum.
 
-    crc32c: int
+    Attributes:
+        checksum: Plain, not masked as a TF index stores it.
+        kind: ``"crc32c"`` or ``"crc32"``.
+    """
+
+    checksum: int
+    kind: str = "crc32c"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """TensorFlow checkpoints: ``PREFIX.index``, a table of names, and ``PREFIX.data-SSSSS-of-NNNNN``, the bare payloads.
 
 ``index`` reads the table (:mod:`.leveldb_table`) and the messages in it (:mod:`.bundle_messages`), checks every
-payload's extent against its data file and keeps each payload's checksum for :func:`verify_checksum`. ``lay_out`` writes
+payload's extent against its data file and keeps each payload's checksum for :mod:`.checksums`. ``lay_out`` writes
 one data file with its index and the little ``checkpoint`` file that ``tf.train.latest_checkpoint`` reads. Names of
 object-based checkpoints (``layer/.ATTRIBUTES/VARIABLE_VALUE``) are kept as they are.
 
@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import crc32c
-
 from ..errors import FormatError
 from . import bundle_messages
 from .bundle_messages import ITEMSIZES, BundleEntry, read_entry, read_header, shown
@@ -29,7 +27,6 @@ from .stored import (
     Fragment,
     Index,
     NewTensor,
-    OpenFiles,
     Slot,
     StoredTensor,
     create_sized,
@@ -74,30 +71,6 @@ def index(index_path: Path) -> Index:
     stored.sort(key=lambda pair: (pair[0].path, pair[0].offset))
     _check_apart(stored)
     return Index(tuple(tensor for _, tensor in stored), {})
-
-
-def verify_checksum(files: OpenFiles, tensor: StoredTensor) -> None:
-    """Read the payload of ``tensor`` in pieces and compare its CRC32C with the index; nothing where it keeps none.
-
-    Raises:
-        FormatError: The checksums differ, or the data file ends early.
-    """
-    data = tensor.data
-    if not isinstance(data, ChecksummedExtent):
-        return
-    scratch = memoryview(bytearray(min(_CHUNK_BYTES, data.nbytes)))
-    checksum = 0
-    for start in range(0, data.nbytes, _CHUNK_BYTES):
-        piece = scratch[: min(_CHUNK_BYTES, data.nbytes - start)]
-        data.read_into(files, start, piece)
-        checksum = crc32c.crc32c(piece, checksum)
-    if checksum != data.crc32c:
-        raise FormatError(
-            data.path,
-            f"tensor {tensor.name!r:.200} has the wrong CRC32C: got {checksum:08x}, wanted {data.crc32c:08x}",
-            offset=data.offset,
-            next_step="The file is damaged: fetch it again.",
-        )
 
 
 def _check_is_index(path: Path) -> None:

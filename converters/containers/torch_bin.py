@@ -95,6 +95,7 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
                 offset=member.offset,
             )
         storage.offset = member.offset
+        storage.crc = member.crc or None  # torch.serialization.set_crc32_options(False) leaves every CRC zero
     return _to_index(path, machine, tree)
 
 
@@ -107,7 +108,7 @@ def _small(path: Path, files: OpenFiles, member: Member | None) -> bytes | None:
 
 
 def _check_crc(path: Path, files: OpenFiles, member: Member) -> None:
-    """Check the pickle against its CRC; payloads are not read here, and torch checks neither."""
+    """Check the pickle against its CRC; payloads are checked when they are read, and torch checks neither."""
     if member.nbytes > _LARGEST_PICKLE:
         raise FormatError(path, f"a pickle of {member.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
     crc = 0

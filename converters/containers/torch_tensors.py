@@ -19,7 +19,7 @@ from ..errors import FormatError
 from .numpy_pickle import checked_nbytes, ordered_dict
 from .pickle_machine import Allowed, Global, PickleMachine, kind_of, shown
 from .state_tree import OpaqueLeaf, TensorLeaf
-from .stored import Data, Extent, OpenFiles, StoredTensor
+from .stored import ChecksummedExtent, Data, Extent, OpenFiles, StoredTensor
 
 # fmt: off
 #: torch's storage class, without "Storage" → (our dtype, bytes an element).
@@ -51,6 +51,7 @@ class Storage:
         dtype, itemsize: Of its class; "uint8" for an untyped one.
         count: Elements.
         offset: Where its bytes lie; None until the container said so.
+        crc: CRC-32 of its bytes, None where the container keeps none.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Storage:
     itemsize: int
     count: int
     offset: int | None = None
+    crc: int | None = None
 
     def __str__(self) -> str:
         return "a torch storage"
@@ -104,6 +106,8 @@ class TorchTensor(TensorLeaf):
         # A dimension of one element is never stepped along, whatever its stride says.
         steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
         data: Data = Extent(path, offset, nbytes)
+        if self.storage.crc is not None and nbytes == self.storage.nbytes:
+            data = ChecksummedExtent(path, offset, nbytes, self.storage.crc, "crc32")
         if steps == _c_order(steps):
             return StoredTensor(name, self.dtype, self.shape, data)
         if len(self.shape) == 2 and len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]):

@@ -1,0 +1,106 @@
+"""``export``: a directory for onnxruntime, TensorFlow or Paddle Inference, made by the framework itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cmd_convert import DIALECT_NAMES
+from .converters.rendering import amount
+
+if TYPE_CHECKING:
+    from .models.export import Export
+
+
+@click.command("export", short_help="ONNX, SavedModel or Paddle Inference, for serving")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["onnx", "savedmodel", "paddle-inference"]),
+    help="What to make; PyTorch, TensorFlow or Paddle makes it and must be installed.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory to make.  [default: DIR-to]")
+@click.option("--force", is_flag=True, help="Replace the output if it is an export.")
+@click.option(
+    "--max-length",
+    type=click.IntRange(1, 1 << 17),
+    help="Raise the longest sequence, in tokens, above the configuration's max_position_embeddings.",
+)
+@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
+@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what the framework's process says.")
+def export_command(
+    directory: Path,
+    to: str,
+    output: Path | None,
+    force: bool,
+    max_length: int | None,
+    dialect: Any,
+    config: Path | None,
+    no_trial: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Export the masked-LM model in DIR, a checkpoint of any dialect, for serving without this program.
+
+    Every export takes input_ids, token_type_ids and attention_mask, int64 (batch, length), of any batch and length up
+    to the model's limit, and gives logits, float32 (batch, length, vocabulary). The tokenizer's files travel along.
+    The result is run in its runtime and compared with the model before it gets its name.
+
+    \b
+        roformer-convert export ckpt/ --to onnx
+        onnxruntime.InferenceSession("ckpt-onnx/model.onnx")
+    \b
+        roformer-convert export ckpt/ --to savedmodel -o served/1
+        tf.saved_model.load("served/1").signatures["serving_default"]
+    \b
+        roformer-convert export ckpt/ --to paddle-inference --max-length 1536
+        paddle.inference.Config("ckpt-paddle-inference/inference.json",
+                                "ckpt-paddle-inference/inference.pdiparams")
+    """
+    from .models.export import export
+
+    done = export(
+        directory,
+        output,
+        to=to,
+        force=force,
+        extend_to=max_length,
+        dialect=dialect,
+        config=config,
+        trial=not no_trial,
+        report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
+    )
+    if as_json:
+        click.echo(json.dumps(done.as_dict(), ensure_ascii=False, indent=2))
+    elif not quiet:
+        click.echo(render(done, tried=not no_trial))
+
+
+def render(done: Export, *, tried: bool) -> str:
+    """Say in a few lines what was made."""
+    lines = [
+        f"{done.source} → {done.target} ({done.format.name})",
+        f"  {amount(done.nbytes)}, sequences of up to {done.max_length:,} tokens, made with {done.version}",
+        f"  for {done.format.opened_by}" + ("" if done.format.file == "." else f", {done.format.file}"),
+    ]
+    lines.extend(f"  note: {note}" for note in done.notes)
+    if done.runtime is not None:
+        checked = (
+            f"run in {done.runtime}: logits within {done.difference:.1g} of the model's (largest {done.largest:.3g})"
+        )
+    else:
+        checked = "not run" if tried else "not run (--no-trial)"
+    lines.append(f"  {checked}; {done.seconds:.1f} s")
+    return "\n".join(lines)
+
+
+COMMANDS = {"export": export_command}
