@@ -125,11 +125,15 @@ def choose_frameworks(name: str | None) -> tuple[str, ...]:
         names: tuple[str, ...] = (found,)
     else:
         names = tuple(FRAMEWORKS) if name == "all" else (name,)
+    _require(names, "fill-mask" if name is None else f"fill-mask --framework {name}")
+    return names
+
+
+def _require(names: Sequence[str], what: str) -> None:
     wanted = [FRAMEWORKS[one] for one in names]
     missing = {one.package: one.extra for one in wanted if not is_installed(one.package)}
     if missing:
-        raise MissingPackageError("fill-mask" if name is None else f"fill-mask --framework {name}", missing)
-    return names
+        raise MissingPackageError(what, missing)
 
 
 def fill_mask(
@@ -160,6 +164,7 @@ def fill_mask(
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, or a framework's process failed.
     """
+    _require(frameworks, "fill-mask")
     directory = Path(directory)
     with open_checkpoint(directory, dialect=dialect, config=config) as checkpoint:
         limits = with_limit(checkpoint.config, extend_to)

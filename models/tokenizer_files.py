@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.config_fields import Json, read_json
-from ..converters.errors import FormatError, MisfitError, Problem
+from ..converters.errors import MisfitError, Problem
+from .vocabulary import read_vocabulary, shown
 
-_LARGEST_VOCABULARY = 64 << 20  # bytes; a RoFormer's 50,000 rows are 0.5 MB, the largest multilingual BERT's 2 MB
-_MOST_ROWS = 1 << 22
 _MOST_ADDED = 1 << 16
 
 #: Role → the spelling of BERT and of every published RoFormer.
@@ -42,11 +41,6 @@ _PLAIN_CLASSES = {"PreTrainedTokenizer", "TokenizersBackend", "AutoTokenizer"}
 #: characters. Character vocabularies have none (0 of Zhuiyi's 12,000), word vocabularies mostly such rows.
 _WORD_SHARE = 0.01
 _CHINESE_WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{2,}")
-
-#: Unicode's White_Space, which the tokenizers library trims from the end of a row; str.rstrip() also takes U+001C…1F.
-_WHITE_SPACE = (
-    "\t\n\x0b\x0c\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-)
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ def read_settings(directory: Path) -> TokenizerSettings:
             tokenizer here honours.
     """
     written = _read_if_there(directory / "tokenizer.json")
-    rows, ids, source = _vocabulary(directory, written)
+    rows, ids, source = read_vocabulary(directory, written)
     config_path = directory / "tokenizer_config.json"
     config = _read_if_there(config_path)
     problems: list[Problem] = []
@@ -137,92 +131,21 @@ def read_settings(directory: Path) -> TokenizerSettings:
     )  # fmt: skip
 
 
-def settings_of_rows(tokens: Sequence[str], source: Path | str = "vocabulary", **settings: Any) -> TokenizerSettings:
-    """Make settings from a vocabulary at hand, its row number being the id; ``settings`` as in the class."""
-    return TokenizerSettings(
-        rows=dict(enumerate(tokens)), ids={token: i for i, token in enumerate(tokens)}, source=Path(source), **settings
-    )
+def settings_of_rows(tokens: Sequence[str], source: Path | str = "vocabulary", **flags: Any) -> TokenizerSettings:
+    """Make settings from a vocabulary at hand, its row number being the id; ``flags`` as in the class.
+
+    Raises:
+        MisfitError: BERT's special tokens are not all among the rows.
+    """
+    ids = {token: number for number, token in enumerate(tokens)}
+    missing = [Problem("missing", token, f"{role} has no row") for role, token in ROLES.items() if token not in ids]
+    if missing:
+        raise MisfitError(source, "a BERT or RoFormer tokenizer", missing)
+    return TokenizerSettings(rows=dict(enumerate(tokens)), ids=ids, source=Path(source), **flags)
 
 
 def _read_if_there(path: Path) -> Json:
     return read_json(path) if path.is_file() else {}
-
-
-# The vocabulary ------------------------------------------------------------------------------------------------------
-
-
-def _vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dict[str, int], Path]:
-    """Read ``vocab.txt``, and ``tokenizer.json``, which is all that transformers 5 saves; both must agree."""
-    path, json_path = directory / "vocab.txt", directory / "tokenizer.json"
-    if path.is_file():
-        tokens = _read_rows(path)
-        ids = {token: i for i, token in enumerate(tokens)}
-        if written:
-            _compare(path, ids, json_path, _wordpiece_ids(json_path, written))
-        return dict(enumerate(tokens)), ids, path
-    if not written:
-        problem = Problem("missing", "vocab.txt", "(or tokenizer.json)")
-        raise MisfitError(
-            directory, "a tokenizer", [problem], "Copy the vocabulary that came with the checkpoint there."
-        )
-    ids = _wordpiece_ids(json_path, written)
-    return {number: token for token, number in ids.items()}, ids, json_path
-
-
-def _read_rows(path: Path) -> list[str]:
-    """Split ``vocab.txt`` as the tokenizers library does: at line feeds, white space trimmed from the end of each."""
-    size = path.stat().st_size
-    if size > _LARGEST_VOCABULARY:
-        raise FormatError(path, f"a vocabulary of {size:,} bytes; wanted at most {_LARGEST_VOCABULARY:,}")
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            path, "not UTF-8 text", offset=error.start, next_step="Save it as UTF-8, one token a line."
-        ) from None
-    if text.startswith("\ufeff"):
-        # transformers keeps the mark as a part of row 0 and puts a second [PAD] past the last row, in silence
-        raise FormatError(path, "begins with a byte-order mark", next_step="Save it as UTF-8 without one.")
-    rows = text.split("\n")
-    if rows[-1] == "":
-        rows.pop()
-    if len(rows) > _MOST_ROWS:
-        raise FormatError(path, f"a vocabulary of {len(rows):,} rows; wanted at most {_MOST_ROWS:,}")
-    return [row.rstrip(_WHITE_SPACE) for row in rows]
-
-
-def _wordpiece_ids(path: Path, written: Json) -> dict[str, int]:
-    """Take token → id out of a ``tokenizer.json``, which must be a wordpiece model with BERT's prefix."""
-    model = written.get("model")
-    ids = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or model.get("type") not in ("WordPiece", None) or not isinstance(ids, dict):
-        kind = model.get("type") if isinstance(model, dict) else model
-        raise FormatError(path, f"holds the model {_shown(kind)}; wanted a WordPiece model with its vocab")
-    if model.get("continuing_subword_prefix", "##") != "##":
-        raise FormatError(
-            path, f"continuing_subword_prefix is {_shown(model['continuing_subword_prefix'])}; wanted '##'"
-        )
-    for token, number in ids.items():
-        if type(number) is not int or not 0 <= number < _MOST_ROWS:
-            raise FormatError(path, f"the id of {_shown(token)} is {_shown(number)}; wanted 0 to {_MOST_ROWS - 1:,}")
-    if len(set(ids.values())) != len(ids):
-        raise FormatError(path, "two tokens of its vocabulary have one id")
-    return ids
-
-
-def _compare(path: Path, ids: Mapping[str, int], json_path: Path, other: Mapping[str, int]) -> None:
-    """Refuse two vocabularies that differ: transformers 5 would take the second, transformers 4 the first."""
-    trimmed = {token.rstrip(_WHITE_SPACE): number for token, number in other.items()}
-    different = {token for token in ids.keys() | trimmed.keys() if ids.get(token) != trimmed.get(token)}
-    if different:
-        first = min(different, key=lambda token: (ids.get(token, _MOST_ROWS), trimmed.get(token, _MOST_ROWS)))
-        raise FormatError(
-            json_path,
-            f"does not agree with {path.name} on {len(different):,} tokens, first {_shown(first)}: "
-            f"id {trimmed.get(first, 'none')} here, {ids.get(first, 'none')} there",
-            next_step="Remove the one that does not belong to the checkpoint.",
-        )
 
 
 # Special and added tokens --------------------------------------------------------------------------------------------
@@ -249,7 +172,7 @@ def _added_tokens(
                 is_special = content in named
                 declared[number] = AddedToken(content, normalized=not is_special, special=is_special)
             else:
-                problems.append(Problem("setting", "added_tokens.json", f"gives {_shown(content)} {_shown(number)}"))
+                problems.append(Problem("setting", "added_tokens.json", f"gives {shown(content)} {shown(number)}"))
         for item in _list(written.get("added_tokens"), "added_tokens", problems):
             token_id = item.get("id") if isinstance(item, dict) else None
             token = _token(item, "added_tokens", problems)
@@ -313,7 +236,7 @@ def _declared(value: Any, name: str, problems: list[Problem]) -> Iterator[tuple[
     for key, item in value.items():
         token = _token(item, name, problems)
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            problems.append(Problem("setting", name, f"has the key {_shown(key)}; want an id"))
+            problems.append(Problem("setting", name, f"has the key {shown(key)}; want an id"))
         elif token is not None:
             yield int(key), token
 
@@ -343,12 +266,12 @@ def _token(value: Any, name: str, problems: list[Problem]) -> AddedToken | None:
     flags = {key: value[key] for key in AddedToken.__annotations__ if key in value} if isinstance(value, dict) else {}
     flags.pop("content", None)
     if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
-        problems.append(Problem("setting", name, f"got {_shown(value)}, want a token or an object with its content"))
+        problems.append(Problem("setting", name, f"got {shown(value)}, want a token or an object with its content"))
         return None
     try:
         content.encode("utf-8")
     except UnicodeEncodeError:
-        problems.append(Problem("setting", name, f"{_shown(value)} holds half of a surrogate pair"))
+        problems.append(Problem("setting", name, f"{shown(value)} holds half of a surrogate pair"))
         return None
     return AddedToken(content, **flags)
 
@@ -360,7 +283,7 @@ def _flag(config: Json, key: str, usual: bool | None, problems: list[Problem]) -
     value = config.get(key, usual)
     if isinstance(value, bool) or value is usual:
         return value
-    problems.append(Problem("setting", key, f"got {_shown(value)}, want true or false"))
+    problems.append(Problem("setting", key, f"got {shown(value)}, want true or false"))
     return usual
 
 
@@ -384,15 +307,10 @@ def _is_word_vocabulary(
                 Problem(
                     "setting",
                     "tokenizer_class",
-                    f"got {_shown(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
+                    f"got {shown(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
                 )
             )
     count = sum(1 for token in rows.values() if _CHINESE_WORD.fullmatch(token))
     return count > _WORD_SHARE * len(rows), (
         f"{count:,} of {len(rows):,} rows are words of two or more Chinese characters, and no file names a class"
     )
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
