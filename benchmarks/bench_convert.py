@@ -128,7 +128,9 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, help="where to work; by default a temporary directory")
     parser.add_argument("options", nargs="*", help="options for our command, after --: e.g. -- --no-verify")
     args = parser.parse_args()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    # as a person's install runs: with its bytecode kept, and no library pinned to one processor
+    unset = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if key not in unset}
     base = Path(tempfile.mkdtemp(prefix="bench-convert-", dir=args.directory))
     rows = []
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Callable
@@ -87,7 +86,7 @@ class OutputDirectory:
     def __enter__(self) -> OutputDirectory:
         parent = self.target.parent
         _remove_abandoned(parent, self.target.name)
-        path = parent / f".{self.target.name}.partial-{secrets.token_hex(6)}"
+        path = parent / f".{self.target.name}.partial-{os.urandom(6).hex()}"
         try:
             path.mkdir()
         except OSError as error:
@@ -214,7 +213,7 @@ def _replace(new: Path, target: Path) -> Path:
     if _exchange(new, target):
         return new
     # No exchange here: for an instant neither name is there, and the old state is under the second one.
-    aside = target.with_name(f".{target.name}.partial-{secrets.token_hex(6)}")
+    aside = target.with_name(f".{target.name}.partial-{os.urandom(6).hex()}")
     os.rename(target, aside)
     try:
         os.rename(new, target)

@@ -1,0 +1,84 @@
+"""Our Paddle model: dynamic (packed where the batch is padded), static (``to_static``) and inference."""
+
+# ruff: noqa: E402
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from timing_loop import serve
+
+from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
+from roformer_convert.models.start_paddle import paddle
+
+source, threads = sys.argv[1], int(sys.argv[2])
+paddle.set_device("cpu")
+model = RoFormerForMaskedLM.from_pretrained(source, dtype="float32")
+
+
+class Scorer(paddle.nn.Layer):
+    """The model, called with the batch's arrays in the order of their names."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *arrays):
+        return self.model(**dict(zip(self.names, arrays, strict=True)))
+
+
+def prepare(mode, batch):
+    names = sorted(batch)
+    if mode == "dynamic":
+        inputs = {name: paddle.to_tensor(array) for name, array in batch.items()}
+
+        def dynamic():
+            with paddle.no_grad():
+                return model(**inputs, packed="attention_mask" in inputs)
+
+        return dynamic
+    specs = [paddle.static.InputSpec([None] * batch[name].ndim, "int64", name) for name in names]
+    scorer = Scorer(names)
+    scorer.eval()
+    static = paddle.jit.to_static(scorer, input_spec=specs, full_graph=True)
+    if mode == "static":
+        arrays = [paddle.to_tensor(batch[name]) for name in names]
+
+        def run():
+            with paddle.no_grad():
+                return static(*arrays)
+
+        return run
+    with tempfile.TemporaryDirectory() as directory:
+        paddle.jit.save(static, f"{directory}/model")
+        config = paddle.inference.Config(f"{directory}/model.json", f"{directory}/model.pdiparams")
+        config.disable_gpu()
+        config.disable_glog_info()
+        config.set_cpu_math_library_num_threads(threads)
+        if mode == "inference-onednn":
+            config.enable_mkldnn()
+        elif mode == "inference":
+            config.disable_mkldnn()
+        predictor = paddle.inference.create_predictor(config)
+    (output,) = predictor.get_output_names()
+
+    def infer():
+        for name in names:
+            predictor.get_input_handle(name).copy_from_cpu(batch[name])
+        predictor.run()
+        return predictor.get_output_handle(output)
+
+    return infer
+
+
+def as_numpy(logits):
+    return logits.numpy() if isinstance(logits, paddle.Tensor) else logits.copy_to_cpu()
+
+
+def product(m, k, n):
+    a, b = paddle.rand([m, k]), paddle.rand([k, n])
+    return lambda: paddle.matmul(a, b)
+
+
+serve(prepare, as_numpy, {"paddle": paddle.__version__}, product)

@@ -1,0 +1,91 @@
+"""PaddleNLP 2.8.1's RoFormer: dynamic, static and inference; where positions are given, its head runs on those alone."""
+
+# ruff: noqa: E402, E401, F401, I001
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from timing_loop import serve
+
+# paddle 2.6.2 crashes where these are imported after it
+import scipy, aiohttp, pyarrow, pandas, sklearn
+import paddle
+import paddlenlp
+from paddlenlp.transformers import RoFormerForMaskedLM
+
+source, threads = sys.argv[1], int(sys.argv[2])
+paddle.set_device("cpu")
+model = RoFormerForMaskedLM.from_pretrained(source)
+model.eval()
+
+
+class Scorer(paddle.nn.Layer):
+    """The model, called with the batch's arrays in the order of their names."""
+
+    def __init__(self, names):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *arrays):
+        inputs = dict(zip(self.names, arrays))  # noqa: B905 - Python 3.9 too
+        positions = inputs.pop("positions", None)
+        if positions is None:
+            return self.model(**inputs)
+        hidden = self.model.roformer(**inputs)
+        hidden = hidden[0] if isinstance(hidden, (list, tuple)) else hidden
+        return self.model.cls(paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), positions))
+
+
+def prepare(mode, batch):
+    names = sorted(batch)
+    scorer = Scorer(names)
+    scorer.eval()
+    arrays = [paddle.to_tensor(batch[name]) for name in names]
+    if mode == "dynamic":
+
+        def dynamic():
+            with paddle.no_grad():
+                return scorer(*arrays)
+
+        return dynamic
+    specs = [paddle.static.InputSpec([None] * batch[name].ndim, "int64", name) for name in names]
+    static = paddle.jit.to_static(scorer, input_spec=specs)
+    if mode == "static":
+
+        def run():
+            with paddle.no_grad():
+                return static(*arrays)
+
+        return run
+    with tempfile.TemporaryDirectory() as directory:
+        paddle.jit.save(static, f"{directory}/model")
+        config = paddle.inference.Config(f"{directory}/model.pdmodel", f"{directory}/model.pdiparams")
+        config.disable_gpu()
+        config.disable_glog_info()
+        config.set_cpu_math_library_num_threads(threads)
+        if mode == "inference-onednn":
+            config.enable_mkldnn()
+        predictor = paddle.inference.create_predictor(config)
+    (output,) = predictor.get_output_names()
+
+    def infer():
+        for name in names:
+            predictor.get_input_handle(name).copy_from_cpu(batch[name])
+        predictor.run()
+        return predictor.get_output_handle(output)
+
+    return infer
+
+
+def as_numpy(logits):
+    return logits.numpy() if isinstance(logits, paddle.Tensor) else logits.copy_to_cpu()
+
+
+def product(m, k, n):
+    a, b = paddle.rand([m, k]), paddle.rand([k, n])
+    return lambda: paddle.matmul(a, b)
+
+
+serve(prepare, as_numpy, {"paddlenlp": paddlenlp.__version__, "paddle": paddle.__version__}, product)

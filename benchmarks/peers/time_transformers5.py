@@ -1,0 +1,53 @@
+"""transformers 5's torch RoFormer; where positions are given, its head runs on those tokens alone."""
+
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from timing_loop import serve
+
+import torch
+import transformers
+
+source, threads = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(threads)
+models = {}
+
+
+def prepare(mode, batch):
+    device, dtype = ("cuda", torch.bfloat16) if mode == "cuda-bfloat16" else ("cpu", torch.float32)
+    if mode == "bfloat16":
+        dtype = torch.bfloat16
+    if (device, dtype) not in models:
+        loaded = transformers.RoFormerForMaskedLM.from_pretrained(source, dtype=dtype)
+        models[device, dtype] = loaded.eval().to(device)
+    model = models[device, dtype]
+    inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+    positions = inputs.pop("positions", None)
+
+    def job():
+        with torch.inference_mode():
+            if positions is None:
+                logits = model(**inputs).logits
+            else:
+                hidden = model.roformer(**inputs).last_hidden_state
+                logits = model.cls(hidden.reshape(-1, hidden.shape[-1])[positions])
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return logits
+
+    return job
+
+
+def product(m, k, n):
+    a, b = torch.rand(m, k), torch.rand(n, k)
+    return lambda: torch.nn.functional.linear(a, b)
+
+
+serve(
+    prepare,
+    lambda logits: logits.float().cpu().numpy(),
+    {"transformers": transformers.__version__, "torch": torch.__version__},
+    product,
+)
