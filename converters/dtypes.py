@@ -38,7 +38,7 @@ def cast(values: Array, source: str, target: str, *, name: str) -> Array:
     if source == target:
         return values
     wide = _widen(values) if source == "bfloat16" else values
-    with numpy.errstate(over="ignore"):
+    with numpy.errstate(over="ignore", invalid="ignore"):  # a signalling NaN is invalid to the processor
         out = _to_bfloat16(wide) if target == "bfloat16" else wide.astype(numpy_dtype(target))
         lost = numpy.isfinite(wide) & ~numpy.isfinite(_widen(out) if target == "bfloat16" else out)
     if lost.any():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig
 
-Array = NDArray[Any]
+Array = NDArray[Any]  # what numpy's operators give is Any to the type checker, so results are named before returned
 
 
 def widen(array: Array) -> Array:
@@ -30,7 +30,8 @@ _erf = numpy.vectorize(math.erf, otypes=[numpy.float64])
 
 def gelu(x: Array) -> Array:
     """Weigh x by the normal distribution's own share below it."""
-    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+    weighed: Array = 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+    return weighed
 
 
 class Forward:
@@ -49,12 +50,14 @@ class Forward:
         self.table = table
 
     def linear(self, name: str, x: Array) -> Array:
-        return x @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
+        out: Array = x @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
+        return out
 
     def norm(self, name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         spread = numpy.sqrt((centred**2).mean(-1, keepdims=True) + self.config.layer_norm_eps)
-        return centred / spread * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+        out: Array = centred / spread * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+        return out
 
     def rotate(self, x: Array) -> Array:
         """Rotate each adjacent pair of x (B, N, T, D) by position × 10000^(-2i/D)."""
@@ -71,7 +74,10 @@ class Forward:
 
     def hidden(self, input_ids: Array, token_type_ids: Array, attention_mask: Array) -> Array:
         """Encode tokens (B, T) → (B, T, H)."""
-        x = self.tensors["embeddings.word.weight"][input_ids] + self.tensors["embeddings.segment.weight"][token_type_ids]
+        x = (
+            self.tensors["embeddings.word.weight"][input_ids]
+            + self.tensors["embeddings.segment.weight"][token_type_ids]
+        )
         x = self.norm("embeddings.norm", x)
         if "embeddings.project.weight" in self.tensors:
             x = self.linear("embeddings.project", x)
@@ -81,7 +87,8 @@ class Forward:
             at = f"layers.{layer}."
 
             def split(y: Array) -> Array:
-                return y.reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+                apart: Array = y.reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+                return apart
 
             query, key, value = (split(self.linear(f"{at}attention.{name}", x)) for name in ("query", "key", "value"))
             query, key = self.rotate(query), self.rotate(key)
@@ -99,10 +106,12 @@ class Forward:
     def logits(self, hidden: Array) -> Array:
         """Score the vocabulary: (B, T, H) → (B, T, V)."""
         x = self.norm("mlm.norm", gelu(self.linear("mlm.transform", hidden)))
-        return x @ self.tensors["embeddings.word.weight"].T + self.tensors["mlm.bias"]
+        scores: Array = x @ self.tensors["embeddings.word.weight"].T + self.tensors["mlm.bias"]
+        return scores
 
     def pair(self, hidden: Array) -> Array:
         """Probabilities of the sentence pair's order: (B, T, H) → (B, 2)."""
         score = self.linear("sop", numpy.tanh(self.linear("pooler", hidden[:, 0])))
-        share = numpy.exp(score - score.max(-1, keepdims=True))
-        return share / share.sum(-1, keepdims=True)
+        share: Array = numpy.exp(score - score.max(-1, keepdims=True))
+        share /= share.sum(-1, keepdims=True)
+        return share

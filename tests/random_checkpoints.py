@@ -16,7 +16,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
+from roformer_convert.converters import RoFormerConfig, save_checkpoint, weight_files
+from roformer_convert.converters.checkpoint import find_config, resolve, spoken_dialect
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
 
 Array = NDArray[Any]
@@ -56,6 +57,14 @@ SHAPES: Mapping[str, tuple[RoFormerConfig, tuple[Group, ...]]] = {
 
 #: Ordered pairs of dialects.
 DIRECTIONS = tuple((one, other) for one in DIALECTS for other in DIALECTS if one != other)
+
+#: What holds a dialect's weights, where there is a choice: (dialect, container).
+CONTAINERS: tuple[tuple[Dialect, str], ...] = (
+    ("paddle", "pdparams"),
+    ("paddle", "safetensors"),
+    ("torch", "safetensors"),
+    ("torch", "bin"),
+)
 
 
 def random_tensors(
@@ -126,16 +135,25 @@ def write_random(
 
 
 def save(
-    directory: Path, dialect: Dialect, tensors: Tensors, config: RoFormerConfig, *, dtype: str = "float32", **options: Any
+    directory: Path,
+    dialect: Dialect,
+    tensors: Tensors,
+    config: RoFormerConfig,
+    *,
+    dtype: str = "float32",
+    **options: Any,
 ) -> None:
     """Write ``tensors`` as a checkpoint directory."""
     kinds = dict.fromkeys(tensors, dtype) if dtype == "bfloat16" else None
     save_checkpoint(directory, tensors, config, dialect=dialect, dtypes=kinds, **options)
 
 
-def read_all(path: Path, **options: Any) -> Tensors:
-    """Read a checkpoint back under canonical names."""
-    with open_checkpoint(path, **options) as checkpoint:
+def read_all(path: Path) -> Tensors:
+    """Read a checkpoint of ours back under canonical names (an h5 file without the process of its own: it is slow)."""
+    weights = weight_files.find(path, None)
+    stored = weight_files.index(weights, trusted=True)
+    dialect = spoken_dialect(weights, stored)
+    with resolve(path, weights, stored, dialect, find_config(weights.files[0].parent, (dialect,))) as checkpoint:
         return {name: checkpoint.read(name) for name in checkpoint}
 
 
@@ -158,3 +176,36 @@ def file_bytes(directory: Path) -> dict[str, str]:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+
+
+def rotary_table(positions: int = CONFIG.max_position_embeddings, width: int = CONFIG.head_size) -> Array:
+    """Compute [sin | cos] pair by pair, without the converters' own function."""
+    rows = []
+    for position in range(positions):
+        angles = [position / 10000 ** (2 * pair / width) for pair in range(width // 2)]
+        rows.append([*numpy.sin(angles), *numpy.cos(angles)])
+    return numpy.array(rows)
+
+
+def add_rotary_table(
+    directory: Path, dialect: Dialect, *, base: bool = False, table: Array | None = None, dtype: str = "float32"
+) -> None:
+    """Put embed_positions into a torch or TF file, as transformers' own files have it."""
+    values = (rotary_table() if table is None else table).astype(dtype)
+    if dialect == "torch":
+        from safetensors.numpy import load_file, save_file
+
+        arrays = load_file(directory / "model.safetensors")
+        name = "encoder.embed_positions.weight"
+        arrays[name if base else f"roformer.{name}"] = values
+        save_file(arrays, directory / "model.safetensors", {"format": "pt"})
+        return
+    import h5py
+
+    with h5py.File(directory / "tf_model.h5", "r+") as file:
+        group = file["roformer"]
+        names = [name if isinstance(name, bytes) else name.encode() for name in group.attrs["weight_names"]]
+        added = "tf_ro_former_for_masked_lm/roformer/encoder/embed_positions/embeddings:0"
+        group.create_dataset(added, data=values)
+        del group.attrs["weight_names"]
+        group.attrs["weight_names"] = numpy.array([*names, added.encode()])

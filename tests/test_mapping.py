@@ -9,8 +9,7 @@ programs' sources (``golden_names``), their live state dicts and files, and what
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -400,7 +399,9 @@ def turns() -> Iterator[Mutation]:
             if any(leaf.axes == 2 for leaf in row.kind):
                 flipped = tuple(flip(leaf, dialect) for leaf in row.kind)
                 what = f"turn {row.canonical} in {dialect}"
-                yield Mutation(what, (row.canonical,), (dialect,), with_rows({row.canonical: replace(row, kind=flipped)}))
+                yield Mutation(
+                    what, (row.canonical,), (dialect,), with_rows({row.canonical: replace(row, kind=flipped)})
+                )
 
 
 def flip(leaf: Leaf, dialect: Dialect) -> Leaf:

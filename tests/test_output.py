@@ -1,0 +1,311 @@
+"""Where the result goes: what is refused before a byte moves, what --force replaces, and what a failure leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_checkpoints import CONFIG, file_bytes, random_tensors, read_all, same_bits, save, write_random
+
+from roformer_convert.converters import ConvertError, convert, engine, output, save_checkpoint
+from roformer_convert.converters.mapping import Dialect
+from roformer_convert.converters.output import OutputDirectory
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    write_random(tmp_path / "ckpt", "paddle")
+    return tmp_path / "ckpt"
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_default_output_lies_beside_the_source(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert convert(source, to="torch").target == source.parent / "ckpt-torch"
+    monkeypatch.chdir(source)
+    # the name of a relative source is its real one
+    assert convert(".", to="tf1").target == source.parent / "ckpt-tf1"
+    monkeypatch.chdir(source.parent)
+    assert convert("ckpt/", to="tf").target.resolve() == source.parent / "ckpt-tf"
+    assert names(source.parent) == ["ckpt", "ckpt-tf", "ckpt-tf1", "ckpt-torch"]
+
+
+def test_an_existing_output_is_refused_without_force(source: Path) -> None:
+    convert(source, to="torch")
+    before = file_bytes(source.parent)
+    with pytest.raises(ConvertError, match="already exists") as caught:
+        convert(source, to="torch")
+    assert "--force" in str(caught.value)
+    assert file_bytes(source.parent) == before
+
+
+def test_force_replaces_a_whole_checkpoint_directory(source: Path) -> None:
+    target = source.parent / "out"
+    write_random(target, "tf1", "base", seed=9)
+    (target / "vocab.txt").write_text("old\n")
+    convert(source, target, to="torch", force=True)
+    assert names(target) == ["config.json", "model.safetensors"]
+    assert same_bits(read_all(target), read_all(source)) == []
+    assert names(source.parent) == ["ckpt", "out"]
+
+
+@pytest.mark.parametrize("kind", ["notes", "nested", "file", "photos"])
+def test_force_replaces_nothing_but_a_checkpoint(source: Path, kind: str) -> None:
+    target = source.parent / "out"
+    if kind == "file":
+        target.write_text("a file")
+    else:
+        target.mkdir()
+        if kind == "nested":
+            (target / "config.json").write_text("{}")
+            (target / "src").mkdir()
+            (target / "src" / "main.py").write_text("precious")
+        elif kind == "notes":
+            (target / "thesis.tex").write_text("precious")
+        else:
+            (target / "model.safetensors.jpg").write_text("precious")
+    before = file_bytes(source.parent)
+    with pytest.raises(ConvertError, match="is not replaced"):
+        convert(source, target, to="torch", force=True)
+    assert file_bytes(source.parent) == before
+    assert names(source.parent) == ["ckpt", "out"]
+
+
+def test_force_fills_an_empty_directory(source: Path) -> None:
+    (source.parent / "out").mkdir()
+    with pytest.raises(ConvertError, match="already exists"):
+        convert(source, source.parent / "out", to="torch")
+    convert(source, source.parent / "out", to="torch", force=True)
+    assert names(source.parent / "out") == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("ckpt", "the output is the source"),
+        ("ckpt/.", "the output is the source"),
+        ("ckpt/out", "inside the source"),
+        ("ckpt/../ckpt/deep", "inside the source"),
+        ("link", "the output is the source"),
+        ("link/out", "inside the source"),
+        (".", "holds the source"),
+        ("..", "holds the source"),
+        ("missing/out", "no such directory"),
+        ("ckpt/config.json/out", "inside the source"),
+    ],
+)
+def test_an_output_in_the_sources_way_is_refused(source: Path, target: str, words: str, force: bool) -> None:
+    (source.parent / "link").symlink_to("ckpt")
+    before = file_bytes(source.parent)
+    with pytest.raises(ConvertError, match=words):
+        convert(source, source.parent / target, to="torch", force=force)
+    with pytest.raises(ConvertError, match=words):
+        convert(source.parent / "link", source.parent / target, to="torch", force=force)
+    assert file_bytes(source.parent) == before
+    assert names(source.parent) == ["ckpt", "link"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_directory_of_a_source_file_is_no_output(source: Path, force: bool) -> None:
+    weights, config = source / "model_state.pdparams", source / "config.json"
+    before = file_bytes(source.parent)
+    for target, words in (
+        (source, "holds the source"),
+        (weights, "the output is the source"),
+        (source.parent, "holds"),
+    ):
+        with pytest.raises(ConvertError, match=words):
+            convert(weights, target, to="torch", config=config, force=force)
+    assert file_bytes(source.parent) == before
+
+
+def test_a_target_that_is_a_link_to_an_old_result_replaces_what_it_leads_to(source: Path) -> None:
+    convert(source, source.parent / "v1", to="torch")
+    (source.parent / "current").symlink_to("v1")
+    convert(source, source.parent / "current", to="torch", force=True, dtype="float16")
+    assert (source.parent / "current").is_symlink()
+    assert {str(a.dtype) for a in read_all(source.parent / "v1").values()} == {"float16"}
+
+
+def test_no_permission_is_told_before_a_byte_moves(source: Path, not_root: None) -> None:
+    closed = source.parent / "closed"
+    closed.mkdir(mode=0o555)
+    with pytest.raises(ConvertError, match="no permission to write here"):
+        convert(source, closed / "out", to="torch")
+    assert names(closed) == []
+
+
+def test_no_permission_is_told_whoever_runs_it(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(ConvertError, match="no permission to write here"):
+        convert(source, to="torch")
+    assert names(source.parent) == ["ckpt"]
+
+
+def test_no_room_is_told_before_a_byte_moves(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = convert(source, to="torch", dry_run=True).plan.nbytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12 - planned, planned))
+    with pytest.raises(ConvertError, match=f"the disk has {planned:,} free"):
+        convert(source, to="torch")
+    assert names(source.parent) == ["ckpt"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, planned + (2 << 20)))
+    convert(source, to="torch")
+
+
+def test_a_disk_that_fills_up_leaves_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+
+    def pwrite(descriptor: int, content: Any, offset: int) -> int:
+        nonlocal written
+        written += 1
+        if written > 7:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content, offset)
+
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.delattr(os, "copy_file_range", raising=False)
+    with pytest.raises(ConvertError, match="No space left") as caught:
+        convert(source, to="torch")
+    assert "Make room" in str(caught.value)
+    assert names(source.parent) == ["ckpt"]
+
+
+@pytest.mark.parametrize("target", ["paddle", "torch", "tf", "tf1"])
+def test_a_bit_that_the_disk_turns_is_found(tmp_path: Path, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever tensor it is in: every one is read back and compared."""
+    save(tmp_path / "ckpt", "torch", random_tensors(), CONFIG)
+    steps = [step for step in convert(tmp_path / "ckpt", to=target, dry_run=True).plan.steps if not step.new.alias_of]
+    real = os.pwrite
+    for step in steps[:: max(1, len(steps) // 8)]:
+        size = step.new.nbytes
+
+        def pwrite(descriptor: int, content: Any, offset: int, size: int = size) -> int:
+            if len(content) == size:
+                content = bytearray(content)
+                content[size // 2] ^= 0x10
+            return real(descriptor, content, offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", pwrite)
+            patch.setattr(engine, "_copy_in_kernel", lambda *_: 0)
+            with pytest.raises(ConvertError, match="read back"):
+                convert(tmp_path / "ckpt", tmp_path / "out", to=target)
+        assert names(tmp_path) == ["ckpt"]
+
+
+def test_where_the_kernel_copies_nothing_the_plain_path_writes_the_same(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: tuple[Dialect, ...] = ("torch", "tf", "tf1")
+    for target in targets:
+        convert(source, source.parent / f"{target}-kernel", to=target)
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    for target in targets:
+        convert(source, source.parent / f"{target}-plain", to=target)
+        assert file_bytes(source.parent / f"{target}-plain") == file_bytes(source.parent / f"{target}-kernel")
+
+
+def test_where_no_directories_can_be_exchanged_force_still_replaces(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(source, to="torch")
+    monkeypatch.setattr(output, "_exchange", lambda one, other: False)
+    convert(source, to="torch", force=True, dtype="float64")
+    assert names(source.parent) == ["ckpt", "ckpt-torch"]
+    assert {str(a.dtype) for a in read_all(source.parent / "ckpt-torch").values()} == {"float64"}
+
+
+def test_a_rename_that_fails_puts_the_old_result_back(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(source, to="torch")
+    before = file_bytes(source.parent)
+    monkeypatch.setattr(output, "_exchange", lambda one, other: False)
+    real = os.rename
+
+    def rename(one: Any, other: Any) -> None:
+        if Path(other).name == "ckpt-torch":
+            calls.append(1)
+        if calls == [1]:
+            calls.append(2)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(one, other)
+
+    calls: list[int] = []
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(ConvertError, match="cannot be put in place"):
+        convert(source, to="torch", force=True, dtype="float64")
+    assert file_bytes(source.parent) == before
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_and_what_runs_now_is_not(source: Path) -> None:
+    abandoned = source.parent / ".ckpt-torch.partial-0123456789ab"
+    abandoned.mkdir()
+    (abandoned / "model.safetensors").write_bytes(b"half")
+    other = source.parent / ".ckpt-tf.partial-0123456789ab"
+    other.mkdir()
+    lookalike = source.parent / ".ckpt-torch.partial-file"
+    lookalike.write_text("not a directory")
+    with OutputDirectory(source.parent / "ckpt-torch") as running:
+        (running.path / "model.safetensors").write_bytes(b"half")
+        assert not abandoned.exists()
+        convert(source, to="torch")
+        assert running.path.is_dir()
+        assert (running.path / "model.safetensors").read_bytes() == b"half"
+    assert not running.path.exists()
+    assert names(source.parent) == [".ckpt-tf.partial-0123456789ab", ".ckpt-torch.partial-file", "ckpt", "ckpt-torch"]
+
+
+def test_a_link_named_like_a_leftover_is_not_followed(source: Path) -> None:
+    precious = source.parent / "precious"
+    precious.mkdir()
+    (precious / "a").write_text("x")
+    (source.parent / ".ckpt-torch.partial-aaaaaaaaaaaa").symlink_to("precious")
+    convert(source, to="torch")
+    assert (precious / "a").read_text() == "x"
+
+
+def test_two_runs_to_one_output_do_not_mix(source: Path) -> None:
+    """The second to finish is refused, as an output that exists is."""
+    with OutputDirectory(source.parent / "out") as slow:
+        (slow.path / "config.json").write_text("{}")
+        convert(source, source.parent / "out", to="torch")
+        before = file_bytes(source.parent / "out")
+        with pytest.raises(ConvertError, match="already exists"):
+            slow.commit()
+    assert file_bytes(source.parent / "out") == before
+    assert names(source.parent) == ["ckpt", "out"]
+
+
+def test_names_with_brackets_and_spaces_are_names(tmp_path: Path) -> None:
+    folder = tmp_path / "a [b] *c ？"
+    folder.mkdir()
+    write_random(folder / "ck[pt] 模型", "paddle")
+    report = convert(folder / "ck[pt] 模型", to="torch")
+    assert names(folder) == ["ck[pt] 模型", "ck[pt] 模型-torch"]
+    assert same_bits(read_all(report.target), read_all(folder / "ck[pt] 模型")) == []
+
+
+def test_save_checkpoint_writes_whole_or_not_at_all(tmp_path: Path) -> None:
+    tensors = random_tensors()
+    del tensors["layers.1.feed_forward_norm.bias"]
+    tensors["layers.1.unknown"] = tensors["mlm.bias"]
+    with pytest.raises(ConvertError, match="unknown"):
+        save_checkpoint(tmp_path / "out", tensors, CONFIG, dialect="tf1")
+    del tensors["layers.1.unknown"]
+    with pytest.raises(ConvertError, match="missing"):
+        save_checkpoint(tmp_path / "out", tensors, CONFIG, dialect="tf1")
+    assert names(tmp_path) == []

@@ -1,0 +1,288 @@
+"""What may be named as the source, what travels with it, and what the report says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_checkpoints import (
+    CONFIG,
+    CONTAINERS,
+    DIRECTIONS,
+    add_rotary_table,
+    file_bytes,
+    read_all,
+    same_bits,
+    write_random,
+)
+
+import roformer_convert
+from roformer_convert.converters import MisfitError, convert, open_checkpoint
+from roformer_convert.converters.mapping import DIALECTS, Dialect
+
+PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
+
+
+# --- what is named as the source ------------------------------------------------------------------------------------
+
+
+def without_config(directory: Path) -> Path:
+    """Move the configuration away; return where it is."""
+    (found,) = directory.glob("*config.json")
+    return Path(shutil.move(found, directory.parent / "elsewhere.json"))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_one_weight_file_with_its_configuration(tmp_path: Path, dialect: Dialect) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect)
+    config = without_config(tmp_path / "ckpt")
+    weights = next(path for path in (tmp_path / "ckpt").iterdir() if ".data-" not in path.name)
+    target: Dialect = "torch" if dialect != "torch" else "paddle"
+    report = convert(weights, to=target, config=config)
+    # beside the file, by its name
+    assert report.target == tmp_path / "ckpt" / f"{weights.name.split('.')[0]}-{target}"
+    assert same_bits(read_all(report.target), tensors) == []
+    with open_checkpoint(report.target) as opened:
+        assert opened.config == CONFIG
+
+
+@pytest.mark.parametrize(("dialect", "container"), [*CONTAINERS, ("tf", "h5")])
+def test_a_weight_file_of_any_name_is_known_by_its_bytes(tmp_path: Path, dialect: Dialect, container: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect, container=container)
+    config = without_config(tmp_path / "ckpt")
+    (weights,) = (tmp_path / "ckpt").iterdir()
+    renamed = weights.rename(tmp_path / "epoch=3.ckpt")
+    convert(renamed, tmp_path / "out", to="tf1", config=config)
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+def test_a_tf1_prefix_and_its_index_name_one_checkpoint(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "tf1")
+    for name in ("bert_model.ckpt", "bert_model.ckpt.index"):
+        convert(tmp_path / "ckpt" / name, tmp_path / f"{name}-out", to="torch")
+        assert same_bits(read_all(tmp_path / f"{name}-out"), tensors) == []
+
+
+def test_a_tf1_checkpoint_may_have_any_prefix(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "tf1")
+    for path in (tmp_path / "ckpt").glob("bert_model.ckpt.*"):
+        path.rename(path.with_name(path.name.replace("bert_model.ckpt", "model.ckpt-1000")))
+    convert(tmp_path / "ckpt", to="paddle")
+    assert same_bits(read_all(tmp_path / "ckpt-paddle"), tensors) == []
+
+
+@pytest.mark.parametrize(("dialect", "container"), CONTAINERS)
+def test_a_shard_index_names_its_checkpoint(tmp_path: Path, dialect: Dialect, container: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect, container=container, max_shard_size=3000)
+    (index,) = (tmp_path / "ckpt").glob("*.index.json")
+    convert(index, tmp_path / "out", to="tf1")
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+def test_the_dialect_of_safetensors_is_known_by_its_names(tmp_path: Path) -> None:
+    for dialect in ("paddle", "torch"):
+        for shape in ("everything", "base"):
+            write_random(tmp_path / f"{dialect}-{shape}", dialect, shape, container="safetensors")
+            with open_checkpoint(tmp_path / f"{dialect}-{shape}") as opened:
+                assert opened.dialect == dialect
+                assert opened.base == (shape == "base")
+
+
+def test_a_file_without_configuration_and_rotary_table_does_not_decide_the_heads(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    without_config(tmp_path / "ckpt")
+    with pytest.raises(MisfitError, match="num_attention_heads") as caught:
+        convert(tmp_path / "ckpt" / "model_state.pdparams", to="torch")
+    assert "--config" in str(caught.value)
+    assert {problem.name for problem in caught.value.problems} == {"num_attention_heads"}
+
+
+@pytest.mark.parametrize("dialect", ["torch", "tf"])
+@pytest.mark.parametrize("shape", ["everything", "base-pooler"])
+def test_a_rotary_table_in_the_file_decides_heads_and_positions(tmp_path: Path, dialect: Dialect, shape: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect, shape)
+    add_rotary_table(tmp_path / "ckpt", dialect, base=shape.startswith("base"))
+    without_config(tmp_path / "ckpt")
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert same_bits(read_all(tmp_path / "ckpt-paddle"), tensors) == []
+    with open_checkpoint(tmp_path / "ckpt-paddle") as opened:
+        assert (opened.config.num_attention_heads, opened.config.max_position_embeddings) == (4, 47)
+    notes = " ".join(report.notes)
+    for said in (
+        "num_attention_heads = 4, from the tensors' shapes",
+        "hidden_size = 24",
+        "embed_positions is left out",
+    ):
+        assert said in notes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_a_rounded_rotary_table_is_accepted_and_not_copied(tmp_path: Path, dtype: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", dtype=dtype)
+    add_rotary_table(tmp_path / "ckpt", "torch", dtype=dtype)
+    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", container="bin")
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+    with open_checkpoint(tmp_path / "ckpt") as before, open_checkpoint(tmp_path / "out") as after:
+        assert before.derived == ("roformer.encoder.embed_positions.weight",)
+        assert after.derived == ()
+
+
+# --- what travels ---------------------------------------------------------------------------------------------------
+
+VOCABULARY = "".join(f"字{number}\n" for number in range(CONFIG.vocab_size))
+BESIDE = {
+    "vocab.txt": VOCABULARY,
+    "tokenizer_config.json": '{"do_lower_case": true, "tokenizer_class": "BertTokenizer"}',
+    "special_tokens_map.json": "{}\n",
+    "added_tokens.json": "{}",
+    "tokenizer.json": '{"version": "1.0"}\r\n',
+    "generation_config.json": "{}",
+    "LICENSE": "free",
+}
+
+
+@PAIRS
+def test_tokenizer_files_travel_as_they_are(tmp_path: Path, source: Dialect, target: Dialect) -> None:
+    write_random(tmp_path / "ckpt", source)
+    for name, text in BESIDE.items():
+        (tmp_path / "ckpt" / name).write_bytes(text.encode())
+    report = convert(tmp_path / "ckpt", to=target)
+    for name, text in BESIDE.items():
+        assert (tmp_path / f"ckpt-{target}" / name).read_bytes() == text.encode()
+    assert {path.name for path in report.plan.companions} == BESIDE.keys()
+    assert report.left_behind == ()
+
+
+def test_files_that_do_not_travel_are_reported(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", max_shard_size=3000)
+    for name in ("README.md", "training_args.bin", ".gitattributes"):
+        (tmp_path / "ckpt" / name).write_text("x")
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert report.left_behind == ("README.md", "training_args.bin")
+    assert "not copied: README.md, training_args.bin" in report.notes
+
+
+@pytest.mark.parametrize("rows", [CONFIG.vocab_size - 1, CONFIG.vocab_size + 1, 0])
+def test_a_vocabulary_of_another_length_is_refused(tmp_path: Path, rows: int) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    (tmp_path / "ckpt" / "vocab.txt").write_text("字\n" * rows)
+    with pytest.raises(MisfitError, match=rf"got {rows} rows, want vocab_size = 61"):
+        convert(tmp_path / "ckpt", to="torch")
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    convert(tmp_path / "ckpt", to="torch", any_vocab=True)
+    assert (tmp_path / "ckpt-torch" / "vocab.txt").read_text() == "字\n" * rows
+
+
+def test_a_vocabulary_may_lack_its_last_line_break(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    (tmp_path / "ckpt" / "vocab.txt").write_text(VOCABULARY.rstrip("\n"))
+    convert(tmp_path / "ckpt", to="torch")
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_front_door_converts(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "paddle")
+    roformer_convert.convert(tmp_path / "ckpt", to="torch")
+    assert same_bits(read_all(tmp_path / "ckpt-torch"), tensors) == []
+
+
+def test_the_report_says_what_was_done(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "paddle")
+    data = convert(tmp_path / "ckpt", to="torch").as_dict()
+    json.dumps(data)
+    assert data["source"] == {"path": str(tmp_path / "ckpt"), "dialect": "paddle", "container": "pdparams"}
+    assert data["target"] == {
+        "path": str(tmp_path / "ckpt-torch"),
+        "dialect": "torch",
+        "container": "safetensors",
+        "files": ["model.safetensors"],
+    }
+    assert data["tensors"] == len(tensors)
+    assert data["model_class"] == "RoFormerForPretraining"
+    assert data["tied_in_source"] == ["cls.predictions.decoder_weight"]
+    kernels = [name for name in tensors if name.endswith("weight") and "norm" not in name]
+    kernels = [name for name in kernels if name not in ("embeddings.word.weight", "embeddings.segment.weight")]
+    turned = {step["canonical"] for step in data["plan"] if step["turned"]}
+    assert turned == set(kernels)
+    assert data["turned"] == len(kernels)
+    # cls.predictions.decoder.bias is written a second time for PaddleNLP's importer
+    assert data["bytes"] == sum(array.nbytes for array in tensors.values()) + tensors["mlm.bias"].nbytes
+    assert data["written"]
+    assert data["verified"]
+    assert data["cast"] == 0
+
+
+def test_what_the_target_does_not_know_is_kept_and_reported(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf1")
+    notes = convert(tmp_path / "ckpt", to="torch").notes
+    assert sum("is kept under BERT's names" in note for note in notes) == 2
+    assert not [note for note in convert(tmp_path / "ckpt-torch", to="tf1").notes if "under BERT's names" in note]
+    write_random(tmp_path / "plain", "torch", "masked-lm")
+    assert any("has a pooler" in note for note in convert(tmp_path / "plain", to="paddle").notes)
+
+
+def test_a_dry_run_plans_everything_and_writes_nothing(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    before = file_bytes(tmp_path)
+    planned = convert(tmp_path / "ckpt", to="torch", dry_run=True)
+    assert file_bytes(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    assert not planned.written
+    assert not planned.verified
+    done = convert(tmp_path / "ckpt", to="torch")
+    assert planned.as_dict()["plan"] == done.as_dict()["plan"]
+
+
+def test_verification_can_be_left_out_and_writes_the_same(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf1")
+    for target in ("paddle", "torch", "tf"):
+        one = convert(tmp_path / "ckpt", tmp_path / f"{target}1", to=target)
+        other = convert(tmp_path / "ckpt", tmp_path / f"{target}2", to=target, verify=False, fsync=True)
+        assert (one.verified, other.verified) == (True, False)
+        assert file_bytes(tmp_path / f"{target}1") == file_bytes(tmp_path / f"{target}2")
+
+
+def test_progress_tells_every_byte_once_written_and_once_compared(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    told: list[int] = []
+    plans: list[Any] = []
+    report = convert(tmp_path / "ckpt", to="torch", progress=told.append, started=plans.append)
+    assert sum(told) == 2 * report.plan.nbytes
+    assert plans == [report.plan]
+
+
+def test_the_source_is_never_touched(tmp_path: Path) -> None:
+    """A read-only source and links to it are fine, and no file of it changes, not even its times."""
+    for dialect in DIALECTS:
+        source = tmp_path / f"{dialect}-source"
+        tensors = write_random(source, dialect)
+        link = tmp_path / f"{dialect}-link"
+        link.symlink_to(source, target_is_directory=True)
+        for path in source.iterdir():
+            path.chmod(0o444)
+        source.chmod(0o555)
+        before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in source.iterdir()}
+        stamp = source.stat().st_mtime_ns
+        target: Dialect = "torch" if dialect != "torch" else "tf"
+        convert(link, to=target)
+        assert same_bits(read_all(tmp_path / f"{dialect}-link-{target}"), tensors) == []
+        assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in source.iterdir()} == before
+        assert source.stat().st_mtime_ns == stamp
+        source.chmod(0o755)
+
+
+def test_a_directory_of_links_to_its_files_is_read(tmp_path: Path) -> None:
+    """As the Hugging Face cache lays a snapshot out."""
+    tensors = write_random(tmp_path / "blobs", "torch", max_shard_size=4000)
+    (tmp_path / "snapshot").mkdir()
+    for path in (tmp_path / "blobs").iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(os.path.relpath(path, tmp_path / "snapshot"))
+    convert(tmp_path / "snapshot", to="paddle")
+    assert same_bits(read_all(tmp_path / "snapshot-paddle"), tensors) == []
+    assert not any(path.is_symlink() for path in (tmp_path / "snapshot-paddle").iterdir())
