@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy
 import torch
@@ -36,6 +36,7 @@ from .packing import pack, packed_positions
 DIALECT: Dialect = "torch"
 
 Taps = MutableMapping[str, Tensor]
+Model = TypeVar("Model", bound="RoFormerModel")
 
 
 class Layout(NamedTuple):
@@ -45,7 +46,7 @@ class Layout(NamedTuple):
         rows: B.
         columns: T.
         turns: (P, 1, D / 2, 2) cosine and sine of each token's angles.
-        mask: (B, 1, 1, T) added to the scores, or None where nothing is masked or the run is packed.
+        mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
         slots: (B * T,) place in a packed run of each of the batch's tokens, P where it is masked, or None.
@@ -86,7 +87,12 @@ def traced() -> bool:
 
 def all_real(attention_mask: Tensor) -> bool:
     """Say whether a mask masks nothing, where that is known without waiting for a device."""
-    return not traced() and attention_mask.device.type == "cpu" and bool((attention_mask != 0).all())
+    return not traced() and attention_mask.device.type == "cpu" and bool(attention_mask.all())
+
+
+def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
+    return (~attention_mask.bool()).to(like.dtype)[:, None, None, :] * MASKED
 
 
 def flatten(ids: Tensor, layout: Layout) -> Tensor:
@@ -181,7 +187,7 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
     Source: RoFormer, equation 34; pairs are adjacent in every released RoFormer, unlike in GPT-NeoX and its heirs.
     """
-    pairs = x.to(turns.dtype).reshape(*x.shape[:2], -1, 2)
+    pairs = x.to(turns.dtype).reshape(-1, x.shape[1], x.shape[2] // 2, 2)
     if traced():  # exporters and inductor have no complex numbers
         (a, b), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
         turned = torch.stack((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
@@ -198,7 +204,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         runs = zip(*(torch.split(x, list(layout.lengths)) for x in (query, key, value)), strict=True)
         rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
         out = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1) for q, k, v in rows]
-        return torch.cat(out).reshape(-1, width) if out else value.reshape(-1, width)
+        return torch.cat(out).reshape(-1, width)
     batch = (layout.rows, layout.columns, *query.shape[1:])
     q, k, v = (x.reshape(batch).transpose(1, 2) for x in (query, key, value))
     context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout)
@@ -307,8 +313,13 @@ class RotaryTable(nn.Module):
         self.config = config
         self.register_buffer("turns", self._compute(make.dtype), persistent=False)
 
-    def forward(self, columns: Tensor) -> Tensor:
-        """Look up columns (P,): (P, 1, D / 2, 2)."""
+    def forward(self, rows: int, columns: int) -> Tensor:
+        """Return the turns of a whole batch (B, T) as a run: (P, 1, D / 2, 2)."""
+        turns = self.turns[:columns].expand(rows, -1, -1, -1)
+        return turns.reshape(-1, 1, *self.turns.shape[1:])
+
+    def look_up(self, columns: Tensor) -> Tensor:
+        """Return the turns of tokens in columns (P,): (P, 1, D / 2, 2)."""
         return self.turns[columns].unsqueeze(1)
 
     def _compute(self, dtype: torch.dtype) -> Tensor:
@@ -434,14 +445,14 @@ class RoFormerModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Model],
         directory: str | Path,
         dtype: str | None = None,
         dialect: Dialect | None = None,
         config: str | Path | None = None,
         extend_to: int | None = None,
         fresh_heads: bool = False,
-    ) -> RoFormerModel:
+    ) -> Model:
         """Load a checkpoint directory of any dialect, ready for inference.
 
         Args:
@@ -547,15 +558,12 @@ class RoFormerModel(nn.Module):
         check_length(columns, self.config)
         if attention_mask is not None and all_real(attention_mask):
             attention_mask = None
-        if packed and attention_mask is not None:
-            packing = pack(attention_mask.cpu().numpy())
+        packing = pack(attention_mask.cpu().numpy()) if packed and attention_mask is not None else None
+        if packing is not None and packing.tokens.size:
             found = [torch.from_numpy(a).to(input_ids.device) for a in (packing.columns, packing.tokens, packing.slots)]
-            return Layout(rows, columns, self.rotary(found[0]), None, packing.lengths, found[1], found[2])
-        turns = self.rotary(torch.arange(columns, device=input_ids.device).expand(rows, columns).reshape(-1))
-        mask = None
-        if attention_mask is not None:
-            mask = (attention_mask == 0).to(self.embeddings.word.weight.dtype)[:, None, None, :] * MASKED
-        return Layout(rows, columns, turns, mask)
+            return Layout(rows, columns, self.rotary.look_up(found[0]), None, packing.lengths, found[1], found[2])
+        mask = None if attention_mask is None else key_mask(attention_mask, self.embeddings.word.weight)
+        return Layout(rows, columns, self.rotary(rows, columns), mask)
 
     def pool(self, hidden: Tensor, taps: Taps | None) -> Tensor | None:
         """Map the first token of each row of hidden (B, T, H): (B, H), or None without a pooler."""

@@ -103,5 +103,6 @@ NOTES: tuple[str, ...] = tuple(note for note in _notes if note is not None)
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="No ccache found")  # Paddle looks for a compiler cache on import
     import paddle
+    from paddle.distributed.fleet.utils import recompute
 
-__all__ = ["NOTES", "StartError", "paddle"]
+__all__ = ["NOTES", "StartError", "paddle", "recompute"]

@@ -1,0 +1,193 @@
+"""The three models compute one function: the peers' own, an independent one in numpy, and each other's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import random_checkpoints
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_runner import FLOAT64, FRAMEWORKS, Arrays, Runners, assert_agree, assert_close, batch, runners, write
+from numpy_roformer import Forward
+from random_checkpoints import CONFIG, UNPROJECTED
+
+from roformer_convert.converters import RoFormerConfig
+from roformer_convert.converters.config_fields import ACTIVATIONS
+from roformer_convert.converters.mapping import DIALECTS, MLM
+from roformer_convert.models.config import tap_names
+
+__all__ = ["runners"]  # a fixture
+
+CHECKPOINTS = Path(__file__).resolve().parents[1].parent / "shared" / "checkpoints"
+PEERS = sorted(path for path in (CHECKPOINTS / "peers").glob("*") if "MaskedLM" in path.name)
+TRAINED = CHECKPOINTS / "trained-tiny-paddlenlp"
+
+
+@pytest.mark.skipif(not PEERS, reason="no checkpoints of other software beside the repository")
+@pytest.mark.parametrize("path", PEERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_peers_logits_are_reproduced(runners: Runners, framework: str, path: Path) -> None:
+    with numpy.load(path / "inputs.npz") as arrays:
+        inputs = {name: arrays[name] for name in arrays.files}
+    want = numpy.load(path / "logits.npy")
+    # bfloat16: weights of 8 bits, and a writer whose rotary table is rounded to them too (1.8e-3 by itself)
+    tolerance = 6e-2 if "bfloat16" in path.name else 1e-5
+    for packed in (False, True):
+        got = runners[framework].forward(path, inputs, options={"packed": packed})["out0"]
+        real = inputs["attention_mask"] != 0
+        assert abs(got - want)[real].max() <= tolerance
+
+
+@pytest.mark.skipif(not PEERS, reason="no checkpoints of other software beside the repository")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_bfloat16_weights_computed_in_float32_differ_by_the_writers_table_alone(
+    runners: Runners, framework: str
+) -> None:
+    path = next(path for path in PEERS if "bfloat16" in path.name)
+    with numpy.load(path / "inputs.npz") as arrays:
+        inputs = {name: arrays[name] for name in arrays.files}
+    want = numpy.load(path / "logits.npy")
+    got = runners[framework].forward(path, inputs, loading={"dtype": "float32"})["out0"]
+    assert abs(got - want)[inputs["attention_mask"] != 0].max() <= 4e-3
+
+
+@pytest.mark.skipif(not TRAINED.exists(), reason="no checkpoints of other software beside the repository")
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_trained_checkpoint_predicts_what_its_writer_predicted(runners: Runners, framework: str) -> None:
+    for sentence in json.loads((TRAINED / "expected.json").read_text())["sentences"]:
+        ids = numpy.array([sentence["input_ids"]])
+        positions = numpy.array([mask["position"] for mask in sentence["masks"]])
+        got = runners[framework].forward(TRAINED, {"input_ids": ids, "positions": positions})["out0"]
+        for logits, mask in zip(got, sentence["masks"], strict=True):
+            assert numpy.argsort(-logits)[:5].tolist() == mask["ids"]
+            assert abs(logits[mask["ids"]] - mask["logits"]).max() <= 2e-5  # five decimals, float32
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", ["everything", "no-projection"])
+def test_function_is_that_of_the_paper(runners: Runners, framework: str, name: str, tmp_path: Path) -> None:
+    config = replace(random_checkpoints.SHAPES[name][0], rotary_value=name == "everything")
+    tensors = write(tmp_path / "checkpoint", config)
+    inputs = batch(config, (11, 7, 1), 11)
+    got = runners[framework].forward(tmp_path / "checkpoint", inputs, **{"class": "RoFormerForPretraining"})
+    judge = Forward(tensors, config)
+    hidden = judge.hidden(**inputs)
+    real = inputs["attention_mask"] != 0
+    assert_close(got["out0"][real], judge.logits(hidden)[real], FLOAT64, "logits")
+    order = numpy.exp(got["out1"]) / numpy.exp(got["out1"]).sum(-1, keepdims=True)
+    assert_close(order, judge.pair(hidden), FLOAT64, "sentence order")
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> RoFormerConfig:
+    """Any small RoFormer: odd sizes, every activation, norms with large and small epsilons."""
+    heads, pairs = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    hidden = heads * pairs * 2
+    return RoFormerConfig(
+        vocab_size=draw(st.integers(3, 40)),
+        embedding_size=draw(st.sampled_from((hidden, hidden + 3))),
+        hidden_size=hidden,
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=heads,
+        intermediate_size=draw(st.integers(1, 30)),
+        hidden_act=draw(st.sampled_from(sorted(ACTIVATIONS))),
+        max_position_embeddings=draw(st.integers(12, 40)),
+        type_vocab_size=draw(st.integers(1, 4)),
+        layer_norm_eps=draw(st.sampled_from((1e-12, 1e-7, 1e-3, 0.02))),
+        rotary_value=draw(st.booleans()),
+        pooler_activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+    )
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(config=configurations(), dialect=st.sampled_from(DIALECTS), lengths=st.tuples(*[st.integers(0, 12)] * 3))
+def test_random_models_agree(
+    runners: Runners,
+    tmp_path_factory: pytest.TempPathFactory,
+    config: RoFormerConfig,
+    dialect: str,
+    lengths: tuple[int, ...],
+) -> None:
+    path = tmp_path_factory.mktemp("random") / "checkpoint"
+    if dialect == "tf1":  # bert4keras computes with this whatever its file says, and the writer notes it
+        config = replace(config, layer_norm_eps=1e-12)
+    write(path, config, dialect)
+    inputs = batch(config, lengths, 12)
+    request: Arrays = {"class": "RoFormerForPretraining", "taps": True}
+    found = {name: runner.forward(path, inputs, **request) for name, runner in runners.items()}
+    assert_agree(found)
+    packed = {
+        name: runner.forward(path, inputs, options={"packed": True}, **request) for name, runner in runners.items()
+    }
+    real = inputs["attention_mask"] != 0
+    for name in found:
+        if real.any():
+            assert_close(packed[name]["out0"][real], found[name]["out0"][real], FLOAT64, "packed")
+            assert not packed[name]["out0"][~real].any()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_activations_are_exact_in_float64(runners: Runners, framework: str, activation: str, tmp_path: Path) -> None:
+    config = replace(UNPROJECTED, hidden_act=activation, num_hidden_layers=1)
+    write(tmp_path / "checkpoint", config)
+    inputs = batch(config, (9, 9), 9)
+    found = {n: runners[n].forward(tmp_path / "checkpoint", inputs) for n in dict.fromkeys(("torch", framework))}
+    assert_agree(found, tolerance=1e-14)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_taps_have_the_names_and_the_order_of_the_configuration(
+    runners: Runners, framework: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "checkpoint", CONFIG)
+    request: Arrays = {"class": "RoFormerForPretraining", "taps": True}
+    inputs = batch(CONFIG, (5, 9), 9)
+    found = runners[framework].forward(tmp_path / "checkpoint", inputs, **request)
+    taps = runners[framework].answer["taps"]
+    assert sorted(taps) == sorted(tap_names(CONFIG, pooler=True, mlm=True, sop=True))
+    heads, size = CONFIG.num_attention_heads, CONFIG.head_size
+    assert found["embeddings"].shape == (2, 9, CONFIG.hidden_size)
+    assert found["layers.2.attention.key"].shape == (2, 9, heads, size)
+    assert found["mlm.norm"].shape == (2, 9, CONFIG.embedding_size)
+    assert numpy.array_equal(found["logits"], found["out0"])
+    packed = runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": True}, **request)
+    for name in taps:
+        real = inputs["attention_mask"] != 0
+        one, other = (a[name] if name in ("pooler", "sop") else a[name][real] for a in (packed, found))
+        assert_close(one, other, FLOAT64, name)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_rotation_is_the_papers(runners: Runners, framework: str) -> None:
+    # equation 34 at D = 4: angles m and m / 100; a pair is (2i, 2i + 1)
+    got = runners[framework].rotate(numpy.array([[[1.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 3.0, 4.0]]] * 2), "float64")
+    assert numpy.array_equal(got[0], [[1.0, 0.0, 1.0, 0.0]])  # position 0 stays
+    want = [-0.8414709848078965, 0.5403023058681398, 2.959850667913329, 4.029799501669161]
+    assert abs(got[1, 0] - want).max() < 2e-15
+    want = [-0.4161468365471424, 0.9092974268256817, 0.9998000066665778, 0.01999866669333308]
+    assert abs(got[2, 0] - want).max() < 2e-15
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rotation_is_that_of_transformers(runners: Runners, framework: str, dtype: str) -> None:
+    x = numpy.random.default_rng(0).normal(size=(300, 2, 64)).astype(dtype)
+    want = runners["torch"].rotate(x, dtype, do="rotate_in_transformers")
+    # transformers rounds its angles' sines to float32 in either type
+    assert_close(runners[framework].rotate(x, dtype), want, 1.5e-7, "rotation")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_saved_checkpoint_computes_the_same_in_transformers(runners: Runners, framework: str, tmp_path: Path) -> None:
+    tensors = random_checkpoints.random_tensors(UNPROJECTED, (MLM,))
+    random_checkpoints.save(tmp_path / "checkpoint", "paddle", tensors, UNPROJECTED)
+    inputs = batch(UNPROJECTED, (9, 4), 9)
+    runners["torch"].ask("save", directory=str(tmp_path / "checkpoint"), output=str(tmp_path / "saved"))
+    want = runners["torch"].forward(tmp_path / "saved", inputs, do="forward_in_transformers")["out0"]
+    got = runners[framework].forward(tmp_path / "saved", inputs)["out0"]
+    assert_close(got, want, 1e-5, "logits")
