@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -24,6 +26,8 @@ COMMANDS = {
     "inspect": "cmd_inspect",
     "diff": "cmd_diff",
     "fill-mask": "cmd_fill_mask",
+    "export": "cmd_export",
+    "parity": "cmd_parity",
 }
 
 
@@ -64,7 +68,7 @@ def cli() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exit that cleans up behind itself."""
+    """Turn SIGTERM, or SIGHUP of a dropped connection, into an exit that cleans up behind itself."""
     raise SystemExit(128 + number)
 
 
@@ -72,16 +76,23 @@ def main() -> None:
     """Run the command; print an error to stderr and exit with its status (2), never with a traceback."""
     # numpy starts OpenBLAS with a thread a core, which costs 60 ms and memory; nothing here multiplies matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    signal.signal(signal.SIGTERM, _end)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page without → or Chinese must not end a finished conversion
+            stream.reconfigure(errors="backslashreplace")
     from .converters.errors import ConvertError
 
+    called = next((word for word in sys.argv[1:] if word in COMMANDS), "roformer-convert")
     try:
         status = cli.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except ConvertError as error:
-        called = next((word for word in sys.argv[1:] if word in COMMANDS), "roformer-convert")
         click.echo(f"{called}: {error}", err=True)
         sys.exit(error.exit_status)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("stopped; nothing was written", err=True)
         sys.exit(130)
     except click.ClickException as error:
@@ -91,6 +102,12 @@ def main() -> None:
         # the reader of our output is gone (| head): end without a word
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # the safety net under what is reported better where it happens
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"{called}: {where}{error.strerror or error}", err=True)
+        sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -7,11 +7,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .converters.dialects import DIALECT_FILES
+from .converters.errors import printable
+from .converters.mapping import Dialect
 from .converters.rendering import amount, plan_table
 
 if TYPE_CHECKING:
@@ -19,7 +23,6 @@ if TYPE_CHECKING:
     from .converters.plan import Plan
 
 DIALECT_NAMES = ("paddle", "torch", "tf", "tf1")
-WORLDS = {"paddle": "PaddleNLP", "torch": "transformers", "tf": "transformers' TF2 classes", "tf1": "bert4keras"}
 #: Work below this many bytes is over before a bar could be read.
 _BAR_BYTES = 64 << 20
 
@@ -73,7 +76,8 @@ class _Bar:
         self._bar: Any = None
 
     def start(self, plan: Plan) -> None:
-        if self._quiet or plan.nbytes < _BAR_BYTES or not sys.stderr.isatty():
+        # stderr is None where the caller closed it
+        if self._quiet or plan.nbytes < _BAR_BYTES or sys.stderr is None or not sys.stderr.isatty():
             return
         label = "writing and checking" if self._passes == 2 else "writing"
         bar = click.progressbar(length=plan.nbytes * self._passes, label=label, file=sys.stderr, show_pos=False)
@@ -137,7 +141,7 @@ def render(report: Report, *, dry_run: bool) -> str:
     lines.append("  " + ", ".join(facts))
     if plan.companions:
         lines.append("  with " + ", ".join(path.name for path in plan.companions))
-    lines.extend(f"  note: {note}" for note in report.notes)
+    lines.extend(f"  note: {printable(note)}" for note in report.notes)
     if dry_run:
         lines.append("  nothing was written (--dry-run)")
     else:
@@ -166,13 +170,13 @@ def convert_command(source: Path, to: str, dialect: str | None, **options: Any) 
     _run(source, to, dialect, options)
 
 
-def _direction(dialect: str, to: str) -> click.Command:
+def _direction(dialect: Dialect, to: Dialect) -> click.Command:
     @_options
     def run(source: Path, **options: Any) -> None:
         _run(source, to, dialect, options)
 
     name = f"{dialect}2{to}"
-    text = f"""Convert a {WORLDS[dialect]} checkpoint for {WORLDS[to]}.
+    text = f"""Convert a checkpoint of {DIALECT_FILES[dialect].software} for {DIALECT_FILES[to].software}.
 
     SOURCE is a checkpoint directory or a single weight file. The result lies beside it, in SOURCE-{to}, with its
     configuration and tokenizer files, read back and compared bit by bit.
@@ -181,9 +185,12 @@ def _direction(dialect: str, to: str) -> click.Command:
         roformer-convert {name} ckpt/
         roformer-convert {name} ckpt/ -o served/ --dry-run
     """
-    return click.command(name, help=text, short_help=f"{WORLDS[dialect]} → {WORLDS[to]}")(run)
+    return click.command(
+        name, help=text, short_help=f"{DIALECT_FILES[dialect].software} → {DIALECT_FILES[to].software}"
+    )(run)
 
 
 COMMANDS: dict[str, click.Command] = {"convert": convert_command}
-for _pair in ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle"):
-    COMMANDS[_pair] = _direction(*_pair.split("2"))
+_WITH_NAMES: tuple[Dialect, ...] = ("paddle", "torch", "tf")
+for _pair in permutations(_WITH_NAMES, 2):
+    COMMANDS["2".join(_pair)] = _direction(*_pair)

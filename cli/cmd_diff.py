@@ -28,8 +28,8 @@ def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, q
     \b
         roformer-convert diff ckpt/ ckpt-torch/
     """
-    from .converters.checkpoint import open_checkpoint
     from .converters.compare import compare
+    from .converters.opening import open_checkpoint
 
     with open_checkpoint(first) as one, open_checkpoint(second) as two:
         comparison = compare(one, two)

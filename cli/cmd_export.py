@@ -90,7 +90,7 @@ def render(done: Export, *, tried: bool) -> str:
     lines = [
         f"{done.source} → {done.target} ({done.format.name})",
         f"  {amount(done.nbytes)}, sequences of up to {done.max_length:,} tokens, made with {done.version}",
-        f"  for {done.format.opened_by}" + ("" if done.format.file == "." else f", {done.format.file}"),
+        f"  for {done.format.opened_by}" + ("" if done.file == "." else f", {done.file}"),
     ]
     lines.extend(f"  note: {note}" for note in done.notes)
     if done.runtime is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cmd_convert import DIALECT_NAMES
+from .converters.errors import printable
 from .converters.rendering import amount
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def render(found: Inspection) -> str:
 
     def line(name: str, text: str) -> None:
         if text:
-            lines.append(f"  {name:<14} {text}")
+            lines.append(f"  {name:<14} {printable(text)}")
 
     total = sum(found.files.values())
     if len(found.files) > 4:

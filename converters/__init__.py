@@ -2,7 +2,7 @@
 
 ``convert(src, dst, to="torch")`` turns a checkpoint directory into another dialect; ``open_checkpoint(dir)`` gives
 lazily read arrays under canonical names; ``save_checkpoint`` writes such arrays as a directory of any dialect. The path
-of a conversion: :mod:`.weight_files` finds and indexes, :mod:`.checkpoint` holds against :mod:`.mapping`, :mod:`.plan`
+of a conversion: :mod:`.weight_files` finds and indexes, :mod:`.fitting` holds against :mod:`.mapping`, :mod:`.plan`
 decides, :mod:`.engine` moves bytes, :mod:`.output` puts the result in place.
 """
 
@@ -12,10 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint, open_checkpoint
+    from .checkpoint import Checkpoint
     from .config import RoFormerConfig
-    from .conversion import Report, convert, save_checkpoint
+    from .conversion import Report, convert
     from .errors import ConvertError, FormatError, MisfitError, Problem
+    from .opening import open_checkpoint
+    from .saving import save_checkpoint
 
 _HOME = {
     "Checkpoint": "checkpoint",
@@ -26,8 +28,8 @@ _HOME = {
     "Report": "conversion",
     "RoFormerConfig": "config",
     "convert": "conversion",
-    "open_checkpoint": "checkpoint",
-    "save_checkpoint": "conversion",
+    "open_checkpoint": "opening",
+    "save_checkpoint": "saving",
 }
 
 __all__ = [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import RoFormerConfig
+from .dialects import DIALECT_FILES
 from .errors import FormatError, MisfitError, Problem
 from .mapping import SYMBOLS, Dialect, Spelling
 
@@ -105,11 +106,24 @@ _ACTIVATION_FIELDS = ("hidden_act", "pooler_activation")
 _INTEGER = {name for name in RoFormerConfig.__annotations__ if RoFormerConfig.__annotations__[name].startswith("int")}
 _PROBABILITY = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
 _BOOLEAN = {"rotary_value", "is_decoder"}
+_CHANGES_THE_FUNCTION = (
+    "hidden_act",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "rotary_value",
+    "pooler_activation",
+    "is_decoder",
+)
 
 #: Keys that say what the weights are, not what the model computes: written anew for each dialect.
 _STATED = ("architectures", "model_type", "dtype", "torch_dtype", "init_class", "init_args")
 #: Provenance of the software that wrote the source: meaningless to another's loader, so left out and reported.
 _PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
+#: Keys without a field that change what a dialect's loader hands back: (key, value) → what it would do there.
+_MISREAD: Mapping[Dialect, Mapping[tuple[str, Any], str]] = {
+    # every config.json of transformers says so, where it means nothing outside a decoder
+    "paddle": {("use_cache", True): "PaddleNLP's model would return its cache beside the logits, as a tuple"},
+}
 
 
 @dataclass(frozen=True)
@@ -133,15 +147,28 @@ def read_json(path: Path) -> Json:
     """Read one JSON object from an untrusted file.
 
     Raises:
-        FormatError: Not a JSON object, not UTF-8, larger than 8 MiB, or nested too deeply.
+        FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, a number that is none, larger than
+            8 MiB, or nested too deeply.
     """
-    size = path.stat().st_size
-    if size > _LARGEST_FILE:
-        raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
     try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"), parse_constant=_refuse_constant)
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+    try:
+        value = json.loads(
+            content.decode("utf-8-sig"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_once,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
     except UnicodeDecodeError as error:
         raise FormatError(path, "not UTF-8 text", offset=error.start) from None
+    except UnicodeEncodeError:
+        raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(path, f"not JSON: {error or 'nested too deeply'}") from None
     if not isinstance(value, dict):
@@ -151,6 +178,23 @@ def read_json(path: Path) -> Json:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    """Refuse a key given twice: of two values each reader believes another."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is given twice")
+    return value
 
 
 def _flatten_init_args(path: Path, settings: Json) -> Json:
@@ -224,7 +268,7 @@ def read(
                 if value is None:
                     problems.append(Problem("configuration", item.name, f"missing from {named}"))
                     continue
-                if path is None and item.name in ("hidden_act", "layer_norm_eps", "max_position_embeddings"):
+                if path is None and item.name in _CHANGES_THE_FUNCTION:
                     notes.append(f"{item.name} = {value}, {dialect}'s default: no configuration file says otherwise")
         wrong = _complaint(item.name, value)
         if wrong:
@@ -243,6 +287,9 @@ def read(
             else f"Correct {path}, or name another with --config FILE."
         )
         raise MisfitError(path or where, "RoFormer's configuration", problems, step)
+    said = settings.get("model_type")
+    if isinstance(said, str) and said != "roformer":
+        notes.append(f"{named} says model_type = {said[:40]!r}; the tensors are a RoFormer's")
     known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
     return SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
@@ -268,7 +315,7 @@ def _complaint(name: str, value: Any) -> str:
     elif name in _ACTIVATION_FIELDS:
         if type(value) is not str or not 0 < len(value) < 64:
             return "an activation's name"
-    elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+    elif type(value) not in (int, float) or not 0 <= value < 1e30:
         return "a number of at least 0"
     elif name in _PROBABILITY and value > 1:
         return "a probability"
@@ -300,8 +347,10 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
     if target != "tf1":
         out["architectures"] = [architecture]
         out["model_type"] = "roformer"
-        # transformers before 4.56 reads torch_dtype and later ones dtype; PaddleNLP reads dtype
-        out["dtype"] = dtype
+        # transformers before 4.56 reads torch_dtype and later ones dtype. PaddleNLP reads dtype and computes in it at
+        # once, which fails for half types on a CPU (no kernel for its rotary table): without the key it loads as float32
+        if target != "paddle" or dtype == "float32":
+            out["dtype"] = dtype
         if target == "torch":
             out["torch_dtype"] = dtype
     for item in FIELDS:
@@ -313,24 +362,19 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
             notes.extend(note)
         fixed = item.fixed[position]
         if fixed is not None and value != fixed:
-            notes.append(f"{key} = {value} is written, but {SOFTWARE[target]} computes with {fixed}")
+            notes.append(f"{key} = {value} is written, but {DIALECT_FILES[target].software} computes with {fixed}")
         out[key] = value
     if target == "paddle" and source.config.layer_norm_eps > 1e-3:
         notes.append(f"layer_norm_eps = {source.config.layer_norm_eps}: PaddlePaddle refuses more than 1e-3")
     for key, value in source.extra.items():
         if key in _PROVENANCE:
-            notes.append(f"{key} = {_shown(value)} is left out: it names the software that wrote the source")
+            if value is not None and value is not True:
+                notes.append(f"{key} = {_shown(value)} is left out: it names the software that wrote the source")
+        elif isinstance(value, bool) and (key, value) in _MISREAD.get(target, {}):
+            notes.append(f"{key} = {value} is left out: {_MISREAD[target][key, value]}")
         elif key not in out:
             out[key] = value
     return out, notes
-
-
-SOFTWARE: Mapping[Dialect, str] = {
-    "paddle": "PaddleNLP",
-    "torch": "transformers",
-    "tf": "transformers' TF class",
-    "tf1": "bert4keras",
-}
 
 
 def _spell_activation(name: str, canonical: str, spelled: str | None, target: Dialect) -> tuple[str, list[str]]:
@@ -342,5 +386,7 @@ def _spell_activation(name: str, canonical: str, spelled: str | None, target: Di
         return canonical, [f"{name} = {canonical!r} is carried as it is: the table does not know this function"]
     there = ACTIVATIONS[canonical].in_(target)
     if there is None:
-        return canonical, [f"{name} = {canonical!r} is written, but {SOFTWARE[target]} has no such function"]
+        return canonical, [
+            f"{name} = {canonical!r} is written, but {DIALECT_FILES[target].software} has no such function"
+        ]
     return there, []

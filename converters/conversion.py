@@ -7,32 +7,28 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config_fields, weight_files
-from .checkpoint import Checkpoint, model_class, open_checkpoint, resolve
-from .config import RoFormerConfig
-from .config_fields import SourceConfig
-from .containers.stored import OpenFiles, StoredTensor
+from .checkpoint import Checkpoint, model_class
+from .companions import copy_companion, vocabulary_problem
 from .dialects import Container
-from .errors import ConvertError, MisfitError, Problem
-from .mapping import DIALECTS, Dialect, Table
+from .errors import ConvertError, MisfitError
+from .fitting import resolve
+from .mapping import DIALECTS, Dialect
+from .opening import open_checkpoint
 from .output import OutputDirectory, check_room, check_target
 from .plan import Plan, make_plan, parse_size
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .engine import Progress
 
-#: Headers, index and configuration, roughly: the room asked for beside the payload.
+#: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
-_LARGEST_VOCABULARY = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,7 @@ class Report:
 
 def default_target(source: Path, to: str) -> Path:
     """``ckpt/`` → ``ckpt-torch/`` beside it; a file ``model.safetensors`` → ``model-torch/``."""
-    resolved = source.absolute()
+    resolved = Path(os.path.abspath(source))  # not through links: the name the person gave is the one to extend
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
     if not name:
         raise ConvertError(f"{source}: no name to derive the output's from", "Name the output with -o.")
@@ -167,28 +163,29 @@ def convert(
     for name in (to, dialect):
         if name is not None and name not in DIALECTS:
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
-    shard_size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
+    shard_size = None if max_shard_size is None else parse_size(str(max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
     with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
+        before = _stamps(checkpoint)
         plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
-        check_vocabulary(checkpoint, any_vocab)
+        if not any_vocab:
+            _check_vocabulary(checkpoint)
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
         read_from = checkpoint.directory if source.is_dir() else source
-        check_target(Path(goal).resolve(), source=read_from, force=force)
-        check_room(Path(goal).resolve(), plan.nbytes + _OVERHEAD_BYTES)
+        real_goal = Path(os.path.realpath(goal))
+        check_target(real_goal, source=read_from, files=checkpoint.paths, force=force)
+        check_room(real_goal, needed_room(plan))
         if not dry_run:
             if started is not None:
                 started(plan)
-            write_directory(
-                plan,
-                checkpoint,
-                goal,
-                read_from=read_from,
-                force=force,
-                verify=verify,
-                fsync=fsync,
-                progress=progress,
-            )
+            try:
+                with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=force) as output:
+                    write_directory(plan, checkpoint, output.path, verify=verify, fsync=fsync, progress=progress)
+                    _require_unchanged(checkpoint, before)
+                    output.commit(fsync=fsync)
+            except ConvertError:
+                _require_unchanged(checkpoint, before)  # which explains whatever was found
+                raise
         return Report(
             source=source,
             target=goal,
@@ -203,34 +200,63 @@ def convert(
         )
 
 
+def _stamps(checkpoint: Checkpoint) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of change of every file that is read; None for one that is gone."""
+
+    def stamp(path: Path) -> tuple[int, int] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    return {path: stamp(path) for path in checkpoint.paths}
+
+
+def _require_unchanged(checkpoint: Checkpoint, before: Mapping[Path, tuple[int, int] | None]) -> None:
+    """Refuse what was made of files that somebody wrote to meanwhile.
+
+    Raises:
+        ConvertError: A file has another size or time than before.
+    """
+    changed = [path for path, stamp in _stamps(checkpoint).items() if stamp != before[path]]
+    if changed:
+        raise ConvertError(
+            f"{changed[0]}: changed while it was read; nothing was kept",
+            "Wait until whatever writes it has finished, and convert again.",
+        )
+
+
+def needed_room(plan: Plan) -> int:
+    """Bytes that the result takes, roughly from above."""
+    return plan.nbytes + sum(path.stat().st_size for path in plan.companions) + _OVERHEAD_BYTES
+
+
 def write_directory(
-    plan: Plan,
-    source: Checkpoint,
-    target: Path,
-    *,
-    read_from: Path | None,
-    force: bool,
-    verify: bool,
-    fsync: bool,
-    progress: Progress | None,
+    plan: Plan, source: Checkpoint, directory: Path, *, verify: bool, fsync: bool, progress: Progress | None
 ) -> None:
-    """Write a whole checkpoint directory, weights first, configuration last, and give it its name."""
+    """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
+
+    Raises:
+        ConvertError: It cannot be written, or what was read back differs.
+    """
     from . import engine
 
     watch = engine.nothing if progress is None else progress
-    with OutputDirectory(target, source=read_from, force=force) as output:
-        written = engine.run(plan, source, output.path, verify=verify, fsync=fsync, progress=watch)
+    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, progress=watch)
+    try:
         if plan.shard_index is not None:
-            _write_json(output.path / plan.shard_index, _shard_map(plan), fsync)
+            _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
         if verify:
-            with reopen(plan, output.path) as found:
+            with reopen(plan, directory) as found:
                 engine.check_index(written, found)
         for companion in plan.companions:
-            shutil.copyfile(companion, output.path / companion.name)
-        _write_json(output.path / plan.config_name, plan.config, fsync)
-        if verify:
-            _verify_config(output.path / plan.config_name, plan)
-        output.commit(fsync=fsync)
+            copy_companion(companion, directory / companion.name, fsync=fsync)
+        _write_json(directory / plan.config_name, plan.config, fsync)
+    except OSError as error:
+        raise engine.writing_failed(directory, error) from error
+    if verify:
+        _verify_config(directory / plan.config_name, plan)
 
 
 def reopen(plan: Plan, directory: Path) -> Checkpoint:
@@ -257,7 +283,7 @@ def _verify_config(path: Path, plan: Plan) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any], fsync: bool) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        json.dump(content, file, ensure_ascii=False, indent=2)
+        json.dump(content, file, ensure_ascii=False, indent=2, allow_nan=False)
         file.write("\n")
         if fsync:
             file.flush()
@@ -271,28 +297,20 @@ def _shard_map(plan: Plan) -> dict[str, Any]:
     }
 
 
-def check_vocabulary(checkpoint: Checkpoint, any_vocab: bool = False) -> None:
+def _check_vocabulary(checkpoint: Checkpoint) -> None:
     """Refuse a vocab.txt that is of another model.
 
     Raises:
         MisfitError: Its number of rows is not ``vocab_size``.
     """
-    for path in checkpoint.companions:
-        if path.name != "vocab.txt" or any_vocab:
-            continue
-        if path.stat().st_size > _LARGEST_VOCABULARY:
-            raise ConvertError(f"{path}: {path.stat().st_size:,} bytes; a vocabulary has under {_LARGEST_VOCABULARY:,}")
-        content = path.read_bytes()
-        rows = content.count(b"\n") + (not content.endswith(b"\n") and bool(content))
-        want = checkpoint.config.vocab_size
-        if rows != want:
-            problem = Problem("vocabulary", path.name, f"got {rows:,} rows, want vocab_size = {want:,}")
-            raise MisfitError(
-                checkpoint.directory,
-                "its own vocabulary",
-                [problem],
-                "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab.",
-            )
+    problem = vocabulary_problem(checkpoint.companions, checkpoint.config.vocab_size)
+    if problem is not None:
+        raise MisfitError(
+            checkpoint.directory,
+            "its own vocabulary",
+            [problem],
+            "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab.",
+        )
 
 
 def _left_behind(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -308,76 +326,3 @@ def _left_behind(checkpoint: Checkpoint) -> tuple[str, ...]:
     else:
         names = (entry.name for entry in checkpoint.path.iterdir())
     return tuple(sorted(name for name in names if name not in used and not name.startswith(".")))
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """An array as a tensor's data."""
-
-    array: NDArray[Any]
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.array.nbytes)
-
-    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
-        import numpy
-
-        out[:] = self.array.reshape(-1).view(numpy.uint8)[start : start + len(out)].data
-
-
-def save_checkpoint(
-    directory: str | Path,
-    tensors: Mapping[str, NDArray[Any]],
-    config: RoFormerConfig,
-    *,
-    dialect: Dialect,
-    dtypes: Mapping[str, str] | None = None,
-    container: str | None = None,
-    max_shard_size: int | None = None,
-    force: bool = False,
-    companions: Iterable[str | Path] = (),
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Write arrays under canonical names as a checkpoint directory of ``dialect``, whole or not at all.
-
-    Args:
-        directory: Where it shall appear.
-        tensors: Canonical name → array, kernels as (out, in).
-        config: Their configuration.
-        dialect: Dialect to write.
-        dtypes: Name → type, where the array's own says too little: ``"bfloat16"`` for uint16 bit patterns.
-        container: Format of the weight files.
-        max_shard_size: Largest weight file in bytes of payload.
-        force: Replace an existing checkpoint directory.
-        companions: Tokenizer files to copy along.
-        extra: Further keys of the configuration file.
-
-    Raises:
-        MisfitError: Tensors and configuration do not fit the table.
-        ConvertError: The directory cannot be written.
-    """
-    import numpy
-
-    kinds = dict(dtypes or {})
-    table = Table(config.num_hidden_layers)
-    problems = [Problem("unknown", name) for name in tensors if name not in table.by_canonical]
-    stored: list[StoredTensor] = []
-    for name, array in tensors.items():
-        tensor = table.by_canonical.get(name)
-        if tensor is not None:
-            plain = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
-            kind = kinds.get(name, plain.dtype.name)
-            stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
-    if problems:
-        raise MisfitError(directory, "the table", problems, "Name tensors as converters/mapping.py does.")
-    # torch's spelling is the canonical orientation, so an in-memory model reads as a torch file without a disk
-    nowhere = weight_files.WeightSet("safetensors", (Path(directory),), None, ("torch",))
-    source = resolve(Path(directory), nowhere, stored, "torch", SourceConfig(config, extra=dict(extra or {})))
-    source.__dict__["companions"] = tuple(weight_files.require_file(Path(path)) for path in companions)
-    plan = make_plan(source, dialect, container=container, max_shard_size=max_shard_size)
-    check_room(Path(directory).resolve(), plan.nbytes + _OVERHEAD_BYTES)
-    with source:
-        write_directory(
-            plan, source, Path(directory), force=force, verify=True, fsync=False, progress=None, read_from=None
-        )

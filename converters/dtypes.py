@@ -14,9 +14,6 @@ from .errors import ConvertError
 
 Array = NDArray[Any]
 
-#: The types a model's weights may have, and that ``--dtype`` may ask for.
-FLOATS = ("float32", "float16", "bfloat16", "float64")
-
 
 def numpy_dtype(dtype: str) -> Any:
     """The numpy type that holds ``dtype``'s bits, little-endian: uint16 for bfloat16."""

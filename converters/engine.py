@@ -119,9 +119,14 @@ def run(
         try:
             written += _run_file(plan, file, source, directory, verify, fsync, progress)
         except OSError as error:
-            step = "Make room, or name another disk with -o." if error.errno == errno.ENOSPC else None
-            raise ConvertError(f"{directory}: writing failed: {error.strerror or error}", step) from error
+            raise writing_failed(directory, error) from error
     return written
+
+
+def writing_failed(directory: Path, error: OSError) -> ConvertError:
+    """Say that the result could not be written: reading failures have errors of their own."""
+    step = "Make room, or name another disk with -o." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    return ConvertError(f"{directory.parent}: writing failed: {error.strerror or error}", step)
 
 
 def _run_file(

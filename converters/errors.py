@@ -77,11 +77,25 @@ class MisfitError(ConvertError):
         lines = [f"{self.where} does not fit {self.against} ({count} problem{'s' * (count != 1)}, nothing written)"]
         kind_width = max(len(problem.kind) for problem, _ in folded)
         name_width = min(72, max(len(problem.name) for problem, _ in folded))
-        for problem, times in folded:
+        for problem, times in folded[:_MOST_LINES]:
             many = f"{times} tensors" if times > 1 else ""
             detail = "   ".join(part for part in (many, problem.detail) if part)
-            lines.append(f"  {problem.kind:<{kind_width}}  {problem.name:<{name_width}}   {detail}".rstrip())
+            name = printable(problem.name)
+            lines.append(f"  {problem.kind:<{kind_width}}  {name:<{name_width}}   {printable(detail)}".rstrip())
+        if len(folded) > _MOST_LINES:
+            lines.append(f"  … and {len(folded) - _MOST_LINES:,} more lines")
         return "\n".join(lines)
+
+
+#: A file may hold any number of unknown tensors; a screen does not.
+_MOST_LINES = 100
+
+
+def printable(text: str) -> str:
+    """Escape what could drive a terminal or forge a line: names in a message come out of strangers' files."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 _LAYER = re.compile(r"(layers?[._]+)(\d+)(?=[./_]|$)")

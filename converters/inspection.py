@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from . import weight_files
-from .checkpoint import find_config, model_class, resolve, spoken_dialect
+from .checkpoint import model_class
+from .companions import find_companions, vocabulary_problem
 from .errors import MisfitError, Problem, fold_layers
+from .fitting import resolve
 from .mapping import GROUPS, Dialect, Table, count_layers
+from .opening import find_config, spoken_dialect
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
     stored = weight_files.index(weights)
     spoken = dialect or spoken_dialect(weights, stored)
     directory = weights.files[0].parent
-    config_path = Path(config) if config is not None else find_config(directory, (spoken,))
+    config_path = find_config(directory, (spoken,)) if config is None else weight_files.require_file(Path(config))
+    companions = find_companions(directory)
     files = {file.name: file.stat().st_size for file in weights.files}
     if weights.container == "ckpt":
         prefix = weights.files[0].name.removesuffix(".index")
@@ -98,10 +102,12 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
         "model_class": model_class(tuple(group for group in GROUPS if group.name in present)),
         "tensors": len(stored),
         "dtypes": dict(Counter(tensor.dtype for tensor in stored)),
+        "companions": tuple(file.name for file in companions),
         "groups": tuple(group.name for group in GROUPS if group.name in present),
     }
     try:
         with resolve(path, weights, stored, spoken, config_path) as checkpoint:
+            vocabulary = vocabulary_problem(companions, checkpoint.config.vocab_size)
             return Inspection(
                 **common,
                 config=asdict(checkpoint.config),
@@ -109,9 +115,8 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
                 tied=checkpoint.duplicates,
                 derived=checkpoint.derived,
                 ignored=checkpoint.ignored,
-                problems=(),
+                problems=() if vocabulary is None else (vocabulary,),
                 notes=checkpoint.source_config.notes,
-                companions=tuple(file.name for file in checkpoint.companions),
             )
     except MisfitError as error:
         hint = (error.next_step,) if error.next_step else ()
@@ -124,5 +129,4 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
             ignored=(),
             problems=error.problems,
             notes=hint,
-            companions=(),
         )

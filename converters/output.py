@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,11 @@ from .errors import ConvertError
 
 #: Lies in every directory that ``export`` makes, and lists its entries.
 EXPORT_MANIFEST = "export.json"
+
+_CONFIGS = [files.configs for files in DIALECT_FILES.values()]
+_SHARD = re.compile(
+    r"(model|model_state|pytorch_model)-\d{5}-of-\d{5}\.\w+|bert_model\.ckpt\.(index|meta|data-\d{5}-of-\d{5})"
+)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -40,20 +47,28 @@ class Replaceable:
     foreign: Callable[[Path], str]
 
 
+def _is_ours(name: str) -> bool:
+    """Whether a conversion writes files of this name."""
+    names = set(COMPANIONS) | {"checkpoint"}
+    for files in DIALECT_FILES.values():
+        names.update(files.configs)
+        for weights in files.weights:
+            names.update(filter(None, (weights.single, weights.index)))
+    return name in names or _SHARD.fullmatch(name) is not None
+
+
 def _foreign_to_checkpoints(target: Path) -> str:
     """Say why ``target`` does not look like a checkpoint directory, or nothing where it does."""
     if not target.is_dir():
         return "it is a file"
     entries = list(os.scandir(target))
-    folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    if folders:
-        return f"it holds a directory ({folders[0]})"
-    names = {entry.name for entry in entries}
-    if EXPORT_MANIFEST in names:
-        return f"it is an export ({EXPORT_MANIFEST})"
-    known = {name for files in DIALECT_FILES.values() for name in files.configs} | set(COMPANIONS)
-    if names and not names & known:
-        return "it holds no configuration or vocabulary of a checkpoint"
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            return f"it holds a directory ({entry.name})"
+        if not _is_ours(entry.name):
+            return f"it holds {entry.name}, which no conversion writes"
+    if entries and not any(entry.name in names for names in _CONFIGS for entry in entries):
+        return "it holds no configuration of a checkpoint"
     return ""
 
 
@@ -74,25 +89,38 @@ class OutputDirectory:
     """
 
     def __init__(
-        self, target: Path, *, source: Path | None = None, force: bool = False, replaces: Replaceable = CHECKPOINT
+        self,
+        target: Path,
+        *,
+        source: Path | None = None,
+        files: Sequence[Path] = (),
+        force: bool = False,
+        replaces: Replaceable = CHECKPOINT,
     ) -> None:
         self.target = Path(os.path.realpath(target))
         self.force = force
         self.replaces = replaces
         self.partial: Path | None = None
         self._lock: int | None = None
-        check_target(self.target, source=source, force=force, replaces=replaces)
+        check_target(self.target, source=source, files=files, force=force, replaces=replaces)
 
     def __enter__(self) -> OutputDirectory:
-        parent = self.target.parent
-        _remove_abandoned(parent, self.target.name)
-        path = parent / f".{self.target.name}.partial-{os.urandom(6).hex()}"
-        try:
-            path.mkdir()
-        except OSError as error:
-            raise ConvertError(f"{parent}: cannot make a directory here: {error.strerror}") from None
+        _restore_set_aside(self.target)
+        _remove_abandoned(self.target)
+        while True:
+            path = _beside(self.target, "partial")
+            try:
+                path.mkdir()
+            except OSError as error:
+                where = self.target.parent
+                raise ConvertError(f"{where}: cannot make {path.name} here: {error.strerror}") from None
+            self._lock = _lock_directory(path)
+            if path.exists():
+                break
+            # another run took it for abandoned before the lock was held
+            if self._lock is not None:
+                os.close(self._lock)
         self.partial = path
-        self._lock = _lock_directory(path)
         return self
 
     @property
@@ -131,8 +159,22 @@ class OutputDirectory:
             os.close(self._lock)
 
 
-def check_target(target: Path, *, source: Path | None, force: bool, replaces: Replaceable = CHECKPOINT) -> None:
+def check_target(
+    target: Path,
+    *,
+    source: Path | None,
+    files: Sequence[Path] = (),
+    force: bool,
+    replaces: Replaceable = CHECKPOINT,
+) -> None:
     """Refuse a target that cannot or must not be written, before a byte moves.
+
+    Args:
+        target: The directory to make, resolved.
+        source: The directory that is read.
+        files: Each file that is read: links may lead from the source into the target.
+        force: Whether an existing target may be replaced.
+        replaces: What that may be.
 
     Raises:
         ConvertError: As the message says.
@@ -145,6 +187,9 @@ def check_target(target: Path, *, source: Path | None, force: bool, replaces: Re
             raise ConvertError(f"{target}: the output lies inside the source {read}", "Name another output with -o.")
         if target in read.parents:
             raise ConvertError(f"{target}: the output holds the source {read}", "Name another output with -o.")
+    for file in files:
+        if target in Path(os.path.realpath(file)).parents:
+            raise ConvertError(f"{target}: the output holds {file.name} of the source", "Name another output with -o.")
     parent = target.parent
     if not parent.is_dir():
         raise ConvertError(f"{parent}: no such directory", f"Make it first: mkdir -p {parent}")
@@ -188,13 +233,34 @@ def _lock_directory(path: Path) -> int | None:
     return descriptor
 
 
-def _remove_abandoned(parent: Path, name: str) -> None:
+def _beside(target: Path, word: str) -> Path:
+    """A name beside ``target`` for a directory that is not (or no longer) it."""
+    return target.with_name(f".{_stem(target)}.{word}-{os.urandom(6).hex()}")
+
+
+def _stem(target: Path) -> str:
+    """The target's name, or what stands for a long one: a name has at most 255 bytes."""
+    name = target.name
+    return name if len(os.fsencode(name)) <= 200 else f"{zlib.crc32(os.fsencode(name)):08x}"
+
+
+def _restore_set_aside(target: Path) -> None:
+    """Undo a replacement that was killed between its two renames, or clear up after one killed later."""
+    for path in target.parent.glob(f".{_escape(_stem(target))}.old-*"):
+        with contextlib.suppress(OSError):
+            if target.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.rename(path, target)
+
+
+def _remove_abandoned(target: Path) -> None:
     """Remove what killed runs to the same target left: directories whose lock nobody holds."""
     if sys.platform == "win32":
         return
     import fcntl
 
-    for path in parent.glob(f".{_escape(name)}.partial-*"):
+    for path in target.parent.glob(f".{_escape(_stem(target))}.partial-*"):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -212,8 +278,8 @@ def _replace(new: Path, target: Path) -> Path:
     """Put ``new`` where ``target`` is; return where the old one went."""
     if _exchange(new, target):
         return new
-    # No exchange here: for an instant neither name is there, and the old state is under the second one.
-    aside = target.with_name(f".{target.name}.partial-{os.urandom(6).hex()}")
+    # No exchange here: for an instant the old state is under this name alone, from where the next run brings it back.
+    aside = _beside(target, "old")
     os.rename(target, aside)
     try:
         os.rename(new, target)

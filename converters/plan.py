@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from . import config_fields
-from .checkpoint import FLOAT_TYPES, Checkpoint, Held
+from .checkpoint import Checkpoint, Held
 from .config_fields import SourceConfig
-from .containers.stored import Layout, NewTensor
+from .containers.stored import FLOATS, Layout, NewTensor
 from .dialects import DIALECT_FILES, KERAS_MODEL_NAME, SAFETENSORS_FORMAT, Container, WeightFiles
 from .errors import ConvertError
 from .mapping import EMBEDDINGS, MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
 
 #: TF's masked-LM layer lists the embeddings again, because it is built on them.
 _SHARED_WITH_MLM = EMBEDDINGS
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 _SIZE_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -184,8 +184,8 @@ def make_plan(
     Raises:
         ConvertError: The container cannot hold what is asked of it.
     """
-    if dtype is not None and dtype not in FLOAT_TYPES:
-        raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOAT_TYPES)}")
+    if dtype is not None and dtype not in FLOATS:
+        raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOATS)}")
     weights = choose_container(target, container)
     groups = source.groups
     base = not any(group is MLM for group in groups)
@@ -194,9 +194,11 @@ def make_plan(
     types = {step.new.dtype for step in steps}
     main_type = dtype or source.dtypes().most_common(1)[0][0]
     if "bfloat16" in types and weights.container == "h5":
-        raise ConvertError("HDF5 has no bfloat16, which the source holds", "Add --dtype float32, which is exact.")
+        why = "--dtype asks for" if dtype is not None else "the source holds"
+        raise ConvertError(f"HDF5 has no bfloat16, which {why}", "Use --dtype float32, which is exact.")
     architecture = "RoFormerModel" if base else "RoFormerForMaskedLM"
     config, config_notes = config_fields.write(source.source_config, target, architecture=architecture, dtype=main_type)
+    tensor_notes = _tensor_notes(source, target, weights.container, groups, types, dtype)
     return Plan(
         target=target,
         container=weights.container,
@@ -206,7 +208,7 @@ def make_plan(
         config_name=DIALECT_FILES[target].configs[0],
         config=config,
         companions=source.companions,
-        notes=(*source.source_config.notes, *config_notes, *_tensor_notes(source, target, groups, dtype)),
+        notes=(*source.source_config.notes, *config_notes, *tensor_notes),
         source_config=source.source_config,
         groups=groups,
     )
@@ -263,10 +265,17 @@ def _shard(
     )
 
 
-def _tensor_notes(source: Checkpoint, target: Dialect, groups: tuple[Group, ...], dtype: str | None) -> list[str]:
+def _tensor_notes(
+    source: Checkpoint,
+    target: Dialect,
+    container: Container,
+    groups: tuple[Group, ...],
+    types: set[str],
+    dtype: str | None,
+) -> list[str]:
     software = DIALECT_FILES[target].software
     notes = [
-        f"the {group.name} is kept under BERT's names; {software} has no place for it and reports it as unexpected"
+        f"the {group.name} is kept under BERT's names; {software} does not read it and reports it as unexpected"
         if target != "tf1"
         else f"the {group.name} is kept"
         for group in groups
@@ -274,12 +283,17 @@ def _tensor_notes(source: Checkpoint, target: Dialect, groups: tuple[Group, ...]
     ]
     if target == "paddle" and POOLER not in groups:
         notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
+    if target == "paddle" and container == "safetensors" and "bfloat16" in types:
+        notes.append("PaddleNLP 2.8.1 cannot read bfloat16 from safetensors: use --container pdparams for it")
     if source.derived and target in ("torch", "tf"):
         notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
     elif source.derived:
         notes.append("embed_positions is left out: it is computed from the configuration")
     if source.ignored:
-        notes.append(f"{len(source.ignored)} tensors of a training run are left out ({source.ignored[0]} …)")
+        notes.append(
+            f"left out, being no weights: {source.ignored[0]}"
+            + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
+        )
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def rotary_angles(positions: int, head_size: int) -> NDArray[numpy.float64]:
-    """Angle of every pair at every position, (positions, D / 2), in radians."""
+def rotary_angles(positions: int, head_size: int, *, first: int = 0) -> NDArray[numpy.float64]:
+    """Angle of every pair at each of ``positions`` positions from ``first``, (positions, D / 2), in radians."""
     import numpy
 
     frequency = 10000.0 ** (-2.0 * numpy.arange(head_size // 2, dtype=numpy.float64) / head_size)
-    return numpy.arange(positions, dtype=numpy.float64)[:, None] * frequency[None, :]
+    return numpy.arange(first, first + positions, dtype=numpy.float64)[:, None] * frequency[None, :]
 
 
-def embed_positions(positions: int, head_size: int) -> NDArray[numpy.float64]:
+def embed_positions(positions: int, head_size: int, *, first: int = 0) -> NDArray[numpy.float64]:
     """Lay the table out as transformers saves it: [sin | cos] by halves, (positions, D)."""
     import numpy
 
-    angles = rotary_angles(positions, head_size)
+    angles = rotary_angles(positions, head_size, first=first)
     return numpy.concatenate([numpy.sin(angles), numpy.cos(angles)], axis=1)

@@ -5,6 +5,8 @@ First step of :mod:`.checkpoint`. A name proposes which container a file is; its
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LEVELDB_MAGIC = bytes.fromhex("57fb808b247547db")
 #: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol=2)``: what torch.save put first before release 1.6.
 _LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _SUFFIXES = {".pdparams", ".bin", ".pt", ".pth", ".safetensors", ".h5", ".index"}
 
 
@@ -57,11 +60,14 @@ def require_file(path: Path) -> Path:
 
 def sniff(path: Path) -> Container | None:
     """Tell a container by its first bytes (a TF checkpoint's index by its last), or None."""
-    with open(require_file(path), "rb") as file:
-        head = file.read(16)
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 8))
-        tail = file.read(8)
+    try:
+        with open(require_file(path), "rb") as file:
+            head = file.read(16)
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 8))
+            tail = file.read(8)
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if head.startswith(_HDF5_SIGNATURE):
         return "h5"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or head.startswith(_LEGACY_TORCH):
@@ -86,9 +92,12 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
         ConvertError: Nothing there, or nothing that looks like weights.
         MisfitError: Two models in one directory.
     """
-    if source.is_dir():
-        return _find_in(source, dialect)
-    if not source.exists():
+    try:
+        if source.is_dir():
+            return _find_in(source, dialect)
+    except OSError as error:
+        raise ConvertError(f"{source}: cannot be read: {error.strerror or error}") from None
+    if not os.path.lexists(source):
         if Path(f"{source}.index").exists():
             return _of_file(Path(f"{source}.index"), dialect)
         raise ConvertError(f"{source}: no such file or directory", "Name a checkpoint directory or a weight file.")
@@ -118,7 +127,7 @@ def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
     problems: list[Problem] = []
     names: list[str] = []
     for name in dict.fromkeys(map(str, weight_map.values())):
-        if name in ("", ".", "..") or any(mark in name for mark in "/\\:\0"):
+        if name in ("", ".", "..") or len(name) > 255 or any(mark in name for mark in "/\\:\0"):
             problems.append(Problem("outside", name, "a shard must be named as a file of this directory"))
         elif not (path.parent / name).is_file():
             problems.append(Problem("missing", name, "a shard that the index names is not in the directory"))
@@ -139,10 +148,11 @@ def _candidates(directory: Path, dialects: Iterator[Dialect]) -> Iterator[Path]:
     for dialect in dialects:
         for files in DIALECT_FILES[dialect].weights:
             if files.container == "ckpt":
-                yield from sorted(path for path in directory.glob("*.index") if sniff(path) == "ckpt")
+                indexes = (path for path in directory.glob("*.index") if path.is_file())
+                yield from sorted(path for path in indexes if sniff(path) == "ckpt")
                 continue
             for name in (files.single, files.index):
-                if name is not None and (directory / name).exists():
+                if name is not None and os.path.lexists(directory / name):
                     yield directory / name
 
 
@@ -165,12 +175,12 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
             step = f"It holds {others[0].name}: `roformer-convert convert` finds the dialect out by itself."
         raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:
-        raise MisfitError(
-            directory,
-            "one model",
-            [Problem("weights", path.name) for path in found],
-            f"Say which one is meant: name the file itself ({found[0]}), or its dialect with --from.",
-        )
+        step = f"Say which one is meant: name the file itself, e.g. {found[0]}"
+        if all(_SHARD.search(path.name) for path in found):
+            step = "These are shards, and the .index.json that lists them is missing: fetch it too"
+        elif len({USUAL_DIALECT[sniff(path) or "safetensors"] for path in found}) > 1:
+            step += ", or its dialect with --from"
+        raise MisfitError(directory, "one model", [Problem("weights", path.name) for path in found], step + ".")
     return _of_file(found[0], dialect)
 
 

@@ -17,8 +17,9 @@ import numpy
 from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint, weight_files
-from roformer_convert.converters.checkpoint import find_config, resolve, spoken_dialect
+from roformer_convert.converters.fitting import resolve
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
+from roformer_convert.converters.opening import find_config, spoken_dialect
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

@@ -10,7 +10,8 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from roformer_convert.converters.dtypes import FLOATS, cast, numpy_dtype
+from roformer_convert.converters.containers.stored import FLOATS
+from roformer_convert.converters.dtypes import cast, numpy_dtype
 from roformer_convert.converters.errors import ConvertError
 
 Array = NDArray[Any]

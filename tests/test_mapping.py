@@ -19,15 +19,15 @@ from typing import Any
 import h5py
 import numpy
 import pytest
-from golden_names import GOLDEN, GOLDEN_TIES, Stored, stored_in
+from golden_names import GOLDEN, GOLDEN_TIES, Stored, spelled, stored_in
 from numpy_roformer import Array, Forward
 from random_checkpoints import CONFIG, SHAPES, UNPROJECTED, Tensors, random_tensors, same_bits
 from safetensors.numpy import save_file
 
 from roformer_convert.converters import RoFormerConfig, mapping, weight_files
-from roformer_convert.converters.checkpoint import find_config, resolve, spoken_dialect
 from roformer_convert.converters.containers.stored import StoredTensor
 from roformer_convert.converters.errors import MisfitError
+from roformer_convert.converters.fitting import resolve
 from roformer_convert.converters.mapping import (
     DIALECTS,
     GROUPS,
@@ -43,6 +43,7 @@ from roformer_convert.converters.mapping import (
     count_layers,
     looks_like,
 )
+from roformer_convert.converters.opening import find_config, spoken_dialect
 from roformer_convert.converters.weight_files import WeightSet
 
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers"
@@ -170,12 +171,7 @@ def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
 def write_by_hand(directory: Path, dialect: Dialect, tensors: Tensors, config: RoFormerConfig) -> None:
     """Write a directory from the golden names with the formats' own libraries (TF's through its own container)."""
     directory.mkdir(parents=True)
-    arrays: dict[str, Array] = {}
-    for canonical, array in tensors.items():
-        name, turned = stored_in(canonical, dialect)
-        arrays[name] = numpy.ascontiguousarray(array.T) if turned else array
-    for of, name in GOLDEN_TIES[dialect]:
-        arrays[name] = arrays[stored_in(of, dialect).name]
+    arrays = spelled(tensors, dialect)
     if dialect in ("paddle", "torch"):
         save_file(arrays, directory / "model.safetensors", {"format": "np" if dialect == "paddle" else "pt"})
     elif dialect == "tf":

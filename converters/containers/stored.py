@@ -32,6 +32,8 @@ ITEMSIZE = {
     "uint8": 1,
     "bool": 1,
 }
+#: The types a model's weights may have, and that ``--dtype`` may ask for.
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 class OpenFiles:
@@ -50,11 +52,18 @@ class OpenFiles:
         self._descriptors.clear()
 
     def descriptor(self, path: Path) -> int:
-        """Open ``path`` for reading on first use and return its descriptor."""
+        """Open ``path`` for reading on first use and return its descriptor.
+
+        Raises:
+            FormatError: It cannot be opened.
+        """
         with self._lock:
             found = self._descriptors.get(path)
             if found is None:
-                found = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+                try:
+                    found = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+                except OSError as error:
+                    raise FormatError(path, f"cannot be opened: {error.strerror or error}") from None
                 self._descriptors[path] = found
             return found
 
@@ -67,7 +76,11 @@ class OpenFiles:
         descriptor = self.descriptor(path)
         done = 0
         while done < len(out):
-            count = _pread_into(descriptor, out[done:], offset + done)
+            try:
+                count = _pread_into(descriptor, out[done:], offset + done)
+            except OSError as error:
+                what = f"reading failed: {error.strerror or error}"
+                raise FormatError(path, what, offset=offset + done) from None
             if count == 0:
                 raise FormatError(path, f"the file ends {len(out) - done:,} bytes early", offset=offset + done)
             done += count

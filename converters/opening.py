@@ -1,0 +1,87 @@
+"""Open a checkpoint of any dialect: find its files, index them, tell the dialect, hold all against the table."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from . import weight_files
+from .checkpoint import Checkpoint
+from .companions import find_companions
+from .containers.stored import StoredTensor
+from .dialects import DIALECT_FILES
+from .errors import ConvertError
+from .fitting import resolve
+from .mapping import Dialect, Table, count_layers
+
+
+def find_config(directory: Path, dialects: tuple[Dialect, ...]) -> Path | None:
+    """The configuration file of a directory, under the first of the dialects' names that is there."""
+    for dialect in dialects:
+        for name in DIALECT_FILES[dialect].configs:
+            if os.path.lexists(directory / name):  # a broken link is not an absent file
+                return weight_files.require_file(directory / name)
+    return None
+
+
+def open_checkpoint(
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+) -> Checkpoint:
+    """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
+
+    Args:
+        path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
+        dialect: Overrule what the files look like.
+        config: Configuration file, where it does not lie beside the weights.
+
+    Raises:
+        MisfitError: Tensors, table and configuration do not fit; every problem is listed.
+        FormatError: A file is broken or hostile.
+        ConvertError: Nothing there to open.
+    """
+    path = Path(path)
+    weights = weight_files.find(path, dialect)
+    stored = weight_files.index(weights)
+    spoken = dialect or spoken_dialect(weights, stored)
+    if dialect is not None:
+        _require_spoken(weights.shard_index or weights.files[0], dialect, stored)
+    directory = weights.files[0].parent
+    config_path = None if config is None else weight_files.require_file(Path(config))
+    if config_path is None:
+        config_path = find_config(directory, (spoken,))
+    checkpoint = resolve(path, weights, stored, spoken, config_path)
+    return replace(checkpoint, companions=find_companions(directory))
+
+
+def spoken_dialect(weights: weight_files.WeightSet, stored: list[StoredTensor]) -> Dialect:
+    """The dialect whose spelling most tensors have; the container's own on a tie."""
+    if len(weights.dialects) == 1:
+        return weights.dialects[0]
+    return max(weights.dialects, key=lambda dialect: _spelled(dialect, stored))
+
+
+def _spelled(dialect: Dialect, stored: list[StoredTensor]) -> int:
+    """How many of the tensors have a row's name in ``dialect``."""
+    names = {tensor.name for tensor in stored}
+    table = Table(count_layers(dialect, list(names)))
+    return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
+
+
+def _require_spoken(where: Path, dialect: Dialect, stored: list[StoredTensor]) -> None:
+    """Refuse a dialect that was asked for when the tensors plainly speak another: one line instead of a hundred.
+
+    Raises:
+        ConvertError: More than twice as many names are another dialect's.
+    """
+    counts = {other: _spelled(other, stored) for other in DIALECT_FILES}
+    best = max(counts, key=lambda other: counts[other])
+    if counts[best] > 2 * counts[dialect]:
+        raise ConvertError(
+            f"{where}: the tensors have {best}'s names ({counts[best]} of {len(stored)}), not {dialect}'s "
+            f"({counts[dialect]})",
+            "Use `roformer-convert convert SOURCE --to …`, which finds the dialect out by itself.",
+        )

@@ -1,0 +1,97 @@
+"""Write arrays under canonical names as a checkpoint directory: the models' ``save_pretrained`` ends here.
+
+The arrays pose as an open checkpoint, so the plan, the engine and the comparison are those of every conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import RoFormerConfig
+from .config_fields import SourceConfig
+from .containers.stored import OpenFiles, StoredTensor
+from .conversion import needed_room, write_directory
+from .errors import MisfitError, Problem
+from .fitting import resolve
+from .mapping import Dialect, Table
+from .output import OutputDirectory, check_room
+from .plan import make_plan
+from .weight_files import WeightSet, require_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """An array as a tensor's data."""
+
+    array: NDArray[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.array.nbytes)
+
+    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
+        import numpy
+
+        out[:] = self.array.reshape(-1).view(numpy.uint8)[start : start + len(out)].data
+
+
+def save_checkpoint(
+    directory: str | Path,
+    tensors: Mapping[str, NDArray[Any]],
+    config: RoFormerConfig,
+    *,
+    dialect: Dialect,
+    dtypes: Mapping[str, str] | None = None,
+    container: str | None = None,
+    max_shard_size: int | None = None,
+    force: bool = False,
+    companions: Iterable[str | Path] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write arrays under canonical names as a checkpoint directory of ``dialect``, whole or not at all.
+
+    Args:
+        directory: Where it shall appear.
+        tensors: Canonical name → array, kernels as (out, in).
+        config: Their configuration.
+        dialect: Dialect to write.
+        dtypes: Name → type, where the array's own says too little: ``"bfloat16"`` for uint16 bit patterns.
+        container: Format of the weight files.
+        max_shard_size: Largest weight file in bytes of payload.
+        force: Replace an existing checkpoint directory.
+        companions: Tokenizer files to copy along.
+        extra: Further keys of the configuration file.
+
+    Raises:
+        MisfitError: Tensors and configuration do not fit the table.
+        ConvertError: The directory cannot be written.
+    """
+    import numpy
+
+    kinds = dict(dtypes or {})
+    table = Table(config.num_hidden_layers)
+    problems = [Problem("unknown", name) for name in tensors if name not in table.by_canonical]
+    stored: list[StoredTensor] = []
+    for name, array in tensors.items():
+        tensor = table.by_canonical.get(name)
+        if tensor is not None:
+            plain = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
+            kind = kinds.get(name, plain.dtype.name)
+            stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
+    if problems:
+        raise MisfitError(directory, "the table", problems, "Name tensors as converters/mapping.py does.")
+    # torch's spelling is the canonical orientation, so an in-memory model reads as a torch file without a disk
+    nowhere = WeightSet("safetensors", (Path(directory),), None, ("torch",))
+    source = resolve(Path(directory), nowhere, stored, "torch", SourceConfig(config, extra=dict(extra or {})))
+    source = replace(source, companions=tuple(require_file(Path(path)) for path in companions))
+    plan = make_plan(source, dialect, container=container, max_shard_size=max_shard_size)
+    check_room(Path(directory).resolve(), needed_room(plan))
+    with source, OutputDirectory(Path(directory), files=source.companions, force=force) as output:
+        write_directory(plan, source, output.path, verify=True, fsync=False, progress=None)
+        output.commit()
