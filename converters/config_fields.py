@@ -362,7 +362,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
             notes.extend(note)
         fixed = item.fixed[position]
         if fixed is not None and value != fixed:
-            notes.append(f"{key} = {value} is written, but {DIALECT_FILES[target].software} computes with {fixed}")
+            notes.append(f"{key} = {value} is written, but {DIALECT_FILES[target].software} will compute with {fixed}")
         out[key] = value
     if target == "paddle" and source.config.layer_norm_eps > 1e-3:
         notes.append(f"layer_norm_eps = {source.config.layer_norm_eps}: PaddlePaddle refuses more than 1e-3")
@@ -387,6 +387,6 @@ def _spell_activation(name: str, canonical: str, spelled: str | None, target: Di
     there = ACTIVATIONS[canonical].in_(target)
     if there is None:
         return canonical, [
-            f"{name} = {canonical!r} is written, but {DIALECT_FILES[target].software} has no such function"
+            f"{name} = {canonical!r} is written, but there is no such function in {DIALECT_FILES[target].software}"
         ]
     return there, []

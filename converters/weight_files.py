@@ -148,7 +148,8 @@ def _candidates(directory: Path, dialects: Iterator[Dialect]) -> Iterator[Path]:
     for dialect in dialects:
         for files in DIALECT_FILES[dialect].weights:
             if files.container == "ckpt":
-                indexes = (path for path in directory.glob("*.index") if path.is_file())
+                standard = directory / f"{files.single}.index"
+                indexes = (path for path in directory.glob("*.index") if path == standard or path.is_file())
                 yield from sorted(path for path in indexes if sniff(path) == "ckpt")
                 continue
             for name in (files.single, files.index):

@@ -91,16 +91,16 @@ def test_the_keys_are_those_of_each_software() -> None:
 @pytest.mark.parametrize(
     ("dialect", "field", "value", "words"),
     [
-        ("paddle", "is_decoder", True, "is_decoder = True is written, but PaddleNLP computes with False"),
-        ("tf", "is_decoder", True, "transformers' TF class computes with False"),
-        ("tf1", "is_decoder", True, "bert4keras computes with False"),
-        ("tf1", "rotary_value", True, "bert4keras computes with False"),
-        ("tf1", "layer_norm_eps", 1e-5, "bert4keras computes with 1e-12"),
-        ("tf1", "pad_token_id", 3, "bert4keras computes with 0"),
+        ("paddle", "is_decoder", True, "is_decoder = True is written, but PaddleNLP will compute with False"),
+        ("tf", "is_decoder", True, "transformers' TF classes will compute with False"),
+        ("tf1", "is_decoder", True, "bert4keras will compute with False"),
+        ("tf1", "rotary_value", True, "bert4keras will compute with False"),
+        ("tf1", "layer_norm_eps", 1e-5, "bert4keras will compute with 1e-12"),
+        ("tf1", "pad_token_id", 3, "bert4keras will compute with 0"),
         ("paddle", "layer_norm_eps", 0.01, "PaddlePaddle refuses more than 1e-3"),
-        ("paddle", "hidden_act", "gelu_tanh", "PaddleNLP has no such function"),
-        ("paddle", "hidden_act", "quick_gelu", "PaddleNLP has no such function"),
-        ("tf1", "hidden_act", "mish", "bert4keras has no such function"),
+        ("paddle", "hidden_act", "gelu_tanh", "there is no such function in PaddleNLP"),
+        ("paddle", "hidden_act", "quick_gelu", "there is no such function in PaddleNLP"),
+        ("tf1", "hidden_act", "mish", "there is no such function in bert4keras"),
         ("torch", "hidden_act", "strange", "the table does not know this function"),
     ],
 )
@@ -262,13 +262,23 @@ def test_model_config_json_serves_where_there_is_no_config_json(tmp_path: Path) 
 def test_unknown_keys_travel_and_provenance_does_not(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     path = tmp_path / "ckpt" / "config.json"
-    extra = {"my_note": {"a": [1, 2]}, "use_cache": True, "id2label": {"0": "x"}}
+    extra = {"my_note": {"a": [1, 2]}, "use_cache": False, "id2label": {"0": "x"}}
     path.write_text(json.dumps({**json.loads(path.read_text()), **extra, "transformers_version": "9.9"}))
     report = convert(tmp_path / "ckpt", to="paddle")
     there = json.loads((report.target / "config.json").read_text())
     assert {key: there[key] for key in extra} == extra
     assert "transformers_version" not in there
     assert any("transformers_version = '9.9' is left out" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("target", DIALECTS)
+def test_use_cache_does_not_make_paddlenlp_return_a_tuple(tmp_path: Path, target: Dialect) -> None:
+    """True in every config.json of transformers, where it means nothing; PaddleNLP's encoder would obey."""
+    settings, _ = written(CONFIG, "torch")
+    found = read(tmp_path, "torch", {**settings, "use_cache": True})
+    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    assert ("use_cache" in there) == (target != "paddle")
+    assert any("use_cache = True is left out" in note for note in notes) == (target == "paddle")
 
 
 @pytest.mark.parametrize(

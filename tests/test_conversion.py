@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import pytest
-from golden_names import GOLDEN_TIES, stored_in
+from golden_names import spelled
 from random_checkpoints import (
     CONFIG,
     CONTAINERS,
@@ -141,14 +141,10 @@ def test_the_result_is_spelled_and_turned_as_written_by_hand(
     tensors = write_random(tmp_path / "ckpt", "paddle" if dialect != "paddle" else "torch", shape, any_bits=True)
     convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, container=container)
     base = shape.startswith("base")
-    want = {}
-    for canonical, array in tensors.items():
-        name, turned = stored_in(canonical, dialect, base=base)
-        want[name] = numpy.ascontiguousarray(array.T) if turned else array
-    for of, name in GOLDEN_TIES[dialect] if not base else ():
-        # safetensors stores no payload twice: only what PaddleNLP imports under no other name is copied
-        if container in ("pdparams", "bin") or name == "cls.predictions.decoder.bias":
-            want[name] = want[stored_in(of, dialect).name]
+    # safetensors stores no payload twice: there only what PaddleNLP imports under no other name is copied
+    want = spelled(tensors, dialect, base=base, ties=container in ("pdparams", "bin"))
+    if (dialect, container) == ("torch", "safetensors") and not base:
+        want["cls.predictions.decoder.bias"] = tensors["mlm.bias"]
     found = {}
     with OpenFiles() as files:
         for stored in weight_files.index(weight_files.find(tmp_path / "out", None)):
@@ -204,7 +200,8 @@ def test_dtype_casts_every_tensor(tmp_path: Path, source: Dialect, target: Diale
     assert same_bits(read_all(tmp_path / "out"), {name: array.astype(dtype) for name, array in tensors.items()}) == []
     assert f"cast to {dtype} from float32" in report.notes
     config = json.loads((tmp_path / "out" / ("bert_config.json" if target == "tf1" else "config.json")).read_text())
-    assert config.get("dtype") == (None if target == "tf1" else dtype)
+    # PaddleNLP would compute in a half type at once, for which a CPU has no kernels
+    assert config.get("dtype") == (None if target in ("tf1", "paddle") else dtype)
 
 
 def test_a_cast_that_overflows_is_an_error_that_names_the_tensor(tmp_path: Path) -> None:

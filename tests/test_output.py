@@ -309,3 +309,42 @@ def test_save_checkpoint_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="missing"):
         save_checkpoint(tmp_path / "out", tensors, CONFIG, dialect="tf1")
     assert names(tmp_path) == []
+
+
+def test_a_replacement_killed_between_its_renames_is_undone_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a system cannot exchange two directories, the old state lies aside for an instant."""
+    from roformer_convert.converters import output
+
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    monkeypatch.setattr(output, "_exchange", lambda one, other: False)
+    rename = output.os.rename
+
+    class Killed(BaseException):
+        pass
+
+    def once(first: object, second: object) -> None:
+        rename(first, second)
+        raise Killed
+
+    with pytest.raises(Killed), output.OutputDirectory(target, force=True) as directory:
+        (directory.path / "config.json").write_text("new")
+        monkeypatch.setattr(output.os, "rename", once)
+        directory.commit()
+    assert not target.exists()
+    monkeypatch.setattr(output.os, "rename", rename)
+    with output.OutputDirectory(target, force=True):
+        assert (target / "config.json").read_text() == "old"
+
+
+def test_force_keeps_a_directory_with_anything_of_somebody_else(tmp_path: Path) -> None:
+    from roformer_convert.converters.output import OutputDirectory
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    (tmp_path / "out" / "thesis.doc").write_text("years of work")
+    with pytest.raises(ConvertError, match=r"thesis\.doc"):
+        OutputDirectory(tmp_path / "out", force=True)

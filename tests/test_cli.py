@@ -1,0 +1,366 @@
+"""The command: what it prints, where, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_random
+
+import roformer_convert
+from roformer_convert.__main__ import COMMANDS, cli
+from roformer_convert.converters import ConvertError
+from roformer_convert.converters.mapping import DIALECTS
+
+NAMED = ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle")
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=True)
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    called = [sys.executable, "-m", "roformer_convert", *map(str, words)]
+    return subprocess.run(called, capture_output=True, text=True, timeout=120)
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command_with_its_purpose() -> None:
+    out = run("--help").output
+    for name in ("convert", *NAMED, "inspect", "diff"):
+        assert re.search(rf"^  {name} +\S", out, re.MULTILINE), name
+    assert "roformer-convert paddle2torch ckpt/" in out
+    assert run("-h").output == out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "Usage: " in result.output
+    assert len(result.output.splitlines()) > 8
+    assert f"roformer-convert {name} " in result.output
+
+
+@pytest.mark.parametrize("name", ["convert", *NAMED])
+def test_every_direction_has_the_same_options(name: str) -> None:
+    out = run(name, "--help").output
+    options = set(re.findall(r"--[a-z-]+", out))
+    assert {
+        "--output",
+        "--force",
+        "--dtype",
+        "--container",
+        "--max-shard-size",
+        "--config",
+        "--dry-run",
+        "--no-verify",
+        "--fsync",
+        "--json",
+        "--quiet",
+        "--any-vocab",
+    } <= options
+    assert ({"--to", "--from"} <= options) == (name == "convert")
+
+
+def test_the_version_is_the_packages() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output.strip() == f"roformer-convert, version {roformer_convert.__version__}"
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", roformer_convert.__version__)
+
+
+def test_the_command_is_installed_under_its_name() -> None:
+    (entry,) = entry_points(group="console_scripts", name="roformer-convert")
+    assert entry.value == "roformer_convert.__main__:main"
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["convert", "--nonsense"], ["convert", "x", "--to", "jax"], ["convert", "x"]]
+)
+def test_an_unknown_word_is_told(words: list[str]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert "Error: " in result.output
+
+
+# --- convert --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_direction_converts_beside_its_source(tmp_path: Path, name: str) -> None:
+    source, target = name.split("2")
+    write_random(tmp_path / "ckpt", next(dialect for dialect in DIALECTS if dialect == source))
+    result = run(name, tmp_path / "ckpt")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / f"ckpt-{target}").is_dir()
+    for said in (
+        f"ckpt ({source}, ",
+        f"ckpt-{target} ({target}, ",
+        "kernels turned",
+        "read back and equal bit for bit",
+    ):
+        assert said in result.output
+
+
+def test_a_named_direction_refuses_another_dialect(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    done = command("paddle2tf", tmp_path / "ckpt")
+    assert done.returncode == 2
+    assert done.stderr.startswith("paddle2tf: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_convert_finds_the_source_dialect_out(tmp_path: Path) -> None:
+    for source in DIALECTS:
+        write_random(tmp_path / source, source)
+        target = "paddle" if source != "paddle" else "tf1"
+        assert run("convert", tmp_path / source, "--to", target).exit_code == 0
+        assert (tmp_path / f"{source}-{target}").is_dir()
+
+
+def test_the_options_reach_the_conversion(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    (tmp_path / "ckpt" / "config.json").rename(tmp_path / "settings.json")
+    (tmp_path / "ckpt" / "vocab.txt").write_text("x\n")
+    words: list[str | Path] = [
+        "convert",
+        tmp_path / "ckpt",
+        "--to",
+        "torch",
+        "--from",
+        "paddle",
+        "-o",
+        tmp_path / "out",
+        "--force",
+    ]
+    words += ["--config", tmp_path / "settings.json", "--dtype", "bfloat16", "--container", "bin", "--any-vocab"]
+    words += ["--max-shard-size", "2KB", "--fsync", "--no-verify", "--json"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.output)
+    assert data["target"]["container"] == "bin"
+    assert len(data["target"]["files"]) > 3
+    assert {step["dtype"] for step in data["plan"]} == {"bfloat16"}
+    assert not data["verified"]
+
+
+def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    done = command("paddle2torch", tmp_path / "ckpt", "--json")
+    data = json.loads(done.stdout)
+    assert set(data) == {
+        "source",
+        "target",
+        "model_class",
+        "tensors",
+        "turned",
+        "cast",
+        "bytes",
+        "tied_in_source",
+        "companions",
+        "notes",
+        "written",
+        "verified",
+        "seconds",
+        "plan",
+    }
+    for step in data["plan"]:
+        assert set(step) == {
+            "canonical",
+            "source",
+            "target",
+            "file",
+            "shape",
+            "dtype",
+            "turned",
+            "alias_of",
+            "bytes",
+        }
+    assert done.stderr == ""
+    dry = json.loads(command("paddle2torch", tmp_path / "ckpt", "-o", tmp_path / "x", "--json", "--dry-run").stdout)
+    assert not dry["written"]
+    assert dry["plan"] == data["plan"]
+
+
+def test_quiet_prints_nothing_but_errors(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    done = command("paddle2torch", tmp_path / "ckpt", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    again = command("paddle2torch", tmp_path / "ckpt", "--quiet")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "already exists" in again.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--max-shard-size", "4KB"], ["--dtype", "float16"], ["--container", "bin"]])
+def test_a_dry_run_prints_every_tensor_and_writes_nothing(tmp_path: Path, options: list[str]) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    before = file_bytes(tmp_path)
+    result = run("paddle2torch", tmp_path / "ckpt", "--dry-run", *options)
+    assert result.exit_code == 0, result.output
+    assert file_bytes(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    out = result.output
+    for tensor in ("cls.predictions.transform.dense.weight", "roformer.encoder.layer.2.output.LayerNorm.bias"):
+        assert tensor in out
+    line = next(line for line in out.splitlines() if "layer.0.intermediate.dense.weight" in line)
+    for said in ("roformer.encoder.layers.0.linear1.weight", "34 × 24", "turned"):
+        assert said in line
+    assert line.split()[-1] == ("1,632" if "float16" in options else "3,264")
+    assert "nothing was written" in out
+    if "--dtype" in options:
+        assert "cast from float32" in out
+    if "bin" in options:
+        assert "second name of roformer.embeddings.word_embeddings.weight" in out
+
+
+def test_notes_are_printed(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf1")
+    (tmp_path / "ckpt" / "notes.md").write_text("x")
+    out = run("convert", tmp_path / "ckpt", "--to", "torch").output
+    assert "note: the pooler is kept under BERT's names" in out
+    assert "note: not copied: notes.md" in out
+
+
+def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    assert command("paddle2torch", tmp_path / "ckpt").stderr == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import numpy
+
+    config = replace(CONFIG, vocab_size=1_300_000)  # 73 MB of words
+    tensors = random_tensors()
+    tensors["embeddings.word.weight"] = numpy.zeros((1_300_000, 14), numpy.float32)
+    tensors["mlm.bias"] = numpy.zeros(1_300_000, numpy.float32)
+    save(tmp_path / "ckpt", "paddle", tensors, config)
+    for quiet in (False, True):
+        ours, theirs = os.openpty()
+        words = [sys.executable, "-m", "roformer_convert", "paddle2torch", str(tmp_path / "ckpt"), "--force"]
+        process = subprocess.Popen([*words, *["-q"] * quiet], stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        drawn = b""
+        while True:
+            try:
+                piece = os.read(ours, 1 << 16)
+            except OSError:  # the other side is closed
+                break
+            if not piece:
+                break
+            drawn += piece
+        os.close(ours)
+        process.communicate()
+        assert process.returncode == 0
+        assert (b"100%" in drawn) != quiet
+        assert (b"writing and checking" in drawn) != quiet
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("500MB", 500_000_000), ("5GB", 5 * 10**9), ("2GiB", 2 << 30), ("1.5 kb", 1500)]
+)
+def test_sizes_are_read_as_transformers_reads_them(text: str, size: int) -> None:
+    from roformer_convert.converters.plan import parse_size
+
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "many", "-5GB", "5PB", "1e9", "GB", "0.0001B", "5 G B"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    from roformer_convert.converters.plan import parse_size
+
+    with pytest.raises(ConvertError, match="is not a size"):
+        parse_size(text)
+
+
+# --- inspect and diff -----------------------------------------------------------------------------------------------
+
+
+def test_inspect_prints_what_a_directory_is(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle", max_shard_size=4000)
+    out = run("inspect", tmp_path / "ckpt").output
+    assert out.startswith(f"{tmp_path}/ckpt: RoFormerForPretraining, paddle dialect, pdparams\n")
+    for said in (
+        "vocab_size 61, embedding_size 14, hidden_size 24",
+        "47 tokens",
+        "config.json",
+        "float32",
+        "files, ",
+        "cls.predictions.decoder_weight",
+        "embeddings, embeddings_project, encoder layers, pooler, masked-LM head, sentence-order head",
+        "yes: every tensor has a row in the table",
+    ):
+        assert said in out
+    data = json.loads(run("inspect", tmp_path / "ckpt", "--json").output)
+    assert data["dialect"] == "paddle"
+    assert data["problems"] == []
+
+
+def test_inspect_tells_what_does_not_fit_and_exits_with_0(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    settings = json.loads((tmp_path / "ckpt" / "config.json").read_text())
+    (tmp_path / "ckpt" / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 4}))
+    result = run("inspect", tmp_path / "ckpt")
+    assert result.exit_code == 0
+    assert "missing" in result.output
+    assert "converts" not in result.output
+
+
+def test_diff_exits_with_0_where_all_bits_are_equal(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle", any_bits=True)
+    run("paddle2torch", tmp_path / "ckpt")
+    result = run("diff", tmp_path / "ckpt", tmp_path / "ckpt-torch")
+    assert result.exit_code == 0
+    assert "are equal" in result.output
+    data = json.loads(run("diff", tmp_path / "ckpt", tmp_path / "ckpt-torch", "--json").output)
+    assert data["equal"]
+    assert {tensor["verdict"] for tensor in data["tensors"]} == {"equal"}
+
+
+def test_diff_exits_with_1_and_says_where(tmp_path: Path) -> None:
+    tensors = random_tensors()
+    save(tmp_path / "one", "paddle", tensors, CONFIG)
+    tensors["sop.weight"] = tensors["sop.weight"].copy()
+    tensors["sop.weight"][1, 20] += 1.0
+    save(tmp_path / "two", "tf1", tensors, CONFIG)
+    result = run("diff", tmp_path / "one", tmp_path / "two")
+    assert result.exit_code == 1
+    line = next(line for line in result.output.splitlines() if line.startswith("sop.weight"))
+    assert re.search(r"differs +1 +\[1, 20\] +-?\d", line), line
+    assert f"differ: 1 of {len(tensors)} tensors" in result.output
+    quiet = run("diff", tmp_path / "one", tmp_path / "two", "-q")
+    assert (quiet.exit_code, quiet.output) == (1, "")
+    data = json.loads(run("diff", tmp_path / "one", tmp_path / "two", "--json").output)
+    assert not data["equal"]
+    assert len(data["tensors"]) == len(tensors)
+
+
+def test_diff_of_what_cannot_be_read_exits_with_2(tmp_path: Path) -> None:
+    write_random(tmp_path / "one", "paddle")
+    done = command("diff", tmp_path / "one", tmp_path / "absent")
+    assert done.returncode == 2
+    assert "no such file or directory" in done.stderr
+
+
+def test_a_reader_that_leaves_early_ends_the_command_without_a_word(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    words = [sys.executable, "-m", "roformer_convert", "paddle2torch", str(tmp_path / "ckpt"), "--dry-run"]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(words, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    os.close(theirs)
+    assert done.stderr == b""
+    assert done.returncode == 1

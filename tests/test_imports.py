@@ -1,0 +1,137 @@
+"""What is imported when: no framework ever by a conversion, and nothing heavy for --help."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from random_checkpoints import write_random
+
+from roformer_convert.converters.mapping import DIALECTS
+
+ROOT = Path(__file__).resolve().parents[1]
+FRAMEWORKS = {"torch", "paddle", "tensorflow", "keras", "tf_keras", "transformers", "paddlenlp", "jax", "safetensors"}
+
+
+def modules_after(program: str, *arguments: str) -> set[str]:
+    """Run a program in a fresh interpreter; return the top-level modules it has loaded at the end."""
+    report = "import json, sys; sys.stderr.write('\\n' + json.dumps(sorted({n.split('.')[0] for n in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{report}", *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_importing_the_converters_imports_almost_nothing() -> None:
+    loaded = modules_after("import roformer_convert.converters, roformer_convert.converters.conversion")
+    assert not loaded & (FRAMEWORKS | {"numpy", "h5py", "crc32c", "click"})
+
+
+def test_conversions_in_every_direction_import_no_framework(tmp_path: Path) -> None:
+    for dialect in DIALECTS:
+        write_random(tmp_path / dialect, dialect)
+    write_random(tmp_path / "bin", "torch", container="bin")
+    program = """
+import sys
+from pathlib import Path
+from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters.compare import compare
+from roformer_convert.converters.inspection import inspect
+root = Path(sys.argv[1])
+for source in ("paddle", "torch", "tf", "tf1", "bin"):
+    inspect(root / source)
+    for target in ("paddle", "torch", "tf", "tf1"):
+        convert(root / source, root / f"{source}-{target}-out", to=target)
+with open_checkpoint(root / "tf") as one, open_checkpoint(root / "tf-paddle-out") as two:
+    assert compare(one, two).equal
+"""
+    loaded = modules_after(program, str(tmp_path))
+    assert {"numpy", "h5py", "crc32c"} <= loaded
+    assert not loaded & FRAMEWORKS
+
+
+def command(*words: str) -> set[str]:
+    program = (
+        "import sys, roformer_convert.__main__ as command\n"
+        f"sys.argv = ['roformer-convert', *{list(words)!r}]\n"
+        "try:\n    command.main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
+    )
+    return modules_after(program)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["paddle2torch", "--help"],
+        ["convert", "--help"],
+        ["inspect", "-h"],
+        ["diff", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_imports_neither_numpy_nor_h5py(words: list[str]) -> None:
+    loaded = command(*words)
+    assert "click" in loaded
+    assert not loaded & (FRAMEWORKS | {"numpy", "h5py", "crc32c"})
+
+
+def test_h5py_is_imported_for_h5_alone(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    loaded = command("convert", str(tmp_path / "ckpt"), "--to", "torch", "--quiet")
+    assert not loaded & (FRAMEWORKS | {"h5py", "crc32c"})
+
+
+def trees(package: str) -> list[tuple[Path, ast.Module]]:
+    return [(path, ast.parse(path.read_text())) for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("package", ["converters", "cli"])
+def test_no_module_of_the_package_imports_a_framework(package: str) -> None:
+    for path, tree in trees(package):
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & FRAMEWORKS, path
+
+
+def test_the_converters_run_nothing_that_a_file_says() -> None:
+    """No pickle.load, torch.load, paddle.load or allow_pickle, nor eval, exec or a pickle module at all."""
+    for path, tree in trees("converters"):
+        for node in ast.walk(tree):
+            where = f"{path.name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & {
+                    "pickle",
+                    "shelve",
+                    "marshal",
+                    "dill",
+                }, where
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module not in ("pickle", "shelve", "marshal", "dill"), where
+            elif isinstance(node, ast.Attribute) and node.attr in ("load", "loads", "Unpickler"):
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                assert owner == "json", where
+            elif isinstance(node, ast.keyword):
+                assert node.arg != "allow_pickle", where
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__"), where
+
+
+def test_the_converters_know_nothing_of_the_packages_above_them() -> None:
+    for path, tree in trees("converters"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                module = node.module or ""
+                assert not module.startswith("roformer_convert"), path
+                depth = len(path.relative_to(ROOT / "converters").parts)
+                assert node.level <= depth, f"{path} reaches outside converters/"
