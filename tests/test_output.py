@@ -330,9 +330,11 @@ def test_a_replacement_killed_between_its_renames_is_undone_by_the_next_run(
         rename(first, second)
         raise Killed
 
-    with pytest.raises(Killed), output.OutputDirectory(target, force=True) as directory:
-        (directory.path / "config.json").write_text("new")
-        monkeypatch.setattr(output.os, "rename", once)
+    directory = output.OutputDirectory(target, force=True)
+    directory.__enter__()
+    (directory.path / "config.json").write_text("new")
+    monkeypatch.setattr(output.os, "rename", once)
+    with pytest.raises(Killed):
         directory.commit()
     assert not target.exists()
     monkeypatch.setattr(output.os, "rename", rename)
