@@ -19,7 +19,11 @@ stand under BERT's names, which is this project's own choice, as ``nsp___cls`` i
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
 
 from roformer_convert.converters.mapping import DIALECTS, Dialect
 
@@ -241,3 +245,16 @@ def stored_in(canonical: str, dialect: Dialect, *, base: bool = False) -> Stored
     if base and dialect in ("paddle", "torch"):
         name = name.removeprefix("roformer.")
     return Stored(name, turned)
+
+
+def spelled(
+    tensors: Mapping[str, NDArray[Any]], dialect: Dialect, *, base: bool = False, ties: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Canonical tensors → what a file of ``dialect`` holds, with or without the second names of tied ones."""
+    arrays = {}
+    for canonical, array in tensors.items():
+        name, turned = stored_in(canonical, dialect, base=base)
+        arrays[name] = numpy.ascontiguousarray(array.T) if turned else array
+    for of, name in GOLDEN_TIES[dialect] if ties and not base else ():
+        arrays[name] = arrays[stored_in(of, dialect).name]
+    return arrays
