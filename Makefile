@@ -44,6 +44,9 @@ fixtures: $(READY)  ## make the shipped fixture again
 bench-convert: $(READY)  ## conversion at base size beside cp and, where installed, the peers
 	$(BIN)/python benchmarks/bench_convert.py
 
+bench-inference: $(READY)  ## tokens a second of the three models beside, where installed, their peers
+	$(BIN)/python benchmarks/bench_inference.py $(BENCH)
+
 peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.ready)  ## environments of the software we compare with
 
 .peers/%/.ready: benchmarks/peers/%.txt
@@ -56,4 +59,4 @@ peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.rea
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test typing lint check format fixtures bench-convert peers clean
+.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference peers clean

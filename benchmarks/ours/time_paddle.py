@@ -1,6 +1,5 @@
 """Our Paddle model: dynamic (packed where the batch is padded), static (``to_static``) and inference."""
 
-# ruff: noqa: E402
 import sys
 import tempfile
 from pathlib import Path
@@ -16,20 +15,22 @@ paddle.set_device("cpu")
 model = RoFormerForMaskedLM.from_pretrained(source, dtype="float32")
 
 
-class Scorer(paddle.nn.Layer):
-    """The model, called with the batch's arrays in the order of their names."""
+ORDER = ("input_ids", "token_type_ids", "attention_mask", "positions")
 
-    def __init__(self, names):
+
+class Scorer(paddle.nn.Layer):
+    """The model with the inputs that a batch may have."""
+
+    def __init__(self):
         super().__init__()
         self.model = model
-        self.names = names
 
-    def forward(self, *arrays):
-        return self.model(**dict(zip(self.names, arrays, strict=True)))
+    def forward(self, input_ids, token_type_ids, attention_mask=None, positions=None):
+        return self.model(input_ids, token_type_ids, attention_mask, positions)
 
 
 def prepare(mode, batch):
-    names = sorted(batch)
+    names = [name for name in ORDER if name in batch]
     if mode == "dynamic":
         inputs = {name: paddle.to_tensor(array) for name, array in batch.items()}
 
@@ -39,7 +40,7 @@ def prepare(mode, batch):
 
         return dynamic
     specs = [paddle.static.InputSpec([None] * batch[name].ndim, "int64", name) for name in names]
-    scorer = Scorer(names)
+    scorer = Scorer()
     scorer.eval()
     static = paddle.jit.to_static(scorer, input_spec=specs, full_graph=True)
     if mode == "static":

@@ -1,13 +1,11 @@
 """Our TF2 model: eager, graph (``tf.function``) and xla (``jit_compile=True``)."""
 
-# ruff: noqa: E402
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from timing_loop import serve
-
 import tensorflow as tf
+from timing_loop import serve
 
 from roformer_convert.models.roformer_tf import RoFormerForMaskedLM
 

@@ -1,13 +1,11 @@
 """Our torch model: eager, packed where the batch is padded; ``bfloat16``, ``cuda-bfloat16`` and ``compiled`` too."""
 
-# ruff: noqa: E402
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from timing_loop import serve  # before the framework, which may print
-
 import torch
+from timing_loop import serve  # before the framework, which may print
 
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 

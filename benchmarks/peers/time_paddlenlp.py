@@ -1,6 +1,6 @@
-"""PaddleNLP 2.8.1's RoFormer: dynamic, static and inference; where positions are given, its head runs on those alone."""
+"""PaddleNLP's RoFormer: dynamic, static and inference; where positions are given, its head runs on those alone."""
 
-# ruff: noqa: E402, E401, F401, I001
+# ruff: noqa: E401, F401, I001
 import sys
 import tempfile
 from pathlib import Path
@@ -20,27 +20,26 @@ model = RoFormerForMaskedLM.from_pretrained(source)
 model.eval()
 
 
-class Scorer(paddle.nn.Layer):
-    """The model, called with the batch's arrays in the order of their names."""
+ORDER = ("input_ids", "token_type_ids", "attention_mask", "positions")
 
-    def __init__(self, names):
+
+class Scorer(paddle.nn.Layer):
+    """The model with the inputs that a batch may have."""
+
+    def __init__(self):
         super().__init__()
         self.model = model
-        self.names = names
 
-    def forward(self, *arrays):
-        inputs = dict(zip(self.names, arrays))  # noqa: B905 - Python 3.9 too
-        positions = inputs.pop("positions", None)
+    def forward(self, input_ids, token_type_ids, attention_mask=None, positions=None):
         if positions is None:
-            return self.model(**inputs)
-        hidden = self.model.roformer(**inputs)
-        hidden = hidden[0] if isinstance(hidden, (list, tuple)) else hidden
+            return self.model(input_ids, token_type_ids, attention_mask)
+        hidden = self.model.roformer(input_ids, token_type_ids, attention_mask)[0]
         return self.model.cls(paddle.gather(hidden.reshape([-1, hidden.shape[-1]]), positions))
 
 
 def prepare(mode, batch):
-    names = sorted(batch)
-    scorer = Scorer(names)
+    names = [name for name in ORDER if name in batch]
+    scorer = Scorer()
     scorer.eval()
     arrays = [paddle.to_tensor(batch[name]) for name in names]
     if mode == "dynamic":
@@ -64,6 +63,7 @@ def prepare(mode, batch):
         config = paddle.inference.Config(f"{directory}/model.pdmodel", f"{directory}/model.pdiparams")
         config.disable_gpu()
         config.disable_glog_info()
+        config.enable_memory_optim()  # otherwise every layer's activations stay
         config.set_cpu_math_library_num_threads(threads)
         if mode == "inference-onednn":
             config.enable_mkldnn()

@@ -1,6 +1,5 @@
 """transformers 4's TF2 RoFormer: eager, graph and xla; where positions are given, its head runs on those alone."""
 
-# ruff: noqa: E402
 import os
 import sys
 from pathlib import Path

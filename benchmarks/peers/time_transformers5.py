@@ -1,14 +1,12 @@
 """transformers 5's torch RoFormer; where positions are given, its head runs on those tokens alone."""
 
-# ruff: noqa: E402
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from timing_loop import serve
-
 import torch
 import transformers
+from timing_loop import serve
 
 source, threads = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(threads)

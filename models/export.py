@@ -1,0 +1,280 @@
+"""Export a checkpoint for serving: a checkpoint directory of any dialect in, one directory for a runtime out.
+
+The framework that makes the export runs in a process of its own (:mod:`.process`): one small module each,
+:mod:`.export_onnx`, :mod:`.export_savedmodel` and :mod:`.export_paddle`, which writes it and tries it in its runtime
+(:mod:`.export_trial`). This imports no framework; it checks what can be checked before one is started, and makes the
+directory appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..converters import open_checkpoint
+from ..converters.conversion import default_target
+from ..converters.errors import ConvertError
+from ..converters.mapping import Dialect
+from ..converters.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
+from . import pretrained
+from .export_trial import INPUTS, OUTPUT
+from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from .process import Process
+
+#: Graph, signatures and metadata, roughly: the room asked for beside the weights.
+_OVERHEAD_BYTES = 8 << 20
+_LARGEST_MANIFEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of export.
+
+    Attributes:
+        name: As ``--to`` takes it.
+        framework: Who writes it, a key of :data:`~.frameworks.FRAMEWORKS`.
+        module: The module of this package that runs in that framework's process.
+        opened_by: Who runs it.
+        packages: What must be importable to write it, each with the extra that brings it.
+    """
+
+    name: str
+    framework: str
+    module: str
+    opened_by: str
+    packages: Mapping[str, str]
+
+
+FORMATS: Mapping[str, Format] = {
+    one.name: one
+    for one in (
+        Format(
+            name="onnx",
+            framework="torch",
+            module="export_onnx",
+            opened_by="onnxruntime.InferenceSession",
+            packages={"torch": "torch", "onnx": "onnx", "onnxscript": "onnx"},
+        ),
+        Format(
+            name="savedmodel",
+            framework="tf",
+            module="export_savedmodel",
+            opened_by="tf.saved_model.load",
+            packages={"tensorflow": "tensorflow"},
+        ),
+        Format(
+            name="paddle-inference",
+            framework="paddle",
+            module="export_paddle",
+            opened_by="paddle.inference.Config",
+            packages={"paddle": "paddle"},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        source: The checkpoint.
+        target: The directory.
+        format: Its kind.
+        file: What the runtime opens, inside the directory; "." for the directory itself.
+        nbytes: Bytes of all files.
+        version: The framework's package and version.
+        max_length: Longest sequence it takes, in tokens.
+        runtime: What it was tried in, or None where it was not.
+        difference: Largest difference of a logit from the model's own in that trial.
+        largest: The largest logit there.
+        notes: What the reader of the result should know.
+        seconds: Wall time.
+    """
+
+    source: Path
+    target: Path
+    format: Format
+    file: str
+    nbytes: int
+    version: str
+    max_length: int
+    runtime: str | None
+    difference: float | None
+    largest: float | None
+    notes: tuple[str, ...]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain data."""
+        return {
+            "source": str(self.source),
+            "target": str(self.target),
+            "format": self.format.name,
+            "file": self.file,
+            "bytes": self.nbytes,
+            "made_with": self.version,
+            "max_length": self.max_length,
+            "tried_in": self.runtime,
+            "largest_difference": self.difference,
+            "largest_logit": self.largest,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def export(
+    directory: str | Path,
+    target: str | Path | None = None,
+    *,
+    to: str,
+    force: bool = False,
+    extend_to: int | None = None,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    trial: bool = True,
+    report: Callable[[str], None] = lambda line: None,
+) -> Export:
+    """Export a masked-LM checkpoint in float32, with free batch and length axes.
+
+    Inputs are ``input_ids``, ``token_type_ids`` and ``attention_mask``, int64 (B, T); the output is ``logits``, float32
+    (B, T, V). Tokenizer files travel along, and ``export.json`` says what the directory holds.
+
+    Args:
+        directory: A checkpoint of any dialect.
+        target: Directory to make; by default ``DIRECTORY-to`` beside it.
+        to: A key of :data:`FORMATS`.
+        force: Replace an existing export.
+        extend_to: Longest sequence in tokens, where the configuration allows less.
+        dialect: Overrules what the files look like.
+        config: A configuration file that does not lie beside the weights.
+        trial: Run the export in its runtime and compare it with the model.
+        report: Called with a line on what happens, for ``--verbose``.
+
+    Raises:
+        ConvertError: As its message says; nothing was left behind.
+    """
+    began = time.perf_counter()
+    if to not in FORMATS:
+        raise ConvertError(f"no export is called {to!r}", f"Known: {', '.join(FORMATS)}.")
+    kind = FORMATS[to]
+    missing = {package: extra for package, extra in kind.packages.items() if not is_installed(package)}
+    if missing:
+        raise MissingPackageError(f"export --to {to}", missing)
+    source = Path(directory)
+    goal = Path(os.path.realpath(default_target(source, to) if target is None else Path(target)))
+    options: dict[str, Any] = {"dialect": dialect, "config": config, "extend_to": extend_to}
+    # The framework's own process opens the checkpoint again: here, what is wrong with it costs no import.
+    with pretrained.opened(
+        "RoFormerForMaskedLM", source, layout="torch", dtype="float32", fresh_heads=False, computes=_anything, **options
+    ) as opened:
+        opened.read("mlm.bias")
+        limits = opened.config
+    with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
+        read_from, companions = checkpoint.directory, checkpoint.companions
+        widths = checkpoint.dtypes()
+        room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+    check_target(goal, source=read_from, force=force, replaces=EXPORT)
+    check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)
+    with OutputDirectory(goal, source=read_from, force=force, replaces=EXPORT) as output:
+        made = _make(kind, source, output.path, options, trial, report)
+        for companion in companions:
+            shutil.copyfile(companion, output.path / companion.name)
+        notes = list(made["notes"])
+        if set(widths) != {"float32"}:
+            notes.append(f"float32 throughout; the checkpoint holds {' and '.join(sorted(widths))}")
+        done = Export(
+            source=source,
+            target=goal,
+            format=kind,
+            file=made["file"],
+            nbytes=sum(path.stat().st_size for path in output.path.rglob("*") if path.is_file()),
+            version=made["version"],
+            max_length=limits.max_position_embeddings,
+            runtime=made["runtime"],
+            difference=made["difference"],
+            largest=made["largest"],
+            notes=tuple(notes),
+            seconds=time.perf_counter() - began,
+        )
+        _write_manifest(output.path, done, limits.vocab_size)
+        output.commit()
+    return done
+
+
+def _make(
+    kind: Format, source: Path, into: Path, options: Mapping[str, Any], trial: bool, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Have the framework's process write the export into a directory and try it."""
+    load = {
+        "directory": str(source),
+        **options,
+        "config": None if options["config"] is None else str(options["config"]),
+    }
+    # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
+    with Process(kind.framework, f"{__package__}.{kind.module}", [], {"OPENBLAS_NUM_THREADS": None}) as process:
+        report(f"{kind.framework}: {FRAMEWORKS[kind.framework].package} writes the export in a process of its own")
+        process.ask({"load": load, "into": str(into), "trial": trial})
+        made = process.answer()
+        for line in process.words().splitlines():
+            report(f"{kind.framework}: {line}")
+    return made
+
+
+def _anything(dtype: str) -> bool:
+    return True
+
+
+def _write_manifest(path: Path, done: Export, words: int) -> None:
+    """Say what the directory holds, in the file that also marks it as ours to replace."""
+    content = {
+        "roformer_export": 1,
+        "format": done.format.name,
+        "open": {"with": done.format.opened_by, "file": done.file},
+        "inputs": {name: {"dtype": "int64", "shape": ["batch", "length"]} for name in INPUTS},
+        "outputs": {OUTPUT: {"dtype": "float32", "shape": ["batch", "length", words]}},
+        "max_length": done.max_length,
+        "made_with": done.version,
+        "tried_in": done.runtime,
+        "largest_difference": done.difference,
+        "largest_logit": done.largest,
+        "entries": sorted([*(entry.name for entry in path.iterdir()), EXPORT_MANIFEST]),
+    }
+    with open(path / EXPORT_MANIFEST, "w", encoding="utf-8", newline="\n") as file:
+        json.dump(content, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def _foreign(target: Path) -> str:
+    """Say why ``target`` does not look like an export, or nothing where it does: each entry is in its own list."""
+    if not target.is_dir():
+        return "it is a file"
+    entries = sorted(os.listdir(target))
+    if not entries:
+        return ""
+    manifest = target / EXPORT_MANIFEST
+    try:
+        if manifest.stat().st_size > _LARGEST_MANIFEST:
+            return f"its {EXPORT_MANIFEST} is too large to be ours"
+        content = json.loads(manifest.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return f"it holds no readable {EXPORT_MANIFEST}"
+    if (
+        not isinstance(content, dict)
+        or "roformer_export" not in content
+        or not isinstance(content.get("entries"), list)
+    ):
+        return f"its {EXPORT_MANIFEST} is not ours"
+    others = [name for name in entries if name not in content["entries"]]
+    return f"it holds {others[0]}, which its {EXPORT_MANIFEST} does not list" if others else ""
+
+
+#: What ``export --force`` may replace.
+EXPORT = Replaceable("an export", _foreign)

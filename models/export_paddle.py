@@ -1,0 +1,102 @@
+"""The process in which Paddle writes an inference model and Paddle Inference tries it. Started by :mod:`.export`."""
+
+# mypy: disable-error-code="no-any-unimported,misc,no-untyped-call,unused-ignore"
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .export_trial import INPUTS, OUTPUT, Int64, Run, compare
+from .process import Json, serve
+from .roformer_paddle import RoFormerForMaskedLM
+from .start_paddle import NOTES, paddle
+
+NAME = "inference"
+#: What Paddle 3 calls a graph, and what Paddle 2 does.
+GRAPHS = (".json", ".pdmodel")
+_UNNAMED = '"fetch_name_0"'
+
+
+def main() -> None:
+    """Serve requests of :func:`~.export._make`."""
+    serve(answer)
+
+
+def answer(request: Json) -> Json:
+    """Load, write, try; say what was done."""
+    for note in NOTES:
+        print(note, file=sys.stderr)
+    model: Any = RoFormerForMaskedLM.from_pretrained(**request["load"], dtype="float32")
+    path = write(model, Path(request["into"]))
+    runtime = trial = None
+    if request["trial"]:
+        runtime = f"paddle.inference {paddle.version.full_version}"
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, runtime)
+    return {
+        "file": path.name,
+        "version": f"paddle {paddle.version.full_version}",
+        "runtime": runtime,
+        "difference": None if trial is None else trial.difference,
+        "largest": None if trial is None else trial.largest,
+        "notes": [],
+    }
+
+
+class _Served(paddle.nn.Layer):  # type: ignore[name-defined]
+    """The model with the inputs of an export and no others."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
+        return self.model(input_ids, token_type_ids, attention_mask)
+
+
+def write(model: Any, directory: Path) -> Path:
+    """Write ``model`` as a graph and ``inference.pdiparams`` into an existing directory; return the graph's path."""
+    model.pooler = None  # no output is made of it
+    axes = [paddle.static.InputSpec([None, None], "int64", name) for name in INPUTS]
+    served = _Served(model)
+    served.eval()
+    static = paddle.jit.to_static(served, input_spec=axes, full_graph=True)
+    paddle.jit.save(static, str(directory / NAME))
+    graph = next(path for suffix in GRAPHS if (path := directory / f"{NAME}{suffix}").exists())
+    _name_output(graph)
+    return graph
+
+
+def _name_output(graph: Path) -> None:
+    # Paddle numbers what a graph fetches and takes no name for it; in Paddle 3's JSON it stands once
+    if graph.suffix == ".json":
+        text = graph.read_text(encoding="utf-8")
+        if text.count(_UNNAMED) == 1:
+            graph.write_text(text.replace(_UNNAMED, f'"{OUTPUT}"'), encoding="utf-8", newline="\n")
+
+
+def run_model(model: Any, *batch: Int64) -> NDArray[Any]:
+    """Run the model itself: logits (B, T, V)."""
+    with paddle.no_grad():
+        logits: NDArray[Any] = model(*(paddle.to_tensor(one) for one in batch)).numpy()
+        return logits
+
+
+def open_export(path: Path) -> Run:
+    """Open a graph and the weights beside it in Paddle Inference."""
+    config = paddle.inference.Config(str(path), str(path.with_suffix(".pdiparams")))
+    config.disable_gpu()
+    config.disable_glog_info()
+    predictor = paddle.inference.create_predictor(config)
+    (output,) = predictor.get_output_names()
+
+    def run(*batch: Int64) -> NDArray[Any]:
+        for name, array in zip(INPUTS, batch, strict=True):
+            predictor.get_input_handle(name).copy_from_cpu(array)
+        predictor.run()
+        logits: NDArray[Any] = predictor.get_output_handle(output).copy_to_cpu()
+        return logits
+
+    return run
