@@ -16,7 +16,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 env: $(READY)  ## make the environment (all three frameworks, about 3 GB) in .venv
 
-parity: $(READY)  ## convert the fixture through every direction and compare bit by bit
+parity: $(READY)  ## convert the fixture every way, run all three frameworks on it and say whether they agree
 	$(BIN)/python -m roformer_convert.parity
 
 test: $(READY)  ## run the tests
@@ -47,6 +47,9 @@ bench-convert: $(READY)  ## conversion at base size beside cp and, where install
 bench-inference: $(READY)  ## tokens a second of the three models beside, where installed, their peers
 	$(BIN)/python benchmarks/bench_inference.py $(BENCH)
 
+bench-parity: $(READY)  ## time and memory of the gate at base size beside the bare models
+	$(BIN)/python benchmarks/bench_parity.py
+
 peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.ready)  ## environments of the software we compare with
 
 .peers/%/.ready: benchmarks/peers/%.txt
@@ -59,4 +62,4 @@ peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.rea
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference peers clean
+.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-parity peers clean

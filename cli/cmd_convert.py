@@ -56,6 +56,12 @@ def _options(function: Function) -> Function:
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
+        click.option(
+            "--parity",
+            "run_parity",
+            is_flag=True,
+            help="Then run source and result in their frameworks and require equal logits (see `parity --help`).",
+        ),
         click.option("--fsync", is_flag=True, help="Force the result to disk before it gets its name."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
@@ -96,7 +102,9 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
     from .converters.conversion import convert
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
-    no_verify = options.pop("no_verify")
+    no_verify, run_parity = options.pop("no_verify"), options.pop("run_parity")
+    if run_parity and options["dry_run"]:
+        raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     bar = _Bar(quiet, 1 if no_verify else 2)
     try:
         report = convert(
@@ -115,6 +123,24 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
     elif not quiet:
         click.echo(render(report, dry_run=options["dry_run"]))
+    if run_parity:
+        from .cmd_parity import gate_of_conversion
+
+        whole = options["config"] is None and _says_itself(source, dialect)
+        status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
+        click.get_current_context().exit(status)
+
+
+def _says_itself(source: Path, dialect: str | None) -> bool:
+    """Whether the source is found to be of its dialect without being told."""
+    from .converters.errors import ConvertError
+    from .converters.opening import open_checkpoint
+
+    try:
+        with open_checkpoint(source) as checkpoint:
+            return dialect in (None, checkpoint.dialect)
+    except ConvertError:
+        return False
 
 
 def render(report: Report, *, dry_run: bool) -> str:

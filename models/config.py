@@ -49,20 +49,7 @@ class ModelError(ConvertError):
 
 
 class LengthError(ModelError):
-    """A sequence is longer than the rotary table.
-
-    Args:
-        length: Of the sequence, in tokens.
-        limit: ``max_position_embeddings``.
-    """
-
-    def __init__(self, length: int, limit: int) -> None:
-        super().__init__(
-            f"a sequence of {length:,} tokens; the limit is {limit:,} (max_position_embeddings in the configuration)",
-            f"Shorten the text, or raise the limit: from_pretrained(..., extend_to={length}), --max-length {length}.",
-        )
-        self.length = length
-        self.limit = limit
+    """A sequence is longer than the rotary table."""
 
 
 def check_length(length: int | None, config: RoFormerConfig) -> None:
@@ -71,8 +58,12 @@ def check_length(length: int | None, config: RoFormerConfig) -> None:
     Raises:
         LengthError: ``length`` is above ``max_position_embeddings``.
     """
-    if length is not None and length > config.max_position_embeddings:
-        raise LengthError(length, config.max_position_embeddings)
+    limit = config.max_position_embeddings
+    if length is not None and length > limit:
+        raise LengthError(
+            f"a sequence of {length} tokens; the limit is {limit} (max_position_embeddings in the configuration)",
+            f"Shorten the text, or raise the limit: from_pretrained(..., extend_to={length}), --max-length {length}.",
+        )
 
 
 def pad_token(config: RoFormerConfig) -> int:

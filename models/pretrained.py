@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from ..converters import open_checkpoint, save_checkpoint
 from ..converters.mapping import Dialect, Table
 from .config import DTYPES, ModelError, RoFormerConfig, supported, with_limit
+
+_log = logging.getLogger(__name__)
 
 #: What a head's absence means for the person who loads the file.
 _HEADS = {"pooler.": "pooler", "mlm.": "masked-LM head", "sop.": "sentence-order head"}
@@ -99,6 +102,10 @@ def opened(
         raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
     with open_checkpoint(directory, dialect=dialect, config=config) as checkpoint:
         stored = stored_dtype(checkpoint)
+        if dtype is None and not computes(stored):
+            _log.warning(
+                "%s: stored %s is computed in float32, for this device does not compute in it", directory, stored
+            )
         yield Source(
             config=supported(with_limit(checkpoint.config, extend_to)),
             dtype=dtype or (stored if computes(stored) else "float32"),

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
-from .config import MASKED, RoFormerConfig, check_length, pad_token, supported
+from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions
 from .tf_module import Module
 
@@ -178,6 +178,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     context = tf.matmul(tf.nn.dropout(weights, dropout) if dropout else weights, v)
     context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, heads * size])
     return context if layout.tokens is None else tf.gather(context, layout.tokens)
+
+
+def _refuse_dropout(config: RoFormerConfig) -> None:
+    # recompute_grad draws dropout anew when it computes a layer again, and the gradient would be of neither
+    if config.hidden_dropout_prob or config.attention_probs_dropout_prob:
+        raise ModelError(
+            "TensorFlow cannot checkpoint gradients through dropout",
+            "Set hidden_dropout_prob and attention_probs_dropout_prob to 0, or gradient_checkpointing to False.",
+        )
 
 
 def assign(parameter: Parameter, values: NDArray[Any]) -> None:
@@ -507,6 +516,7 @@ class RoFormerModel(Module):
         tap(taps, "embeddings", hidden, layout)
         for i, layer in enumerate(self.layers):
             if self.gradient_checkpointing and self.training and taps is None:
+                _refuse_dropout(self.config)
                 hidden = tf.recompute_grad(partial(layer, layout=layout, name=f"layers.{i}", taps=None))(hidden)
             else:
                 hidden = layer(hidden, layout, f"layers.{i}", taps)

@@ -555,7 +555,12 @@ class RoFormerModel(nn.Module):
     def lay_out(self, input_ids: Tensor, attention_mask: Tensor | None, packed: bool) -> Layout:
         """Work out positions and masking of a batch (B, T)."""
         rows, columns = input_ids.shape
-        check_length(columns, self.config)
+        if torch.compiler.is_compiling():  # a graph has no way to raise an error of ours
+            limit = self.config.max_position_embeddings
+            what = f"longer than {limit} tokens (max_position_embeddings)"
+            torch._check(columns <= limit, lambda: what)  # type: ignore[no-untyped-call]
+        else:
+            check_length(columns, self.config)
         if attention_mask is not None and all_real(attention_mask):
             attention_mask = None
         packing = pack(attention_mask.cpu().numpy()) if packed and attention_mask is not None else None

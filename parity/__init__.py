@@ -1,1 +1,1 @@
-"""Prove that conversions agree: today bit by bit under canonical names, for every ordered pair of dialects."""
+"""Prove that conversions agree: bit by bit under canonical names, and by what the three frameworks compute."""

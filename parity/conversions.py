@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..converters.checkpoint import open_checkpoint
 from ..converters.compare import compare
 from ..converters.conversion import convert
 from ..converters.mapping import DIALECTS
+from ..converters.opening import open_checkpoint
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class Torch:
     def random_state(self) -> None:
         self.torch.manual_seed(5)
 
+    def cast(self, model: Any, dtype: str) -> Any:
+        return model.to(getattr(self.torch, dtype))
+
 
 class Paddle(Torch):
     """Paddle's idioms."""
@@ -82,6 +85,9 @@ class Paddle(Torch):
 
     def random_state(self) -> None:
         self.paddle.seed(5)
+
+    def cast(self, model: Any, dtype: str) -> Any:
+        return model.to(dtype=dtype)
 
 
 class TensorFlow(Torch):
@@ -147,7 +153,7 @@ class Driver:
         """Write what ``forward`` returns, and the taps where they are asked for."""
         model = self.load(request)
         if "cast" in request:  # float32 weights, then Module.to / Layer.to
-            model = model.to(dtype=getattr(self.framework.torch, request["cast"]))
+            model = self.framework.cast(model, request["cast"])
         taps: dict[str, Any] | None = {} if request.get("taps") else None
         context = contextlib.nullcontext() if request.get("grad") else self.framework.inference()
         with context:

@@ -23,6 +23,7 @@ from random_checkpoints import (
     save,
     write_random,
 )
+from safetensors import safe_open
 
 from roformer_convert.converters import ConvertError, convert, save_checkpoint, weight_files
 from roformer_convert.converters.containers.stored import OpenFiles
@@ -152,6 +153,19 @@ def test_the_result_is_spelled_and_turned_as_written_by_hand(
             stored.data.read_into(files, 0, array.view(numpy.uint8).data)
             found[stored.name] = array.reshape(stored.shape)
     assert same_bits(found, want) == []
+
+
+@pytest.mark.parametrize(("dialect", "word"), [("torch", "pt"), ("paddle", "np")])
+@pytest.mark.parametrize("limit", [None, 4000])
+def test_safetensors_say_the_format_that_its_loader_wants(
+    tmp_path: Path, dialect: Dialect, word: str, limit: int | None
+) -> None:
+    """transformers refuses a file without "pt", PaddleNLP 2.8.1 one without "np"."""
+    write_random(tmp_path / "ckpt", "tf1")
+    report = convert(tmp_path / "ckpt", to=dialect, container="safetensors", max_shard_size=limit)
+    for path in report.target.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            assert file.metadata() == {"format": word}
 
 
 def test_mixed_types_are_kept_tensor_by_tensor(tmp_path: Path) -> None:

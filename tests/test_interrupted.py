@@ -165,12 +165,13 @@ def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], numb
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
         assert case.partials() == []
-        assert case.state() in ("absent", "new")
         assert b"Traceback" not in errors
-        if process.returncode != 0:
-            assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-            assert case.state() == "absent"
-            stopped += 1
+        if case.state() == "new":  # over: the signal fell into the interpreter's last moments, or after them
+            assert process.returncode in (0, -number)
+            continue
+        assert case.state() == "absent"
+        assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        stopped += 1
     assert stopped, "every run was over before the signal came"
 
 

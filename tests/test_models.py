@@ -191,3 +191,26 @@ def test_saved_checkpoint_computes_the_same_in_transformers(runners: Runners, fr
     want = runners["torch"].forward(tmp_path / "saved", inputs, do="forward_in_transformers")["out0"]
     got = runners[framework].forward(tmp_path / "saved", inputs)["out0"]
     assert_close(got, want, 1e-5, "logits")
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_float32_is_float64_rounded(runners: Runners, framework: str, activation: str, tmp_path: Path) -> None:
+    # the kernels that float32 alone takes (oneDNN with the activation inside, fused norms) are held to float64 here
+    config = replace(CONFIG, hidden_act=activation, pooler_activation=activation)
+    write(tmp_path / "checkpoint", config)
+    inputs = batch(config, (9, 2, 5), 9)
+    exact, rough, packed = (
+        runners[framework].forward(
+            tmp_path / "checkpoint",
+            inputs,
+            options={"packed": packed},
+            loading={"dtype": dtype},
+            **{"class": "RoFormerForPretraining"},
+        )
+        for dtype, packed in (("float64", True), ("float32", False), ("float32", True))
+    )
+    real = inputs["attention_mask"] != 0
+    for got in (rough, packed):
+        assert_close(got["out0"][real], exact["out0"][real], 1e-5, "logits")
+        assert_close(got["out1"], exact["out1"], 1e-5, "sentence order")

@@ -321,23 +321,23 @@ def test_a_replacement_killed_between_its_renames_is_undone_by_the_next_run(
     target.mkdir()
     (target / "config.json").write_text("old")
     monkeypatch.setattr(output, "_exchange", lambda one, other: False)
-    rename = output.os.rename
+    rename = os.rename
 
     class Killed(BaseException):
         pass
 
-    def once(first: object, second: object) -> None:
+    def once(first: Path, second: Path) -> None:
         rename(first, second)
         raise Killed
 
     directory = output.OutputDirectory(target, force=True)
     directory.__enter__()
     (directory.path / "config.json").write_text("new")
-    monkeypatch.setattr(output.os, "rename", once)
+    monkeypatch.setattr(os, "rename", once)
     with pytest.raises(Killed):
         directory.commit()
     assert not target.exists()
-    monkeypatch.setattr(output.os, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     with output.OutputDirectory(target, force=True):
         assert (target / "config.json").read_text() == "old"
 

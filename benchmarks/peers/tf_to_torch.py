@@ -1,7 +1,7 @@
 """transformers 4.57: load tf_model.h5 as a torch model and save it. Run as a whole process.
 
-``from_tf=True`` leaves every parameter on the meta device in this release, so its own inner function is called, which is
-exact.
+``from_tf=True`` leaves every parameter on the meta device in this release, so its own inner function is called, which
+is exact.
 """
 
 import sys

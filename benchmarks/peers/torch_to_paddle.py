@@ -4,7 +4,7 @@ It reads a ``.bin`` and writes beside what it reads, so the source is given to i
 safetensors file it loses the masked-LM bias, which does not change the time.
 """
 
-# ruff: noqa: E402, F401, I001
+# ruff: noqa: F401, I001
 import os
 import sys
 import tempfile

@@ -1,0 +1,187 @@
+"""The process of one framework for the gate: loads a model, runs every case, writes what it computed as files.
+
+Started by :mod:`.gate` through :mod:`..models.process`; the only place there that imports a framework. What it writes:
+
+    float64.<case>.npz, float32.<case>.npz    activations under the names of :func:`~..models.config.tap_names`
+    float64.again.npz                         the first case once more: a model at rest computes the same twice
+    gradients.npz, updated.npz                under canonical names and (out, in), as every file of ours
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import importlib
+import math
+import platform
+import sys
+import time
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..converters.mapping import Table
+from ..models.frameworks import FRAMEWORKS
+from ..models.process import Json, serve
+from .cases import read_cases
+
+Array = NDArray[Any]
+_LARGE = 1 << 22  # parameters
+#: Taps that are a model's results; the last of them stands for the rest where no head computes logits.
+RESULTS = ("pooler", "logits", "sop")
+
+
+def main(framework: str) -> None:
+    """Serve one framework."""
+    serve(Dumper(framework).answer)
+
+
+class Dumper:
+    """Answers ``{"dump": ...}``, and ``{"parameters": [...]}`` for the values of parameters that differ."""
+
+    def __init__(self, framework: str) -> None:
+        self.framework = FRAMEWORKS[framework]
+        self._arguments: Json = {}
+
+    def answer(self, request: Json) -> Json:
+        """Answer one request."""
+        return self.dump(**request["dump"]) if "dump" in request else self.write_parameters(**request["parameters"])
+
+    def start(self) -> tuple[ModuleType, ModuleType]:
+        """Import the framework: the module of its model, and the one that runs it."""
+        model = importlib.import_module(f"..models.{self.framework.model}", __package__)
+        return model, importlib.import_module(f".run_{self.framework.name}", __package__)
+
+    def dump(
+        self, directory: str, class_name: str, out: str, cases_file: str, cases: list[Json], dialect: str | None
+    ) -> Json:
+        """Run everything; say what was run, how long each part took and how much memory it needed."""
+        clock = _Clock()
+        module, runner = self.start()
+        clock.lap("import")
+        listed, training = read_cases(Path(cases_file), cases)
+        self._arguments = {"directory": directory, "dialect": dialect}
+        self._class_name = class_name
+        digests: dict[str, str] = {}
+        loss = None
+        for dtype in ("float64", "float32"):
+            model = self.load(module, dtype)
+            clock.lap("load")
+            if dtype == "float64":
+                digests = {name: _digest(array) for name, array in self.canonical(module, runner, model)}
+                clock.lap("hash")
+            for case in listed:
+                self.run(runner, model, case, Path(out) / f"{dtype}.{case.name}.npz")
+            if dtype == "float64":
+                self.run(runner, model, listed[0], Path(out) / "float64.again.npz")
+            clock.lap(dtype)
+            if dtype == "float64" and training is not None:
+                loss = self.differentiate(module, runner, model, training, Path(out))
+                clock.lap("gradients and step")
+            large = sum(math.prod(value.shape) for value in runner.parameters(model).values()) > _LARGE
+            del model
+            if large:
+                gc.collect()  # before the next one is loaded; it takes a quarter of a second
+        package = sys.modules[self.framework.package]
+        start = sys.modules.get(f"{__package__.rpartition('.')[0]}.models.start_{self.framework.name}")
+        return {
+            "version": str(package.__version__),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "seconds": clock.seconds,
+            "peak_bytes": peak_bytes(),
+            "digests": digests,
+            "loss": loss,
+            "notes": list(getattr(start, "NOTES", ())),
+        }
+
+    def load(self, module: ModuleType, dtype: str) -> Any:
+        """Load the model."""
+        return getattr(module, self._class_name).from_pretrained(dtype=dtype, **self._arguments)
+
+    def run(self, runner: ModuleType, model: Any, case: Any, path: Path) -> None:
+        """Run one case and write its taps."""
+        found = runner.run(model, case, taps=case.taps)
+        last = next(reversed([name for name in found if name.startswith("layers.") or name == "embeddings"]))
+        kept = {name: value for name, value in found.items() if case.taps or name in RESULTS or name == last}
+        np.savez(path, allow_pickle=False, **kept)
+
+    def canonical(self, module: ModuleType, runner: ModuleType, model: Any) -> Any:
+        """Yield every parameter under its canonical name, kernels as (out, in)."""
+        table = Table(model.config.num_hidden_layers).by_canonical
+        for name, value in runner.parameters(model).items():
+            array = runner.numpy_of(value)
+            yield name, array.T if table[name].turned(module.DIALECT) else array
+
+    def differentiate(self, module: ModuleType, runner: ModuleType, model: Any, training: Any, out: Path) -> float:
+        """Write the gradients and the parameters after one step; return the loss."""
+        table = Table(model.config.num_hidden_layers).by_canonical
+        found = runner.differentiate(model, training)
+        loss = next(found)[1]
+        with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
+            for name, gradient, value in found:
+                turned = table[name].turned(module.DIALECT)
+                gradients.write(name, gradient.T if turned else gradient)
+                updated.write(name, value.T if turned else value)
+        return float(loss)
+
+    def write_parameters(self, names: list[str], out: str) -> Json:
+        """Write some parameters as they were loaded."""
+        module, runner = self.start()
+        wanted = set(names)
+        found = dict(self.canonical(module, runner, self.load(module, "float64")))
+        np.savez(out, allow_pickle=False, **{name: array for name, array in found.items() if name in wanted})
+        return {}
+
+
+class ArrayFile:
+    """A .npz that is written an array at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+
+    def __enter__(self) -> ArrayFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._zip.close()
+
+    def write(self, name: str, array: Array) -> None:
+        """Write one array."""
+        with self._zip.open(f"{name}.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array(stream, array, allow_pickle=False)  # type: ignore[no-untyped-call]
+
+
+class _Clock:
+    """Seconds a part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._then = time.monotonic()
+
+    def lap(self, part: str) -> None:
+        now = time.monotonic()
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._then, 3)
+        self._then = now
+
+
+def _digest(array: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array, "<f8").tobytes()).hexdigest()
+
+
+def peak_bytes() -> int | None:
+    """Most memory this process held, where the system says."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

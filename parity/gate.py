@@ -1,0 +1,377 @@
+"""The gate: convert, run every framework in a process of its own, compare, and explain what differs.
+
+    directories → participants → cases → processes (dump) → distances (measure) → verdicts
+                                                          ↘ first divergence and causes, where one fails
+
+Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 could not run (a ConvertError).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..converters import open_checkpoint
+from ..models.config import supported, tap_names
+from ..models.process import Process
+from ..models.tokenizer import Tokenizer
+from .cases import Case, fingerprint, make_cases, make_training, write_cases
+from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
+from .divergence import Divergence, first_divergence
+from .dumps import Dump
+from .measure import BOUND, Measured, measure
+from .participants import Model, Participant, choose_participants, look_at, require_frameworks
+from .verdicts import Best, Verdict, best_words, different_parameters, judge, single_bound, tap_bound
+
+Array = NDArray[Any]
+
+#: The module that a framework's process runs.
+WORKER = f"{__package__}.dump"
+#: Said to a framework's process where nobody else did: threads of three frameworks that wait for work must not spin on
+#: each other's cores, a small model's threads wait longer than they compute, and TensorFlow's log is not asked for.
+_QUIET = {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
+_SMALL = {**_QUIET, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_SMALL_PARAMETERS = 3_000_000
+#: Up to this many parameters the steps are always recomputed in numpy; past it where something differs.
+_RECOMPUTED = 20_000_000
+
+
+@dataclass
+class Result:
+    """What the gate found.
+
+    Attributes:
+        directories: What was named.
+        model: What was compared.
+        participants: Who took part.
+        dumps: What each computed.
+        cases: What each ran.
+        tokenizer: None where there is no vocabulary.
+        measured: How far they are apart.
+        verdicts: One a check and pair; the gate passes where all do.
+        best: The best words at every mask.
+        divergence: Where a difference starts; None where there is none.
+        causes: What most likely causes it.
+        order: The taps, as they are computed.
+        top_k: Words a mask.
+        single: Bound of float32, and where it comes from.
+        weights: SHA-256 of the first directory's tensors.
+        seconds: Part → wall time.
+    """
+
+    directories: tuple[Path, ...]
+    model: Model
+    participants: list[Participant]
+    dumps: list[Dump]
+    cases: list[Case]
+    tokenizer: Tokenizer | None
+    measured: Measured
+    verdicts: list[Verdict]
+    best: list[Best]
+    divergence: Divergence | None
+    causes: list[Cause]
+    order: list[str]
+    top_k: int
+    single: tuple[float, str]
+    weights: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every verdict is good."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it ran on."""
+        found = {
+            "processor": processor_name(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        }
+        return found | {dump.framework: str(dump.facts.get("version", "")) for dump in self.dumps}
+
+    @property
+    def inputs(self) -> str:
+        """Hash of the cases."""
+        return fingerprint(self.cases)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Render as data for ``--json``."""
+        return {
+            "passed": self.passed,
+            "directories": [str(path) for path in self.directories],
+            "model_class": self.model.class_name,
+            "notes": list(self.model.notes),
+            "environment": self.environment,
+            "weights_sha256": self.weights,
+            "inputs_sha256": self.inputs,
+            "float32_bound": {"value": self.single[0], "from": self.single[1]},
+            "verdicts": [verdict.as_dict() for verdict in self.verdicts],
+            "first_divergence": None if self.divergence is None else self.divergence.as_dict(),
+            "causes": [cause.as_dict() for cause in self.causes],
+            "cases": [
+                {"name": case.name, "shape": list(case.input_ids.shape), "masks": len(case.masks)}
+                for case in self.cases
+            ],
+            "participants": [
+                {
+                    "label": dump.label,
+                    "framework": dump.framework,
+                    "directory": str(dump.checkpoint),
+                    "seconds": dump.facts.get("seconds"),
+                    "peak_bytes": dump.facts.get("peak_bytes"),
+                }
+                for dump in self.dumps
+            ],
+            "seconds": self.seconds,
+        }
+
+
+Report = Callable[[str], None]
+
+
+@contextmanager
+def run(
+    directories: Sequence[Path],
+    *,
+    frameworks: Sequence[str] | None = None,
+    sentences: Sequence[str] | None = None,
+    top_k: int = 5,
+    gradients: bool = True,
+    report: Report = lambda line: None,
+    environment: Mapping[str, str | None] | None = None,
+) -> Iterator[Result]:
+    """Run the gate; what the frameworks computed lies in a temporary directory until the context ends.
+
+    Args:
+        directories: One checkpoint, which is converted for each framework, or several, compared as they are.
+        frameworks: Who computes; None for all three, or each directory's own.
+        sentences: The user's, in place of the built-in ones.
+        top_k: Words a mask.
+        gradients: Whether the pretraining loss is differentiated and a step taken.
+        report: Called with a line on what happens.
+        environment: Variables for the frameworks' processes.
+
+    Raises:
+        ConvertError: It could not run.
+    """
+    clock = Clock()
+    directories = [Path(directory) for directory in directories]
+    if frameworks is not None:
+        require_frameworks(frameworks)  # before anything else is done
+    with tempfile.TemporaryDirectory(prefix="parity-") as name:
+        scratch = Path(name)
+        model, dialects = look_at(directories)
+        participants = choose_participants(directories, dialects, frameworks, scratch)
+        clock.lap("convert")
+        tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
+        cases = make_cases(supported(model.config), tokenizer, sentences)
+        training = make_training(model.config) if gradients else None
+        listed = write_cases(scratch / "cases.npz", cases, training)
+        clock.lap("inputs")
+        dumps = _compute(participants, model, scratch, listed, report, environment)
+        clock.lap("frameworks")
+        yield compare(directories, model, participants, dumps, cases, tokenizer, top_k, clock)
+
+
+def compare(
+    directories: Sequence[Path],
+    model: Model,
+    participants: list[Participant],
+    dumps: list[Dump],
+    cases: list[Case],
+    tokenizer: Tokenizer | None,
+    top_k: int,
+    clock: Clock,
+) -> Result:
+    """Compare what was computed, and explain what differs."""
+    top_k = min(top_k, model.config.vocab_size)
+    order = tap_names(model.config, pooler=True, mlm=model.mlm, sop=model.sop)
+    measured = measure(dumps, cases, order)
+    single = single_bound(measured)
+    verdicts = judge(dumps, cases, measured, top_k)
+    best = best_words(dumps, cases, single[0], top_k)
+    bounds: dict[str, Callable[[str], float]] = {"float64": lambda tap: BOUND}
+    if not all(verdict.passed for verdict in verdicts):  # float32 taps on the way may be farther apart than results
+        bounds["float32"] = lambda tap: tap_bound(measured, tap)
+    divergence = first_divergence(measured, order, bounds)
+    clock.lap("compare")
+    with open_checkpoint(directories[0]) as checkpoint:
+        weights = hashlib.sha256()
+        right: dict[str, Array] = {}
+        failed = not all(verdict.passed for verdict in verdicts)
+        for tensor in checkpoint:
+            array = checkpoint.read(tensor)
+            weights.update(tensor.encode() + np.ascontiguousarray(array).tobytes())
+            if failed or model.parameters <= _RECOMPUTED or len(dumps) == 1:
+                right[tensor] = checkpoint.read(tensor, "float64")
+    causes: list[Cause] = []
+    if right:
+        found, causes = _explain(dumps, cases, order, model, right, divergence, one=len(directories) == 1)
+        verdicts += found
+        clock.lap("explain" if failed else "recompute in numpy")
+    return Result(
+        directories=tuple(directories),
+        model=model,
+        participants=participants,
+        dumps=dumps,
+        cases=cases,
+        tokenizer=tokenizer,
+        measured=measured,
+        verdicts=verdicts,
+        best=best,
+        divergence=divergence,
+        causes=causes,
+        order=order,
+        top_k=top_k,
+        single=single,
+        weights=weights.hexdigest(),
+        seconds=clock.seconds,
+    )
+
+
+def _compute(
+    participants: Sequence[Participant],
+    model: Model,
+    scratch: Path,
+    listed: list[dict[str, Any]],
+    report: Report,
+    environment: Mapping[str, str | None] | None,
+) -> list[Dump]:
+    """Run every participant in a process of its own, side by side."""
+    with ExitStack() as stack:
+        # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
+        changed: dict[str, str | None] = {"OPENBLAS_NUM_THREADS": None}
+        told = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
+        changed |= {name: value for name, value in told.items() if name not in os.environ}
+        changed |= environment or {}
+        processes = [stack.enter_context(Process(one.label, WORKER, [one.framework], changed)) for one in participants]
+        folders = []
+        for number, (one, process) in enumerate(zip(participants, processes, strict=True)):
+            folders.append(scratch / f"run{number}")
+            folders[-1].mkdir()
+            process.ask(
+                {
+                    "dump": {
+                        "directory": str(one.directory),
+                        "class_name": model.class_name,
+                        "out": str(folders[-1]),
+                        "cases_file": str(scratch / "cases.npz"),
+                        "cases": listed,
+                        "dialect": None,
+                    }
+                }
+            )
+        dumps = []
+        for one, process, folder in zip(participants, processes, folders, strict=True):
+            facts = process.answer()
+            seconds = ", ".join(f"{part} {taken:.1f} s" for part, taken in facts["seconds"].items())
+            report(f"{one.label}: {one.framework} {facts['version']}: {seconds}")
+            dumps.append(Dump(one.label, one.framework, one.directory, folder, facts))
+        different = sorted({name for one in dumps for name in different_parameters(dumps[0], one)})
+        if different:
+            for process, folder in zip(processes, folders, strict=True):
+                process.ask({"parameters": {"names": different, "out": str(folder / "parameters.npz")}})
+            for process in processes:
+                process.answer()
+        return dumps
+
+
+def _explain(
+    dumps: Sequence[Dump],
+    cases: Sequence[Case],
+    order: Sequence[str],
+    model: Model,
+    right: Mapping[str, Array],
+    divergence: Divergence | None,
+    *,
+    one: bool,
+) -> tuple[list[Verdict], list[Cause]]:
+    """Recompute every participant's steps in numpy from its own parameters; explain what is wrong there."""
+    digests = {
+        name: hashlib.sha256(np.ascontiguousarray(array, "<f8").tobytes()).hexdigest() for name, array in right.items()
+    }
+    verdicts: list[Verdict] = []
+    causes: list[Cause] = []
+    config = _agreed_config(dumps, divergence)
+    truth = {} if one else _majority(dumps)
+    for dump in dumps:
+        wrong = {name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))}
+        with dump.opened("parameters") as held:
+            own = dict(held)
+        known = {name: own[name] for name in wrong if name in own}
+        if known:
+            causes += explain_parameters(dump.label, known, {**right, **_values_of(dumps, truth, known)})
+        reference = reference_for(config, {**right, **own})
+        steps = check_steps(reference, dump, cases, order)
+        causes += explain_steps(reference, dump, cases, steps)
+        verdicts.append(
+            Verdict("every step recomputed in numpy", (dump.label,), steps.worst, BOUND, not steps.wrong, steps.at)
+        )
+    return verdicts, causes
+
+
+def _majority(dumps: Sequence[Dump]) -> dict[str, str]:
+    """The digest that most participants have, of each parameter; the first's where there is no majority."""
+    found = {}
+    for name in dumps[0].digests:
+        counted = Counter(dump.digests.get(name, "") for dump in dumps)
+        digest, times = counted.most_common(1)[0]
+        found[name] = digest if 2 * times > len(dumps) else dumps[0].digests[name]
+    return found
+
+
+def _values_of(dumps: Sequence[Dump], truth: Mapping[str, str], names: Mapping[str, Array]) -> dict[str, Array]:
+    found = {}
+    for name in names:
+        holder = next((dump for dump in dumps if dump.digests.get(name) == truth.get(name)), None)
+        if holder is not None and name in holder.names("parameters"):
+            found[name] = holder.read("parameters", name)
+    return found
+
+
+def _agreed_config(dumps: Sequence[Dump], divergence: Divergence | None) -> Any:
+    """The configuration of a participant that is not the odd one."""
+    odd = None if divergence is None else divergence.odd
+    chosen = next(dump for dump in dumps if dump.label != odd)
+    with open_checkpoint(chosen.checkpoint) as checkpoint:
+        return supported(checkpoint.config)
+
+
+class Clock:
+    """Wall time of each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._then = time.monotonic()
+
+    def lap(self, part: str) -> None:
+        """End a part."""
+        now = time.monotonic()
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._then, 2)
+        self._then = now
+
+
+def processor_name() -> str:
+    """Name the processor as the system does."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

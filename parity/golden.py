@@ -1,0 +1,336 @@
+"""A recorded run to compare with: samples of every tap and result, their bounds, and what it was recorded on.
+
+A golden is a file that a person is handed, so it is read with care: its size, its members, each array's type and length
+are checked before anything is allocated, and nothing in it is executed. Format: a .npz of ``about`` (JSON as bytes),
+``float64`` and ``float32``, the samples one after the other in the order that ``about`` lists.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..converters.errors import ConvertError, FormatError
+from .dumps import Dump
+from .gate import Result
+from .measure import BOUND, results
+from .verdicts import Verdict
+
+Array = NDArray[Any]
+
+_VERSION = 1
+# numbers recorded of a result and of a tap in each case, of a gradient, and of all taps of the smallest case together
+_RESULT_SAMPLES, _TAP_SAMPLES, _GRADIENT_SAMPLES, _SMALLEST_SAMPLES = 768, 16, 4, 13_000
+_LARGEST = 16 << 20
+_MEMBERS: Mapping[str, np.dtype[Any]] = {
+    "about.npy": np.dtype("uint8"),
+    "float64.npy": np.dtype("<f8"),
+    "float32.npy": np.dtype("<f4"),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where a run of recorded numbers comes from.
+
+    Attributes:
+        case: Name of the case; ``gradients`` for the loss's gradients.
+        name: The tap or parameter.
+        size: Elements of the whole array.
+        count: Elements recorded, evenly spread.
+        scale: Largest magnitude of the whole array.
+    """
+
+    case: str
+    name: str
+    size: int
+    count: int
+    scale: float
+
+    def take(self, array: Array) -> Array:
+        """Take the same elements of another run's array."""
+        places = np.linspace(0, self.size - 1, self.count).astype(np.int64)
+        taken: Array = array.reshape(-1)[places]
+        return taken
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A recorded run.
+
+    Attributes:
+        path: Its file.
+        about: Versions, hashes, processor, bounds.
+        samples: What ``float64`` holds, in order.
+        float64: The numbers.
+        singles: What ``float32`` holds, in order.
+        float32: The numbers.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    samples: tuple[Sample, ...]
+    float64: Array
+    singles: tuple[Sample, ...]
+    float32: Array
+
+
+def refuse_in_ci(yes: bool) -> None:
+    """Refuse to record where a machine decides: a gate that records its own golden passes always.
+
+    Raises:
+        ConvertError: ``CI`` is set and nobody said yes.
+    """
+    if os.environ.get("CI", "").lower() not in ("", "0", "false") and not yes:
+        raise ConvertError(
+            "--update-golden is refused where the environment variable CI is set",
+            "Record it on your own machine and commit it; if this is meant, add --yes.",
+        )
+
+
+def record(path: Path, result: Result) -> int:
+    """Record a run that passed; return the file's bytes.
+
+    Raises:
+        ConvertError: The participants differ, or the file cannot be written.
+    """
+    if not result.passed:
+        raise ConvertError(f"{path}: not recorded, for the participants differ", "Mend that first.")
+    first = result.dumps[0]
+    samples, doubles = _sampled(first, result, "float64")
+    singles, floats = _sampled(first, result, "float32")
+    about = {
+        "format": _VERSION,
+        "made_with": _own_version(),
+        "environment": result.environment,
+        "model_class": result.model.class_name,
+        "weights_sha256": result.weights,
+        "inputs_sha256": result.inputs,
+        "bounds": {"float64": BOUND, "float32": result.single[0]},
+        "bounds_cover": "what another processor changes: the order of sums, and with it the last digits",
+        "float64": [[s.case, s.name, s.size, s.count, s.scale] for s in samples],
+        "float32": [[s.case, s.name, s.size, s.count, s.scale] for s in singles],
+    }
+    text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
+    held = io.BytesIO()
+    np.savez_compressed(
+        held, about=text, float64=np.concatenate(doubles).astype("<f8"), float32=np.concatenate(floats).astype("<f4")
+    )
+    try:
+        beside = path.with_name(path.name + ".part")
+        beside.write_bytes(held.getvalue())
+        beside.replace(path)
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}", "Name a file that can be written.") from None
+    return len(held.getvalue())
+
+
+def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list[Array]]:
+    samples, arrays = [], []
+    with dump.opened("gradients") as gradients:  # the scale that verdicts.py puts them on
+        floor = 1e-5 * max((float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients), default=0.0)
+    smallest = min(result.cases, key=lambda case: case.input_ids.size).name
+    for case, name, array in _arrays(dump, result, dtype):
+        count = _RESULT_SAMPLES if name in results(result.order) else _TAP_SAMPLES
+        if case == smallest:  # a drift in one channel shows where all are recorded
+            count = max(count, _SMALLEST_SAMPLES // len(result.order))
+        if case == "gradients":
+            count = _GRADIENT_SAMPLES
+        scale = float(np.abs(array).max()) if array.size else 0.0
+        if case == "gradients":
+            scale = max(scale, floor)
+        samples.append(Sample(case, name, array.size, min(count, array.size), scale))
+        arrays.append(samples[-1].take(array))
+    return samples, arrays
+
+
+def _arrays(dump: Dump, result: Result, dtype: str) -> Iterator[tuple[str, str, Array]]:
+    for case in result.cases:
+        held = dump.names(f"{dtype}.{case.name}")
+        for name in held if dtype == "float64" else results(held):
+            yield case.name, name, dump.read(f"{dtype}.{case.name}", name)
+    if dtype == "float64":
+        for name in dump.names("gradients"):
+            yield "gradients", name, dump.read("gradients", name)
+
+
+def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
+    """Hold every participant against a recorded run.
+
+    Raises:
+        ConvertError: It was recorded for other inputs or another model: nothing can be compared.
+    """
+    for key, want, what in (
+        ("inputs_sha256", result.inputs, "other inputs (sentences, vocabulary or sizes)"),
+        ("model_class", result.model.class_name, "another model class"),
+    ):
+        if golden.about.get(key) != want:
+            raise ConvertError(
+                f"{golden.path}: recorded with {what}: {key} is {golden.about.get(key)!r}, here {want!r}",
+                "Name the inputs it was recorded with, or record it anew with --update-golden.",
+            )
+    notes = [f"recorded on {_short(golden.about, 'processor')}; the bound covers what another processor changes"]
+    if golden.about.get("weights_sha256") != result.weights:
+        notes.append("the weights are not those it was recorded with")
+    found = []
+    for dump in result.dumps:
+        for samples, numbers, dtype, bound, why in (
+            (golden.samples, golden.float64, "float64", BOUND, notes),
+            (golden.singles, golden.float32, "float32", result.single[0], [result.single[1], *notes]),
+        ):
+            found.append(_held(samples, numbers, dump, dtype, bound, "; ".join(why), result.order))
+    return found
+
+
+def _held(
+    samples: Sequence[Sample], numbers: Array, dump: Dump, dtype: str, bound: float, note: str, order: Sequence[str]
+) -> Verdict:
+    """Hold one participant against recorded numbers."""
+    start, worst, where = 0, 0.0, ""
+    drifted: dict[str, str] = {}
+    for sample in samples:
+        want = numbers[start : start + sample.count].astype(np.float64)
+        start += sample.count
+        file = "gradients" if sample.case == "gradients" else f"{dtype}.{sample.case}"
+        if sample.name not in dump.names(file):
+            if sample.case == "gradients" and not dump.names(file):
+                continue  # nobody asked for them this time
+            return Verdict(
+                f"golden {dtype}", (dump.label,), float("inf"), bound, False, f"{sample.name} is absent", note
+            )
+        array = dump.read(file, sample.name)
+        if array.size != sample.size:
+            where = f"{sample.case}: {sample.name} has {array.size:,} elements, {sample.size:,} were recorded"
+            return Verdict(f"golden {dtype}", (dump.label,), float("inf"), bound, False, where, note)
+        got = sample.take(array).astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.abs(got - want)
+        apart = np.where(np.isfinite(apart), apart, np.inf)
+        scale = sample.scale if sample.scale > 0.0 else 1.0
+        off = float(apart.max(initial=0.0)) / scale
+        if not off <= bound:
+            drifted.setdefault(sample.name, sample.case)
+        if not off <= worst:
+            at = int(apart.argmax())
+            worst, where = off, f"{sample.case}: {sample.name}: {got[at]:.9g}, recorded {want[at]:.9g}"
+    first = next((name for name in [*order, *drifted] if name in drifted), None)
+    if first is not None:
+        where = f"first drift in {first} of {drifted[first]}; {where}"
+    return Verdict(f"golden {dtype}", (dump.label,), worst, bound, worst <= bound, where, note)
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def read_golden(path: Path) -> Golden:
+    """Read a golden.
+
+    Raises:
+        ConvertError: There is none, or it is not one.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise FormatError(path, f"{size:,} bytes; a golden has under {_LARGEST:,}", next_step=_ANEW)
+        with zipfile.ZipFile(path) as held:
+            arrays = {name: _read_member(path, held, name, kind) for name, kind in _MEMBERS.items()}
+    except FileNotFoundError:
+        raise ConvertError(f"{path}: no such file", "Record it with --update-golden.") from None
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}", "Name a golden that can be read.") from None
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise FormatError(path, f"not a golden: {error}", next_step=_ANEW) from None
+    except Exception as error:  # zlib.error, struct.error and whatever else a damaged archive raises
+        if isinstance(error, ConvertError):
+            raise
+        raise FormatError(path, f"not a golden: {type(error).__name__}: {error}", next_step=_ANEW) from None
+    about = _read_about(path, bytes(arrays["about.npy"]))
+    samples = _read_samples(path, about, "float64", arrays["float64.npy"])
+    singles = _read_samples(path, about, "float32", arrays["float32.npy"])
+    return Golden(path, about, samples, arrays["float64.npy"], singles, arrays["float32.npy"])
+
+
+_ANEW = "Record it anew with --update-golden."
+
+
+def _read_member(path: Path, held: zipfile.ZipFile, name: str, kind: np.dtype[Any]) -> Array:
+    """Read one array of one axis; its size is that of its member, which is bounded."""
+    entries = [entry for entry in held.infolist() if entry.filename == name]
+    if len(entries) != 1:
+        raise FormatError(path, f"holds {name} {len(entries)} times; wanted once", next_step=_ANEW)
+    if entries[0].file_size > _LARGEST:
+        raise FormatError(
+            path, f"{name} says {entries[0].file_size:,} bytes; wanted under {_LARGEST:,}", next_step=_ANEW
+        )
+    with held.open(entries[0]) as stream:
+        data = stream.read(_LARGEST + 1)
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if reader is None:
+        raise FormatError(path, f"{name} is of .npy version {version}; wanted 1.0 or 2.0", next_step=_ANEW)
+    shape, _, dtype = reader(file)  # type: ignore[no-untyped-call]
+    left = len(data) - file.tell()
+    if dtype != kind or len(shape) != 1 or shape[0] * kind.itemsize != left:
+        raise FormatError(
+            path,
+            f"{name} holds {dtype} of shape {shape} in {left:,} bytes; wanted one axis of {kind}",
+            next_step=_ANEW,
+        )
+    return np.frombuffer(data, kind, offset=file.tell())
+
+
+def _read_about(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"what it says about itself is not JSON: {error}", next_step=_ANEW) from None
+    if not isinstance(about, dict) or about.get("format") != _VERSION:
+        got = about.get("format") if isinstance(about, dict) else type(about).__name__
+        raise FormatError(path, f"format {got!r}; wanted {_VERSION}", next_step=_ANEW)
+    return about
+
+
+def _read_samples(path: Path, about: Mapping[str, Any], dtype: str, numbers: Array) -> tuple[Sample, ...]:
+    listed = about.get(dtype)
+    samples: list[Sample] = []
+    for entry in listed if isinstance(listed, list) else [None]:
+        good = (
+            isinstance(entry, list)
+            and len(entry) == 5
+            and all(isinstance(text, str) for text in entry[:2])
+            and all(type(number) is int for number in entry[2:4])
+            and isinstance(entry[4], (int, float))
+            and 0 <= entry[3] <= entry[2] <= 1 << 40
+            and 0.0 <= entry[4] < float("inf")
+        )
+        if not good:
+            raise FormatError(path, f"its list of {dtype} samples is damaged at {str(entry)[:80]}", next_step=_ANEW)
+        assert isinstance(entry, list)
+        samples.append(Sample(*entry))
+    count = sum(sample.count for sample in samples)
+    if count != len(numbers):
+        raise FormatError(path, f"{len(numbers):,} numbers of {dtype}; its list says {count:,}", next_step=_ANEW)
+    if not np.isfinite(numbers).all():
+        raise FormatError(path, f"a recorded {dtype} is not a finite number", next_step=_ANEW)
+    return tuple(samples)
+
+
+def _short(about: Mapping[str, Any], key: str) -> str:
+    environment = about.get("environment")
+    return str(environment.get(key, "unknown"))[:80] if isinstance(environment, dict) else "unknown"
+
+
+def _own_version() -> str:
+    from .. import __version__
+
+    return __version__

@@ -1,0 +1,46 @@
+"""Verdicts as a JUnit file, which CI systems show."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+from .gate import Result
+from .output import write_text
+from .screen import explanation
+
+
+def write_junit(path: Path, result: Result) -> None:
+    """Write a test case a verdict.
+
+    Raises:
+        ConvertError: The file cannot be written.
+    """
+    failed = [verdict for verdict in result.verdicts if not verdict.passed]
+    suite = ElementTree.Element(
+        "testsuite",
+        name="parity",
+        tests=str(len(result.verdicts)),
+        failures=str(len(failed)),
+        errors="0",
+        time=f"{sum(result.seconds.values()):.2f}",
+    )
+    for verdict in result.verdicts:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname="parity." + " ".join(verdict.about), name=_plain(verdict.check)
+        )
+        measured = f"{verdict.value:.3g}, at most {verdict.bound:.3g}; {verdict.where}; {verdict.note}"
+        if not verdict.passed:
+            failure = ElementTree.SubElement(case, "failure", message=_plain(measured))
+            failure.text = _plain("\n".join([measured, *explanation(result)]))
+        else:
+            ElementTree.SubElement(case, "system-out").text = _plain(measured)
+    ElementTree.indent(suite)
+    write_text(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n")
+
+
+def _plain(text: str) -> str:
+    """Leave out what XML 1.0 cannot hold, escaped or not."""
+    return "".join(
+        one for one in text if one in "\t\n" or " " <= one <= "\ud7ff" or "\ue000" <= one <= "\ufffd" or one > "\uffff"
+    )

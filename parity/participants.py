@@ -1,0 +1,161 @@
+"""Who takes part: which framework loads which directory.
+
+One directory is converted into each framework's own dialect first, so that the conversion is a part of what is shown.
+Several are compared as they are, each in the framework whose dialect it speaks, or each in every framework that was
+asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..converters import convert, open_checkpoint
+from ..converters.config import RoFormerConfig
+from ..converters.errors import ConvertError, MisfitError, Problem
+from ..converters.mapping import SYMBOLS, Dialect
+from ..models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
+
+#: The framework that a dialect is at home in.
+HOME = {"paddle": "paddle", "torch": "torch", "tf": "tf", "tf1": "tf"}
+NATIVE: dict[str, Dialect] = {"paddle": "paddle", "torch": "torch", "tf": "tf"}
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One framework with one directory.
+
+    Attributes:
+        label: The framework, with the directory where several are compared.
+        framework: ``paddle``, ``torch`` or ``tf``.
+        directory: What it loads.
+    """
+
+    label: str
+    framework: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is compared.
+
+    Attributes:
+        config: Of the first directory.
+        class_name: The class that all directories can be loaded as.
+        notes: What is not compared, and why.
+        vocabulary: The directory that holds the vocabulary, or None where there is none.
+        parameters: Their number.
+    """
+
+    config: RoFormerConfig
+    class_name: str
+    notes: tuple[str, ...]
+    vocabulary: Path | None
+    parameters: int
+
+    @property
+    def mlm(self) -> bool:
+        """Whether words are scored."""
+        return self.class_name != "RoFormerModel"
+
+    @property
+    def sop(self) -> bool:
+        """Whether the order of sentences is scored."""
+        return self.class_name == "RoFormerForPretraining"
+
+
+def require_frameworks(frameworks: Sequence[str]) -> None:
+    """Refuse frameworks that are unknown or not installed: a gate that skips what it was asked for is none.
+
+    Raises:
+        MissingPackageError: One is not installed.
+        ConvertError: One is not known, or there is none.
+    """
+    unknown = [name for name in frameworks if name not in FRAMEWORKS]
+    if unknown or not frameworks:
+        raise ConvertError(
+            f"framework {unknown[0]!r} is not known" if unknown else "no framework is named",
+            f"Name some of {', '.join(FRAMEWORKS)}.",
+        )
+    missing = {FRAMEWORKS[name].package: FRAMEWORKS[name].extra for name in frameworks}
+    missing = {package: extra for package, extra in missing.items() if not is_installed(package)}
+    if missing:
+        raise MissingPackageError(f"parity --frameworks {','.join(frameworks)}", missing)
+
+
+def look_at(directories: Sequence[Path]) -> tuple[Model, list[Dialect]]:
+    """Open every directory; say what can be compared, and each one's dialect.
+
+    Raises:
+        ConvertError: One is unusable, or their sizes differ.
+    """
+    configs, groups, dialects, vocabulary = [], [], [], None
+    for directory in directories:
+        with open_checkpoint(directory) as checkpoint:
+            configs.append(checkpoint.config)
+            groups.append({group.name for group in checkpoint.groups})
+            dialects.append(checkpoint.dialect)
+            parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+            if vocabulary is None and any(path.name == "vocab.txt" for path in checkpoint.companions):
+                vocabulary = checkpoint.directory
+    first = configs[0]
+    problems = [
+        Problem("size", name, f"{getattr(first, name)} in {directories[0]}, {getattr(config, name)} in {directory}")
+        for directory, config in zip(directories[1:], configs[1:], strict=True)
+        for name in (*SYMBOLS.values(), "num_hidden_layers", "num_attention_heads")
+        if getattr(first, name) != getattr(config, name)
+    ]
+    if problems:
+        raise MisfitError(directories[0], "the others", problems, "Compare checkpoints of one size.")
+    held = set.intersection(*groups)
+    other = [
+        f"configuration: {name} is {getattr(first, name)} in {directories[0]}, {getattr(config, name)} in {directory}"
+        for directory, config in zip(directories[1:], configs[1:], strict=True)
+        for name in (field.name for field in fields(first))
+        if getattr(first, name) != getattr(config, name)
+    ]
+    notes = [f"{name} is not compared: not every directory has it" for name in sorted(set.union(*groups) - held)]
+    class_name = "RoFormerModel"
+    if "masked-LM head" in held:
+        class_name = "RoFormerForMaskedLM"
+        if {"sentence-order head", "pooler"} <= held:
+            class_name = "RoFormerForPretraining"
+    if "sentence-order head" in held and class_name != "RoFormerForPretraining":
+        notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
+    return Model(first, class_name, (*other, *notes), vocabulary, parameters), dialects
+
+
+def choose_participants(
+    directories: Sequence[Path], dialects: Sequence[Dialect], frameworks: Sequence[str] | None, scratch: Path
+) -> list[Participant]:
+    """Pair frameworks with directories; a single directory is converted into ``scratch``.
+
+    Raises:
+        ConvertError: A framework is missing, or a conversion failed.
+    """
+    if len(directories) == 1:
+        names = list(frameworks or FRAMEWORKS)
+        require_frameworks(names)
+        return [Participant(name, name, _converted(directories[0], dialects[0], name, scratch)) for name in names]
+    if frameworks is None:
+        names = [HOME[dialect] for dialect in dialects]
+        require_frameworks(names)
+        chosen = list(zip(names, directories, strict=True))
+    else:
+        require_frameworks(frameworks)
+        chosen = [(name, directory) for directory in directories for name in frameworks]
+    short = [directory.resolve().name for directory in directories]
+    named = dict(zip(directories, short if len(set(short)) == len(short) else map(str, directories), strict=True))
+    return [Participant(f"{name}:{named[directory]}", name, directory) for name, directory in chosen]
+
+
+def _converted(directory: Path, dialect: Dialect, framework: str, scratch: Path) -> Path:
+    target = NATIVE[framework]
+    if dialect == target:
+        return directory
+    # the vocabulary stays where it is: what has no row of its own there is not this check's business
+    convert(directory, scratch / target, to=target, any_vocab=True)
+    return scratch / target

@@ -1,0 +1,217 @@
+"""The report: one HTML file that opens anywhere, offline, in a light or a dark window, wide or narrow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from ..converters.rendering import amount
+from .cases import Case
+from .chart import chart, legend
+from .gate import Result
+from .measure import BOUND, DTYPES
+from .output import write_text
+from .screen import conclusion, explanation
+from .verdicts import Best, Verdict
+
+_MOST_MASKS = 60
+
+
+def write_report(path: Path, result: Result) -> None:
+    """Write the report.
+
+    Raises:
+        ConvertError: It cannot be written.
+    """
+    write_text(path, render(result))
+
+
+def render(result: Result) -> str:
+    """Make the page."""
+    style = (files(__package__) / "data" / "report.css").read_text(encoding="utf-8")
+    title = f"Parity: {', '.join(path.name or str(path) for path in result.directories)}"
+    body = [_head(result), _why(result), _verdicts(result), _charts(result), _words(result), _facts(result)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _head(result: Result) -> str:
+    state = "agree" if result.passed else "differ"
+    word = "They agree" if result.passed else "They differ"
+    failed = sum(not verdict.passed for verdict in result.verdicts)
+    count = (
+        f"{failed} of {len(result.verdicts)} verdicts fail" if failed else f"{len(result.verdicts)} verdicts, all good"
+    )
+    tokens = sum(case.input_ids.size for case in result.cases)
+    where = _breakable(", ".join(map(str, result.directories)))
+    return (
+        f'<header class="{state}"><p class="badge">{word}</p><h1>{where}</h1>'
+        f"<p>{escape(result.model.class_name)} in {escape(', '.join(dump.label for dump in result.dumps))}: {count}, "
+        f"on {len(result.cases)} batches of {tokens:,} tokens.</p></header>"
+    )
+
+
+def _why(result: Result) -> str:
+    lines = [*explanation(result), *(f"note: {note}" for note in result.model.notes)]
+    if not lines:
+        return ""
+    items = []
+    for line in lines:
+        head, _, rest = line.partition(": ")
+        items.append(f"<dt>{escape(head.capitalize())}</dt><dd>{_breakable(rest)}</dd>")
+    return f'<section class="why"><h2>What was found</h2><dl>{"".join(items)}</dl></section>'
+
+
+def _verdicts(result: Result) -> str:
+    rows = []
+    for check in dict.fromkeys(verdict.check for verdict in result.verdicts):
+        mine = [verdict for verdict in result.verdicts if verdict.check == check]
+        failed = [verdict for verdict in mine if not verdict.passed]
+        worst = max(failed or mine, key=lambda verdict: verdict.value)
+        state = "bad" if failed else "good"
+        word = f"{len(failed)} of {len(mine)} differ" if failed else "agree" if len(worst.about) > 1 else "good"
+        note = "; ".join(text for text in (worst.where if failed else "", worst.note) if text)
+        rows.append(
+            f'<tr class="{state}"><th scope="row">{escape(check)}</th><td class="number">{_value(worst)}</td>'
+            f'<td class="number limit">{_bound(worst)}</td><td><span class="state">{word}</span></td>'
+            f"<td>{escape(' · '.join(worst.about)) if failed or len(mine) == 1 else f'{len(mine)} compared'}</td>"
+            f"<td>{_breakable(note)}</td></tr>"
+        )
+    detail = [
+        f'<tr class="{"good" if one.passed else "bad"}"><th scope="row">{escape(one.check)}</th>'
+        f'<td>{escape(" · ".join(one.about))}</td><td class="number">{_value(one)}</td>'
+        f'<td class="number limit">{_bound(one)}</td><td>{_breakable(one.where)}</td></tr>'
+        for one in result.verdicts
+    ]
+    return (
+        "<section><h2>Verdicts</h2>"
+        + _table(["check", "worst", "at most", "verdict", "between", ""], rows, "cards")
+        + f"<details><summary>All {len(result.verdicts)}, with where the largest difference is</summary>"
+        + _table(["check", "between", "value", "at most", "where"], detail, "cards")
+        + "</details></section>"
+    )
+
+
+def _charts(result: Result) -> str:
+    parts = []
+    for dtype, bound in zip(DTYPES, (BOUND, result.single[0]), strict=True):
+        taps = result.measured.taps[dtype]
+        if not taps:
+            continue
+        title = f"{dtype}: largest difference over the tap's largest magnitude"
+        why = "" if dtype == "float64" else f" Bound: {escape(result.single[1])}."
+        parts.append(
+            f"<figure><figcaption><strong>{dtype}</strong>: largest difference at each tap over the largest magnitude "
+            f"there, of all batches.{why}</figcaption>{legend(list(taps))}"
+            f'<div class="scroll" tabindex="0">{chart(taps, result.order, bound, title)}</div></figure>'
+        )
+    return f"<section><h2>Tap by tap</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _words(result: Result) -> str:
+    if not result.best:
+        return ""
+    cases = {case.name: case for case in result.cases}
+    listed = [best for best in result.best if cases[best.case].texts] or result.best
+    # those that differ come first where not all fit
+    shown = sorted(listed, key=lambda best: best.agree)[:_MOST_MASKS] if len(listed) > _MOST_MASKS else listed
+    labels = list(shown[0].words)
+    rows = []
+    text = None
+    for best in shown:
+        said = _text(cases[best.case], best.token)
+        if said != text:
+            rows.append(f'<tr class="text"><td colspan="{len(labels) + 2}">{escape(said)}</td></tr>')
+            text = said
+        cells = "".join(f"<td>{_ranked(best, label, result)}</td>" for label in labels)
+        place = best.token % cases[best.case].input_ids.shape[1]
+        rows.append(
+            f'<tr class="{"good" if best.agree else "bad"}"><th scope="row">token {place}</th>{cells}'
+            f'<td class="number">{min(best.gaps, default=0.0):.2g}</td></tr>'
+        )
+    more = f" {len(shown)} of {len(listed)} masks are shown." if len(shown) < len(listed) else ""
+    return (
+        f"<section><h2>The best {result.top_k} words at each mask</h2><p>From float32 logits, best first; ≈ stands "
+        f"between words whose logits are nearer than twice the bound, which may change places.{more}</p>"
+        + _table(["", *labels, "least gap"], rows, "words")
+        + "</section>"
+    )
+
+
+def _text(case: Case, token: int) -> str:
+    row = token // case.input_ids.shape[1]
+    said = case.texts[row] if row < len(case.texts) else f"{case.name}, row {row}"
+    return said if len(said) <= 120 else said[:118] + "…"
+
+
+def _ranked(best: Best, label: str, result: Result) -> str:
+    words = best.words[label]
+    parts = []
+    for place, word in enumerate(words):
+        spelled = None if result.tokenizer is None else result.tokenizer.token(word)
+        parts.append(f'<span class="word">{escape(spelled if spelled is not None else str(word))}</span>')
+        if place + 1 < len(words):
+            parts.append('<i class="tie">≈</i>' if best.gaps[place] <= best.bound else '<i class="gap">›</i>')
+    return "".join(parts)
+
+
+def _facts(result: Result) -> str:
+    facts = {name: escape(value) for name, value in result.environment.items()}
+    facts["weights (SHA-256)"] = _code(result.weights)
+    facts["inputs (SHA-256)"] = _code(result.inputs)
+    facts["made"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    facts["time"] = escape(", ".join(f"{part} {seconds:.1f} s" for part, seconds in result.seconds.items()))
+    rows = [f'<tr><th scope="row">{escape(name)}</th><td>{value}</td></tr>' for name, value in facts.items()]
+    runs = []
+    for dump in result.dumps:
+        seconds = dump.facts.get("seconds", {})
+        peak = dump.facts.get("peak_bytes")
+        runs.append(
+            f'<tr><th scope="row">{escape(dump.label)}</th><td class="number">{sum(seconds.values()):.1f} s</td>'
+            f'<td class="number">{amount(peak) if peak else ""}</td>'
+            f"<td>{escape(', '.join(f'{part} {taken:.1f} s' for part, taken in seconds.items()))}</td></tr>"
+        )
+    return (
+        '<section><h2>Environment</h2><div class="scroll"><table class="facts">'
+        + "".join(rows)
+        + "</table></div>"
+        + _table(["process", "time", "most memory", "parts"], runs, "cards")
+        + f"<footer><p>{escape(conclusion(result))}</p></footer></section>"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[str], kind: str) -> str:
+    """Make a table that scrolls sideways, or (``cards``) whose rows fold where the window is narrow."""
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _value(verdict: Verdict) -> str:
+    return f"{verdict.value:.0f}" if verdict.bound == 0.0 else f"{verdict.value:.1e}"
+
+
+def _bound(verdict: Verdict) -> str:
+    return "0" if verdict.bound == 0.0 else f"{verdict.bound:.1e}"
+
+
+def _code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
+
+
+def _breakable(text: str) -> str:
+    """Let a long path or tensor name break at its slashes, dots and underscores."""
+    return re.sub(r"([/_]|\.(?=[a-z]))", r"\1<wbr>", escape(text))

@@ -1,0 +1,265 @@
+"""Whether the participants agree: each verdict with its value, its bound, and where the bound comes from.
+
+Imports no framework. A difference is the farthest element's, never a mean, and NaN is a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cases import Case
+from .dumps import Distance, Dump, distance, farthest, pairs
+from .measure import BOUND, Measured, results
+from .step import EPSILON, RATE
+
+Array = NDArray[Any]
+
+#: float32: each of two implementations may be twice as far from float64 as the closest one is, on either side of it.
+ROUNDINGS = 4.0
+#: Spacing of float32 at 1: below this a float32-to-float64 distance says nothing.
+_FLOAT32 = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the result.
+
+    Attributes:
+        check: E.g. ``float64 logits``.
+        about: Who: a pair of labels, or one.
+        value: What was measured.
+        bound: What it may be at most.
+        passed: Whether it is.
+        where: Where the largest difference is.
+        note: Where the bound comes from, or what else is to be said.
+    """
+
+    check: str
+    about: tuple[str, ...]
+    value: float
+    bound: float
+    passed: bool
+    where: str = ""
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Render as data; what JSON cannot hold becomes text."""
+        value = self.value if np.isfinite(self.value) else str(self.value)
+        return {**self.__dict__, "about": list(self.about), "value": value}
+
+
+def single_bound(measured: Measured) -> tuple[float, str]:
+    """Derive the bound of float32 from the float32-to-float64 distance of the participant that rounds least.
+
+    Taken from the closest, so that one whose float32 is broken does not widen its own bound.
+    """
+    closest, label = float("inf"), ""
+    for name, found in measured.rounding.items():
+        worst = max((found[result][1].relative for result in results(found)), default=float("inf"))
+        if worst < closest:
+            closest, label = worst, name
+    if not np.isfinite(closest):
+        return ROUNDINGS * _FLOAT32, f"{ROUNDINGS:.0f} × the spacing of float32"
+    closest = max(closest, _FLOAT32)
+    return ROUNDINGS * closest, f"{ROUNDINGS:.0f} × the smallest float32-to-float64 distance ({closest:.1e}, {label})"
+
+
+def tap_bound(measured: Measured, tap: str) -> float:
+    """Derive float32's bound at one tap, as :func:`single_bound` does for the results."""
+    found = [taps[tap][1].relative for taps in measured.rounding.values() if tap in taps]
+    return ROUNDINGS * max(min(found, default=_FLOAT32), _FLOAT32)
+
+
+def judge(dumps: Sequence[Dump], cases: Sequence[Case], measured: Measured, top_k: int) -> list[Verdict]:
+    """Judge everything that was computed."""
+    found = [*_finite(dumps, measured), *_same_parameters(dumps), *_steady(measured)]
+    single, why = single_bound(measured)
+    for dtype, bound, note in (("float64", BOUND, ""), ("float32", single, why)):
+        for pair, taps in measured.taps[dtype].items():
+            found += [_apart(f"{dtype} {_called(name)}", pair, *taps[name], bound, note) for name in results(taps)]
+    for dump in dumps:
+        rounding = {name: measured.rounding[dump.label][name] for name in results(measured.rounding[dump.label])}
+        case, one = farthest(((f"{c}: {name}", one) for name, (c, one) in rounding.items()), lambda one: one.relative)
+        found.append(_apart("float32 against its own float64", (dump.label,), case, one, single, why))
+    found += _top(dumps, cases, single, top_k)
+    for file, check in (("gradients", "float64 gradients"), ("updated", "float64 after one AdamW step")):
+        found += _by_parameter(dumps, file, check)
+    return found
+
+
+def _called(name: str) -> str:
+    return "last hidden states" if name.endswith("feed_forward_norm") else name
+
+
+def _apart(check: str, about: tuple[str, ...], case: str, one: Distance, bound: float, note: str = "") -> Verdict:
+    where = "" if one.largest == 0.0 else f"{case} {list(one.index)}: {one.values[0]:.9g} and {one.values[1]:.9g}"
+    return Verdict(check, about, one.relative, bound, one.relative <= bound, where, note)
+
+
+def _finite(dumps: Sequence[Dump], measured: Measured) -> list[Verdict]:
+    return [
+        Verdict(
+            "every number finite",
+            (dump.label,),
+            float(dump.label in measured.not_finite),
+            0.0,
+            dump.label not in measured.not_finite,
+            measured.not_finite.get(dump.label, ""),
+        )
+        for dump in dumps
+    ]
+
+
+def _steady(measured: Measured) -> list[Verdict]:
+    return [_apart("the same twice", (label,), name, one, BOUND) for label, (name, one) in measured.again.items()]
+
+
+def different_parameters(one: Dump, other: Dump) -> list[str]:
+    """Name the parameters that two models hold with other values."""
+    names = list(dict.fromkeys([*one.digests, *other.digests]))
+    return [name for name in names if one.digests.get(name) != other.digests.get(name)]
+
+
+def _same_parameters(dumps: Sequence[Dump]) -> list[Verdict]:
+    found = []
+    for one, other in pairs(dumps):
+        wrong = different_parameters(one, other)
+        where = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        found.append(
+            Verdict("parameters as loaded", (one.label, other.label), float(len(wrong)), 0.0, not wrong, where)
+        )
+    return found
+
+
+def _by_parameter(dumps: Sequence[Dump], file: str, check: str) -> list[Verdict]:
+    """Compare a quantity that every parameter has, each on a scale of its own (see :func:`_scale`)."""
+    found = []
+    for one, other in pairs(dumps):
+        with (
+            one.opened(file) as first,
+            other.opened(file) as second,
+            one.opened("gradients") as gradients,
+        ):
+            names, others = list(first), set(second)
+            if not names and not others:
+                continue
+            largest = {name: float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients}
+            listed = (
+                (name, _scale(distance(first[name], second[name]), largest, name, stepped=file == "updated"))
+                for name in names
+                if name in others
+            )
+            name, apart = farthest(listed, lambda one: one.relative)
+        verdict = _apart(check, (one.label, other.label), name, apart, BOUND)
+        lacking = sorted(others ^ set(names))
+        if lacking:
+            verdict = Verdict(check, verdict.about, float("inf"), BOUND, False, f"only one has {lacking[0]}")
+        found.append(verdict)
+    return found
+
+
+def _scale(apart: Distance, gradients: Mapping[str, float], name: str, *, stepped: bool) -> Distance:
+    """Put a parameter's distance on its scale.
+
+    A gradient's is its parameter's largest; where that is next to nothing beside the others', 1e-5 of theirs, of which
+    its rounding is made. After the step it is the parameter's largest, and what the step makes of the gradient's: it
+    divides by the gradient's magnitude plus epsilon, and so multiplies a difference by up to rate / epsilon.
+    """
+    own = gradients.get(name, 0.0)
+    if stepped:
+        return replace(apart, scale=apart.scale + RATE / EPSILON * own)
+    return replace(apart, scale=max(apart.scale, 1e-5 * max(gradients.values(), default=0.0)))
+
+
+# The best words ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best words at one token.
+
+    Attributes:
+        case: Name of the case.
+        token: Row * T + column.
+        words: Label → the ids of its best words, best first, from its float32 logits.
+        gaps: Between each of the best words and the next, in the first participant's float64 logits.
+        bound: A gap that is not larger than this is a tie.
+        agree: Whether all name the same, in order, but for ties.
+    """
+
+    case: str
+    token: int
+    words: dict[str, tuple[int, ...]]
+    gaps: tuple[float, ...]
+    bound: float
+    agree: bool
+
+
+def best_words(dumps: Sequence[Dump], cases: Sequence[Case], bound: float, k: int) -> list[Best]:
+    """Rank words at every mask.
+
+    Args:
+        dumps: The participants.
+        cases: What they ran.
+        bound: Of float32 logits, over the largest logit.
+        k: Words a mask.
+    """
+    found = []
+    for case in cases:
+        if not case.masks or any("logits" not in dump.names(f"float32.{case.name}") for dump in dumps):
+            continue
+        rows = np.searchsorted(case.scored, np.array(case.masks))
+        exact = _rows(dumps[0], f"float64.{case.name}", rows)
+        single = {dump.label: _rows(dump, f"float32.{case.name}", rows) for dump in dumps}
+        scale = float(np.abs(dumps[0].read(f"float64.{case.name}", "logits")).max())
+        tie = 2.0 * bound * scale
+        for place, token in enumerate(case.masks):
+            ranked = {label: _ranked(scores[place], k) for label, scores in single.items()}
+            order = _ranked(exact[place], len(exact[place]))
+            gaps = -np.diff(exact[place][list(order)])
+            agree = all(_same_order(words, order, gaps, tie) for words in ranked.values())
+            found.append(Best(case.name, token, ranked, tuple(map(float, gaps[:k])), tie, agree))
+    return found
+
+
+def _rows(dump: Dump, file: str, rows: NDArray[np.int64]) -> Array:
+    logits = dump.read(file, "logits")
+    chosen: Array = logits.reshape(-1, logits.shape[-1])[rows].astype(np.float64)
+    return chosen
+
+
+def _ranked(scores: Array, k: int) -> tuple[int, ...]:
+    order = np.lexsort((np.arange(len(scores)), -scores))  # NaN sorts last, and is a failure of its own
+    return tuple(int(word) for word in order[:k])
+
+
+def _same_order(words: Sequence[int], order: Sequence[int], gaps: Array, tie: float) -> bool:
+    """Whether ``words`` are the head of ``order`` but for words whose neighbours' gaps are ties."""
+    start = 0
+    while start < len(words):
+        end = start + 1
+        while end < len(order) and not gaps[end - 1] > tie:
+            end += 1
+        group = set(order[start:end])
+        if not set(words[start : min(end, len(words))]) <= group:
+            return False
+        start = end
+    return True
+
+
+def _top(dumps: Sequence[Dump], cases: Sequence[Case], bound: float, k: int) -> list[Verdict]:
+    listed = best_words(dumps, cases, bound, k)
+    if not listed:
+        return []
+    wrong = [one for one in listed if not one.agree]
+    ties = sum(gap <= one.bound for one in listed for gap in one.gaps)
+    closest = min((gap for one in listed for gap in one.gaps if gap > one.bound), default=float("nan"))
+    where = f"{wrong[0].case}, token {wrong[0].token}" if wrong else ""
+    note = f"{len(listed)} masks, least gap {closest:.2g}, {ties} tie{'s' * (ties != 1)}"
+    about = tuple(dump.label for dump in dumps)
+    return [Verdict(f"top {k} in order", about, float(len(wrong)), 0.0, not wrong, where, note)]

@@ -1,0 +1,86 @@
+"""Runs of the gate's own dump in this process, with a mistake planted in one of three participants.
+
+All three run in PyTorch, under the labels of the three frameworks: what is tested is the comparison, which knows files
+and labels alone. The mistakes are planted in the model's own code, not in the numpy reference that has to find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from random_checkpoints import SHAPES, write_random
+
+from roformer_convert.parity.cases import Case, make_cases, make_training, write_cases
+from roformer_convert.parity.dump import Dumper
+from roformer_convert.parity.dumps import Dump
+from roformer_convert.parity.gate import Clock, Result, compare
+from roformer_convert.parity.participants import Model, look_at
+
+Plant = Callable[[ModuleType, Any], None]
+LABELS = ("paddle", "torch", "tf")
+
+
+class FaultyDumper(Dumper):
+    """Plants a fault in every model that it loads."""
+
+    def __init__(self, plant: Plant | None) -> None:
+        super().__init__("torch")
+        import torch
+
+        torch.set_num_threads(1)  # a tiny model's threads wait longer than they compute
+        self.plant = plant
+
+    def load(self, module: ModuleType, dtype: str) -> Any:
+        model = super().load(module, dtype)
+        if self.plant is not None:
+            self.plant(module, model)
+        return model
+
+
+class Bench:
+    """One random checkpoint, its good dump, and comparisons of it with dumps that have a fault."""
+
+    def __init__(self, folder: Path, shape: str = "everything", *, gradients: bool = False, **sizes: Any) -> None:
+        self.folder = folder
+        self.directory = folder / "ckpt"
+        self.tensors = write_random(self.directory, "torch", shape)
+        self.config = replace(SHAPES[shape][0], **sizes)
+        self.model: Model = look_at([self.directory])[0]
+        self.cases: list[Case] = make_cases(self.config, None)
+        self.training = make_training(self.config) if gradients else None
+        self.listed = write_cases(folder / "cases.npz", self.cases, self.training)
+        self.number = 0
+        self.good = self.dump(None)
+
+    def dump(self, plant: Plant | None, directory: Path | None = None) -> Dump:
+        self.number += 1
+        out = self.folder / f"run{self.number}"
+        out.mkdir()
+        dumper = FaultyDumper(plant)
+        facts = dumper.answer(
+            {
+                "dump": {
+                    "directory": str(directory or self.directory),
+                    "class_name": self.model.class_name,
+                    "out": str(out),
+                    "cases_file": str(self.folder / "cases.npz"),
+                    "cases": self.listed,
+                    "dialect": None,
+                }
+            }
+        )
+        dumper.answer({"parameters": {"names": list(facts["digests"]), "out": str(out / "parameters.npz")}})
+        return Dump("", "torch", directory or self.directory, out, facts)
+
+    def compare(self, plant: Plant | None, odd: str = "tf", labels: tuple[str, ...] = LABELS) -> Result:
+        """Compare three participants, of which ``odd`` has the fault."""
+        faulty = self.dump(plant)
+        return self.judge({odd: faulty}, labels)
+
+    def judge(self, faulty: dict[str, Dump], labels: tuple[str, ...] = LABELS) -> Result:
+        dumps = [replace(faulty.get(label, self.good), label=label) for label in labels]
+        return compare([self.directory], self.model, [], dumps, self.cases, None, 5, Clock())

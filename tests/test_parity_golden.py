@@ -1,0 +1,204 @@
+"""A golden holds a run still, and a hostile one gives one clear error."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from parity_faults import LABELS, Bench
+
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.parity.golden import compare_golden, read_golden, record, refuse_in_ci
+
+pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="module")
+def golden(bench: Bench) -> Path:
+    path = bench.folder / "golden.npz"
+    record(path, bench.judge({}))
+    return path
+
+
+def test_the_same_run_holds(bench: Bench, golden: Path) -> None:
+    verdicts = compare_golden(read_golden(golden), bench.judge({}))
+    assert len(verdicts) == 2 * len(LABELS)
+    assert all(verdict.passed and verdict.value == 0.0 for verdict in verdicts)
+
+
+def test_golden_says_what_it_was_recorded_on(golden: Path) -> None:
+    about = read_golden(golden).about
+    assert {"processor", "python", "numpy", "torch"} <= set(about["environment"])
+    assert set(about["bounds"]) == {"float64", "float32"}
+    assert "another processor" in about["bounds_cover"]
+    assert len(about["weights_sha256"]) == len(about["inputs_sha256"]) == 64
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-3])
+def test_drift_in_all_frameworks_is_found_and_located(bench: Bench, golden: Path, size: float) -> None:
+    def plant(module: ModuleType, model: Any) -> None:
+        model.layers[1].feed_forward.up.weight.data += size
+
+    drifted = bench.judge(dict.fromkeys(LABELS, bench.dump(plant)))
+    verdicts = compare_golden(read_golden(golden), drifted)
+    assert not any(verdict.passed for verdict in verdicts if verdict.check == "golden float64")
+    assert all("first drift in layers.1.feed_forward " in v.where for v in verdicts if v.check == "golden float64")
+    assert all(verdict.passed == (size < 1e-6) for verdict in verdicts if verdict.check == "golden float32")
+
+
+def test_rounding_of_another_processor_holds(bench: Bench, golden: Path, tmp_path: Path) -> None:
+    held = read_golden(golden)
+    arrays = {"float64": held.float64 * (1 + 1e-13), "float32": held.float32 * np.float32(1 + 2e-7)}
+    other = tmp_path / "other.npz"
+    about = np.frombuffer(json.dumps(held.about).encode(), np.uint8)
+    np.savez(other, about=about, float64=arrays["float64"], float32=arrays["float32"])
+    assert all(verdict.passed for verdict in compare_golden(read_golden(other), bench.judge({})))
+
+
+def test_other_inputs_cannot_be_compared(bench: Bench, golden: Path) -> None:
+    result = bench.judge({})
+    result.cases = result.cases[:1]
+    with pytest.raises(ConvertError, match="recorded with other inputs"):
+        compare_golden(read_golden(golden), result)
+
+
+def test_run_that_differs_is_not_recorded(bench: Bench, tmp_path: Path) -> None:
+    def plant(module: ModuleType, model: Any) -> None:
+        model.mlm.bias.data += 0.5
+
+    with pytest.raises(ConvertError, match="not recorded"):
+        record(tmp_path / "golden.npz", bench.compare(plant))
+    assert not list(tmp_path.iterdir())
+
+
+def test_recording_is_refused_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(ConvertError, match="refused where the environment variable CI is set"):
+        refuse_in_ci(yes=False)
+    refuse_in_ci(yes=True)
+    monkeypatch.setenv("CI", "false")
+    refuse_in_ci(yes=False)
+
+
+def test_absent_golden_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="no such file"):
+        read_golden(tmp_path / "golden.npz")
+
+
+# Hostile ones --------------------------------------------------------------------------------------------------------
+
+Arrays = dict[str, Any]
+
+
+def _npy(descr: str, shape: str, data: bytes) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header += b" " * (63 - (10 + len(header)) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def _about(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, bytes]], None]:
+    def apply(members: dict[str, bytes]) -> None:
+        about = json.loads(np.load(io.BytesIO(members["about.npy"])).tobytes())
+        changed = change(about)
+        text = json.dumps(about if changed is None else changed).encode()
+        members["about.npy"] = _npy("'|u1'", f"({len(text)},)", text)
+
+    return apply
+
+
+def _set(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
+    return lambda members: members.__setitem__(name, data)
+
+
+HOSTILE: dict[str, Callable[[dict[str, bytes]], Any]] = {
+    "pickled objects": _set(
+        "float64.npy", _npy("'|O'", "(1,)", b"\x80\x04cposix\nsystem\nX\x04\x00\x00\x00exit\x85R.")
+    ),
+    "a huge shape": _set("float64.npy", _npy("'<f8'", f"({1 << 50},)", b"\0" * 64)),
+    "a negative shape": _set("float64.npy", _npy("'<f8'", "(-1,)", b"")),
+    "two axes": _set("float64.npy", _npy("'<f8'", "(2, 2)", b"\0" * 32)),
+    "another type": _set("float64.npy", _npy("'<f4'", "(2,)", b"\0" * 8)),
+    "a deep header": _set("float64.npy", _npy("(" * 5000 + ")" * 5000, "(1,)", b"")),
+    "no array": _set("float64.npy", b"not an array"),
+    "an empty member": _set("float32.npy", b""),
+    "a member missing": lambda members: members.pop("float32.npy"),
+    "NaN": _set("float64.npy", _npy("'<f8'", "(1,)", np.float64("nan").tobytes())),
+    "a zip bomb": _set("float64.npy", b"\0" * (64 << 20)),
+    "no JSON": _set("about.npy", _npy("'|u1'", "(3,)", b"{{{")),
+    "deep JSON": _set("about.npy", _npy("'|u1'", "(100000,)", b"[" * 100_000)),
+    "a list": _about(lambda about: []),
+    "a format of tomorrow": _about(lambda about: about.__setitem__("format", 99)),
+    "no list of samples": _about(lambda about: about.__setitem__("float64", "all")),
+    "a sample of text": _about(lambda about: about["float64"].__setitem__(0, ["ids", 3, "x", 1, 1.0])),
+    "a negative count": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, -5, 1.0])),
+    "a count past the array": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, 1 << 60, 1.0])),
+    "an infinite scale": _about(lambda about: about["float64"][0].__setitem__(4, float("inf"))),
+    "a bool for a number": _about(lambda about: about["float64"][0].__setitem__(3, True)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_golden_is_one_clear_error(golden: Path, tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(golden) as held:
+        members = {entry: held.read(entry) for entry in held.namelist()}
+    HOSTILE[name](members)
+    bad = tmp_path / "bad.npz"
+    with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as out:
+        for entry, data in members.items():
+            out.writestr(entry, data)
+    with pytest.raises(ConvertError) as caught:
+        read_golden(bad)
+    assert str(bad) in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_every_truncation_of_a_golden_is_refused(golden: Path, tmp_path: Path) -> None:
+    whole = golden.read_bytes()
+    bad = tmp_path / "bad.npz"
+    for end in [*range(0, 200, 7), *range(200, len(whole), max(1, len(whole) // 60))]:
+        bad.write_bytes(whole[:end])
+        with pytest.raises(ConvertError, match=r"bad\.npz"):
+            read_golden(bad)
+
+
+def test_random_damage_to_a_golden_is_refused_or_harmless(golden: Path, tmp_path: Path) -> None:
+    whole = golden.read_bytes()
+    random = np.random.default_rng(0)
+    bad = tmp_path / "bad.npz"
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), 3):
+            data[place] = random.integers(0, 256)
+        bad.write_bytes(data)
+        try:
+            read_golden(bad)
+        except ConvertError:
+            refused += 1
+    assert refused > 250
+
+
+def test_directory_is_no_golden(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError):
+        read_golden(tmp_path)
+
+
+def test_golden_with_extreme_numbers_is_drift_and_no_crash(bench: Bench, golden: Path, tmp_path: Path) -> None:
+    held = read_golden(golden)
+    other = tmp_path / "other.npz"
+    about = np.frombuffer(json.dumps(held.about).encode(), np.uint8)
+    np.savez(other, about=about, float64=held.float64 * 0 + 1e308, float32=held.float32)
+    verdicts = compare_golden(read_golden(other), bench.judge({}))
+    assert not all(verdict.passed for verdict in verdicts)

@@ -1,0 +1,176 @@
+"""The command runs the frameworks, says whether they agree, and its exit status says it too."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roformer_convert.cmd_parity import gate_of_conversion
+from roformer_convert.converters import convert, open_checkpoint, save_checkpoint
+from roformer_convert.parity import gate
+from roformer_convert.parity.cases import KINDS
+from roformer_convert.parity.golden import compare_golden, read_golden
+
+FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
+GOLDEN = FIXTURE.parent / "random.golden.npz"
+
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+needs_all = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("torch", "paddle", "tensorflow")),
+    reason="not all three frameworks are installed",
+)
+
+
+def parity(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "roformer_convert", "parity", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**{name: value for name, value in os.environ.items() if name != "CI"}, **environment},
+        cwd=FIXTURE.parent,
+        timeout=400,
+    )
+
+
+def corrupted(folder: Path) -> Path:
+    """The fixture with one value of one kernel changed."""
+    with open_checkpoint(FIXTURE) as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint}
+        tensors["layers.1.attention.key.weight"][5, 7] += np.float32(0.01)
+        save_checkpoint(
+            folder / "corrupted", tensors, checkpoint.config, dialect="torch", companions=checkpoint.companions
+        )
+    return folder / "corrupted"
+
+
+@needs_all
+def test_three_frameworks_agree_on_the_fixture_and_with_its_golden(tmp_path: Path) -> None:
+    done = parity(
+        FIXTURE,
+        "--golden",
+        GOLDEN,
+        "--json",
+        tmp_path / "p.json",
+        "--junit",
+        tmp_path / "p.xml",
+        "--report",
+        tmp_path / "p.html",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "AGREE" in done.stdout
+    assert len(done.stdout.splitlines()) <= 30  # one screen
+    data = json.loads((tmp_path / "p.json").read_text())
+    assert data["passed"]
+    checks = {verdict["check"] for verdict in data["verdicts"]}
+    assert checks >= {
+        "float64 logits",
+        "float64 pooler",
+        "float64 sop",
+        "float32 logits",
+        "top 5 in order",
+        "float64 gradients",
+        "float64 after one AdamW step",
+        "golden float64",
+        "golden float32",
+        "parameters as loaded",
+    }
+    worst = max(verdict["value"] for verdict in data["verdicts"] if verdict["check"].startswith("float64 "))
+    assert 0.0 < worst <= 1e-11
+    assert [case["name"] for case in data["cases"]] == [*KINDS, "ids", "ids with padding"]
+    suite = ElementTree.parse(tmp_path / "p.xml").getroot()
+    assert suite.get("failures") == "0"
+    assert int(suite.get("tests") or 0) == len(data["verdicts"])
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "They agree" in page
+    assert page.count('<svg class="chart"') == 2
+
+
+@needs_torch
+def test_three_directories_that_differ_in_one_value_exit_with_1(tmp_path: Path) -> None:
+    convert(FIXTURE, tmp_path / "tf1", to="tf1")
+    bad = corrupted(tmp_path)
+    done = parity(
+        FIXTURE,
+        tmp_path / "tf1",
+        bad,
+        "--frameworks",
+        "torch",
+        "--json",
+        tmp_path / "p.json",
+        "--junit",
+        tmp_path / "p.xml",
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "first difference: layers.1.attention.key (float64), in torch:corrupted" in done.stdout
+    assert "1 of 5,184 values differ, most at [5, 7]" in done.stdout
+    assert "layers.1.attention.key.weight" in done.stdout
+    data = json.loads((tmp_path / "p.json").read_text())
+    assert data["first_divergence"]["odd_one_out"] == "torch:corrupted"
+    assert [(cause["kind"], cause["where"]) for cause in data["causes"]] == [
+        ("corrupted", "layers.1.attention.key.weight")
+    ]
+    suite = ElementTree.parse(tmp_path / "p.xml").getroot()
+    assert int(suite.get("failures") or 0) == sum(not verdict["passed"] for verdict in data["verdicts"]) > 0
+
+
+@needs_torch
+def test_drift_from_a_golden_exits_with_1_and_recording_makes_it_good(tmp_path: Path) -> None:
+    bad = corrupted(tmp_path)
+    golden = tmp_path / "golden.npz"
+    common = ("--frameworks", "torch", "--golden", golden)
+    recorded = parity(FIXTURE, *common, "--update-golden")
+    assert recorded.returncode == 0, recorded.stderr
+    assert 10_000 < golden.stat().st_size < 1_000_000
+    before = golden.read_bytes()
+    refused = parity(FIXTURE, *common, "--update-golden", CI="true")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    assert golden.read_bytes() == before
+    drifted = parity(bad, *common)
+    assert drifted.returncode == 1, drifted.stdout + drifted.stderr
+    assert "first drift in layers.1.attention.key" in drifted.stdout
+
+
+@needs_torch
+def test_configuration_that_differs_is_said_and_its_effect_is_named(tmp_path: Path) -> None:
+    with open_checkpoint(FIXTURE) as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint}
+        config = replace(checkpoint.config, layer_norm_eps=1e-5)
+    save_checkpoint(tmp_path / "other", tensors, config, dialect="torch")
+    with gate.run([FIXTURE, tmp_path / "other"], frameworks=["torch"], gradients=False) as result:
+        assert not result.passed
+        assert any("layer_norm_eps is 1e-12" in note for note in result.model.notes)
+        assert {cause.label for cause in result.causes} == {"torch:other"}
+        assert {cause.what for cause in result.causes} == {"epsilon 1e-05 instead of 1e-12 in the norm"}
+        where = [cause.where for cause in result.causes]
+        assert where == [name for name in result.order if "norm" in name or name == "embeddings"]
+
+
+@needs_all
+def test_gate_of_a_conversion_runs_source_and_target_each_in_its_own_framework(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(FIXTURE, tmp_path / "out", to="torch")
+    assert gate_of_conversion(FIXTURE, tmp_path / "out") == 0
+    assert "paddle:random, torch:out" in capsys.readouterr().out
+
+
+@needs_torch
+def test_golden_holds_with_the_kernels_of_another_processor() -> None:
+    older = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
+    with gate.run([FIXTURE], frameworks=["torch"], environment=older) as result:
+        verdicts = compare_golden(read_golden(GOLDEN), result)
+    assert all(verdict.passed for verdict in verdicts), verdicts
+    (single,) = (verdict for verdict in verdicts if verdict.check == "golden float32")
+    assert single.value > 0.0
