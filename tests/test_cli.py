@@ -364,3 +364,25 @@ def test_a_reader_that_leaves_early_ends_the_command_without_a_word(tmp_path: Pa
     os.close(theirs)
     assert done.stderr == b""
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("command", [["paddle2torch"], ["convert", "--to", "torch"]])
+def test_convert_with_parity_ends_with_what_the_gate_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], status: int
+) -> None:
+
+    from roformer_convert import cmd_parity
+
+    write_random(tmp_path / "ckpt", "paddle")
+    asked: list[tuple[Path, Path, bool]] = []
+
+    def gate(source: Path, target: Path, *, whole: bool, quiet: bool) -> int:
+        assert (target / "config.json").exists()
+        asked.append((source, target, whole))
+        return status
+
+    monkeypatch.setattr(cmd_parity, "gate_of_conversion", gate)
+    result = CliRunner().invoke(cli, [*command, str(tmp_path / "ckpt"), "--parity"])
+    assert result.exit_code == status, result.output
+    assert asked == [(tmp_path / "ckpt", tmp_path / "ckpt-torch", True)]
