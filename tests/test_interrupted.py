@@ -49,7 +49,13 @@ class Case:
         return [sys.executable, *name, *options]
 
     def start(self, *options: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(self.command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        # a shell's background job ignores SIGINT, and so would every child of a test run that is one
+        return subprocess.Popen(
+            self.command(*options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def partials(self) -> list[Path]:
         return sorted(self.target.parent.glob(f".{self.target.name}.partial-*"))
