@@ -176,7 +176,8 @@ def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], numb
             assert process.returncode in (0, -number)
             continue
         assert case.state() == "absent"
-        assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+        # CPython ends by the signal itself where it fell into a dataclass being made (text that exec runs)
+        assert process.returncode in {signal.SIGTERM: (143,), signal.SIGINT: (130, -number)}[number], errors
         stopped += 1
     assert stopped, "every run was over before the signal came"
 
