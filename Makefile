@@ -11,7 +11,7 @@ help:  ## list the targets
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,dev]'
 	@touch $@
 
 env: $(READY)  ## make the environment (all three frameworks, about 3 GB) in .venv
@@ -25,7 +25,7 @@ test: $(READY)  ## run the tests
 typing:  ## links that give type checkers the installed package names
 	@rm -rf build/typing && mkdir -p build/typing/roformer_convert
 	@ln -s $(CURDIR)/cli/* build/typing/roformer_convert/
-	@for package in converters models parity; do ln -s $(CURDIR)/$$package build/typing/roformer_convert/$$package; done
+	@for package in converters models parity training; do ln -s $(CURDIR)/$$package build/typing/roformer_convert/$$package; done
 
 lint: $(READY) typing  ## check format, style and types
 	$(BIN)/ruff format --check .

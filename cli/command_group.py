@@ -1,0 +1,91 @@
+"""What the two commands share: subcommands imported when they are called, errors that end with status 2."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are named.
+
+    Args:
+        modules: Command → module beside this one, whose ``COMMANDS`` holds it; in the order of ``--help``.
+    """
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in their order."""
+        return list(self.modules)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import the module of a command and take its attribute of that name."""
+        if name not in self.modules:
+            return None
+        module = importlib.import_module(f".{self.modules[name]}", __package__)
+        command = module.COMMANDS[name]
+        assert isinstance(command, click.Command)
+        return command
+
+
+def run(group: click.Command, program: str, modules: Mapping[str, str], stopped: str) -> None:
+    """Run a command; print an error to stderr and exit with its status (2), never with a traceback.
+
+    Args:
+        group: The command.
+        program: Its name, for errors that no subcommand owns.
+        modules: The group's.
+        stopped: What to say when the person interrupts.
+    """
+    # numpy starts OpenBLAS with a thread a core, which costs 60 ms and memory; nothing here multiplies matrices
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page without → or Chinese must not end a finished conversion
+            stream.reconfigure(errors="backslashreplace")
+    from .converters.errors import ConvertError
+
+    called = next((word for word in sys.argv[1:] if word in modules), program)
+    try:
+        status = group.main(prog_name=program, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ConvertError as error:
+        click.echo(f"{called}: {error}", err=True)
+        sys.exit(error.exit_status)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo(stopped, err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # the reader of our output is gone (| head): end without a word
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # the safety net under what is reported better where it happens
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"{called}: {where}{error.strerror or error}", err=True)
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Turn SIGTERM, or SIGHUP of a dropped connection, into an exit that cleans up behind itself."""
+    raise SystemExit(128 + number)
