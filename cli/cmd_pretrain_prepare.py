@@ -1,0 +1,168 @@
+"""``prepare``: text into a corpus."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .converters.errors import ConvertError
+from .converters.rendering import amount
+from .progress_bar import ByteBar
+
+if TYPE_CHECKING:
+    from .training.prepare import Report
+
+
+class _Part(click.ParamType[tuple[int, int]]):
+    """``i/n`` with 1 ≤ i ≤ n."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        first, _, second = str(value).partition("/")
+        if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+            self.fail(f"{value!r}; wanted I/N with I from 1 to N, for example 3/16", param, ctx)
+        return int(first), int(second)
+
+
+@click.command("prepare")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory to make, or to go on with."
+)
+@click.option("--vocab", type=click.Path(path_type=Path), help="Vocabulary, one token a line, with BERT's settings.")
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Directory of a checkpoint whose tokenizer is used.")
+@click.option(
+    "--segmenter",
+    type=click.Choice(["rjieba", "jieba", "none"]),
+    default="rjieba",
+    show_default=True,
+    help="What finds words, which are masked whole; with none every Chinese character is one.",
+)
+@click.option(
+    "--field",
+    "fields",
+    multiple=True,
+    default=("text",),
+    show_default=True,
+    help="Member of JSON lines that holds the text; give it several times for title and body.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["auto", "text", "jsonl"]),
+    default="auto",
+    show_default=True,
+    help="auto: JSON lines where the name says so (.jsonl, .ndjson, .json), else text.",
+)
+@click.option("--processes", type=click.IntRange(1), help="How many work.  [default: one for each core]")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="ray: Ray Data on this machine, or on the cluster that RAY_ADDRESS names (needs the extra ray).",
+)
+@click.option(
+    "--shard-size", default="64MB", show_default=True, metavar="SIZE", help="Input that one shard is made of."
+)
+@click.option(
+    "--only-shards",
+    "only",
+    type=_Part(),
+    help="Make every N-th shard from the I-th on and no index: one of N workers that share the output.",
+)
+@click.option("--verify", is_flag=True, help="Read all of the result back and compare its checksums.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+def prepare_command(
+    inputs: tuple[str, ...],
+    output: Path,
+    vocab: Path | None,
+    tokenizer: Path | None,
+    shard_size: str,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Turn text into tokens that training maps into memory.
+
+    INPUT is a file, a directory, or a quoted pattern: plain text in UTF-8 with a blank line between documents, or JSON
+    lines, either of them also as .gz or .zst. A run that was stopped goes on where it was, and the result does not
+    depend on the number of processes.
+
+    \b
+        roformer-pretrain prepare news/*.txt --vocab vocab.txt -o corpus/
+        roformer-pretrain prepare 'wiki/**/*.jsonl.gz' --field title --field text --tokenizer ckpt/ -o corpus/
+
+    \b
+    On N machines that share a disk, and then once to finish (it makes only what is missing):
+        roformer-pretrain prepare … -o corpus/ --only-shards 3/16
+        roformer-pretrain prepare … -o corpus/
+    """
+    from .training.prepare import prepare
+
+    if (vocab is None) == (tokenizer is None):
+        raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")
+    if vocab is not None and vocab.is_dir():
+        raise click.UsageError(f"--vocab {vocab} is a directory; name it with --tokenizer")
+    with ByteBar("preparing", quiet) as bar:
+        report = prepare(
+            inputs,
+            output,
+            vocab or tokenizer,  # type: ignore[arg-type]  # one of them is given
+            shard_bytes=size_in_bytes(shard_size),
+            progress=bar.advance,
+            started=bar.start,
+            **options,
+        )
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "directory": str(report.directory)}, ensure_ascii=False, indent=2))
+    elif not quiet:
+        click.echo(render(report))
+
+
+def size_in_bytes(text: str) -> int:
+    """Read ``64MB``, ``1GB`` or a plain number of bytes.
+
+    Raises:
+        ConvertError: It is none.
+    """
+    for suffix, unit in (("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("", 1)):
+        number = text.upper().removesuffix(suffix)
+        if text.upper().endswith(suffix) and number.isascii() and number.isdecimal() and int(number) > 0:
+            return int(number) * unit
+    raise ConvertError(f"--shard-size {text!r}; wanted a size like 64MB or 1GB")
+
+
+def render(report: Report) -> str:
+    """Say in a few lines what was done."""
+    lines = [
+        f"{report.directory}: {report.tokens:,} tokens, {report.sentences:,} sentences, {report.documents:,} documents "
+        f"in {report.shards} shard{'s' * (report.shards != 1)}"
+    ]
+    if report.made:
+        speed = report.characters / max(report.seconds, 1e-9)
+        lines.append(
+            f"  {report.characters:,} characters in {report.seconds:.1f} s: {speed:,.0f} characters/s with "
+            f"{report.processes} process{'es' * (report.processes != 1)}, at most {amount(report.peak_bytes)} each"
+        )
+    earlier = report.present - report.made
+    if earlier:
+        lines.append(f"  {earlier} of the shards had been made before")
+    if report.verified:
+        lines.append("  read back: every checksum fits")
+    if not report.finished:
+        left = report.shards - report.present
+        lines.append(
+            f"  not finished: {left} shard{'s' * (left != 1)} missing, no index yet; the same command without "
+            "--only-shards makes what is missing and finishes"
+        )
+    return "\n".join(lines)
+
+
+COMMANDS = {"prepare": prepare_command}
