@@ -180,7 +180,7 @@ def fill_mask(
         "extend_to": extend_to,
     }
     numbered = enumerate(texts, 1)
-    window = _take(numbered, tokenizer, limits)  # before any process: a mistake in the first texts costs no wait
+    window = read_window(numbered, tokenizer, limits)  # before any process: a mistake in the first texts costs no wait
     with ExitStack() as stack:
         processes = [
             # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
@@ -201,17 +201,21 @@ def fill_mask(
             answers = _ask(processes, [encoding.ids for _, _, encoding in window], tokenizer, top_k)
             for (number, text, encoding), answer in zip(window, zip(*answers, strict=True), strict=True):
                 for process, masks in zip(processes, answer, strict=True):
-                    yield _filled(process.name, number, text, encoding, masks, tokenizer)
-            window = _take(numbered, tokenizer, limits)
+                    yield assemble(process.name, number, text, encoding, masks, tokenizer)
+            window = read_window(numbered, tokenizer, limits)
         for process in processes:
             for line in process.words().splitlines():
                 report(f"{process.name}: {line}")
 
 
-def _take(
+def read_window(
     numbered: Iterator[tuple[int, str]], tokenizer: Tokenizer, limits: RoFormerConfig
 ) -> list[tuple[int, str, Encoding]]:
-    """Tokenize the next texts, and report all that is wrong with them at once."""
+    """Tokenize the next texts, and report all that is wrong with them at once; nothing where there are none.
+
+    Raises:
+        TextsError: Some cannot be filled.
+    """
     window: list[tuple[int, str, Encoding]] = []
     problems: list[tuple[int, str]] = []
     longest = 0
@@ -270,9 +274,10 @@ def _ask(
     return answers
 
 
-def _filled(
+def assemble(
     framework: str, number: int, text: str, encoding: Encoding, answers: list[Any], tokenizer: Tokenizer
 ) -> Filled:
+    """Put what :class:`~.worker.Worker` answered for a text's masks beside their places."""
     masks = tuple(
         Mask(
             position,

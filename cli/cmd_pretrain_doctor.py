@@ -1,0 +1,122 @@
+"""``doctor``: what this machine can do, and what a configuration would cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .cmd_pretrain_train import given_flags, setting_options
+from .training.estimate import KINDS
+from .training.settings import TABLES, Settings, Stage
+
+if TYPE_CHECKING:
+    from .models.config import RoFormerConfig
+
+_REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
+
+
+@click.command("doctor")
+@click.option(
+    "--config",
+    "configuration",
+    type=click.Path(path_type=Path),
+    help="What would run: a TOML file, or one that comes along, such as configs/tiny.toml.",
+)
+@click.option(
+    "--gpu", type=click.Choice(list(KINDS), case_sensitive=False), help="Estimate for a GPU that is not here."
+)
+@click.option("--ranks", type=click.IntRange(1, 4096), help="Processes, a device each.  [default: the GPUs here, or 1]")
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(6, 1 << 24),
+    help="Words of the vocabulary.  [default: those of the corpora, or 12,000, the reference run's]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print it as data: bytes, seconds, tokens.")
+@setting_options
+@click.pass_context
+def doctor_command(
+    ctx: click.Context,
+    /,
+    configuration: Path | None,
+    gpu: str | None,
+    ranks: int | None,
+    vocab_size: int | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Say what this machine can do, and what a configuration would cost on it: memory, speed, days.
+
+    Every flag of train is taken here, too, to try it out. Speed is measured with a few steps of two layers, for some
+    seconds; for a GPU that is not here it is the share of the data sheet's rate that the reference run reached.
+    Exit status: 0 the configuration can run, 1 it cannot, 2 the question could not be answered.
+
+    \b
+        roformer-pretrain doctor
+        roformer-pretrain doctor --config configs/tiny.toml --corpus corpus/
+    Would the reference run fit four V100s with 16 GB, and what if activations are computed again?
+        roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4
+        roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4 --recompute
+    """
+    from .training import machine
+    from .training.doctor import diagnose, lines
+    from .training.settings_reading import read_settings
+
+    used = given_flags(flags)
+    if configuration is None and (used or gpu or ranks or vocab_size):
+        raise click.UsageError("These flags belong to a configuration: name it with --config FILE.")
+    settings = None if configuration is None else read_settings(configuration, used)
+    output = Path(settings.run.output if settings else ".")
+    here = machine.look()
+    say = (lambda text: None) if as_json else click.echo
+    say("this machine")
+    for name, text in machine.lines(here, output):
+        say(f"  {name:<10} {text}")
+    for text in here.notes:
+        say(f"  note: {text}")
+    for text in here.warnings:
+        say(f"  warning: {text}")
+    found = None
+    if settings is not None:
+        from .training import targets
+
+        config = _model(settings, vocab_size)
+        if gpu is not None:
+            target, disk = targets.elsewhere(KINDS[gpu], settings, ranks or 1), None
+        else:
+            target, disk = targets.here(here, settings, config, ranks), machine.room(output)[1]
+            click.echo("measuring a few steps of two layers …", err=True)
+        found = diagnose(settings, config, target, disk=disk)
+        say(f"\n{configuration}")
+        say("\n".join(lines(found, settings)))
+    if as_json:
+        report = {
+            "machine": dict(machine.lines(here, output)),
+            "warnings": here.warnings,
+            "run": found and found.as_dict(),
+        }
+        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+    ctx.exit(1 if found is not None and found.cannot else 0)
+
+
+def _model(settings: Settings, vocab_size: int | None) -> RoFormerConfig:
+    """The run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
+    from .training.start import model_config, open_sources
+
+    if vocab_size is None and settings.data.corpora:
+        return model_config(settings, open_sources(settings.data.corpora).tokenizer)
+    vocabulary: Any = SimpleNamespace(size=vocab_size or _REFERENCE_VOCABULARY, pad_id=0)
+    return model_config(settings, vocabulary)
+
+
+# train's flags are fifty: its --help lists them
+for _parameter in doctor_command.params:
+    if any(_parameter.name == each.name for kind in (*TABLES.values(), Stage) for each in fields(kind)):
+        assert isinstance(_parameter, click.Option)
+        _parameter.hidden = True
+
+COMMANDS = {"doctor": doctor_command}

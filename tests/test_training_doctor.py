@@ -1,0 +1,325 @@
+"""What a run costs: parameters, operations and bytes against the real model, verdicts, the command."""
+
+import json
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("paddle")
+
+from roformer_convert.cmd_pretrain_doctor import doctor_command
+from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
+from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training import estimate, machine, probe, targets
+from roformer_convert.training.doctor import Target, diagnose, lines
+from roformer_convert.training.estimate import KINDS, Pace
+from roformer_convert.training.settings_reading import settings_from_tree
+
+REFERENCE = RoFormerConfig(
+    vocab_size=12000,
+    embedding_size=768,
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    max_position_embeddings=512,
+)
+SMALL = RoFormerConfig(
+    vocab_size=300,
+    embedding_size=48,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=192,
+    max_position_embeddings=128,
+)
+CARD = {
+    "run": {"precision": "fp16-o1"},
+    "stages": [
+        {"length": 128, "batch_size": 256, "steps": 300_000, "micro_batch": 64, "max_lr": 1e-4},
+        {"length": 512, "batch_size": 256, "steps": 500_000, "micro_batch": 64},
+    ],
+}
+
+
+def settings(**tables):
+    return settings_from_tree({**CARD, **tables})
+
+
+def v100(gigabytes=16, ranks=4, given=None):
+    return targets.elsewhere(KINDS[f"V100-{gigabytes}GB"], given or settings(), ranks)
+
+
+# Parameters and operations -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        replace(SMALL, embedding_size=20, vocab_size=77),
+        replace(SMALL, num_hidden_layers=1, intermediate_size=50, type_vocab_size=3),
+    ],
+    ids=["square", "projected", "odd"],
+)
+def test_parameters_are_those_of_the_model(config):
+    model = RoFormerForPretraining(config)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert estimate.parameter_count(config) == sum(math.prod(shape) for shape in shapes.values())
+    multiplied = [
+        shape
+        for name, shape in shapes.items()
+        if len(shape) == 2 and (name.startswith("layers.") or name == "embeddings.project.weight")
+    ]
+    assert estimate.matmul_parameters(config) == sum(math.prod(shape) for shape in multiplied)
+
+
+def test_the_reference_runs_figures_come_out():
+    assert estimate.matmul_parameters(REFERENCE) / 1e6 == pytest.approx(84.93, abs=0.005)
+    assert estimate.flop_per_token(REFERENCE, 512) / 1e6 == pytest.approx(575, abs=0.5)
+    a_card = 287.13 * 512 / 4  # tokens a second
+    assert a_card == pytest.approx(36_800, rel=2e-3)
+    assert a_card * estimate.flop_per_token(REFERENCE, 512) / 125e12 == pytest.approx(0.169, abs=5e-4)
+
+
+def test_operations_are_counted_by_hand():
+    # one layer, H 2, F 3, V 5, 4 tokens: products of 4·2·2 + 2·2·3 = 28 weights, scores and context 2·4·2
+    config = replace(
+        SMALL, vocab_size=5, embedding_size=2, hidden_size=2, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=3,
+    )  # fmt: skip
+    layer, head = 2 * 28 + 2 * 2 * 4 * 2, 2 * (2 * 2 + 2 * 5)
+    assert estimate.flop_per_token(config, 4, masked=0.5) == 3 * layer + 3 * 0.5 * head
+    assert estimate.flop_per_token(config, 4, masked=0.5, recompute=True) == 4 * layer + 3 * 0.5 * head
+    assert estimate.flop_per_token(config, 4, masked=0.0) == 3 * layer
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+
+def peak_of_a_step(config, rows, length, recompute):
+    """Bytes that Paddle holds at the peak of a step, beside weights and moments."""
+    core = paddle.base.core
+    model = RoFormerForPretraining(config)
+    model.train()
+    model.gradient_checkpointing = recompute
+    step = probe._forward_backward(model, rows, length, "fp32", 0.15)
+    step()  # gradients are there from now on
+    held = core.host_memory_stat_current_value("Allocated", 0)
+    core.host_memory_stat_reset_peak_value("Allocated", 0)
+    step()
+    return core.host_memory_stat_peak_value("Allocated", 0) - held
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(("rows", "length"), [(16, 32), (4, 128)])
+def test_activations_are_what_paddle_holds(rows, length, recompute):
+    config = replace(SMALL, num_hidden_layers=4, hidden_size=96, embedding_size=96, intermediate_size=384)
+    measured = peak_of_a_step(config, rows, length, recompute)
+    found = estimate.memory(config, rows=rows, length=length, recompute=recompute)
+    assert found.activations + found.head == pytest.approx(measured, rel=0.06)
+
+
+def test_what_does_not_depend_on_the_batch_is_counted_by_parameter():
+    count = estimate.parameter_count(SMALL)
+    shape = {"config": SMALL, "rows": 1, "length": 8}
+    fp32 = estimate.memory(**shape)
+    assert (fp32.weights, fp32.gradients, fp32.moments, fp32.masters) == (4 * count, 4 * count, 8 * count, 0)
+    o2 = estimate.memory(**shape, precision="fp16-o2")
+    assert (o2.weights, o2.gradients, o2.moments, o2.masters) == (2 * count, 2 * count, 8 * count, 4 * count)
+    divided = estimate.memory(**shape, precision="fp16-o2", ranks=4, shard_optimizer=True)
+    assert (divided.moments, divided.masters) == (2 * count, count)
+    assert divided.total == sum(vars(divided).values())
+
+
+def test_recompute_fused_attention_and_half_types_take_less():
+    def total(**options):
+        return estimate.memory(REFERENCE, rows=32, length=512, **options).total
+
+    assert total(recompute=True) < total(fused_attention=True) < total()
+    assert total(precision="fp16-o2") < total(precision="fp16-o1") < total()
+
+
+@pytest.mark.parametrize("room", [3e9, 8e9, 16e9, 1e12])
+def test_the_most_rows_fit_and_one_more_does_not(room):
+    rows = estimate.largest_rows(int(room), 256, config=REFERENCE, length=512)
+    assert rows == 0 or estimate.memory(REFERENCE, rows=rows, length=512).total <= room
+    assert rows == 256 or estimate.memory(REFERENCE, rows=rows + 1, length=512).total > room
+
+
+# Time ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_its_work_over_the_pace_of_all_ranks():
+    pace = Pace(1e12, 0.5, "")
+    work = 256 * 512 * estimate.flop_per_token(REFERENCE, 512)
+    assert estimate.step_seconds(REFERENCE, pace, batch_size=256, length=512, ranks=4) == work / 4e12 + 0.5
+
+
+def test_the_reference_run_takes_as_long_as_it_took():
+    found = diagnose(settings(), REFERENCE, v100(32))
+    assert found.stages[1].tokens_per_second == pytest.approx(287.13 * 512, rel=2e-3)
+
+
+def test_a_probe_foretells_a_real_step(monkeypatch):
+    # the process's own time, for others use the machine too; a factor of three, for steps this small are mostly calls
+    monkeypatch.setattr(probe.time, "perf_counter", time.process_time)
+    config = replace(SMALL, num_hidden_layers=6, hidden_size=96, embedding_size=96, intermediate_size=384)
+    pace = probe.probe(config, rows=8, length=64, seconds=0.1).pace
+    foretold = estimate.step_seconds(config, pace, batch_size=8, length=64)
+    model = RoFormerForPretraining(config)
+    model.train()
+    step = probe._forward_backward(model, 8, 64, "fp32", 0.15)
+    real = probe._seconds(step, 0.3) + probe._seconds(probe._update(model), 0.1)
+    assert real / 3 < foretold < real * 3
+
+
+# Verdicts ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_named_with_what_would():
+    found = diagnose(settings(), REFERENCE, v100(16))
+    (said,) = found.cannot
+    assert said.startswith("stage 2: micro_batch 64 at 512 tokens needs ")
+    assert "V100-16GB has 15.8 GB for it: use --micro-batch 16 or --recompute." in said
+    stages = [{**stage, "micro_batch": 16} for stage in CARD["stages"]]
+    assert diagnose(settings(stages=stages), REFERENCE, v100(16)).cannot == ()
+    assert diagnose(settings(run={"precision": "fp16-o1", "recompute": True}), REFERENCE, v100(16)).cannot == ()
+
+
+def test_a_model_that_never_fits_is_told_so():
+    huge = replace(REFERENCE, hidden_size=8192, embedding_size=8192, num_attention_heads=64, intermediate_size=32768)
+    (first, second) = diagnose(settings(), huge, v100(16)).cannot
+    assert "use --shard-optimizer or a smaller model; not even one sequence fits." in first
+    assert second.startswith("stage 2")
+
+
+def test_a_type_that_the_device_lacks_is_refused_and_the_rest_still_estimated():
+    given = settings(run={"precision": "bf16-o1", "recompute": True})
+    found = diagnose(given, REFERENCE, v100(32, given=given))
+    assert "precision bf16-o1: V100-32GB trains in fp32, fp16" in found.cannot[0]
+    assert found.stages[1].memory.masters == 0
+    cpu = Target("a processor", 10**12, ("fp32",), False, 1, lambda rows, length: Pace(1e11, 0.0, "measured"))
+    assert "Use --precision fp32." in diagnose(settings(), REFERENCE, cpu).cannot[0]
+
+
+def test_ranks_without_work_and_full_disks_are_told():
+    stages = [{"length": 128, "batch_size": 6, "steps": 10, "max_lr": 1e-4}]
+    found = diagnose(settings(stages=stages), REFERENCE, v100(16, ranks=8), disk=10**9)
+    assert "leaves some of 8 ranks without work" in found.cannot[0]
+    assert "1.0 GB are free" in found.cannot[1]
+    assert diagnose(settings(stages=stages), REFERENCE, v100(16, ranks=4)).warnings == (
+        "stage 1: 4 ranks cannot share batch_size 6 evenly: some wait.",
+    )
+
+
+def test_a_micro_batch_of_nothing_is_a_ranks_share():
+    stages = [{"length": 128, "batch_size": 64, "steps": 10, "max_lr": 1e-4}]
+    (cost,) = diagnose(settings(stages=stages), REFERENCE, v100(ranks=4)).stages
+    assert (cost.rows, cost.passes) == (16, 1)
+
+
+def test_the_report_names_every_stage_and_the_whole():
+    given = settings()
+    said = "\n".join(lines(diagnose(given, REFERENCE, v100(32)), given))
+    assert "95.5 M parameters, 84.93 M of them" in said
+    assert "575 MFLOP" in said
+    assert "256 = 4 × 1 × 64" in said
+    assert "17 h 13 min" in said
+
+
+# The machine ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "warned"), [("2.3.5", False), ("2.4.0", True), ("1.26.4", False), ("3.0.0", True)])
+def test_a_numpy_that_paddles_scaler_dies_of_is_warned_of(version, warned):
+    assert any("numpy<2.4" in text for text in machine._warnings({"numpy": version})) is warned
+
+
+def test_a_cpu_trains_in_float32_alone():
+    # is_bfloat16_supported says otherwise, and AMP then does nothing
+    assert machine.look().cpu.types == ("fp32",)
+
+
+@pytest.mark.parametrize(
+    ("capability", "types", "fuses"), [((7, 0), ("fp32", "fp16"), False), ((8, 0), ("fp32", "fp16", "bf16"), True)]
+)
+def test_a_gpu_trains_in_what_its_capability_says(capability, types, fuses):
+    device = machine.Device("a GPU", 1, 1, capability)
+    assert (device.types, device.fuses_attention) == (types, fuses)
+
+
+def test_every_fact_has_a_line(tmp_path):
+    said = dict(machine.lines(machine.look(), tmp_path / "not" / "yet"))
+    assert {"processor", "memory", "types", "attention", "ranks", "threads", "MKL", "versions", "disk"} <= set(said)
+    assert str(np.__version__) in said["versions"]
+    assert str(tmp_path) in said["disk"]
+
+
+def test_a_machine_with_gpus_is_described():
+    gpu = machine.Device("Tesla V100-SXM2-16GB", 16 << 30, 15 << 30, (7, 0))
+    here = replace(machine.look(), gpus=(gpu, gpu), collectives=("nccl", "gloo"), why_no_gpu="")
+    said = dict(machine.lines(here, machine.Path(".")))
+    assert said["GPU 1"] == "Tesla V100-SXM2-16GB, 16.1 GB free of 17.2 GB, compute capability 7.0"
+    assert said["types"] == "fp32, fp16"
+    assert said["ranks"].startswith("nccl")
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    path = tmp_path / "card.toml"
+    stages = [
+        "[[stages]]\n" + "".join(f"{key} = {value}\n" for key, value in stage.items()) for stage in CARD["stages"]
+    ]
+    path.write_text('[run]\nprecision = "fp16-o1"\n' + "".join(stages))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(doctor_command, [str(one) for one in arguments])
+
+
+def test_the_exit_status_says_whether_it_can_run(configuration):
+    refused = run("--config", configuration, "--gpu", "V100-16GB", "--ranks", 4)
+    assert refused.exit_code == 1, refused.output
+    assert "cannot run: stage 2: micro_batch 64 at 512 tokens" in refused.output
+    taken = run("--config", configuration, "--gpu", "v100-16gb", "--ranks", 4, "--micro-batch", 16)
+    assert taken.exit_code == 0, taken.output
+    assert "can run: " in taken.output
+
+
+def test_a_configuration_is_measured_here(configuration):
+    flags = ["--hidden-size", 16, "--num-hidden-layers", 3, "--num-attention-heads", 2, "--precision", "fp32"]
+    found = run("--config", configuration, *flags, "--micro-batch", 1, "--device", "cpu", "--json", "--vocab-size", 50)
+    assert found.exit_code == 0, found.output
+    report = json.loads(found.stdout)
+    assert [stage["micro_batch"] for stage in report["run"]["stages"]] == [1, 1]
+    assert report["run"]["seconds"] > 0
+    assert "versions" in report["machine"]
+
+
+def test_without_a_configuration_the_machine_is_described():
+    found = run()
+    assert found.exit_code == 0, found.output
+    assert found.output.startswith("this machine\n  processor ")
+
+
+@pytest.mark.parametrize("flags", [["--gpu", "V100-16GB"], ["--hidden-size", "64"], ["--ranks", "2"]])
+def test_flags_without_a_configuration_are_refused(flags):
+    found = run(*flags)
+    assert found.exit_code == 2
+    assert "name it with --config FILE" in found.output
+
+
+def test_the_help_shows_its_own_flags_alone():
+    said = run("--help").output
+    assert "--gpu" in said
+    assert "--hidden-size" not in said
