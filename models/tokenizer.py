@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,14 @@ class Tokenizer:
             if places is not None:
                 places[row, :length] = np.array(one.offsets)[part]
         return Batch(input_ids, token_type_ids, attention_mask, lengths, places)
+
+    def pieces(self, texts: Sequence[str]) -> list[RustEncoding]:
+        """Turn texts into the library's own encodings, without [CLS] and [SEP].
+
+        Raises:
+            ConvertError: A text holds half of a surrogate pair.
+        """
+        return _run(partial(self._pipeline.encode_batch, add_special_tokens=False), list(texts))
 
     def token(self, token_id: int) -> str | None:
         """Spell one id as the vocabulary does, ``##`` included; None where no row has that id."""

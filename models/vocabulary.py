@@ -38,7 +38,7 @@ def read_vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dic
     """
     path, json_path = directory / "vocab.txt", directory / "tokenizer.json"
     if path.is_file():
-        tokens = _read_rows(path)
+        tokens = read_rows(path)
         ids = {token: i for i, token in enumerate(tokens)}
         if written:
             _compare(path, ids, json_path, _wordpiece_ids(json_path, written))
@@ -52,7 +52,7 @@ def read_vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dic
     return {number: token for token, number in ids.items()}, ids, json_path
 
 
-def _read_rows(path: Path) -> list[str]:
+def read_rows(path: Path) -> list[str]:
     """Split ``vocab.txt`` as the tokenizers library does: at line feeds, white space trimmed from the end of each."""
     try:
         size = path.stat().st_size

@@ -1,0 +1,38 @@
+"""Preparing with Ray Data makes the same bytes; skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from chinese_text import as_text, documents, write_vocabulary
+
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.training.prepare import prepare
+
+has_ray = importlib.util.find_spec("ray") is not None
+
+
+@pytest.mark.skipif(not has_ray, reason="ray is not installed (extra ray)")
+def test_ray_makes_the_same_bytes_and_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    text, vocabulary = tmp_path / "text.txt", write_vocabulary(tmp_path / "vocab.txt")
+    text.write_text(as_text(documents(60)), encoding="utf-8")
+    prepare([text], tmp_path / "alone", vocabulary, processes=1, shard_bytes=4000)
+    report = prepare([text], tmp_path / "ray", vocabulary, processes=2, shard_bytes=4000, engine="ray")
+    assert report.made > 2
+    for path in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "ray" / path.name).read_bytes() == path.read_bytes(), path.name
+    text.write_bytes(text.read_bytes() + b"\xff")
+    with pytest.raises(ConvertError, match=r"text\.txt at byte .* not UTF-8"):
+        prepare([text], tmp_path / "bad", vocabulary, processes=2, shard_bytes=4000, engine="ray")
+
+
+@pytest.mark.skipif(has_ray, reason="ray is installed")
+def test_without_ray_its_extra_is_named(tmp_path: Path) -> None:
+    text, vocabulary = tmp_path / "text.txt", write_vocabulary(tmp_path / "vocab.txt")
+    text.write_text("我。\n", encoding="utf-8")
+    with pytest.raises(ConvertError, match=r"needs ray.*(?s:.*)roformer-convert\[ray\]"):
+        prepare([text], tmp_path / "c", vocabulary, engine="ray")
