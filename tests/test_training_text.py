@@ -21,7 +21,7 @@ from roformer_convert.models.tokenizer_files import settings_of_rows
 from roformer_convert.training import text as text_module
 from roformer_convert.training.carried_tokenizer import read_tokenizer, tokenizer_files
 from roformer_convert.training.encode_text import TextEncoder
-from roformer_convert.training.segmentation import load_segmenter, word_numbers
+from roformer_convert.training.segmentation import load_segmenter, token_word_starts, word_numbers
 from roformer_convert.training.sentences import LONGEST_SENTENCE, split_sentences
 from roformer_convert.training.text import LineReader, TextFormat, expand, paragraphs
 
@@ -217,6 +217,21 @@ def test_a_segmenters_cut_inside_of_a_latin_word_begins_no_word(tokenizer: Token
     assert show(encoder, ["他看cafés书"]) == ["|他|看|cafe ##s|书"]
 
 
+def test_a_token_that_starts_in_the_word_in_which_the_last_one_ended_begins_none() -> None:
+    """Words A and BC, tokens AB and C, then D, of which the second token is a ## piece."""
+    words = np.array([0, 1, 1, 2, 3])
+    starts = token_word_starts(
+        np.array([0, 2, 3, 4]), np.array([2, 3, 4, 5]), words, np.array([False, False, False, True])
+    )
+    assert starts.tolist() == [True, False, True, False]
+
+
+def test_a_segmenters_word_never_goes_on_in_the_next_sentence(tokenizer: Tokenizer) -> None:
+    encoder = TextEncoder(tokenizer, "rjieba")
+    encoder._cut = lambda text: [text]
+    assert show(encoder, ["我们", "喜欢", "北京"]) == ["|我 们", "|喜 欢", "|北 京"]
+
+
 def test_every_sentence_begins_a_word_and_empty_ones_have_no_token(tokenizer: Tokenizer) -> None:
     for segmenter in ("rjieba", "none"):
         encoder = TextEncoder(tokenizer, segmenter)
@@ -230,6 +245,9 @@ def test_a_special_token_that_the_text_spells_is_text(tokenizer: Tokenizer) -> N
         tokenizer.pad_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id,
     }  # fmt: skip
     assert [tokenizer.token(number) for number in found.tokens.tolist()].count("我") == 1
+    # where the tokenizer sees the whole sentence and finds the special tokens, they are unknown
+    unknown = tokenizer.unk_id
+    assert slow(tokenizer, "none").encode(["[MASK][SEP]"]).tokens.tolist() == [unknown, unknown]
 
 
 def slow(tokenizer: Tokenizer, segmenter: str) -> TextEncoder:

@@ -17,7 +17,6 @@ from ..converters.errors import ConvertError
 from ..models.frameworks import MissingPackageError, is_installed
 
 SEGMENTERS = ("rjieba", "jieba", "none")
-_EXTRAS = {"rjieba": "pretrain", "jieba": "jieba"}
 
 #: Splits text into words that join to the text.
 Cut = Callable[[str], Sequence[str]]
@@ -34,13 +33,15 @@ def load_segmenter(name: str) -> Cut | None:
         return None
     if name not in SEGMENTERS:
         raise ConvertError(f"segmenter {name!r}; wanted one of {', '.join(SEGMENTERS)}")
-    if not is_installed(name):
-        raise MissingPackageError(f"The segmenter {name}", {name: _EXTRAS[name]})
     if name == "rjieba":
+        if not is_installed(name):
+            raise MissingPackageError("The segmenter rjieba", {name: "pretrain"})
         import rjieba
 
         cut: Cut = rjieba.cut
         return cut
+    if not is_installed(name):  # slower than rjieba, so no extra brings it
+        raise ConvertError("The segmenter jieba is not installed", "Install it with: pip install jieba")
     import logging
 
     import jieba

@@ -1,0 +1,368 @@
+"""The step: losses, gradients, AdamW; and what a whole run learns, writes, refuses and reports."""
+
+import importlib.util
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+# not importorskip: Paddle is to be imported by start_paddle
+if importlib.util.find_spec("paddle") is None:
+    pytest.skip("could not import 'paddle'", allow_module_level=True)
+
+import tiny_training
+from click.testing import CliRunner
+
+from roformer_convert import pretrain
+from roformer_convert.converters import open_checkpoint
+from roformer_convert.converters.conversion import convert
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
+from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training import trainer as trainer_module
+from roformer_convert.training.batches import NO_ORDER
+from roformer_convert.training.feed import Feed
+from roformer_convert.training.health import BadNumberError
+from roformer_convert.training.loop import train
+from roformer_convert.training.objective import losses
+from roformer_convert.training.optimizer import AdamW, clip_factor, decays
+from roformer_convert.training.parallel import Ranks
+from roformer_convert.training.settings import Optimizer
+from roformer_convert.training.start import open_sources
+from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.weights import clear_gradients, gradient_norm
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+def made(corpus, tmp_path, **changes):
+    """Make a trainer and its feed."""
+    settings = tiny_training.settings(corpus, tmp_path, **changes)
+    sources = open_sources(settings.data.corpora)
+    return Trainer(settings, sources, Ranks()), Feed(settings, sources)
+
+
+def weights_after(corpus, tmp_path, steps, **changes):
+    trainer, feed = made(corpus, tmp_path, **changes)
+    with feed:
+        for step in range(steps):
+            trainer.take_step(feed.batches(step))
+    return {name: master.numpy() for name, master in trainer.weights.masters.items()}
+
+
+# the objective
+
+
+def cross_entropy(logits, label):
+    logits = logits.astype(np.float64)
+    return math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
+
+
+def test_losses_are_those_of_the_whole_batchs_logits_at_the_masked_places(corpus, tmp_path):
+    trainer, feed = made(corpus, tmp_path, batch_size=6, length=24)
+    with feed:
+        (batch,) = feed.batches(1)
+    model = trainer.model
+    model.eval()
+    words, order = model(*map(paddle.to_tensor, (batch.input_ids, batch.token_type_ids, batch.attention_mask)))
+    words, order = words.numpy().reshape(-1, words.shape[-1]), order.numpy()
+    found = losses(model, batch)
+    each = [cross_entropy(words[place], label) for place, label in zip(batch.positions, batch.labels, strict=True)]
+    assert float(found.mlm_sum) == pytest.approx(sum(each), rel=1e-5)
+    assert found.mlm_count == len(batch.labels) > 0
+    assert int(found.mlm_correct) == (words[batch.positions].argmax(-1) == batch.labels).sum()
+    known = np.flatnonzero(batch.order != NO_ORDER)
+    assert float(found.sop_sum) == pytest.approx(
+        sum(cross_entropy(order[row], batch.order[row]) for row in known), rel=1e-5
+    )
+    assert found.sop_count == len(known) > 0
+
+
+def test_a_batch_with_nothing_to_predict_has_losses_and_gradients_of_zero(corpus, tmp_path):
+    trainer, feed = made(corpus, tmp_path, batch_size=4)
+    with feed:
+        (batch,) = feed.batches(0)
+    nothing = np.empty(0, np.int64)
+    batch = replace(batch, positions=nothing, labels=nothing, order=np.full_like(batch.order, NO_ORDER))
+    found = losses(trainer.model, batch)
+    (found.mlm_sum + found.sop_sum).backward()
+    assert (float(found.mlm_sum), float(found.sop_sum)) == (0.0, 0.0)
+    assert gradient_norm(trainer.weights.trained) == 0.0
+
+
+# the optimiser
+
+
+def test_adamw_takes_the_steps_of_its_definition():
+    random = np.random.default_rng(0)
+    options = Optimizer(weight_decay=0.1, beta1=0.8, beta2=0.95, adam_epsilon=1e-6, grad_clip=0.5)
+    start = {"kernel": random.normal(size=(3, 4)), "bias": random.normal(size=4)}
+    parameters = {name: paddle.create_parameter(value.shape, "float32") for name, value in start.items()}
+    for name, value in start.items():
+        parameters[name].set_value(value.astype("float32"))
+    adamw = AdamW(parameters, options)
+    want = {name: value.astype("float32").astype("float64") for name, value in start.items()}
+    first, second = ({name: np.zeros_like(value) for name, value in start.items()} for _ in range(2))
+    for step in range(1, 7):
+        gradients = {name: random.normal(size=value.shape).astype("float32") for name, value in start.items()}
+        sum((parameters[name] * paddle.to_tensor(value)).sum() for name, value in gradients.items()).backward()
+        norm = math.sqrt(sum((value.astype("float64") ** 2).sum() for value in gradients.values()))
+        assert gradient_norm(parameters) == pytest.approx(norm, rel=1e-6)
+        assert norm > options.grad_clip
+        rate = 0.01 * step
+        adamw.step(rate, clip_factor(norm, options.grad_clip))
+        clear_gradients(parameters)
+        for name, gradient in gradients.items():
+            clipped = gradient * options.grad_clip / norm
+            first[name] = 0.8 * first[name] + 0.2 * clipped
+            second[name] = 0.95 * second[name] + 0.05 * clipped**2
+            if name == "kernel":
+                want[name] *= 1 - rate * options.weight_decay
+            change = first[name] / (1 - 0.8**step) / (np.sqrt(second[name] / (1 - 0.95**step)) + 1e-6)
+            want[name] -= rate * change
+            np.testing.assert_allclose(parameters[name].numpy(), want[name], rtol=0, atol=2e-6)
+
+
+def test_an_optimisers_state_is_whole_before_its_first_step_too():
+    def fresh():
+        parameter = paddle.create_parameter((2, 3), "float32")
+        parameter.set_value(np.ones((2, 3), np.float32))
+        return {"w": parameter}, None
+
+    (one, _), (other, _) = fresh(), fresh()
+    here, there = AdamW(one, Optimizer()), AdamW(other, Optimizer())
+    there.load(here.state())  # nothing was computed yet
+    assert {key: value.tolist() for key, value in there.state().items()} == {
+        key: value.tolist() for key, value in here.state().items()
+    }
+    for adamw, parameters in ((here, one), (there, other)):
+        (parameters["w"] ** 2).sum().backward()
+        adamw.step(0.1, 1.0)
+    np.testing.assert_array_equal(one["w"].numpy(), other["w"].numpy())
+    with pytest.raises(ConvertError, match=r"holds \(1,\) as w:moment2, want \(2, 3\)"):
+        there.load({**here.state(), "w:moment2": np.zeros(1, np.float32)})
+
+
+def test_clipping_leaves_small_gradients_alone():
+    assert clip_factor(0.5, 1.0) == 1.0
+    assert clip_factor(4.0, 1.0) == 0.25
+    assert clip_factor(4.0, 0.0) == 1.0
+
+
+def test_decay_is_on_kernels_and_embeddings_alone(corpus, tmp_path):
+    trainer, _ = made(corpus, tmp_path)
+    decayed = {name for name, parameter in trainer.weights.masters.items() if decays(parameter)}
+    assert decayed == {name for name in trainer.weights.masters if name.endswith(".weight") and "norm" not in name}
+    assert {"embeddings.word.weight", "layers.0.attention.query.weight", "sop.weight"} <= decayed
+
+
+# the step
+
+
+def test_gradient_accumulation_equals_a_larger_batch(corpus, tmp_path):
+    # micro-batches of 3 and 2 out of 8: unequal in tokens and in samples with two sentences
+    changes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_lr": 1e-3}
+    whole = weights_after(corpus, tmp_path, 4, **changes)
+    parts = weights_after(corpus, tmp_path, 4, micro_batch=3, **changes)
+    for name, value in whole.items():
+        np.testing.assert_allclose(parts[name], value, rtol=0, atol=2e-6, err_msg=name)
+
+
+def test_recomputing_layers_changes_nothing_with_dropout_too(corpus, tmp_path):
+    kept, again = (weights_after(corpus, tmp_path, 3, recompute=recompute) for recompute in (False, True))
+    for name, value in kept.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(corpus, tmp_path):
+    trainer, _ = made(corpus, tmp_path)
+    seeds = {trainer._seed(part) for trainer.step in range(20) for part in range(5)}
+    assert len(seeds) == 100
+
+
+@pytest.mark.parametrize(
+    ("off", "untouched", "trained"),
+    [("mlm", ("mlm.",), "sop.weight"), ("sop", ("sop.", "pooler."), "mlm.transform.weight")],
+)
+def test_a_head_that_is_off_stays_as_it_was(corpus, tmp_path, off, untouched, trained):
+    before = weights_after(corpus, tmp_path, 0, **{off: False})
+    after = weights_after(corpus, tmp_path, 3, **{off: False})
+    same = {name for name, value in before.items() if np.array_equal(after[name], value)}
+    assert same == {name for name in before if name.startswith(untouched)}
+    assert trained not in same
+
+
+def test_a_seed_decides_the_weights_and_the_data(corpus, tmp_path):
+    one, same, other = (weights_after(corpus, tmp_path, 2, seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["embeddings.word.weight"], other["embeddings.word.weight"])
+
+
+# a run
+
+
+def test_a_small_text_is_overfitted(tmp_path):
+    changes = {"hidden_size": 64, "intermediate_size": 128, "hidden_dropout_prob": 0.0}
+    settings = tiny_training.settings(
+        tiny_training.make_classic(tmp_path / "text"),
+        tmp_path / "run",
+        **changes,
+        attention_probs_dropout_prob=0.0,
+        short_sequence_probability=0.0,
+        held_out_fraction=0.0,
+        batch_size=16,
+        steps=200,
+        max_lr=4e-3,
+        warmup_steps=30,
+        decay="constant",
+        log_steps=20,
+        save_steps=200,
+    )
+    train(settings)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    first, last = ([record for record in records if record["kind"] == "step"][place] for place in (0, -1))
+    assert first["lm_loss"] > 3.5  # 42 characters, each as likely: 3.7
+    assert last["lm_loss"] < 1.3
+    assert last["sop_loss"] < 0.2
+
+
+def test_a_checkpoint_converts_to_every_dialect_bit_for_bit(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path / "run", steps=4))
+    checkpoint = tmp_path / "run" / "step-000004"
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {"config.json", "model_state.pdparams", "vocab.txt"} <= names
+    with open_checkpoint(checkpoint) as source:
+        for dialect in DIALECTS:
+            convert(checkpoint, tmp_path / dialect, to=dialect)
+            with open_checkpoint(tmp_path / dialect) as copy:
+                assert set(copy) == set(source)
+                for name in source:
+                    np.testing.assert_array_equal(copy.read(name), source.read(name), err_msg=name)
+
+
+def test_log_lines_evaluations_and_stages_are_recorded(corpus, tmp_path, capsys):
+    stages = [{"steps": 6}, {"steps": 5, "length": 48, "max_lr": None, "warmup_steps": 0}]
+    train(tiny_training.settings(corpus, tmp_path, stages, log_steps=4, eval_steps=5))
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    seen = [(record["kind"], record["step"]) for record in records]
+    assert seen == [
+        ("stage", 0), ("step", 4), ("evaluation", 5), ("fill_mask", 5), ("stage", 6), ("step", 8), ("evaluation", 10),
+        ("fill_mask", 10), ("step", 11), ("evaluation", 11), ("fill_mask", 11),
+    ]  # fmt: skip
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("global step 8, loss: "))
+    assert line.endswith("loss_scaling: 1.0, num_good_steps: 0, num_bad_steps: 0")
+
+
+def test_the_logs_losses_are_means_over_the_steps_since_the_last_line(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path / "each", steps=6, log_steps=1))
+    train(tiny_training.settings(corpus, tmp_path / "three", steps=6, log_steps=3))
+
+    def found(name):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [record for record in map(json.loads, lines) if record["kind"] == "step"]
+
+    each, three = found("each"), found("three")
+    for number, record in enumerate(three):
+        part = each[3 * number : 3 * number + 3]
+        assert record["lm_loss"] == pytest.approx(np.mean([one["lm_loss"] for one in part]))
+        orders = [one["sop_loss"] for one in part if one["sop_loss"]]
+        assert record["sop_loss"] == pytest.approx(np.mean(orders))
+        assert record["loss"] == pytest.approx(record["lm_loss"] + record["sop_loss"])
+        assert record["tokens"] == part[-1]["tokens"]
+
+
+# what goes wrong
+
+
+def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_named(corpus, tmp_path):
+    tree = tiny_training.tree(corpus, tmp_path / "run", max_lr=1e30, warmup_steps=0, save_steps=1)
+    lines = []
+    for table, values in tree.items():
+        for each in values if isinstance(values, list) else [values]:
+            lines.append(f"[[{table}]]" if isinstance(values, list) else f"[{table}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in each.items()]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
+    result = CliRunner().invoke(pretrain.cli, ["train", "--config", str(tmp_path / "run.toml")])
+    error = result.exception
+    assert isinstance(error, BadNumberError)
+    assert error.exit_status == 2
+    assert error.step > 1
+    assert error.tensor is not None
+    assert len(error.samples) == 8
+    assert f"newest checkpoint  {tmp_path / 'run' / f'step-{error.step - 1:06d}'}" in str(error)
+    with open_checkpoint(tmp_path / "run" / f"step-{error.step - 1:06d}") as kept:
+        assert all(np.isfinite(kept.read(name)).all() for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("layers.1.feed_forward.up.bias", r"weight layers\.1\.feed_forward\.up\.bias \(1 NaN of 24\)"),
+        (None, r"activation layers\.1\.attention\.query \(.* of .*\)"),
+    ],
+)
+def test_the_first_bad_tensor_is_named(corpus, tmp_path, monkeypatch, broken, said):
+    trainer, feed = made(corpus, tmp_path, micro_batch=4)
+    if broken is not None:
+        values = trainer.weights.masters[broken].numpy()
+        values[3] = np.nan
+        trainer.weights.masters[broken].set_value(values)
+    else:  # finite weights whose product is not
+        trainer.weights.masters["layers.1.attention.query.weight"].set_value(np.full((16, 16), 3e38, np.float32))
+    with feed, pytest.raises(BadNumberError, match=said) as caught:
+        trainer.take_step(feed.batches(0))
+    assert caught.value.samples == tuple(
+        int(sample) for batch in (feed.batches(0)[: None if broken else 1]) for sample in batch.samples
+    )
+    assert trainer.step == 0
+
+
+def test_a_bad_gradient_under_finite_activations_is_named(corpus, tmp_path, monkeypatch):
+    trainer, feed = made(corpus, tmp_path, hidden_dropout_prob=0.0)
+
+    def infinite(model, batch, **options):
+        found = losses(model, batch, **options)
+        # the square root's slope at 0 is infinite
+        return replace(found, sop_sum=found.sop_sum + (model.sop.bias[0] * 0.0).sqrt())
+
+    monkeypatch.setattr(trainer_module, "losses", infinite)
+    monkeypatch.setattr("roformer_convert.training.health.losses", infinite)
+    with feed, pytest.raises(BadNumberError, match=r"gradient of sop\.bias \(1 "):
+        trainer.take_step(feed.batches(0))
+
+
+def test_sentences_without_a_mask_are_refused_before_the_first_step(corpus, tmp_path):
+    with pytest.raises(ConvertError):
+        train(tiny_training.settings(corpus, tmp_path, fill_mask=["今天很好。"]))
+    assert not list(tmp_path.glob("step-*"))
+
+
+def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus, tmp_path):
+    with pytest.raises(ConvertError, match="no corpus is named"):
+        open_sources([])
+    with pytest.raises(ConvertError, match="the weight behind = must be a number above 0"):
+        open_sources([f"{corpus}=much"])
+    other = tmp_path / "other"
+    other.mkdir()
+    vocabulary = corpus.parent / "vocab.txt"
+    (other / "vocab.txt").write_text(vocabulary.read_text(encoding="utf-8") + "外\n", encoding="utf-8")
+    from roformer_convert.training.prepare import prepare
+
+    prepare([corpus.parent / "text.txt"], other / "corpus", other / "vocab.txt", segmenter="none", processes=1)
+    with pytest.raises(ConvertError, match="was prepared with another vocabulary"):
+        open_sources([f"{corpus}=2", str(other / "corpus")])
+
+
+def test_the_run_begins_from_the_weights_of_init(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path / "first", steps=4))
+    began = tmp_path / "first" / "step-000004"
+    trainer, _ = made(corpus, tmp_path / "second", init=str(began), seed=7)
+    for name, parameter in RoFormerForPretraining.from_pretrained(began).named_parameters():
+        np.testing.assert_array_equal(trainer.weights.masters[name].numpy(), parameter.numpy(), err_msg=name)
+    assert trainer.step == 0

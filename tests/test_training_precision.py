@@ -1,0 +1,231 @@
+"""Loss scaling, half types with float32 masters, and where they are refused. No GPU: the arithmetic stays float32."""
+
+import importlib.util
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+# not importorskip: Paddle is to be imported by start_paddle
+if importlib.util.find_spec("paddle") is None:
+    pytest.skip("could not import 'paddle'", allow_module_level=True)
+
+import tiny_training
+
+from roformer_convert.converters import open_checkpoint
+from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
+from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training import loop as loop_module
+from roformer_convert.training import trainer as trainer_module
+from roformer_convert.training.feed import Feed
+from roformer_convert.training.health import BadNumberError
+from roformer_convert.training.loop import train
+from roformer_convert.training.parallel import Ranks
+from roformer_convert.training.precision import LossScaler, choose_device
+from roformer_convert.training.settings import Data, Run, Scaling
+from roformer_convert.training.start import open_sources
+from roformer_convert.training.state import read_checkpoint
+from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.weights import Weights
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+# the scaler
+
+
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
+def test_the_scale_and_its_counters_are_those_of_paddles_scaler(monkeypatch):
+    # it disables itself where the current device is a CPU
+    gpu = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
+    monkeypatch.setattr("paddle.amp.grad_scaler._dygraph_tracer", lambda: gpu)
+    options = Scaling(init_loss_scaling=1024.0, incr_every_n=3, decr_every_n=2)
+    theirs = paddle.amp.GradScaler(
+        init_loss_scaling=1024.0, incr_ratio=2.0, decr_ratio=0.8, incr_every_n_steps=3, decr_every_n_nan_or_inf=2
+    )
+    ours = LossScaler.fresh(options)
+    for finite in map(int, "1110100101111110010000111111111"):
+        theirs._cache_found_inf = not finite
+        theirs._update()
+        ours.update(bool(finite))
+        assert (ours.scale, ours.good_steps, ours.bad_steps) == (
+            float(theirs._scale.numpy()[0]),
+            theirs._incr_count,
+            theirs._decr_count,
+        )
+
+
+def test_the_reference_runs_scale_is_reached():
+    scaler = LossScaler.fresh(Scaling(incr_every_n=1, decr_every_n=1))
+    for finite in (*[True] * 4, *[False] * 6):
+        scaler.update(finite)
+    assert f"{scaler.scale:.5f}" == "137438.96875"
+
+
+def test_the_scale_stays_finite_and_vanishes_below_its_least():
+    scaler = LossScaler.fresh(Scaling(init_loss_scaling=2.0**127, incr_every_n=1, decr_every_n=1))
+    scaler.update(True)
+    assert scaler.scale == 2.0**127
+    for _ in range(400):
+        scaler.update(False)
+    assert scaler.vanished
+
+
+def forced(corpus, tmp_path, **changes):
+    """Make a trainer whose losses are scaled although it computes in float32."""
+    settings = tiny_training.settings(corpus, tmp_path, **changes)
+    sources = open_sources(settings.data.corpora)
+    return Trainer(settings, sources, Ranks(), scaled=True), Feed(settings, sources)
+
+
+def overflowing(monkeypatch, above):
+    """Let gradients be infinite wherever the scale is above a limit."""
+    norm = trainer_module.gradient_norm
+    monkeypatch.setattr(trainer_module, "gradient_norm", lambda p, scale: math.inf if scale > above else norm(p, scale))
+
+
+def values(trainer):
+    return {name: master.numpy() for name, master in trainer.weights.masters.items()}
+
+
+def test_a_scale_of_a_power_of_two_changes_no_bit(corpus, tmp_path):
+    settings = tiny_training.settings(corpus, tmp_path)
+    sources = open_sources(settings.data.corpora)
+    plain = Trainer(settings, sources, Ranks())
+    scaled, feed = forced(corpus, tmp_path, init_loss_scaling=1024.0)
+    with feed:
+        for step in range(4):
+            plain.take_step(feed.batches(step))
+            scaled.take_step(feed.batches(step))
+    for name, value in values(plain).items():
+        np.testing.assert_allclose(values(scaled)[name], value, rtol=0, atol=1e-7, err_msg=name)
+    assert scaled.scaler.good_steps == 4
+
+
+def test_a_step_with_infinite_gradients_is_left_out_and_counted(corpus, tmp_path, monkeypatch):
+    overflowing(monkeypatch, above=1000.0)
+    trainer, feed = forced(corpus, tmp_path, init_loss_scaling=1024.0, decr_every_n=2)
+    before, seen = values(trainer), []
+    with feed:
+        for step in range(4):
+            trainer.take_step(feed.batches(step))
+            seen.append((trainer.scaler.good_steps, trainer.scaler.bad_steps))
+            if step < 2:
+                assert all(np.array_equal(value, before[name]) for name, value in values(trainer).items())
+    assert seen == [(0, 1), (0, 0), (1, 0), (2, 0)]
+    assert not np.array_equal(values(trainer)["sop.weight"], before["sop.weight"])
+    assert trainer.step == 4
+    assert (trainer.meter.taken, trainer.meter.steps) == (4, 2)
+
+
+def test_a_vanishing_scale_ends_the_run(corpus, tmp_path):
+    trainer, feed = forced(corpus, tmp_path, init_loss_scaling=4.0, min_loss_scaling=3.0, decr_ratio=0.5)
+    trainer.weights.masters["layers.0.feed_forward.up.weight"].set_value(np.full((16, 24), 3e38, np.float32))
+    with feed:
+        trainer.take_step(feed.batches(0))
+        with pytest.raises(BadNumberError, match="the loss scale fell to 2, below min_loss_scaling") as caught:
+            trainer.take_step(feed.batches(1))
+    assert caught.value.step == 2
+    assert caught.value.tensor.startswith("activation layers.0.feed_forward")
+
+
+def test_the_scaler_goes_on_from_a_checkpoint(corpus, tmp_path, monkeypatch):
+    class Scaled(Trainer):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, scaled=True)
+
+    monkeypatch.setattr(loop_module, "Trainer", Scaled)
+    overflowing(monkeypatch, above=1000.0)
+    changes = {"init_loss_scaling": 1024.0, "incr_every_n": 3, "log_steps": 1, "save_steps": 1}
+    train(tiny_training.settings(corpus, tmp_path / "whole", steps=9, keep_checkpoints=0, **changes))
+    assert read_checkpoint(tmp_path / "whole" / "step-000001").scaler["bad_steps"] == 1
+    assert read_checkpoint(tmp_path / "whole" / "step-000004").scaler["good_steps"] == 2
+    for stop in (1, 4):
+        run = tmp_path / f"stopped-{stop}"
+        run.mkdir()
+        (run / f"step-{stop:06d}").symlink_to(tmp_path / "whole" / f"step-{stop:06d}")
+        train(tiny_training.settings(corpus, run, steps=9, keep_checkpoints=0, **changes), resume=True)
+        ours, whole = ((each / "step-000009") for each in (run, tmp_path / "whole"))
+        for name in ("training.safetensors", "model_state.pdparams"):
+            assert (ours / name).read_bytes() == (whole / name).read_bytes()
+        assert read_checkpoint(ours).scaler == read_checkpoint(whole).scaler
+    last = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["good_steps"], last["bad_steps"]) == (0, 0)
+    # 2 bad, 3 good, 2 bad, 2 bad
+    assert last["loss_scaling"] == np.prod(np.array([1024, 0.8, 2, 0.8, 0.8], np.float32))
+
+
+@pytest.mark.parametrize("state", [{}, {"scale": 0.0, "good_steps": 1, "bad_steps": 0}, {"scale": 1.0}])
+def test_a_scaler_state_that_is_none_is_refused(state):
+    with pytest.raises(FormatError, match="want scale, good_steps and bad_steps"):
+        LossScaler.loaded(Scaling(), state)
+
+
+# masters
+
+
+CONFIG = RoFormerConfig(
+    vocab_size=11, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12
+)
+
+
+@pytest.fixture
+def halved():
+    return Weights(RoFormerForPretraining(CONFIG), Data(), half="float16")
+
+
+def test_the_model_holds_rounded_copies_of_float32_masters(halved):
+    for name, copy in halved.model.named_parameters():
+        assert copy.dtype == paddle.float16
+        master = halved.masters[name]
+        assert master.dtype == paddle.float32
+        np.testing.assert_array_equal(copy.numpy(), master.numpy().astype("float16"), err_msg=name)
+    assert halved.model.rotary.turns.dtype == paddle.float32
+
+
+def test_gradients_of_copies_are_added_up_in_float32(halved):
+    name = "sop.weight"
+    copy, master = dict(halved.model.named_parameters())[name], halved.masters[name]
+    halved.trained = {name: master}
+    for value in (1.0, 2.0**-12):  # their sum is no float16
+        copy.grad = paddle.full(copy.shape, value, "float16")
+        halved.collect()
+        assert copy.grad is None or not copy.grad.numpy().any()
+    np.testing.assert_array_equal(master.grad.numpy(), np.full(master.shape, 1 + 2.0**-12, np.float32))
+
+
+def test_a_small_change_is_kept_by_the_masters_and_saved(halved, tmp_path):
+    master = halved.masters["sop.weight"]
+    ones = np.ones(master.shape, np.float32)
+    for _ in range(4):  # each alone is lost in float16
+        master.set_value((ones if _ == 0 else master.numpy()) + np.float32(1e-4))
+        halved.publish()
+    np.testing.assert_allclose(master.numpy(), 1.0004, atol=1e-6)
+    assert dict(halved.model.named_parameters())["sop.weight"].numpy().dtype == np.float16
+    halved.save(tmp_path / "saved", [])
+    with open_checkpoint(tmp_path / "saved") as checkpoint:
+        assert checkpoint.dtype("sop.weight") == "float32"
+        np.testing.assert_array_equal(checkpoint.read("sop.weight").T, master.numpy())
+
+
+# devices
+
+
+@pytest.mark.parametrize("precision", ["fp16-o1", "fp16-o2", "bf16-o1", "bf16-o2"])
+def test_half_types_are_refused_on_a_cpu(precision):
+    with pytest.raises(ConvertError, match=f"precision = '{precision}' needs a GPU, and this run computes on the CPU"):
+        choose_device(Run(device="cpu", precision=precision))
+
+
+@pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="this Paddle may have a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConvertError, match="device = 'gpu', and this Paddle is built for CPUs alone"):
+        choose_device(Run(device="gpu"))
+    assert choose_device(Run(device="auto")) == "cpu"

@@ -1,0 +1,180 @@
+"""A run that is stopped, however that is, ends with what an uninterrupted one ends with."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+# not importorskip: Paddle takes other kernels, and gives other last bits, where it is imported before start_paddle
+if importlib.util.find_spec("paddle") is None:
+    pytest.skip("could not import 'paddle'", allow_module_level=True)
+
+import tiny_training
+
+from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.training import state as state_module
+from roformer_convert.training.loop import train
+from roformer_convert.training.metrics import TIMES
+from roformer_convert.training.state import ARRAYS, STATE, checkpoints, read_checkpoint
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+def same_run(one, other, step):
+    """Hold two runs' last checkpoints against each other byte for byte, and their metrics but for clocks."""
+    here, there = (run / f"step-{step:06d}" for run in (one, other))
+    assert sorted(os.listdir(here)) == sorted(os.listdir(there))
+    for name in os.listdir(here):
+        if name == STATE:
+            trees = [json.loads((each / name).read_text()) for each in (here, there)]
+            for tree in trees:
+                tree["settings"]["run"].pop("output")
+            assert trees[0] == trees[1]
+        else:
+            assert (here / name).read_bytes() == (there / name).read_bytes(), name
+    assert metrics(one) == metrics(other)
+
+
+def metrics(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(corpus, tmp_path):
+    # saves, log lines and evaluations at steps that do not divide each other; dropout; two stages
+    second = {"steps": 16, "length": 48, "batch_size": 6, "micro_batch": 4, "max_lr": None, "warmup_steps": 0}
+    stages = [{"steps": 14}, second]
+    changes = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
+    train(tiny_training.settings(corpus, tmp_path / "whole", stages, **changes))
+    tree = tiny_training.tree(corpus, tmp_path / "killed", stages, **changes)
+    (tmp_path / "settings.json").write_text(json.dumps(tree))
+    done = subprocess.run(
+        [sys.executable, str(HERE / "kill_training.py"), str(tmp_path / "settings.json"), "16", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["killed"] >= 10, "the run was over before it was killed often: the test shows nothing"
+    assert counts["while_saving"] >= 4
+    same_run(tmp_path / "whole", tmp_path / "killed", 30)
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {"metrics.jsonl", "samples", "step-000027", "step-000030"}, "leftovers of killed saves"
+
+
+def test_sigterm_finishes_the_step_and_saves(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path / "whole", steps=40, save_steps=1000))
+    settings = tiny_training.settings(corpus, tmp_path / "ended", steps=40, save_steps=1000)
+    threading.Timer(0, lambda: when_begun(tmp_path / "ended")).start()
+    stopped = train(settings)
+    assert 0 < stopped < 40
+    assert [step for step, _ in checkpoints(tmp_path / "ended")] == [stopped]
+    assert train(settings, resume=True) == 40
+    same_run(tmp_path / "whole", tmp_path / "ended", 40)
+
+
+def when_begun(run):
+    while not (run / "metrics.jsonl").exists():
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_nothing_is_overwritten_without_resume(corpus, tmp_path):
+    settings = tiny_training.settings(corpus, tmp_path, steps=4)
+    train(settings)
+    with pytest.raises(ConvertError, match=r"holds step-000004 of another run\n  Go on with --resume"):
+        train(settings)
+    assert train(settings, resume=True) == 4
+
+
+def test_a_changed_configuration_is_refused_with_its_fields_named(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path, steps=4))
+    changed = tiny_training.settings(corpus, tmp_path, steps=8, seed=43, weight_decay=0.1, ngrams=2)
+    with pytest.raises(ConvertError) as caught:
+        train(changed, resume=True)
+    for line in (
+        "run.seed = 43, and 42 there",
+        "data.ngrams = 2, and 1 there",
+        "optimizer.weight_decay = 0.1, and 0.01 there",
+        "stages[0].steps = 8, and 4 there",
+    ):
+        assert line in str(caught.value)
+
+
+def test_what_does_not_change_the_numbers_may_change(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path, steps=8, save_steps=4))
+    (tmp_path / "step-000008").rename(tmp_path / "elsewhere")
+    free = {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "recompute": True, "micro_batch": 3}
+    assert train(tiny_training.settings(corpus, tmp_path, steps=8, **free), resume=True) == 8
+
+
+def test_another_corpus_is_refused_wherever_it_lies(corpus, tmp_path):
+    settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
+    train(settings)
+    moved = tmp_path / "moved"
+    moved.symlink_to(corpus)
+    assert train(tiny_training.settings(moved, tmp_path / "run", steps=4), resume=True) == 4
+    other = tiny_training.make_corpus(tmp_path / "other", documents=59)
+    with pytest.raises(ConvertError, match="the corpora are others"):
+        train(tiny_training.settings(other, tmp_path / "run", steps=4), resume=True)
+
+
+def test_the_last_checkpoints_are_kept(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path, steps=11, save_steps=2, keep_checkpoints=3))
+    assert [step for step, _ in checkpoints(tmp_path)] == [8, 10, 11]
+
+
+def test_a_directory_without_its_state_is_no_checkpoint(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path, steps=8, save_steps=4))
+    (tmp_path / "step-000008" / STATE).unlink()
+    assert [step for step, _ in checkpoints(tmp_path)] == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (ARRAYS, lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]),
+        (ARRAYS, lambda data: data[:-8]),
+        (STATE, lambda data: data.replace(b'"version": 1', b'"version": 7')),
+        (STATE, lambda data: data.replace(b'"step": 4', b'"step": "4"', 1)),
+        (STATE, lambda data: data.replace(b'"mlm_loss"', b'"other"')),
+        (STATE, lambda data: data[: len(data) // 2]),
+    ],
+)
+def test_a_damaged_state_is_refused_by_name(corpus, tmp_path, name, damage):
+    train(tiny_training.settings(corpus, tmp_path, steps=4))
+    path = tmp_path / "step-000004" / name
+    data = path.read_bytes()
+    assert damage(data) != data
+    path.write_bytes(damage(data))
+    with pytest.raises(FormatError, match=name):
+        read_checkpoint(tmp_path / "step-000004")
+
+
+def test_a_save_that_fails_leaves_the_checkpoint_before_it(corpus, tmp_path, monkeypatch):
+    train(tiny_training.settings(corpus, tmp_path, steps=4, save_steps=2))
+    before = checkpoints(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_module, "_write_arrays", full)
+    (tmp_path / "step-000004").rename(tmp_path / "aside")
+    with pytest.raises(OSError, match="No space left"):
+        train(tiny_training.settings(corpus, tmp_path, steps=4, save_steps=2), resume=True)
+    assert checkpoints(tmp_path) == before[:1]
+    assert not list(tmp_path.glob(".step-*"))

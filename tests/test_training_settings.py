@@ -1,0 +1,148 @@
+"""Configurations: what is read, what is refused and in which words, and every key as a flag."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from roformer_convert import pretrain
+from roformer_convert.cmd_pretrain_train import given_flags, train_command
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.training.settings import TABLES, Stage
+from roformer_convert.training.settings_reading import SHIPPED, SettingsError, read_settings, settings_from_tree
+
+STAGE = {"length": 32, "batch_size": 8, "steps": 10, "max_lr": 1e-3}
+KEYS = [key for kind in (*TABLES.values(), Stage) for key in kind.__dataclass_fields__]
+
+
+def problems(tree, flags=None):
+    with pytest.raises(SettingsError) as caught:
+        settings_from_tree(tree, "some.toml", flags)
+    assert str(caught.value).startswith(
+        f"some.toml is not a configuration that can be run ({len(caught.value.problems)} problem"
+    )
+    return caught.value.problems
+
+
+def test_every_key_is_a_flag_and_no_two_tables_share_one():
+    assert len(set(KEYS)) == len(KEYS)
+    flags = {parameter.name for parameter in train_command.params}
+    assert flags == {*KEYS, "configuration", "resume"}
+
+
+def test_a_flag_overrules_the_file(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "[run]\nseed = 3\n[model]\nhidden_size = 64\nnum_attention_heads = 4\n"
+        "[[stages]]\nlength = 32\nbatch_size = 8\nsteps = 10\nmax_lr = 1e-3\n"
+        "[[stages]]\nlength = 64\nbatch_size = 4\nsteps = 10\n"
+    )
+    line = "--config x --seed 5 --no-sop --corpus a --corpus b=2 --steps 7 --batch-size 6 --batch-size 3 -o there"
+    context = train_command.make_context("train", line.split())
+    flags = {key: value for key, value in context.params.items() if key not in ("configuration", "resume")}
+    settings = read_settings(tmp_path / "c.toml", given_flags(flags))
+    assert (settings.run.seed, settings.run.output, settings.data.sop) == (5, "there", False)
+    assert settings.data.corpora == ("a", "b=2")
+    assert settings.model.hidden_size == 64
+    assert [stage.steps for stage in settings.stages] == [7, 7]
+    assert [stage.batch_size for stage in settings.stages] == [6, 3]
+
+
+def test_as_many_values_as_stages_are_wanted():
+    tree = {"stages": [STAGE, STAGE, STAGE]}
+    assert problems(tree, {"steps": [1, 2]}) == ("--steps: 2 values for 3 stages",)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    found = problems(
+        {
+            "run": {"outptu": "x", "precision": "fp17", "seed": -1},
+            "modle": {},
+            "model": {"hidden_dropout_prob": 1.0, "hidden_size": 12.5},
+            "data": {"mlm": 1, "corpora": "corpus"},
+            "watch": 3,
+            "stages": [{"length": 4, "batch_size": True, "max_lr": float("nan")}],
+        }
+    )
+    assert found == (
+        "modle: unknown; is model meant?",
+        "run.outptu: unknown; is output meant?",
+        "run.precision = 'fp17': want fp32 or fp16-o1 or fp16-o2 or bf16-o1 or bf16-o2",
+        "run.seed = -1: want at least 0",
+        "data.mlm = 1: want true or false",
+        "data.corpora = 'corpus': want a list of strings",
+        "model.hidden_dropout_prob = 1.0: want at least 0 and less than 1",
+        "model.hidden_size = 12.5: want a whole number",
+        "watch: want a table",
+        "stages[0].length = 4: want at least 8",
+        "stages[0].batch_size = True: want a whole number",
+        "stages[0].max_lr = nan: want a number",
+        "stages[0].steps: missing (Steps of the stage.)",
+    )
+
+
+def test_what_cannot_be_together_is_said():
+    found = problems(
+        {
+            "data": {"mlm": False, "sop": False},
+            "model": {"hidden_size": 18, "num_attention_heads": 6, "max_position_embeddings": 16},
+            "scaling": {"min_loss_scaling": 4.0, "init_loss_scaling": 2.0},
+            "stages": [
+                {**STAGE, "max_lr": 1e-3, "min_lr": 1e-2, "warmup_steps": 5, "decay_steps": 5},
+                {"length": 8, "batch_size": 2, "steps": 1, "micro_batch": 3, "warmup_steps": 2},
+            ],
+        }
+    )
+    assert [problem.partition(":")[0] for problem in found] == [
+        "data.mlm and data.sop are both off",
+        "model.num_attention_heads = 6",
+        "scaling.min_loss_scaling = 4",
+        "stages[0].length = 32",
+        "stages[0].min_lr = 0.01",
+        "stages[0].decay_steps = 5",
+        "stages[1].micro_batch = 3",
+        "stages[1].warmup_steps",
+    ]
+    assert problems({"stages": [{**STAGE, "max_lr": None}]})[0].startswith("stages[0].max_lr: missing")
+    assert problems({})[0].startswith("stages: want at least one")
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.name)
+def test_a_shipped_configuration_is_found_by_its_name_and_can_be_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (path.name, path.stem, f"configs/{path.name}"):
+        assert read_settings(Path(name)) == read_settings(path)
+    with pytest.raises(ConvertError, match=r"no such configuration\n  Name a TOML file, or one of those shipped: conf"):
+        read_settings(Path("configs/none.toml"))
+
+
+def test_a_file_of_that_name_comes_before_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text("[[stages]]\nlength = 32\nbatch_size = 8\nsteps = 77\nmax_lr = 1e-3\n")
+    assert read_settings(Path("tiny.toml")).steps == 77
+
+
+def test_settings_survive_a_checkpoint():
+    settings = settings_from_tree({"data": {"corpora": ["a", "b=2"]}, "stages": [STAGE, {**STAGE, "max_lr": None}]})
+    assert settings_from_tree(settings.as_tree()) == settings
+    assert settings.changed(settings.as_tree()) == []
+
+
+def test_a_missing_or_further_key_in_a_checkpoint_is_a_change():
+    settings = settings_from_tree({"stages": [STAGE]})
+    tree = settings.as_tree()
+    del tree["optimizer"]["beta2"]
+    tree["model"]["new"] = 1
+    tree["stages"].append(dict(tree["stages"][0]))
+    found = settings.changed(tree)
+    assert "optimizer.beta2 = 0.999, and None there" in found
+    assert "model.new = None, and 1 there" in found
+    assert "stages[1].steps = None, and 10 there" in found
+
+
+def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path):
+    (tmp_path / "c.toml").write_text("[run\n")
+    with pytest.raises(ConvertError, match="not TOML"):
+        read_settings(tmp_path / "c.toml")
+    result = CliRunner().invoke(pretrain.cli, ["train", "--config", "configs/tiny.toml", "--decay", "square"])
+    assert result.exit_code == 2
+    assert "'square' is not one of" in result.output

@@ -1,0 +1,211 @@
+"""The training loop: steps, and on the way the log's lines, evaluations and checkpoints."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from ..converters.errors import ConvertError
+from .evaluation import SENTENCES, evaluate, fill_lines, read_sentences
+from .feed import Feed
+from .log import RunLog
+from .meter import Clock
+from .parallel import Ranks
+from .precision import choose_device
+from .records import StageRecord, StepRecord
+from .schedule import learning_rate
+from .settings import Settings
+from .start import open_sources
+from .state import checkpoints, clear_unfinished
+from .trainer import Trainer
+
+
+def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -> int:
+    """Train until the last step, or until SIGTERM; return the step of the newest checkpoint.
+
+    Args:
+        settings: All of it.
+        resume: Go on from the newest checkpoint of the run's directory, if it has one.
+        terminal: Keep a progress line.
+
+    Raises:
+        ConvertError: The settings, the corpora or the run's directory do not allow it, or the numbers went wrong.
+    """
+    run = Path(settings.run.output)
+    found = claim(run, resume=resume)
+    choose_device(settings.run)
+    ranks = Ranks()
+    sources = open_sources(settings.data.corpora)
+    trainer = Trainer(settings, sources, ranks)
+    read_sentences(sources.tokenizer, settings.watch.fill_mask, trainer.model.config)  # a mistake shows now
+    if found is not None:
+        trainer.restore(found)
+    with ExitStack() as stack:
+        feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
+        asked_to_end = stack.enter_context(ending_by_signal())
+        log = stack.enter_context(open_log(settings, run, terminal=terminal)) if ranks.first else None
+        if log is not None:
+            clear_unfinished(run)
+            log.rewind(trainer.step)
+            for note in trainer.notes if found is None else ():
+                log.say(f"{settings.run.init}: {note}")
+        Loop(trainer, feed, log, asked_to_end).run()
+    return trainer.saved
+
+
+class Loop:
+    """Takes every step that is left. Reports before evaluations before checkpoints: a resumed run's log then equals an
+    uninterrupted one's.
+
+    Args:
+        trainer: What is taken forward.
+        feed: Its batches.
+        log: On the first rank; None on the others.
+        asked_to_end: Set when the run shall save and end.
+    """
+
+    def __init__(self, trainer: Trainer, feed: Feed, log: RunLog | None, asked_to_end: threading.Event) -> None:
+        self.trainer = trainer
+        self.feed = feed
+        self.log = log
+        self.asked_to_end = asked_to_end
+        self.clock = Clock()
+
+    def run(self) -> None:
+        """Train."""
+        trainer, settings = self.trainer, self.trainer.settings
+        watch = settings.watch
+        ending = trainer.step >= settings.steps
+        while not ending:
+            stage, _ = settings.stage_at(trainer.step)
+            self.announce(stage)
+            asked = trainer.take_step(self.feed.batches(trainer.step), ending=self.asked_to_end.is_set())
+            self.clock.tick()
+            last = trainer.step == settings.steps
+            ending = asked or last
+            if last or trainer.step % watch.log_steps == 0:
+                self.report(stage)
+            with self.clock.stopped():
+                if watch.eval_steps and (last or trainer.step % watch.eval_steps == 0):
+                    self.evaluate(stage)
+                if ending or trainer.step % watch.save_steps == 0:
+                    self.save()
+            if self.log is not None:
+                self.log.progress(trainer.step)
+                if asked and not last:
+                    self.log.say(f"asked to end: step {trainer.step} is saved, and --resume goes on from it")
+
+    def announce(self, stage: int) -> None:
+        """Report that a stage begins, once."""
+        step, index = self.trainer.step, self.trainer.settings.stage_at(self.trainer.step)[1]
+        if self.log is not None and (index == 0 or step == self.trainer.saved):
+            each = self.trainer.settings.stages[stage]
+            self.log.stage(StageRecord(step - index, stage + 1, each.length, each.batch_size, each.steps))
+
+    def report(self, stage: int) -> None:
+        """Write the log's line."""
+        trainer, meter, scaler = self.trainer, self.trainer.meter, self.trainer.scaler
+        steps, seconds = self.clock.lap()
+        lm_loss = meter.mlm_loss / max(1, meter.mlm_steps)
+        sop_loss = meter.sop_loss / max(1, meter.sop_steps)
+        record = StepRecord(
+            step=trainer.step,
+            loss=lm_loss + sop_loss,
+            lm_loss=lm_loss,
+            sop_loss=sop_loss,
+            learning_rate=learning_rate(trainer.settings, trainer.step),
+            steps_per_second=steps / seconds,
+            # of the steps that this process took; the meter also holds those before a resume
+            sequences_per_second=steps * meter.sequences / meter.taken / seconds,
+            tokens_per_second=steps * meter.tokens / meter.taken / seconds,
+            loss_scaling=1.0 if scaler is None else scaler.scale,
+            good_steps=0 if scaler is None else scaler.good_steps,
+            bad_steps=0 if scaler is None else scaler.bad_steps,
+            stage=stage + 1,
+            tokens=meter.all_tokens,
+            gradient_norm=meter.gradient_norm / max(1, meter.steps),
+        )
+        meter.reset()
+        if self.log is not None:
+            self.log.step(record)
+
+    def evaluate(self, stage: int) -> None:
+        """Score held-out text, and fill in some masks."""
+        trainer, watch, data = self.trainer, self.trainer.settings.watch, self.trainer.settings.data
+        if data.held_out_fraction and watch.eval_batches:
+            record = evaluate(
+                trainer.model,
+                self.feed.held_out(stage),
+                watch.eval_batches,
+                micro_batch=self.feed.micro_batch(stage),
+                step=trainer.step,
+                stage=stage + 1,
+                rank=trainer.ranks.rank,
+                ranks=trainer.ranks.count,
+                reduce=trainer.ranks.add,
+            )
+            if self.log is not None:
+                self.log.evaluation(record)
+        if self.log is not None and data.mlm:
+            sentences = watch.fill_mask or SENTENCES
+            self.log.fill_mask(fill_lines(trainer.model, trainer.sources.tokenizer, sentences), step=trainer.step)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        settings = self.trainer.settings
+        sync = self.log.sync if self.log is not None else lambda: None
+        self.trainer.save(Path(settings.run.output), keep=settings.watch.keep_checkpoints, sync=sync)
+
+
+def claim(run: Path, *, resume: bool) -> Path | None:
+    """Make the run's directory; return the checkpoint to go on from.
+
+    Raises:
+        ConvertError: It holds checkpoints, and nobody said to resume.
+    """
+    found = [path for _, path in checkpoints(run)]
+    if found and not resume:
+        raise ConvertError(
+            f"{run} holds {found[-1].name} of another run", "Go on with --resume, or name another --output."
+        )
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConvertError(f"{run}: cannot be made: {error.strerror or error}") from None
+    return found[-1] if found else None
+
+
+def open_log(settings: Settings, run: Path, *, terminal: bool) -> RunLog:
+    """Open the log of a run."""
+    return RunLog(
+        run,
+        tensorboard=settings.watch.tensorboard,
+        visualdl=settings.watch.visualdl,
+        terminal=terminal,
+        plan=[(stage.steps, stage.batch_size * stage.length) for stage in settings.stages],
+    )
+
+
+@contextmanager
+def ending_by_signal() -> Iterator[threading.Event]:
+    """Turn SIGTERM into an event, so that the step at hand is finished and saved.
+
+    A second one changes nothing: Paddle's launcher sends several, a fifth of a second apart.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
+        yield asked
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,83 @@
+"""What is added up between two lines of the log: losses, which are part of a checkpoint, and seconds, which are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Meter:
+    """Sums over the steps since the last line of the log. Steps that loss scaling left out count, their losses do not.
+
+    Attributes:
+        steps: Steps whose gradients were finite.
+        mlm_steps: Those of them that had a masked token.
+        sop_steps: Those that had a sample of two sentences; a batch of short samples may have none.
+        mlm_loss: Of the masked-LM part, nats.
+        sop_loss: Of the sentence-order part, nats.
+        gradient_norm: Before clipping.
+        taken: Steps.
+        tokens: Without padding, over all ranks.
+        sequences: Over all ranks.
+        all_tokens: Tokens since the run began.
+    """
+
+    steps: int = 0
+    mlm_steps: int = 0
+    sop_steps: int = 0
+    mlm_loss: float = 0.0
+    sop_loss: float = 0.0
+    gradient_norm: float = 0.0
+    taken: int = 0
+    tokens: int = 0
+    sequences: int = 0
+    all_tokens: int = 0
+
+    def count(self, tokens: int, sequences: int) -> None:
+        """Count a step's data."""
+        self.taken += 1
+        self.tokens += tokens
+        self.sequences += sequences
+        self.all_tokens += tokens
+
+    def add(self, mlm_loss: float | None, sop_loss: float | None, gradient_norm: float) -> None:
+        """Add a step's numbers; a loss is None where nothing was to be predicted."""
+        self.steps += 1
+        self.mlm_steps += mlm_loss is not None
+        self.sop_steps += sop_loss is not None
+        self.mlm_loss += mlm_loss or 0.0
+        self.sop_loss += sop_loss or 0.0
+        self.gradient_norm += gradient_norm
+
+    def reset(self) -> None:
+        """Begin the next line."""
+        self.__dict__.update(Meter(all_tokens=self.all_tokens).__dict__)
+
+
+class Clock:
+    """Seconds of training; evaluations and checkpoints are left out."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._begin = time.perf_counter()
+
+    def tick(self) -> None:
+        """Count a step."""
+        self._steps += 1
+
+    def lap(self) -> tuple[int, float]:
+        """Steps and seconds since the last lap."""
+        now = time.perf_counter()
+        steps, seconds = self._steps, now - self._begin
+        self._steps, self._begin = 0, now
+        return steps, max(seconds, 1e-9)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave a while out."""
+        now = time.perf_counter()
+        yield
+        self._begin += time.perf_counter() - now
