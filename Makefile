@@ -38,14 +38,18 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fixtures: $(READY)  ## make the shipped fixture again
+fixtures: $(READY)  ## train the shipped fixture again (about an hour and a half on two cores)
 	$(BIN)/python fixtures/make_random.py
+	$(BIN)/python fixtures/make_tiny.py
 
 bench-convert: $(READY)  ## conversion at base size beside cp and, where installed, the peers
 	$(BIN)/python benchmarks/bench_convert.py
 
 bench-inference: $(READY)  ## tokens a second of the three models beside, where installed, their peers
 	$(BIN)/python benchmarks/bench_inference.py $(BENCH)
+
+bench-training: $(READY)  ## tokens a second of a training step beside the peers', data preparation, the loader
+	$(BIN)/python benchmarks/bench_training.py $(BENCH)
 
 bench-parity: $(READY)  ## time and memory of the gate at base size beside the bare models
 	$(BIN)/python benchmarks/bench_parity.py
@@ -62,4 +66,4 @@ peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.rea
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-parity peers clean
+.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-training bench-parity peers clean

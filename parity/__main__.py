@@ -17,8 +17,8 @@ from ..converters.rendering import table
 from .conversions import every_direction
 
 _FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-FIXTURE = _FIXTURES / "random"
-GOLDEN = _FIXTURES / "random.golden.npz"
+FIXTURE = _FIXTURES / "tiny"
+GOLDEN = _FIXTURES / "tiny.golden.npz"
 
 
 def main() -> int:
