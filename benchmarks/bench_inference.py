@@ -3,77 +3,55 @@
     make peers            # once: .peers/ with transformers 4 and PaddleNLP
     make bench-inference
 
-One process a contestant, all on the same processors with the same variables; within a row they take turns, run by run,
-so that a machine's moods hit all of them: quote the ratio. The weights are random, made on the spot: 12 layers, hidden
-768, vocabulary 50,000, float32. A batch is 8 × 128 or 2 × 512 tokens without padding and with every logit wanted, or 32
-real sentences of mixed length with the logits wanted at one token in seven, where every contestant runs its head on
-those tokens alone. Tokens are real ones: padding counts for nothing.
+One process a contestant, all on the same processors with the same variables; within a row they take turns, run by
+run, so that a machine's moods hit all of them: quote the ratio. Of a side with several modes the best takes turns,
+with those nearly as good, found by a probe of one or two runs each. The weights are random, made on the spot: 12
+layers, hidden 768, vocabulary 50,000, float32. A batch is 8 × 128 or 2 × 512 tokens without padding and with every
+logit wanted, or 32 real sentences of mixed length with the logits wanted at one token in seven, where every
+contestant runs its head on those tokens alone. Tokens are real ones: padding counts for nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy
+from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer, processor
 from sentences import MASK, token_ids
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
 from roformer_convert.converters.mapping import MLM, PROJECT, Table
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-#: Wait before a run: OpenMP's threads spin for 0.2 s after their work, in the way of the next process's.
-_REST_SECONDS = 0.25
 _PRODUCT = (1024, 768, 3072)  # one feed-forward product at 1,024 tokens
 _SAMPLE_ROWS = 64
 _MOST_DIFFERENCE = 1e-3
-#: A mode this many times as slow as its process's best in the first turn is not run again.
-_FAR_BEHIND = 1.2
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Attributes:
-    label: In the table.
-    dialect: What it reads.
-    script: What runs in its process.
-    python: Its interpreter.
-    """
-
-    label: str
-    dialect: str
-    script: Path
-    python: Path
-
-
-def _peer(label: str, dialect: str, script: str, environment: str) -> Contestant:
-    return Contestant(label, dialect, HERE / "peers" / script, ROOT / ".peers" / environment / "bin" / "python")
+#: Where a side has several modes, each is probed: one run, and a second unless the first is this far behind the best.
+_FAR_BEHIND = 1.3
+#: Modes whose probe comes this near to the best one's take turns too: a probe cannot tell them apart.
+_NEAR = 1.1
+#: Turns at most, taken while a case's runs so far took less than so many seconds in all.
+_MOST_TURNS = 9
+_CASE_SECONDS = 8.0
 
 
 CONTESTANTS = {
-    "torch": Contestant("ours", "torch", HERE / "ours" / "time_torch.py", Path(sys.executable)),
-    "tf": Contestant("ours", "tf", HERE / "ours" / "time_tf.py", Path(sys.executable)),
-    "paddle": Contestant("ours", "paddle", HERE / "ours" / "time_paddle.py", Path(sys.executable)),
-    "transformers5": Contestant(
-        "transformers 5", "torch", HERE / "peers" / "time_transformers5.py", Path(sys.executable)
-    ),
-    "transformers4": _peer("transformers 4", "tf", "time_transformers4.py", "transformers4"),
-    "paddlenlp": _peer("PaddleNLP", "paddle", "time_paddlenlp.py", "paddlenlp"),
+    "torch": ours("torch", "time_torch.py"),
+    "tf": ours("tf", "time_tf.py"),
+    "paddle": ours("paddle", "time_paddle.py"),
+    "transformers5": peer("transformers 5", "torch", "time_transformers5.py"),
+    "transformers4": peer("transformers 4", "tf", "time_transformers4.py", "transformers4"),
+    "paddlenlp": peer("PaddleNLP", "paddle", "time_paddlenlp.py", "paddlenlp"),
 }
 
 
@@ -125,54 +103,6 @@ ROWS = (
     ),
     Row("torch-gpu", ("torch", ("cuda-bfloat16",)), ("transformers5", ("cuda-bfloat16",)), {GPU: 2.0}),
 )
-
-
-class Worker:
-    """A contestant's process; a context manager."""
-
-    def __init__(self, contestant: Contestant, source: Path, threads: int, environment: Mapping[str, str]) -> None:
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self._name = contestant.script.name
-        self._child = subprocess.Popen(
-            [str(contestant.python), str(contestant.script), str(source), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._words,
-            env=dict(environment),
-            text=True,
-        )
-        self.versions: dict[str, str] = self._answer()["versions"]
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        try:
-            self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._words.close()
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
-        assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(request) + "\n")
-        self._child.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line:
-            self._child.wait()
-            self._words.seek(0)
-            words = self._words.read().decode(errors="replace")[-2000:]
-            raise RuntimeError(f"{self._name} ended with {self._child.returncode}:\n{words}")
-        found: dict[str, Any] = json.loads(line)
-        return found
 
 
 def make_sources(
@@ -245,48 +175,13 @@ def operations(config: RoFormerConfig, case: str, batch: Mapping[str, numpy.ndar
     return 2.0 * (tokens * linear + attention + head)
 
 
-def environment(threads: int) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables of every contestant's process, and those among them that are set here."""
-    numbers = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_getaffinity") else []
-    if numbers:
-        os.sched_setaffinity(0, numbers)  # XLA counts the processors that it may use
-    chosen = {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        # what start_paddle.py asks of glibc for ours, here asked for everyone
-        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    }
-    if "AuthenticAMD" in processor()[1]:
-        chosen["MKL_DEBUG_CPU_TYPE"] = "5"
-    kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS_", "KMP_", "MKL_", "OMP_"))
-    }
-    return {**kept, **chosen}, chosen
-
-
-def processor() -> tuple[str, str, set[str]]:
-    """Return the processor's model, its maker and its flags, as Linux names them."""
-    fields = {"model name": platform.processor(), "vendor_id": "", "flags": ""}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in fields:
-                fields[name.strip()] = value.strip()
-    except OSError:
-        pass
-    return fields["model name"], fields["vendor_id"], set(fields["flags"].split())
-
-
 class Bench:
     """The rows, measured one after another."""
 
     def __init__(self, args: argparse.Namespace, base: Path) -> None:
         self.args = args
         self.base = base
+        self.began = time.perf_counter()
         self.variables, self.chosen = environment(args.threads)
         self.rows = [row for row in ROWS if not args.only or any(row.name.startswith(one) for one in args.only)]
         used = {name for row in self.rows for name in (row.ours[0], row.peer[0])}
@@ -299,20 +194,30 @@ class Bench:
     def run(self) -> list[dict[str, Any]]:
         """Measure every row."""
         lines = []
-        for row in self.rows:
-            absent = self._absent(row)
-            if absent:
-                self.notes.append(f"{row.name}: not measured, {absent}")
-                continue
-            try:
-                found = self._measure(row)
-            except RuntimeError as error:  # a contestant that cannot: the others' figures are not lost
-                self.notes.append(f"{row.name}: {error}")
-                continue
-            lines += found
-            for line in found:
-                print(line, file=sys.stderr, flush=True)
+        with Workers(self._start) as workers:
+            for row in self.rows:
+                absent = self._absent(row)
+                if absent:
+                    self.notes.append(f"{row.name}: not measured, {absent}")
+                    continue
+                began = time.perf_counter()
+                try:
+                    lines += self._measure(row, workers.keep(list(dict.fromkeys((row.ours[0], row.peer[0])))))
+                except RuntimeError as error:  # a contestant that cannot: the others' figures are not lost
+                    self.notes.append(f"{row.name}: {error}")
+                    workers.keep([])
+                self._tell(f"{row.name}: {time.perf_counter() - began:.0f} s")
         return lines
+
+    def _start(self, name: str) -> Worker:
+        one = CONTESTANTS[name]
+        self._tell(f"{one.script.name} starts")
+        worker = Worker(one, self.sources[one.dialect], self.args.threads, self.variables)
+        self.versions[name] = worker.versions
+        return worker
+
+    def _tell(self, what: str) -> None:
+        print(f"{time.perf_counter() - self.began:4.0f} s  {what}", file=sys.stderr, flush=True)
 
     def _absent(self, row: Row) -> str:
         if "gpu" in row.name:
@@ -324,16 +229,9 @@ class Bench:
             return "this processor has no bfloat16 products"
         return ""
 
-    def _measure(self, row: Row) -> list[dict[str, Any]]:
-        with ExitStack() as stack:
-            workers: dict[str, Worker] = {}
-            for name in dict.fromkeys((row.ours[0], row.peer[0])):
-                one = CONTESTANTS[name]
-                worker = Worker(one, self.sources[one.dialect], self.args.threads, self.variables)
-                workers[name] = stack.enter_context(worker)
-                self.versions[name] = worker.versions
-            chosen = [case for case in row.expected if not self.args.cases or case in self.cases]
-            found = [self._case(row, case, workers) for case in chosen]
+    def _measure(self, row: Row, workers: Mapping[str, Worker]) -> list[dict[str, Any]]:
+        chosen = [case for case in row.expected if not self.args.cases or case in self.cases]
+        found = [self._case(row, case, workers) for case in chosen]
         return [line for line in found if line is not None]
 
     @property
@@ -343,45 +241,86 @@ class Bench:
         return {known[one] for one in self.args.cases}
 
     def _case(self, row: Row, case: str, workers: Mapping[str, Worker]) -> dict[str, Any] | None:
-        sides = [(name, mode) for name, modes in (row.ours, row.also, row.peer) for mode in modes]
-        times: dict[tuple[str, str], list[float]] = {}
-        samples = []
-        for name, mode in sides:
-            sample = self.base / "sample.npy"
-            request = {"prepare": mode, "batch": str(self.batches[case]), "job": mode, "sample": str(sample)}
-            answer = workers[name].ask(**request, rows=_SAMPLE_ROWS)
-            if "error" in answer:
-                self.notes.append(f"{row.name}, {case}: {name} {mode} cannot: {answer['error']}")
-                continue
-            samples.append(numpy.load(sample))
-            times[name, mode] = []
-        if not all(any((name, mode) in times for mode in modes) for name, modes in (row.ours, row.peer)):
+        samples: list[numpy.ndarray] = []
+        probes: dict[tuple[str, str], float] = {}
+        counted = [self._best(row, case, side, workers, samples, probes) for side in (row.ours, row.peer)]
+        if not all(counted):
             return None
-        for turn in range(self.args.runs):
-            for name, worker in workers.items():
-                answer = worker.ask(product=_PRODUCT, processor_time=self.args.processor_time)
-                self.products.setdefault(name, []).append(answer["gflops"])
-            for name, mode in times:
-                if turn and times[name, mode][0] > _FAR_BEHIND * min(
-                    found[0] for (other, _), found in times.items() if other == name
-                ):
-                    continue
-                time.sleep(_REST_SECONDS)
-                times[name, mode].append(
-                    workers[name].ask(job=mode, processor_time=self.args.processor_time)["seconds"]
-                )
-        return self._line(row, case, times, max(float(abs(sample - samples[-1]).max()) for sample in samples))
+        also = [(row.also[0], mode) for mode in row.also[1]]
+        for name, mode in also:
+            samples += self._prepare(row, case, name, mode, workers[name])
+        sides = [*counted[0], *also, *counted[1]]
+        times = in_turn(
+            [(workers[name], mode) for name, mode in sides],
+            least=self.args.runs,
+            most=max(self.args.runs, _MOST_TURNS),
+            seconds=_CASE_SECONDS,
+            processor_time=self.args.processor_time,
+            between=lambda: self._multiply(workers),
+        )
+        difference = max(float(abs(sample - samples[-1]).max()) for sample in samples)
+        found = dict(zip(sides, times, strict=True))
+        ours, peer = (min(side, key=lambda one: statistics.median(found[one])) for side in counted)
+        line = self._line(row, case, ours, peer, found, probes, difference)
+        self._tell(f"{row.name}, {case}: {line['ratio']:.2f} ({line['ours']} against {line['peer']})")
+        return line
+
+    def _best(
+        self,
+        row: Row,
+        case: str,
+        side: tuple[str, tuple[str, ...]],
+        workers: Mapping[str, Worker],
+        samples: list[numpy.ndarray],
+        probes: dict[tuple[str, str], float],
+    ) -> list[tuple[str, str]]:
+        """Prepare each mode of a side and choose those that are fastest on a probe; none where none works."""
+        name, modes = side
+        worker = workers[name]
+        able = []
+        for mode in modes:
+            found = self._prepare(row, case, name, mode, worker)
+            samples += found
+            able += [mode] * len(found)
+        if len(able) > 1:
+            for mode in able:
+                best = min((probes[name, other] for other in able if (name, other) in probes), default=float("inf"))
+                for _ in range(2):
+                    time.sleep(0.25)
+                    seconds = worker.ask(job=mode, processor_time=self.args.processor_time)["seconds"]
+                    probes[name, mode] = min(seconds, probes.get((name, mode), seconds))
+                    if seconds > _FAR_BEHIND * best:
+                        break
+        best = min((probes[name, mode] for mode in able if (name, mode) in probes), default=float("inf"))
+        return [(name, mode) for mode in able if probes.get((name, mode), 0.0) <= _NEAR * best]
+
+    def _prepare(self, row: Row, case: str, name: str, mode: str, worker: Worker) -> list[numpy.ndarray]:
+        """Prepare a job; return its first logits, or nothing where it cannot be done."""
+        sample = self.base / "sample.npy"
+        request = {"prepare": mode, "batch": str(self.batches[case]), "job": mode, "sample": str(sample)}
+        answer = worker.ask(**request, rows=_SAMPLE_ROWS)
+        if "error" in answer:
+            self.notes.append(f"{row.name}, {case}: {name} {mode} cannot: {answer['error']}")
+            return []
+        self._tell(f"{row.name}, {case}: {name} {mode} prepared in {answer['seconds']:.1f} s")
+        return [numpy.load(sample)]
+
+    def _multiply(self, workers: Mapping[str, Worker]) -> None:
+        for name, worker in workers.items():
+            answer = worker.ask(product=_PRODUCT, processor_time=self.args.processor_time)
+            self.products.setdefault(name, []).append(answer["gflops"])
 
     def _line(
-        self, row: Row, case: str, times: Mapping[tuple[str, str], list[float]], difference: float
+        self,
+        row: Row,
+        case: str,
+        ours: tuple[str, str],
+        peer: tuple[str, str],
+        times: Mapping[tuple[str, str], list[float]],
+        probes: Mapping[tuple[str, str], float],
+        difference: float,
     ) -> dict[str, Any]:
         medians = {side: statistics.median(found) for side, found in times.items()}
-        ours = min(
-            (side for side in medians if side[0] == row.ours[0] and side[1] in row.ours[1]), key=medians.__getitem__
-        )
-        peer = min(
-            (side for side in medians if side[0] == row.peer[0] and side[1] in row.peer[1]), key=medians.__getitem__
-        )
         with numpy.load(self.batches[case]) as batch:
             work = operations(self.config, case, dict(batch))
         return {
@@ -396,7 +335,10 @@ class Bench:
             "ratio": medians[peer] / medians[ours],
             "expected": row.expected[case],
             "difference": difference,
-            "others": {f"{side[0]} {side[1]}": round(self.tokens[case] / medians[side]) for side in medians},
+            "others": {
+                **{" ".join(side): round(self.tokens[case] / found) for side, found in probes.items()},
+                **{" ".join(side): round(self.tokens[case] / found) for side, found in medians.items()},
+            },
             "seconds": {f"{side[0]} {side[1]}": [round(one, 3) for one in found] for side, found in times.items()},
         }
 

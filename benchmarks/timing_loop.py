@@ -1,4 +1,4 @@
-"""What every contestant of ``bench_inference.py`` runs: prepare a job, run it when asked, say how long it took.
+"""What every contestant of a benchmark runs: prepare a job, run it when asked, say how long it took.
 
 Run by the interpreter of each contestant's own environment: the standard library and numpy are all it knows. Requests
 come as JSON, one a line, on standard input; answers leave by what was standard output, which frameworks print on.
@@ -78,7 +78,7 @@ def serve(
 
 def _rate(run: Product, m: int, k: int, n: int, clock: Callable[[], float]) -> float:
     best = float("inf")
-    for _ in range(12):
+    for _ in range(4):
         began = clock()
         run()
         best = min(best, clock() - began)

@@ -14,6 +14,9 @@ from typing import Any
 
 import click
 
+#: Signals that end a command.
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are named.
@@ -51,9 +54,9 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
     """
     # numpy starts OpenBLAS with a thread a core, which costs 60 ms and memory; nothing here multiplies matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), _end)
+    for number in _ENDING:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without → or Chinese must not end a finished conversion
             stream.reconfigure(errors="backslashreplace")
@@ -84,6 +87,12 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
         click.echo(f"{called}: {where}{error.strerror or error}", err=True)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def hold_signals() -> None:
+    """Let nothing interrupt the command's last moments: "nothing was written" would no longer be true."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ from .output import OutputDirectory, check_room, check_target
 from .plan import Plan, make_plan, parse_size
 
 if TYPE_CHECKING:
-    from .engine import Progress
+    from .two_processes import Helper, Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
@@ -130,8 +130,10 @@ def convert(
     fsync: bool = False,
     dry_run: bool = False,
     any_vocab: bool = False,
+    helper: Helper | None = None,
     progress: Progress | None = None,
     started: Callable[[Plan], None] | None = None,
+    finishing: Callable[[], None] | None = None,
 ) -> Report:
     """Convert a checkpoint into ``to``'s dialect.
 
@@ -149,8 +151,10 @@ def convert(
         fsync: Force the result to disk before it gets its name.
         dry_run: Plan and check everything, write nothing.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
+        helper: A second process to share the work with; the command starts one.
         progress: Called with bytes just written, then (verifying) just compared.
         started: Called once with the plan, before the first byte.
+        finishing: Called once when all is written and compared, right before the result gets its name.
 
     Returns:
         What was done.
@@ -180,8 +184,12 @@ def convert(
                 started(plan)
             try:
                 with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=force) as output:
-                    write_directory(plan, checkpoint, output.path, verify=verify, fsync=fsync, progress=progress)
+                    write_directory(
+                        plan, checkpoint, output.path, verify=verify, fsync=fsync, helper=helper, progress=progress
+                    )
                     _require_unchanged(checkpoint, before)
+                    if finishing is not None:
+                        finishing()
                     output.commit(fsync=fsync)
             except ConvertError:
                 _require_unchanged(checkpoint, before)  # which explains whatever was found
@@ -233,7 +241,14 @@ def needed_room(plan: Plan) -> int:
 
 
 def write_directory(
-    plan: Plan, source: Checkpoint, directory: Path, *, verify: bool, fsync: bool, progress: Progress | None
+    plan: Plan,
+    source: Checkpoint,
+    directory: Path,
+    *,
+    verify: bool,
+    fsync: bool,
+    helper: Helper | None = None,
+    progress: Progress | None,
 ) -> None:
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
 
@@ -243,7 +258,7 @@ def write_directory(
     from . import engine
 
     watch = engine.nothing if progress is None else progress
-    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, progress=watch)
+    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, helper=helper, progress=watch)
     try:
         if plan.shard_index is not None:
             _write_json(directory / plan.shard_index, _shard_map(plan), fsync)

@@ -1,40 +1,39 @@
 """Run a plan: copy ranges, turn kernels in tiles, checksum on the way, read every byte back and compare.
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
-refused by every loader. One thread writes (writers of one file exclude each other in the kernel anyway) and a second
-compares what the first has written with the source, while both are still in the page cache. Memory is two blocks,
-whatever the checkpoint's size.
+refused by every loader. The command shares the tensors with a second process, each writing and comparing its own; in
+somebody's program, which may have threads, this one writes and a thread compares. Either way what is compared is still
+in the page cache, and memory is a few blocks, whatever the checkpoint's size.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
 from .containers.checksums import Checksum, verify_checksum
-from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot, StoredTensor
+from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
+from .read_back import ReadBack, ReadBackThread, Written, cast_bits
+from .two_processes import MOST_JOBS, Helper, Progress, Work
 
 # numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .blocks import Scratch
-
-#: Called with the number of bytes just written, and once more for the same bytes when they were compared.
-Progress = Callable[[int], None]
 
 #: Bytes that the kernel copies at a time, so that progress moves.
 _COPY_BYTES = 64 << 20
 #: The file systems or the kernel cannot copy between these two files: the plain path does.
+#: Work below this many bytes is not shared: a second process costs the time of some megabytes.
+_SHARED_BYTES = 8 << 20
 _FALLBACK = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EBADF}
 
 
@@ -81,16 +80,6 @@ class _Output:
             self.descriptors.clear()
 
 
-@dataclass(frozen=True)
-class Written:
-    """Where a tensor's bytes were put, and their checksum where the container keeps one."""
-
-    path: Path
-    slot: Slot
-    step: Step
-    checksum: int
-
-
 def run(
     plan: Plan,
     source: Checkpoint,
@@ -98,6 +87,7 @@ def run(
     *,
     verify: bool = True,
     fsync: bool = False,
+    helper: Helper | None = None,
     progress: Progress = nothing,
 ) -> list[Written]:
     """Write the weight files of ``plan`` into ``directory``; return where everything lies.
@@ -108,6 +98,7 @@ def run(
         directory: An empty directory.
         verify: Read every tensor back from the file and compare it with the source, bit by bit.
         fsync: Force the files to disk.
+        helper: A second process to share the work with.
         progress: Told of every piece.
 
     Raises:
@@ -117,7 +108,7 @@ def run(
     written: list[Written] = []
     for file in plan.files:
         try:
-            written += _run_file(plan, file, source, directory, verify, fsync, progress)
+            written += _run_file(plan, file, source, directory, verify, fsync, helper, progress)
         except OSError as error:
             raise writing_failed(directory, error) from error
     return written
@@ -130,27 +121,32 @@ def writing_failed(directory: Path, error: OSError) -> ConvertError:
 
 
 def _run_file(
-    plan: Plan, file: FilePlan, source: Checkpoint, directory: Path, verify: bool, fsync: bool, progress: Progress
+    plan: Plan,
+    file: FilePlan,
+    source: Checkpoint,
+    directory: Path,
+    verify: bool,
+    fsync: bool,
+    helper: Helper | None,
+    progress: Progress,
 ) -> list[Written]:
     layout = plan.lay_out(file)
-    slots = layout.create(directory)
+    task = _Task(directory, layout.checksum, layout.create(directory), tuple(file.stored), verify)
+    # a tensor that is not simply a range of a file may come through a process that only this one can talk to
+    addressed = all(isinstance(step.held.stored.data, Extent) for step in task.steps)
+    if helper is not None and addressed and file.nbytes >= _SHARED_BYTES:
+        checksums = helper.share(task, len(task.jobs), progress)
+        known = {name: checksum for job in checksums for name, checksum in job.items()}
+        done = [task.written(step, known[step.new.name]) for step in task.steps]
+    else:
+        done = _in_two_threads(task, source.files, progress)
     output = _Output(directory)
-    scratch: list[Scratch] = []
-    # what the kernel copies goes first, while numpy is imported
-    steps = sorted(file.stored, key=lambda step: not _plain(step, layout.checksum))
-    done: list[Written] = []
     try:
-        with _Comparer(source, verify, progress) as comparer:
-            if any(not _plain(step, layout.checksum) for step in steps) or verify:
-                comparer.prepare()
-            for step in steps:
-                slot = slots[step.new.name]
-                checksum = Checksum(layout.checksum)
-                _copy(step, source.files, output, slot, checksum, scratch, progress)
-                done.append(Written(directory / slot.filename, slot, step, checksum.value))
-                comparer.compare(done[-1])
         for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
             output.write(fragment.filename, fragment.offset, fragment.content)
+        if fsync:  # of the file, whichever process wrote to it
+            for slot in task.slots.values():
+                output.descriptor(slot.filename)
     except BaseException:
         output.close(fsync=False)
         raise
@@ -158,80 +154,78 @@ def _run_file(
     return done
 
 
-class _Comparer:
-    """A thread that reads back what was written and compares it with the source; a context manager.
+@dataclass(frozen=True)
+class _Task:
+    """The tensors to write into one file, and where: all that a second process must be told, so it can be pickled."""
 
-    Leaving the context waits for it, and raises what it found. It does nothing where nothing is to be verified. Where
-    files have no positioned read (Windows) it works in the caller's thread.
-    """
+    directory: Path
+    checksum: str | None
+    slots: dict[str, Slot]
+    steps: tuple[Step, ...]
+    verify: bool
 
-    def __init__(self, source: Checkpoint, verify: bool, progress: Progress) -> None:
-        self._source = source
-        self._verify = verify
-        self._progress = progress
-        self._files = OpenFiles()
-        self._scratch: list[Scratch] = []
-        self._failure: BaseException | None = None
-        self._work: queue.SimpleQueue[Written | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        if verify and hasattr(os, "preadv"):
-            self._thread = threading.Thread(target=self._run, name="compare", daemon=True)
+    def written(self, step: Step, checksum: int) -> Written:
+        slot = self.slots[step.new.name]
+        return Written(self.directory / slot.filename, slot, step, checksum)
 
-    def __enter__(self) -> _Comparer:
+    @property
+    def jobs(self) -> list[list[Step]]:
+        """Groups of tensors, the large ones first, so that two processes end together."""
+        steps = sorted(self.steps, key=lambda step: step.new.nbytes, reverse=True)
+        return [steps[first::MOST_JOBS] for first in range(min(MOST_JOBS, len(steps)))]
+
+    @contextmanager
+    def begin(self) -> Iterator[Work]:
+        """Give what writes and compares the tensors of one job and returns their checksums."""
+        jobs = self.jobs
+        with OpenFiles() as files, _Writer(self, files) as writer, ReadBack(files, writer.scratch) as read_back:
+
+            def work(number: int, progress: Progress) -> dict[str, int]:
+                checksums = {}
+                for step in jobs[number]:
+                    written = writer.write(step, progress)
+                    if self.verify:
+                        read_back.compare(written, progress)
+                    checksums[step.new.name] = written.checksum
+                return checksums
+
+            yield work
+
+
+def _in_two_threads(task: _Task, files: OpenFiles, progress: Progress) -> list[Written]:
+    """Write here; a second thread compares."""
+    # what the kernel copies goes first, while the thread imports numpy
+    steps = sorted(task.steps, key=lambda step: not _plain(step, task.checksum))
+    with _Writer(task, files) as writer, ReadBack(files, []) as read_back:
+        if not task.verify:
+            return [writer.write(step, progress) for step in steps]
+        done = []
+        with ReadBackThread(read_back, progress) as thread:
+            for step in steps:
+                done.append(writer.write(step, progress))
+                thread.compare(done[-1])
+        return done
+
+
+class _Writer:
+    """Writes tensors of one file into their slots; a context manager."""
+
+    def __init__(self, task: _Task, files: OpenFiles) -> None:
+        self.scratch: list[Scratch] = []
+        self._task = task
+        self._files = files
+        self._output = _Output(task.directory)
+
+    def __enter__(self) -> _Writer:
         return self
 
-    def prepare(self) -> None:
-        """Start the thread, which begins with importing numpy."""
-        if self._thread is not None:
-            self._thread.start()
+    def __exit__(self, *_: object) -> None:
+        self._output.close(fsync=False)
 
-    def compare(self, written: Written) -> None:
-        """Have one tensor compared; raise what was found wrong with an earlier one."""
-        if self._failure is not None:
-            raise self._failure
-        if self._thread is not None:
-            self._work.put(written)
-        elif self._verify:
-            self._compare(written)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._thread is not None and self._thread.is_alive():
-            if kind is not None:
-                self._failure = self._failure or ConvertError("writing failed")  # stops at the next tensor
-            self._work.put(None)
-            self._thread.join()
-        self._files.__exit__(None, None, None)
-        if kind is None and self._failure is not None:
-            raise self._failure
-
-    def _run(self) -> None:
-        try:
-            import numpy  # noqa: F401
-
-            while self._failure is None and (written := self._work.get()) is not None:
-                self._compare(written)
-        except BaseException as error:
-            self._failure = error
-
-    def _compare(self, written: Written) -> None:
-        from .blocks import Scratch, blocks
-
-        if not self._scratch:
-            self._scratch = [Scratch(), Scratch()]
-        step, path = written.step, written.path
-        ours = step.held.stored
-        back = StoredTensor(
-            step.new.name, step.new.dtype, step.new.shape, Extent(path, written.slot.offset, written.slot.nbytes)
-        )
-        # The target is turned back to the source's layout, not the source forward again: a fault in turning one way
-        # would otherwise hide itself.
-        read = blocks(self._files, back, turn=step.turn, scratch=self._scratch[0])
-        if not _same_bits(blocks(self._source.files, ours, turn=False, scratch=self._scratch[1]), read, step):
-            raise ConvertError(
-                f"{path.name}: {step.new.name} was read back with other bits than {ours.name} of the source has",
-                "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
-            )
-        self._progress(back.nbytes)
+    def write(self, step: Step, progress: Progress) -> Written:
+        checksum = Checksum(self._task.checksum)
+        _copy(step, self._files, self._output, self._task.slots[step.new.name], checksum, self.scratch, progress)
+        return self._task.written(step, checksum.value)
 
 
 def _plain(step: Step, checksum: str | None) -> bool:
@@ -262,20 +256,12 @@ def _copy(
         scratch.append(Scratch())
     offset = slot.offset
     for piece in blocks(files, stored, turn=step.turn, scratch=scratch[0]):
-        values = _cast(piece, step) if step.casts else piece
+        values = cast_bits(piece, step) if step.casts else piece
         content = values.view(numpy.uint8).data
         checksum.update(content)
         output.write(slot.filename, offset, content)
         offset += len(content)
         progress(len(content))
-
-
-def _cast(bits: NDArray[Any], step: Step) -> NDArray[Any]:
-    """Bit patterns of the source → the target's elements."""
-    from .dtypes import cast, numpy_dtype
-
-    stored = step.held.stored
-    return cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
 
 
 def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> int:
@@ -329,20 +315,3 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
             "C",
         ):
             raise ConvertError(f"{found.path}: {canonical} is read back from elsewhere than it was written: {stored}")
-
-
-def _same_bits(forth: Iterator[NDArray[Any]], back: Iterator[NDArray[Any]], step: Step) -> bool:
-    """Compare two streams of elements, casting the first as the plan did."""
-    import numpy
-
-    from .blocks import together
-
-    ours, count = step.held.stored, 0
-    for left, right in together(forth, back):
-        if step.casts:
-            values = _cast(left, step)
-            left = values.view(f"u{values.itemsize}")
-        if left.dtype != right.dtype or not numpy.array_equal(left, right):
-            return False
-        count += len(left)
-    return count == ours.size

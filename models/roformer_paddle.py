@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     Attributes:
         rows: B.
         columns: T.
-        turns: (P, 1, D / 2, 2) cosine and sine of each token's angles.
+        turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
         mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
@@ -87,6 +87,10 @@ def traced() -> bool:
     return not paddle.in_dynamic_mode()
 
 
+def _on_cpu() -> bool:
+    return paddle.device.get_device().startswith("cpu")
+
+
 def all_real(attention_mask: Tensor) -> bool:
     """Say whether a mask masks nothing, where that is known without waiting for a device."""
     return not traced() and attention_mask.place.is_cpu_place() and bool(attention_mask.astype("bool").all())
@@ -120,6 +124,11 @@ def _quick_gelu(x: Tensor) -> Tensor:
 def _times(x: Tensor, factor: float) -> Tensor:
     # in a static graph a plain factor is rounded to float32
     return x * paddle.full([], factor, x.dtype) if traced() else x * factor
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    # x, which nobody else has, may be the batch's largest array: a CPU takes longer to find room for another
+    return x + y if traced() or x.dtype != y.dtype else x.add_(y)
 
 
 #: Activations under their names in the converter's table.
@@ -164,9 +173,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
     heads, size = query.shape[1], query.shape[2]
     batch = [layout.rows, layout.columns, heads, size]
-    if not paddle.device.get_device().startswith("cpu"):
+    if not _on_cpu() and layout.lengths is None:
         q, k, v = (x.reshape(batch) for x in (query, key, value))
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout)
+        mask = None if layout.mask is None else layout.mask.astype(q.dtype)  # automatic mixed precision halves q alone
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return context.reshape([-1, heads * size])
     query = _times(query, size**-0.5)
     if traced():
@@ -217,7 +227,7 @@ def as_numpy(parameter: Parameter) -> NDArray[Any]:
 
 def computes(dtype: str) -> bool:
     """Say whether the current device computes in a type."""
-    return dtype in ("float32", "float64") or not paddle.device.get_device().startswith("cpu")
+    return dtype in ("float32", "float64") or not _on_cpu()
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -306,13 +316,17 @@ class RotaryTable(nn.Layer):
         self.register_buffer("turns", self._compute(make.dtype), persistable=False)
 
     def forward(self, rows: int, columns: int) -> Tensor:
-        """Return the turns of a whole batch (B, T) as a run: (P, 1, D / 2, 2)."""
+        """Return the turns of a whole batch (B, T) as a run: (P, 1 or N, D / 2, 2)."""
         turns = self.turns[:columns].unsqueeze(0).expand([rows, columns, -1, -1])
-        return turns.reshape([-1, 1, *self.turns.shape[1:]])
+        return self._for_heads(turns.reshape([-1, 1, *self.turns.shape[1:]]))
 
     def look_up(self, columns: Tensor) -> Tensor:
-        """Return the turns of tokens in columns (P,): (P, 1, D / 2, 2)."""
-        return paddle.gather(self.turns, columns).unsqueeze(1)
+        """Return the turns of tokens in columns (P,): (P, 1 or N, D / 2, 2)."""
+        return self._for_heads(paddle.gather(self.turns, columns).unsqueeze(1))
+
+    def _for_heads(self, turns: Tensor) -> Tensor:
+        # a CPU multiplies complex numbers ten times as fast by a copy for each head as by broadcasting
+        return turns.expand([-1, self.config.num_attention_heads, -1, -1]) if _on_cpu() else turns
 
     def _compute(self, dtype: str) -> Tensor:
         angles = rotary_angles(self.config.max_position_embeddings, self.config.head_size)
@@ -580,7 +594,7 @@ class RoFormerMaskedLMHead(nn.Layer):
         tap(taps, "mlm.transform", hidden, layout)
         hidden = self.norm(hidden)
         tap(taps, "mlm.norm", hidden, layout)
-        logits = paddle.matmul(hidden, word, transpose_y=True) + self.bias
+        logits = _add(paddle.matmul(hidden, word, transpose_y=True), self.bias)
         tap(taps, "logits", logits, layout)
         return logits
 

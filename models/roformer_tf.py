@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     Attributes:
         rows: B.
         columns: T.
-        turns: (P, 1, D / 2, 2) cosine and sine of each token's angles.
+        turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
         mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
@@ -290,12 +290,12 @@ class RotaryTable(Module):
         self.turns = tf.Variable(self._compute(make.dtype), trainable=False)
 
     def forward(self, rows: int, columns: int) -> Tensor:
-        """Return the turns of a whole batch (B, T) as a run: (P, 1, D / 2, 2)."""
+        """Return the turns of a whole batch (B, T) as a run: (P, 1 or N, D / 2, 2)."""
         turns = tf.broadcast_to(self.turns[:columns], [rows, columns, *self.turns.shape[1:]])
         return tf.reshape(turns, [-1, 1, *self.turns.shape[1:]])
 
     def look_up(self, columns: Tensor) -> Tensor:
-        """Return the turns of tokens in columns (P,): (P, 1, D / 2, 2)."""
+        """Return the turns of tokens in columns (P,): (P, 1 or N, D / 2, 2)."""
         return tf.gather(self.turns, columns)[:, None]
 
     def _compute(self, dtype: tf.DType) -> Tensor:

@@ -45,7 +45,7 @@ class Layout(NamedTuple):
     Attributes:
         rows: B.
         columns: T.
-        turns: (P, 1, D / 2, 2) cosine and sine of each token's angles.
+        turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
         mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
@@ -152,7 +152,7 @@ def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
         _ONEDNN
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _ONEDNN_BFLOAT16))
         and weight.dtype == x.dtype
         and x.shape[0] > 0
         and not traced()
@@ -175,6 +175,8 @@ def _onednn_works() -> bool:
 
 
 _ONEDNN = _onednn_works()
+#: oneDNN has no bfloat16 products on a processor without AVX-512, where PyTorch's own do work.
+_ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -314,12 +316,12 @@ class RotaryTable(nn.Module):
         self.register_buffer("turns", self._compute(make.dtype), persistent=False)
 
     def forward(self, rows: int, columns: int) -> Tensor:
-        """Return the turns of a whole batch (B, T) as a run: (P, 1, D / 2, 2)."""
+        """Return the turns of a whole batch (B, T) as a run: (P, 1 or N, D / 2, 2)."""
         turns = self.turns[:columns].expand(rows, -1, -1, -1)
         return turns.reshape(-1, 1, *self.turns.shape[1:])
 
     def look_up(self, columns: Tensor) -> Tensor:
-        """Return the turns of tokens in columns (P,): (P, 1, D / 2, 2)."""
+        """Return the turns of tokens in columns (P,): (P, 1 or N, D / 2, 2)."""
         return self.turns[columns].unsqueeze(1)
 
     def _compute(self, dtype: torch.dtype) -> Tensor:

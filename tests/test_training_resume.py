@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-# not importorskip: Paddle takes other kernels, and gives other last bits, where it is imported before start_paddle
+# not importorskip: Paddle is to be imported by start_paddle
 if importlib.util.find_spec("paddle") is None:
     pytest.skip("could not import 'paddle'", allow_module_level=True)
 
@@ -52,28 +52,34 @@ def metrics(run):
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(corpus, tmp_path):
-    # saves, log lines and evaluations at steps that do not divide each other; dropout; two stages
-    second = {"steps": 16, "length": 48, "batch_size": 6, "micro_batch": 4, "max_lr": None, "warmup_steps": 0}
-    stages = [{"steps": 14}, second]
-    changes = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
-    train(tiny_training.settings(corpus, tmp_path / "whole", stages, **changes))
-    tree = tiny_training.tree(corpus, tmp_path / "killed", stages, **changes)
-    (tmp_path / "settings.json").write_text(json.dumps(tree))
+def run_and_kill(tree, kills):
+    """Run settings in a process of its own kind: Paddle imported in another order takes other kernels."""
+    path = Path(tree["run"]["output"]).with_suffix(".json")
+    path.write_text(json.dumps(tree))
     done = subprocess.run(
-        [sys.executable, str(HERE / "kill_training.py"), str(tmp_path / "settings.json"), "16", "1"],
+        [sys.executable, str(HERE / "kill_training.py"), str(path), str(kills), "1"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["killed"] >= 10, "the run was over before it was killed often: the test shows nothing"
-    assert counts["while_saving"] >= 4
-    same_run(tmp_path / "whole", tmp_path / "killed", 30)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(corpus, tmp_path):
+    # saves, log lines and evaluations at steps that do not divide each other; dropout; two stages
+    second = {"steps": 20, "length": 48, "batch_size": 6, "micro_batch": 4, "max_lr": None, "warmup_steps": 0}
+    stages = [{"steps": 20}, second]
+    changes = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
+    run_and_kill(tiny_training.tree(corpus, tmp_path / "whole", stages, **changes), kills=0)
+    counts = run_and_kill(tiny_training.tree(corpus, tmp_path / "killed", stages, **changes), kills=14)
+    assert counts["killed"] >= 6, "the run was over before it was killed often: the test shows nothing"
+    assert counts["while_saving"] >= 2
+    assert len(counts["resumed_from"]) >= 3
+    same_run(tmp_path / "whole", tmp_path / "killed", 40)
     names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names == {"metrics.jsonl", "samples", "step-000027", "step-000030"}, "leftovers of killed saves"
+    assert names == {"metrics.jsonl", "samples", "step-000039", "step-000040"}, "leftovers of killed saves"
 
 
 def test_sigterm_finishes_the_step_and_saves(corpus, tmp_path):

@@ -1,5 +1,6 @@
 """Our Paddle model: dynamic (packed where the batch is padded), static (``to_static``) and inference."""
 
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -29,6 +30,40 @@ class Scorer(paddle.nn.Layer):
         return self.model(input_ids, token_type_ids, attention_mask, positions)
 
 
+class Graph:
+    """What is traced once for all batches that have the same inputs, whatever their shape."""
+
+    def __init__(self, names):
+        self.names = names
+        specs = [paddle.static.InputSpec([None] * (1 if name == "positions" else 2), "int64", name) for name in names]
+        scorer = Scorer()
+        scorer.eval()
+        self.static = paddle.jit.to_static(scorer, input_spec=specs, full_graph=True)
+        self.predictors = {}
+        self.directory = None
+
+    def predictor(self, mode):
+        """Save once, open once a mode."""
+        if self.directory is None:
+            self.directory = tempfile.TemporaryDirectory()
+            paddle.jit.save(self.static, f"{self.directory.name}/model")
+        if mode not in self.predictors:
+            path = f"{self.directory.name}/model"
+            config = paddle.inference.Config(f"{path}.json", f"{path}.pdiparams")
+            config.disable_gpu()
+            config.disable_glog_info()
+            config.set_cpu_math_library_num_threads(threads)
+            if mode == "inference-onednn":
+                config.enable_mkldnn()
+            elif mode == "inference":
+                config.disable_mkldnn()
+            self.predictors[mode] = paddle.inference.create_predictor(config)
+        return self.predictors[mode]
+
+
+graphs = []
+
+
 def prepare(mode, batch):
     names = [name for name in ORDER if name in batch]
     if mode == "dynamic":
@@ -39,29 +74,20 @@ def prepare(mode, batch):
                 return model(**inputs, packed="attention_mask" in inputs)
 
         return dynamic
-    specs = [paddle.static.InputSpec([None] * batch[name].ndim, "int64", name) for name in names]
-    scorer = Scorer()
-    scorer.eval()
-    static = paddle.jit.to_static(scorer, input_spec=specs, full_graph=True)
+    if not graphs or graphs[0].names != names:
+        graphs.clear()
+        gc.collect()  # predictors hold the weights once more each
+        graphs.append(Graph(names))
+    graph = graphs[0]
     if mode == "static":
         arrays = [paddle.to_tensor(batch[name]) for name in names]
 
         def run():
             with paddle.no_grad():
-                return static(*arrays)
+                return graph.static(*arrays)
 
         return run
-    with tempfile.TemporaryDirectory() as directory:
-        paddle.jit.save(static, f"{directory}/model")
-        config = paddle.inference.Config(f"{directory}/model.json", f"{directory}/model.pdiparams")
-        config.disable_gpu()
-        config.disable_glog_info()
-        config.set_cpu_math_library_num_threads(threads)
-        if mode == "inference-onednn":
-            config.enable_mkldnn()
-        elif mode == "inference":
-            config.disable_mkldnn()
-        predictor = paddle.inference.create_predictor(config)
+    predictor = graph.predictor(mode)
     (output,) = predictor.get_output_names()
 
     def infer():

@@ -85,6 +85,22 @@ class OpenFiles:
                 raise FormatError(path, f"the file ends {len(out) - done:,} bytes early", offset=offset + done)
             done += count
 
+    def read_lines(self, path: Path, offset: int, lines: Sequence[memoryview]) -> None:
+        """Fill ``lines``, one after the other, with the file's bytes from ``offset``.
+
+        Raises:
+            FormatError: The file ends before the last one is full.
+        """
+        if hasattr(os, "preadv"):
+            try:
+                if os.preadv(self.descriptor(path), lines, offset) == sum(map(len, lines)):
+                    return
+            except OSError:
+                pass  # what is wrong shows again, and is told, where each is read by itself
+        for line in lines:
+            self.read_into(path, offset, line)
+            offset += len(line)
+
 
 def _pread_into(descriptor: int, out: memoryview, offset: int) -> int:
     if hasattr(os, "preadv"):
@@ -119,6 +135,12 @@ class Extent:
         if start < 0 or start + len(out) > self.nbytes:
             raise ValueError(f"bytes {start} to {start + len(out)} are outside the tensor's {self.nbytes}")
         files.read_into(self.path, self.offset + start, out)
+
+    def read_lines(self, files: OpenFiles, start: int, lines: Sequence[memoryview]) -> None:
+        """Fill at most 1024 ``lines`` (the limit of one call of the system) with successive bytes from ``start``."""
+        if start < 0 or start + sum(map(len, lines)) > self.nbytes:
+            raise ValueError(f"{len(lines)} lines from byte {start} are outside the tensor's {self.nbytes}")
+        files.read_lines(self.path, self.offset + start, lines)
 
 
 @dataclass(frozen=True)

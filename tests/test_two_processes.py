@@ -1,0 +1,112 @@
+"""The command's second process: the same bytes as without it, and no fault, death or signal in it is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from random_checkpoints import CONFIG, file_bytes, random_tensors, save
+
+from roformer_convert.converters import convert
+from roformer_convert.converters.mapping import Dialect
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the command forks on Linux only")
+
+#: Runs the command on a small model as on a large one, after ``{fault}``, with this process too slow to do all alone.
+COMMAND = """
+import os, signal, sys, time
+from roformer_convert.converters import engine, two_processes
+engine._SHARED_BYTES = 0
+os.sched_getaffinity = lambda _: {{0, 1}}
+PARENT, shared = os.getpid(), []
+write, share = engine._Writer.write, two_processes.Helper.share
+def slow(*arguments):
+    if os.getpid() == PARENT:
+        time.sleep(0.05)
+    return write(*arguments)
+def noted(*arguments):
+    shared.append(1)
+    return share(*arguments)
+engine._Writer.write, two_processes.Helper.share = slow, noted
+{fault}
+from roformer_convert.__main__ import cli
+from roformer_convert.command_group import run
+try:
+    run(cli, "roformer-convert", {{}}, stopped="stopped")
+finally:
+    assert shared, "no work was shared"
+"""
+WRITE = """
+pwrite = os.pwrite
+def other(descriptor, content, offset):
+    if os.getpid() != PARENT:
+        {action}
+    return pwrite(descriptor, content, offset)
+os.pwrite = other
+engine._copy_in_kernel = lambda *_: 0
+"""
+
+
+def start(source: Path, to: Dialect, target: Path, fault: str = "") -> subprocess.Popen[str]:
+    words = ["convert", str(source), "--to", to, "-o", str(target), "--quiet"]
+    script = [sys.executable, "-c", COMMAND.format(fault=fault), *words]
+    return subprocess.Popen(script, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("two") / "ckpt"
+    save(path, "paddle", random_tensors(), CONFIG)
+    return path
+
+
+@pytest.mark.parametrize("to", ["torch", "tf", "tf1"])
+def test_two_processes_write_what_one_writes(source: Path, tmp_path: Path, to: Dialect) -> None:
+    process = start(source, to, tmp_path / "two")
+    assert process.communicate()[1] == "" and process.returncode == 0  # noqa: PT018
+    convert(source, tmp_path / "one", to=to)
+    assert file_bytes(tmp_path / "two") == file_bytes(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [
+        ("content = bytearray(content); content[-1] ^= 1", "read back with other bits"),
+        ("offset += 1", "read back with other bits"),
+        ("raise OSError(28, 'No space left on device')", "writing failed: No space left on device"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed by signal 9"),
+        ("os._exit(7)", "ended with status 7"),
+        ("raise RuntimeError('a bug of ours')", "a bug of ours"),
+    ],
+)
+def test_what_goes_wrong_in_the_second_process_is_told(source: Path, tmp_path: Path, action: str, said: str) -> None:
+    process = start(source, "torch", tmp_path / "out", WRITE.format(action=action))
+    words = process.communicate(timeout=60)[1]
+    assert said in words
+    assert process.returncode == (1 if "bug" in said else 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_second_process_ends_with_the_first(source: Path, tmp_path: Path, number: signal.Signals) -> None:
+    action = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(0.2)"
+    fault = "signal.signal(signal.SIGINT, signal.default_int_handler)\n" + WRITE.format(action=action)
+    process = start(source, "torch", tmp_path / "out", fault)
+    while process.poll() is None and not (tmp_path / "pid").exists():
+        time.sleep(0.01)
+    time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{pid}")
+    if number != signal.SIGKILL:
+        assert [path.name for path in tmp_path.iterdir()] == ["pid"]
