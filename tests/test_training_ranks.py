@@ -1,0 +1,114 @@
+"""Two processes over gloo train what one process trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("paddle") is None:
+    pytest.skip("could not import 'paddle'", allow_module_level=True)
+if sys.platform != "linux":
+    pytest.skip("Paddle's launcher joins CPU processes on Linux", allow_module_level=True)
+
+import tiny_training
+
+from roformer_convert.converters import open_checkpoint
+from roformer_convert.training.loop import train
+from roformer_convert.training.state import read_checkpoint
+
+HERE = Path(__file__).parent
+STEPS = 10
+#: float32 sums in another order, over some steps of AdamW: losses of about 5, weights of about 0.1.
+LOSS_BOUND, WEIGHT_BOUND = 1e-5, 1e-4
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+def tree(corpus: Path, output: Path, **changes: object) -> dict:
+    # no dropout: each rank draws its own
+    return tiny_training.tree(
+        corpus, output, steps=STEPS, save_steps=5, log_steps=1, eval_steps=5, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("alone")
+    train(tiny_training.settings_from_tree(tree(corpus, run)))
+    return run
+
+
+def launch(settings: dict, directory: Path, *words: str) -> None:
+    """Start two ranks with Paddle's own launcher."""
+    path = directory / "settings.json"
+    path.write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir"]
+    done = subprocess.run(
+        [*command, str(directory / "log"), str(HERE / "run_rank.py"), str(path), *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    logs = "".join(log.read_text(errors="replace")[-3000:] for log in sorted((directory / "log").glob("workerlog.*")))
+    assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}{logs}"
+
+
+def records(run: Path, kind: str) -> list[dict]:
+    return [
+        record
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+        if (record := json.loads(line))["kind"] == kind
+    ]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    steps = records(one, "step"), records(other, "step")
+    assert [record["step"] for record in steps[0]] == [record["step"] for record in steps[1]] == [*range(1, STEPS + 1)]
+    for key in ("loss", "lm_loss", "sop_loss", "gradient_norm"):
+        here, there = ([record[key] for record in each] for each in steps)
+        np.testing.assert_allclose(here, there, rtol=0, atol=LOSS_BOUND, err_msg=key)
+    assert [record["tokens"] for record in steps[0]] == [record["tokens"] for record in steps[1]]
+    held_out = records(one, "evaluation"), records(other, "evaluation")
+    assert len(held_out[0]) == len(held_out[1]) == 2
+    for here, there in zip(*held_out, strict=True):
+        assert here["mlm_loss"] == pytest.approx(there["mlm_loss"], abs=LOSS_BOUND)
+    last = f"step-{STEPS:06d}"
+    with open_checkpoint(one / last) as here, open_checkpoint(other / last) as there:
+        assert list(here) == list(there)
+        for name in here:
+            np.testing.assert_allclose(here[name], there[name], rtol=0, atol=WEIGHT_BOUND, err_msg=name)
+    moments = read_checkpoint(one / last).arrays, read_checkpoint(other / last).arrays
+    assert moments[0].keys() == moments[1].keys()
+    for name in moments[0]:
+        np.testing.assert_allclose(moments[0][name], moments[1][name], rtol=0, atol=WEIGHT_BOUND, err_msg=name)
+
+
+def test_two_ranks_equal_one(corpus: Path, alone: Path, tmp_path: Path) -> None:
+    launch(tree(corpus, tmp_path / "run"), tmp_path)
+    assert_same_run(alone, tmp_path / "run")
+
+
+def test_two_ranks_with_a_divided_optimizer_go_on_from_one_and_equal_it(
+    corpus: Path, alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes((alone / "metrics.jsonl").read_bytes())
+    half = "step-000005"
+    (run / half).mkdir()
+    for path in (alone / half).iterdir():
+        (run / half / path.name).write_bytes(path.read_bytes())
+    launch(tree(corpus, run, shard_optimizer=True, micro_batch=2), tmp_path, "--resume")
+    assert_same_run(alone, run)
