@@ -11,7 +11,7 @@ help:  ## list the targets
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,ray,dev]'
 	@touch $@
 
 env: $(READY)  ## make the environment (all three frameworks, about 3 GB) in .venv

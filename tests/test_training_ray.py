@@ -30,9 +30,10 @@ def test_ray_makes_the_same_bytes_and_names_what_is_wrong(tmp_path: Path, monkey
         prepare([text], tmp_path / "bad", vocabulary, processes=2, shard_bytes=4000, engine="ray")
 
 
-@pytest.mark.skipif(has_ray, reason="ray is installed")
-def test_without_ray_its_extra_is_named(tmp_path: Path) -> None:
+def test_without_ray_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text, vocabulary = tmp_path / "text.txt", write_vocabulary(tmp_path / "vocab.txt")
     text.write_text("我。\n", encoding="utf-8")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     with pytest.raises(ConvertError, match=r"needs ray.*(?s:.*)roformer-convert\[ray\]"):
         prepare([text], tmp_path / "c", vocabulary, engine="ray")
