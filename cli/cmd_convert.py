@@ -18,7 +18,6 @@ from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
 from .converters.mapping import Dialect
 from .converters.rendering import amount, plan_table
-from .converters.two_processes import Helper
 
 if TYPE_CHECKING:
     from .converters.conversion import Report
@@ -108,8 +107,6 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
     if run_parity and options["dry_run"]:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     bar = _Bar(quiet, 1 if no_verify else 2)
-    # first of all: while this process reads the plan's files, the other imports what moving bytes takes
-    helper = None if options["dry_run"] else Helper.start()
     try:
         report = convert(
             source,
@@ -117,15 +114,13 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
             to=to,  # type: ignore[arg-type]  # click.Choice and the command's name have checked it
             dialect=dialect,  # type: ignore[arg-type]
             verify=not no_verify,
-            helper=helper,
+            may_fork=True,
             progress=bar.advance,
             started=bar.start,
             finishing=None if run_parity else hold_signals,  # a gate that follows may be stopped
             **options,
         )
     finally:
-        if helper is not None:
-            helper.end()
         bar.close()
     if as_json:
         click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))

@@ -25,7 +25,7 @@ from .output import OutputDirectory, check_room, check_target
 from .plan import Plan, make_plan, parse_size
 
 if TYPE_CHECKING:
-    from .two_processes import Helper, Progress
+    from .two_processes import Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
@@ -130,7 +130,7 @@ def convert(
     fsync: bool = False,
     dry_run: bool = False,
     any_vocab: bool = False,
-    helper: Helper | None = None,
+    may_fork: bool = False,
     progress: Progress | None = None,
     started: Callable[[Plan], None] | None = None,
     finishing: Callable[[], None] | None = None,
@@ -151,7 +151,8 @@ def convert(
         fsync: Force the result to disk before it gets its name.
         dry_run: Plan and check everything, write nothing.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
-        helper: A second process to share the work with; the command starts one.
+        may_fork: Share the work with a forked process where there is another core for it. For a program that is nothing
+            but this conversion: a fork copies the locks of whatever else is loaded.
         progress: Called with bytes just written, then (verifying) just compared.
         started: Called once with the plan, before the first byte.
         finishing: Called once when all is written and compared, right before the result gets its name.
@@ -185,7 +186,7 @@ def convert(
             try:
                 with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=force) as output:
                     write_directory(
-                        plan, checkpoint, output.path, verify=verify, fsync=fsync, helper=helper, progress=progress
+                        plan, checkpoint, output.path, verify=verify, fsync=fsync, may_fork=may_fork, progress=progress
                     )
                     _require_unchanged(checkpoint, before)
                     if finishing is not None:
@@ -247,7 +248,7 @@ def write_directory(
     *,
     verify: bool,
     fsync: bool,
-    helper: Helper | None = None,
+    may_fork: bool = False,
     progress: Progress | None,
 ) -> None:
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
@@ -258,7 +259,7 @@ def write_directory(
     from . import engine
 
     watch = engine.nothing if progress is None else progress
-    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, helper=helper, progress=watch)
+    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, may_fork=may_fork, progress=watch)
     try:
         if plan.shard_index is not None:
             _write_json(directory / plan.shard_index, _shard_map(plan), fsync)

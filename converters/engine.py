@@ -23,7 +23,7 @@ from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
 from .read_back import ReadBack, ReadBackThread, Written, cast_bits
-from .two_processes import MOST_JOBS, Helper, Progress, Work
+from .two_processes import MOST_JOBS, Progress, Work, possible, share
 
 # numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def run(
     *,
     verify: bool = True,
     fsync: bool = False,
-    helper: Helper | None = None,
+    may_fork: bool = False,
     progress: Progress = nothing,
 ) -> list[Written]:
     """Write the weight files of ``plan`` into ``directory``; return where everything lies.
@@ -98,7 +98,7 @@ def run(
         directory: An empty directory.
         verify: Read every tensor back from the file and compare it with the source, bit by bit.
         fsync: Force the files to disk.
-        helper: A second process to share the work with.
+        may_fork: Share the work with a forked process, where one is possible and worth it.
         progress: Told of every piece.
 
     Raises:
@@ -108,7 +108,7 @@ def run(
     written: list[Written] = []
     for file in plan.files:
         try:
-            written += _run_file(plan, file, source, directory, verify, fsync, helper, progress)
+            written += _run_file(plan, file, source, directory, verify, fsync, may_fork, progress)
         except OSError as error:
             raise writing_failed(directory, error) from error
     return written
@@ -127,15 +127,15 @@ def _run_file(
     directory: Path,
     verify: bool,
     fsync: bool,
-    helper: Helper | None,
+    may_fork: bool,
     progress: Progress,
 ) -> list[Written]:
     layout = plan.lay_out(file)
     task = _Task(directory, layout.checksum, layout.create(directory), tuple(file.stored), verify)
     # a tensor that is not simply a range of a file may come through a process that only this one can talk to
     addressed = all(isinstance(step.held.stored.data, Extent) for step in task.steps)
-    if helper is not None and addressed and file.nbytes >= _SHARED_BYTES:
-        checksums = helper.share(task, len(task.jobs), progress)
+    if may_fork and addressed and file.nbytes >= _SHARED_BYTES and possible():
+        checksums = share(task.begin, len(task.jobs), progress)
         known = {name: checksum for job in checksums for name, checksum in job.items()}
         done = [task.written(step, known[step.new.name]) for step in task.steps]
     else:
@@ -156,7 +156,7 @@ def _run_file(
 
 @dataclass(frozen=True)
 class _Task:
-    """The tensors to write into one file, and where: all that a second process must be told, so it can be pickled."""
+    """The tensors to write into one file, and where: all that a second process must know."""
 
     directory: Path
     checksum: str | None

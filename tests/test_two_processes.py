@@ -24,7 +24,7 @@ from roformer_convert.converters import engine, two_processes
 engine._SHARED_BYTES = 0
 os.sched_getaffinity = lambda _: {{0, 1}}
 PARENT, shared = os.getpid(), []
-write, share = engine._Writer.write, two_processes.Helper.share
+write, share = engine._Writer.write, two_processes.share
 def slow(*arguments):
     if os.getpid() == PARENT:
         time.sleep(0.05)
@@ -32,7 +32,7 @@ def slow(*arguments):
 def noted(*arguments):
     shared.append(1)
     return share(*arguments)
-engine._Writer.write, two_processes.Helper.share = slow, noted
+engine._Writer.write, engine.share = slow, noted
 {fault}
 from roformer_convert.__main__ import cli
 from roformer_convert.command_group import run
