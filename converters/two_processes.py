@@ -5,8 +5,8 @@ time. A forked process has an interpreter of its own, and knows what is to be do
 to it. Both take the numbers of jobs from one pipe, one byte each, and what the other process has to say comes back as
 lines of JSON.
 
-A fork copies one thread, and every lock as it stands. So only a program that knows its own threads may do it: the command
-does, the library in somebody's program does not.
+A fork copies one thread, and every lock as it stands. So only a program that knows its own threads may do it: the
+command does, the library in somebody's program does not.
 """
 
 from __future__ import annotations
@@ -90,8 +90,7 @@ class _SecondProcess:
     """The forked process as this one sees it; :meth:`end` must be called, whatever happens."""
 
     def __init__(self, begin: Begin, todo: int) -> None:
-        said, says = os.pipe()
-        self._said = open(said, "rb", buffering=0)
+        self._said, says = os.pipe()
         self._rest = b""
         self._at_work = True
         # a signal between the fork and the moment its result is held would leave the other process to itself
@@ -99,10 +98,10 @@ class _SecondProcess:
         try:
             self._pid = os.fork()
             if self._pid == 0:
-                self._said.close()  # so that its words find no reader where the parent is gone
+                os.close(self._said)  # so that its words find no reader where the parent is gone
                 _take_part(begin, todo, says)
         except OSError:
-            self._said.close()
+            os.close(self._said)
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -110,8 +109,12 @@ class _SecondProcess:
 
     def listen(self, results: dict[int, Any], progress: Progress, *, wait: bool) -> None:
         """Take in what the other process said, or wait until it has done its share; raise its error."""
-        os.set_blocking(self._said.fileno(), wait)
-        while self._at_work and (said := self._said.read(1 << 16)) is not None:
+        os.set_blocking(self._said, wait)
+        while self._at_work:
+            try:
+                said = os.read(self._said, 1 << 16)
+            except BlockingIOError:
+                return
             if not said:
                 self._died()
             *lines, self._rest = (self._rest + said).split(b"\n")
@@ -148,7 +151,7 @@ class _SecondProcess:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
-        self._said.close()
+        os.close(self._said)
 
 
 def _take_part(begin: Begin, todo: int, says: int) -> NoReturn:
