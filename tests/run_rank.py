@@ -1,8 +1,12 @@
-"""What the launcher starts as each rank: ``run_rank.py SETTINGS.json [--resume]``."""
+"""What the launcher starts as each rank: ``run_rank.py SETTINGS.json [--resume]``.
+
+The word RANK in the settings stands for the rank's number.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,4 +14,5 @@ from roformer_convert.training.loop import train
 from roformer_convert.training.settings_reading import settings_from_tree
 
 if __name__ == "__main__":
-    train(settings_from_tree(json.loads(Path(sys.argv[1]).read_text())), resume="--resume" in sys.argv)
+    text = Path(sys.argv[1]).read_text().replace("RANK", os.environ["PADDLE_TRAINER_ID"])
+    train(settings_from_tree(json.loads(text)), resume="--resume" in sys.argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,8 @@ def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def launch(settings: dict, directory: Path, *words: str) -> None:
-    """Start two ranks with Paddle's own launcher."""
+def launched(settings: dict, directory: Path, *words: str) -> tuple[int, list[str]]:
+    """Start two ranks with Paddle's own launcher; give its status and what each rank said, then the launcher."""
     path = directory / "settings.json"
     path.write_text(json.dumps(settings))
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir"]
@@ -61,8 +62,14 @@ def launch(settings: dict, directory: Path, *words: str) -> None:
         timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    logs = "".join(log.read_text(errors="replace")[-3000:] for log in sorted((directory / "log").glob("workerlog.*")))
-    assert done.returncode == 0, f"{done.stdout[-2000:]}{done.stderr[-2000:]}{logs}"
+    logs = [log.read_text(errors="replace")[-3000:] for log in sorted((directory / "log").glob("workerlog.*"))]
+    return done.returncode, [*logs, done.stdout[-2000:] + done.stderr[-2000:]]
+
+
+def launch(settings: dict, directory: Path, *words: str) -> None:
+    """Start two ranks that shall end well."""
+    status, said = launched(settings, directory, *words)
+    assert status == 0, "".join(said)
 
 
 def records(run: Path, kind: str) -> list[dict]:
@@ -112,3 +119,21 @@ def test_two_ranks_with_a_divided_optimizer_go_on_from_one_and_equal_it(
         (run / half / path.name).write_bytes(path.read_bytes())
     launch(tree(corpus, run, shard_optimizer=True, micro_batch=2), tmp_path, "--resume")
     assert_same_run(alone, run)
+
+
+def test_ranks_that_would_go_on_from_different_steps_are_all_refused(corpus: Path, alone: Path, tmp_path: Path) -> None:
+    for rank in (0, 1):  # each its own directory, as on hosts that share none; the first alone has a checkpoint
+        (tmp_path / f"run-{rank}").mkdir()
+    shutil.copytree(alone / "step-000005", tmp_path / "run-0" / "step-000005")
+    before = sorted((tmp_path / "run-0").rglob("*"))
+    status, said = launched(tree(corpus, tmp_path / "run-RANK"), tmp_path, "--resume")
+    assert status != 0
+    for words in said[:2]:
+        assert "the 2 ranks do not agree on what they train; no step was taken" in words
+        assert "rank 1: step = 0, and 5 on rank 0" in words
+        assert "rank 1: weights = '" in words
+        assert "rank 1: optimizer = 'nothing', and '" in words
+        assert "seed" not in words
+    written = [path for path in (tmp_path / "run-0").rglob("*") if path not in before]
+    assert not [path for path in written if path.name.startswith(("step-", "metrics"))]
+    assert not list((tmp_path / "run-1").glob("step-*"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..converters.errors import ConvertError
+from .agreement import require_agreement
 from .evaluation import SENTENCES, evaluate, fill_lines, read_sentences
 from .feed import Feed
 from .log import RunLog
@@ -44,6 +45,8 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     read_sentences(sources.tokenizer, settings.watch.fill_mask, trainer.model.config)  # a mistake shows now
     if found is not None:
         trainer.restore(found)
+    if ranks.count > 1:
+        require_agreement(ranks, trainer.facts())
     with ExitStack() as stack:
         feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
         asked_to_end = stack.enter_context(ending_by_signal())

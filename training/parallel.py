@@ -54,6 +54,17 @@ class Ranks:
         paddle.distributed.all_reduce(total)
         return numpy.asarray(total.numpy(), numpy.float64)
 
+    def share(self, text: str) -> list[str]:
+        """Give every process the texts of all, by rank."""
+        data = numpy.frombuffer(text.encode(), numpy.uint8)
+        sizes = numpy.zeros(self.count)
+        sizes[self.rank] = len(data)
+        sizes = self.add(sizes)
+        rows = numpy.zeros((self.count, int(sizes.max())))
+        rows[self.rank, : len(data)] = data
+        rows = self.add(rows)
+        return [row[: int(size)].astype(numpy.uint8).tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
     def add_gradients(self, parameters: Mapping[str, Any]) -> None:
         """Replace every gradient by its sum over all processes."""
         if self.count == 1:

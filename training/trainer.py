@@ -16,7 +16,9 @@ from typing import Any
 import numpy
 
 from ..converters.errors import ConvertError
+from ..models.roformer_paddle import as_numpy
 from ..models.start_paddle import paddle
+from .agreement import digest, settings_facts
 from .batches import NO_ORDER, Batch
 from .health import BadNumberError, first_bad_tensor
 from .meter import Meter
@@ -68,6 +70,18 @@ class Trainer:
         scaled = half == "float16" if scaled is None else scaled
         self.scaler = LossScaler.fresh(settings.scaling) if scaled else None
         self.meter = Meter()
+        self._restored = "nothing"  # digest of the state beside the weights that it goes on from
+
+    def facts(self) -> dict[str, Any]:
+        """What this rank is about to do, which must be the same on all: settings, contents, place, weights."""
+        return {
+            "step": self.step,
+            **settings_facts(self.settings.as_tree()),
+            "vocabulary": self.sources.vocabulary,
+            **{f"corpora[{number}]": contents for number, contents in enumerate(self.sources.contents)},
+            "weights": digest((name, as_numpy(master)) for name, master in self.weights.masters.items()),
+            "optimizer": self._restored,
+        }
 
     def take_step(self, batches: Sequence[Batch], *, ending: bool = False) -> bool:
         """Update the model from one global batch, of which ``batches`` are this rank's micro-batches.
@@ -161,6 +175,8 @@ class Trainer:
         if self.scaler is not None:
             self.scaler = LossScaler.loaded(self.settings.scaling, state.scaler)
         self.meter = state.meter
+        if self.ranks.count > 1:  # else nobody asks
+            self._restored = digest(state.arrays.items())
         self.step = self.saved = state.step
 
     def _optimizer_state(self) -> Arrays:
