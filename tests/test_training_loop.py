@@ -24,6 +24,7 @@ from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.mapping import DIALECTS
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training import loop as loop_module
 from roformer_convert.training import trainer as trainer_module
 from roformer_convert.training.batches import NO_ORDER
 from roformer_convert.training.feed import Feed
@@ -358,6 +359,23 @@ def test_sentences_without_a_mask_are_refused_before_the_first_step(corpus, tmp_
     with pytest.raises(ConvertError):
         train(tiny_training.settings(corpus, tmp_path, fill_mask=["今天很好。"]))
     assert not list(tmp_path.glob("step-*"))
+
+
+def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stage(corpus, tmp_path, monkeypatch):
+    class Three(Ranks):
+        def __init__(self):
+            self.count, self.rank = 3, 1
+
+    monkeypatch.setattr(loop_module, "Ranks", Three)
+    stages = [{"batch_size": 2}, {"batch_size": 3}, {"batch_size": 1, "length": 16}]
+    with pytest.raises(ConvertError) as caught:
+        train(tiny_training.settings(corpus, tmp_path / "run", stages))
+    assert str(caught.value) == (
+        "stages[0].batch_size = 2, and there are 3 ranks: each needs a sequence a step\n"
+        "  stages[2].batch_size = 1, and there are 3 ranks: each needs a sequence a step\n"
+        "  Raise --batch-size, which is that of all ranks together, or start fewer."
+    )
+    assert not list(tmp_path.rglob("step-*"))
 
 
 def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus, tmp_path):

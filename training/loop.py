@@ -40,6 +40,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     found = claim(run, resume=resume)
     choose_device(settings.run)
     ranks = Ranks()
+    require_work_for_all(settings, ranks.count)
     sources = open_sources(settings.data.corpora)
     trainer = Trainer(settings, sources, ranks)
     read_sentences(sources.tokenizer, settings.watch.fill_mask, trainer.model.config)  # a mistake shows now
@@ -180,6 +181,23 @@ def claim(run: Path, *, resume: bool) -> Path | None:
     except OSError as error:
         raise ConvertError(f"{run}: cannot be made: {error.strerror or error}") from None
     return found[-1] if found else None
+
+
+def require_work_for_all(settings: Settings, ranks: int) -> None:
+    """Refuse stages whose batches have fewer samples than there are ranks.
+
+    Raises:
+        ConvertError: There are some; all are named.
+    """
+    small = [
+        f"stages[{number}].batch_size = {stage.batch_size}, and there are {ranks} ranks: each needs a sequence a step"
+        for number, stage in enumerate(settings.stages)
+        if stage.batch_size < ranks
+    ]
+    if small:
+        raise ConvertError(
+            "\n  ".join(small), "Raise --batch-size, which is that of all ranks together, or start fewer."
+        )
 
 
 def open_log(settings: Settings, run: Path, *, terminal: bool) -> RunLog:
