@@ -355,9 +355,13 @@ def test_a_bad_gradient_under_finite_activations_is_named(corpus, tmp_path, monk
         trainer.take_step(feed.batches(0))
 
 
-def test_sentences_without_a_mask_are_refused_before_the_first_step(corpus, tmp_path):
-    with pytest.raises(ConvertError):
-        train(tiny_training.settings(corpus, tmp_path, fill_mask=["今天很好。"]))
+def test_sentences_that_cannot_be_filled_are_refused_before_the_first_step(corpus, tmp_path):
+    wrong = ["今天[MASK]很好。", "今天很好。", "很" * 70 + "[MASK]"]
+    said = (
+        r"2 texts cannot be filled\n  text 2: no \[MASK\].*\n  text 3: 73 tokens.*\n  Change fill_mask under \[watch\]"
+    )
+    with pytest.raises(ConvertError, match=said):
+        train(tiny_training.settings(corpus, tmp_path, fill_mask=wrong))
     assert not list(tmp_path.glob("step-*"))
 
 
@@ -376,6 +380,38 @@ def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stag
         "  Raise --batch-size, which is that of all ranks together, or start fewer."
     )
     assert not list(tmp_path.rglob("step-*"))
+
+
+def test_a_corpus_without_held_out_documents_is_refused_before_anything_starts(corpus, tmp_path):
+    few = tiny_training.make_corpus(tmp_path / "few", documents=3)
+    both, run = [str(corpus), str(few)], tmp_path / "run"
+    why = r"few/corpus: none of its 3 documents is held out at held_out_fraction 0\.1\n.*--eval-batches 0"
+    with pytest.raises(ConvertError, match=why):
+        train(tiny_training.settings(corpus, run, corpora=both, steps=4, eval_steps=3))
+    assert not list(run.glob("metrics*"))
+    assert train(tiny_training.settings(corpus, run, corpora=both, steps=4, eval_steps=3, eval_batches=0)) == 4
+
+
+def test_a_later_stages_data_are_laid_out_before_the_first_step(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop_module.Loop, "run", lambda loop: None)
+    stages = [{"steps": 2}, {"steps": 2, "length": 48}, {"steps": 2, "length": 16}]
+    train(tiny_training.settings(corpus, tmp_path, stages, eval_steps=1))
+    assert len(list((tmp_path / "samples").iterdir())) == 6  # of each stage what is trained on and what is held out
+
+
+def test_the_sentences_that_are_filled_in_are_those_with_room_in_the_model(corpus, tmp_path):
+    changes = {"length": 12, "max_position_embeddings": 12, "steps": 2, "eval_steps": 2}
+    assert train(tiny_training.settings(corpus, tmp_path, **changes)) == 2
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    (lines,) = [record["lines"] for record in records if record["kind"] == "fill_mask"]
+    assert len(lines) == 1  # of three
+    assert "北[" in lines[0]
+
+
+def test_without_any_sentence_that_fits_none_is_filled_in(corpus, tmp_path):
+    changes = {"length": 8, "max_position_embeddings": 8, "steps": 2, "eval_steps": 2}
+    assert train(tiny_training.settings(corpus, tmp_path, **changes)) == 2
+    assert '"fill_mask"' not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus, tmp_path):

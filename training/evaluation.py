@@ -106,6 +106,23 @@ def read_sentences(tokenizer: Tokenizer, sentences: Sequence[str], config: RoFor
     return [encoding for _, _, encoding in itertools.chain.from_iterable(windows)]
 
 
+def sentences_to_fill(given: Sequence[str], tokenizer: Tokenizer, config: RoFormerConfig) -> tuple[str, ...]:
+    """Choose what an evaluation fills: the sentences that are given, or those of our own that the model has room for.
+
+    Raises:
+        TextsError: One that is given cannot be filled; all such are named, by their places in ``fill_mask``.
+    """
+    if not given:
+        return tuple(text for text in SENTENCES if len(tokenizer.encode(text).ids) <= config.max_position_embeddings)
+    try:
+        read_sentences(tokenizer, given, config)
+    except fill_mask.TextsError as error:
+        # the next step is that of another command
+        step = "Change fill_mask under [watch], or raise max_position_embeddings where a sentence is too long for it."
+        raise fill_mask.TextsError(error.problems, step) from None
+    return tuple(given)
+
+
 def fill_lines(model: Any, tokenizer: Tokenizer, sentences: Sequence[str], top_k: int = 5) -> list[str]:
     """Fill every mask of a few sentences: the model card's line of each.
 

@@ -45,6 +45,16 @@ class Feed:
             self._stage = number
         return self._training.batches(index)
 
+    def check(self) -> None:
+        """Lay out every stage's data once, held-out ones where they are scored; the cache keeps what was made.
+
+        Raises:
+            ConvertError: There are none, of some corpus, or the cache cannot be written.
+        """
+        for number in range(len(self.settings.stages)):
+            for held_out in (False, True) if self.settings.evaluates else (False,):
+                self._data(number, held_out=held_out)
+
     def held_out(self, number: int) -> StageData:
         """Held-out text as a stage has it."""
         if self._held_out is None or self._held_out[0] != number:

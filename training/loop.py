@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from ..converters.errors import ConvertError
 from .agreement import require_agreement
-from .evaluation import SENTENCES, evaluate, fill_lines, read_sentences
+from .evaluation import evaluate, fill_lines, sentences_to_fill
 from .feed import Feed
 from .log import RunLog
 from .meter import Clock
@@ -43,13 +43,14 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     require_work_for_all(settings, ranks.count)
     sources = open_sources(settings.data.corpora)
     trainer = Trainer(settings, sources, ranks)
-    read_sentences(sources.tokenizer, settings.watch.fill_mask, trainer.model.config)  # a mistake shows now
+    sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
     if found is not None:
         trainer.restore(found)
     if ranks.count > 1:
         require_agreement(ranks, trainer.facts())
     with ExitStack() as stack:
         feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
+        feed.check()  # what an evaluation lacks shows now, not after a thousand steps
         asked_to_end = stack.enter_context(ending_by_signal())
         log = stack.enter_context(open_log(settings, run, terminal=terminal)) if ranks.first else None
         if log is not None:
@@ -57,7 +58,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             log.rewind(trainer.step)
             for note in trainer.notes if found is None else ():
                 log.say(f"{settings.run.init}: {note}")
-        Loop(trainer, feed, log, asked_to_end).run()
+        Loop(trainer, feed, log, asked_to_end, sentences).run()
     return trainer.saved
 
 
@@ -70,13 +71,22 @@ class Loop:
         feed: Its batches.
         log: On the first rank; None on the others.
         asked_to_end: Set when the run shall save and end.
+        sentences: Each evaluation fills them in.
     """
 
-    def __init__(self, trainer: Trainer, feed: Feed, log: RunLog | None, asked_to_end: threading.Event) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        feed: Feed,
+        log: RunLog | None,
+        asked_to_end: threading.Event,
+        sentences: Sequence[str] = (),
+    ) -> None:
         self.trainer = trainer
         self.feed = feed
         self.log = log
         self.asked_to_end = asked_to_end
+        self.sentences = sentences
         self.clock = Clock()
 
     def run(self) -> None:
@@ -139,12 +149,12 @@ class Loop:
 
     def evaluate(self, stage: int) -> None:
         """Score held-out text, and fill in some masks."""
-        trainer, watch, data = self.trainer, self.trainer.settings.watch, self.trainer.settings.data
-        if data.held_out_fraction and watch.eval_batches:
+        trainer, settings = self.trainer, self.trainer.settings
+        if settings.evaluates:
             record = evaluate(
                 trainer.model,
                 self.feed.held_out(stage),
-                watch.eval_batches,
+                settings.watch.eval_batches,
                 micro_batch=self.feed.micro_batch(stage),
                 step=trainer.step,
                 stage=stage + 1,
@@ -154,9 +164,9 @@ class Loop:
             )
             if self.log is not None:
                 self.log.evaluation(record)
-        if self.log is not None and data.mlm:
-            sentences = watch.fill_mask or SENTENCES
-            self.log.fill_mask(fill_lines(trainer.model, trainer.sources.tokenizer, sentences), step=trainer.step)
+        if self.log is not None and settings.data.mlm and self.sentences:
+            lines = fill_lines(trainer.model, trainer.sources.tokenizer, self.sentences)
+            self.log.fill_mask(lines, step=trainer.step)
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -114,9 +114,12 @@ def _no_samples(corpus: Corpus, recipe: MapRecipe) -> ConvertError:
     where = getattr(corpus, "directory", "the corpus")
     documents = sum(len(shard.document_ends) - 1 for shard in corpus.shards)
     side = "held out" if recipe.held_out else "left for training"
+    if recipe.held_out:
+        step = "Raise held_out_fraction, prepare a corpus of more documents, or score nothing: --eval-batches 0."
+    else:
+        step = "Lower held_out_fraction, or prepare a corpus of more documents."
     return ConvertError(
-        f"{where}: none of its {documents:,} documents is {side} at held_out_fraction {recipe.held_out_fraction}",
-        f"{'Raise' if recipe.held_out else 'Lower'} held_out_fraction, or prepare a corpus of more documents.",
+        f"{where}: none of its {documents:,} documents is {side} at held_out_fraction {recipe.held_out_fraction}", step
     )
 
 

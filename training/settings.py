@@ -198,6 +198,11 @@ class Settings:
             step -= stage.steps
         raise IndexError("past the last stage")
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether held-out text is scored."""
+        return bool(self.watch.eval_steps and self.watch.eval_batches and self.data.held_out_fraction)
+
     def as_tree(self) -> dict[str, Any]:
         """The settings as plain tables and values, as JSON and TOML hold them."""
         tree: dict[str, Any] = {name: asdict(getattr(self, name)) for name in TABLES}
