@@ -20,7 +20,7 @@ import tiny_training
 
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.training import state as state_module
-from roformer_convert.training.loop import train
+from roformer_convert.training.loop import Loop, train
 from roformer_convert.training.metrics import TIMES
 from roformer_convert.training.state import ARRAYS, STATE, checkpoints, read_checkpoint
 
@@ -79,7 +79,7 @@ def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninte
     assert len(counts["resumed_from"]) >= 3
     same_run(tmp_path / "whole", tmp_path / "killed", 40)
     names = {path.name for path in (tmp_path / "killed").iterdir()}
-    assert names == {"metrics.jsonl", "samples", "step-000039", "step-000040"}, "leftovers of killed saves"
+    assert names == {".lock", "metrics.jsonl", "samples", "step-000039", "step-000040"}, "leftovers of killed saves"
 
 
 def test_sigterm_finishes_the_step_and_saves(corpus, tmp_path):
@@ -105,6 +105,57 @@ def test_nothing_is_overwritten_without_resume(corpus, tmp_path):
     with pytest.raises(ConvertError, match=r"holds step-000004 of another run\n  Go on with --resume"):
         train(settings)
     assert train(settings, resume=True) == 4
+
+
+def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus, tmp_path):
+    settings = tiny_training.settings(corpus, tmp_path, steps=4)
+    record = '{"kind": "step", "step": 3, "lm_loss": 2.5}\n'
+    (tmp_path / "metrics.jsonl").write_text(record)
+    with pytest.raises(
+        ConvertError, match=r"holds the metrics\.jsonl of another run, which has no checkpoint\n  Begin"
+    ):
+        train(settings)
+    assert (tmp_path / "metrics.jsonl").read_text() == record
+    assert train(settings, resume=True) == 4
+    assert [each["step"] for each in metrics(tmp_path)] == [0, 4]
+
+
+def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_is_dead(corpus, tmp_path):
+    settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
+    code = (
+        "import sys, time; from pathlib import Path; from roformer_convert.training.run_directory import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            for resume in (False, True):
+                with pytest.raises(
+                    ConvertError, match="run: another process is training there\n  Wait until it has ended"
+                ):
+                    train(settings, resume=resume)
+            assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+        finally:
+            other.kill()
+    assert train(settings) == 4
+
+
+def test_a_run_that_is_going_on_holds_its_directory(corpus, tmp_path, monkeypatch):
+    def while_running(loop):
+        with pytest.raises(ConvertError, match="another process is training there"):
+            train(settings, resume=True)
+        return run(loop)
+
+    settings, run = tiny_training.settings(corpus, tmp_path, steps=4), Loop.run
+    monkeypatch.setattr(Loop, "run", while_running)
+    assert train(settings) == 4
+
+
+def test_an_output_that_is_a_file_is_refused(corpus, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ConvertError, match="run: cannot be written: File exists"):
+        train(tiny_training.settings(corpus, tmp_path / "run"))
 
 
 def test_a_changed_configuration_is_refused_with_its_fields_named(corpus, tmp_path):

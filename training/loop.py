@@ -18,10 +18,11 @@ from .meter import Clock
 from .parallel import Ranks
 from .precision import choose_device
 from .records import StageRecord, StepRecord
+from .run_directory import claim, held
 from .schedule import learning_rate
 from .settings import Settings
 from .start import open_sources
-from .state import checkpoints, clear_unfinished
+from .state import clear_unfinished
 from .trainer import Trainer
 
 
@@ -37,18 +38,20 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
         ConvertError: The settings, the corpora or the run's directory do not allow it, or the numbers went wrong.
     """
     run = Path(settings.run.output)
-    found = claim(run, resume=resume)
     choose_device(settings.run)
     ranks = Ranks()
     require_work_for_all(settings, ranks.count)
-    sources = open_sources(settings.data.corpora)
-    trainer = Trainer(settings, sources, ranks)
-    sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
-    if found is not None:
-        trainer.restore(found)
-    if ranks.count > 1:
-        require_agreement(ranks, trainer.facts())
     with ExitStack() as stack:
+        if ranks.first:
+            stack.enter_context(held(run))
+        found = claim(run, resume=resume)
+        sources = open_sources(settings.data.corpora)
+        trainer = Trainer(settings, sources, ranks)
+        sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
+        if found is not None:
+            trainer.restore(found)
+        if ranks.count > 1:
+            require_agreement(ranks, trainer.facts())
         feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
         feed.check()  # what an evaluation lacks shows now, not after a thousand steps
         asked_to_end = stack.enter_context(ending_by_signal())
@@ -173,24 +176,6 @@ class Loop:
         settings = self.trainer.settings
         sync = self.log.sync if self.log is not None else lambda: None
         self.trainer.save(Path(settings.run.output), keep=settings.watch.keep_checkpoints, sync=sync)
-
-
-def claim(run: Path, *, resume: bool) -> Path | None:
-    """Make the run's directory; return the checkpoint to go on from.
-
-    Raises:
-        ConvertError: It holds checkpoints, and nobody said to resume.
-    """
-    found = [path for _, path in checkpoints(run)]
-    if found and not resume:
-        raise ConvertError(
-            f"{run} holds {found[-1].name} of another run", "Go on with --resume, or name another --output."
-        )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConvertError(f"{run}: cannot be made: {error.strerror or error}") from None
-    return found[-1] if found else None
 
 
 def require_work_for_all(settings: Settings, ranks: int) -> None:
