@@ -54,6 +54,11 @@ def test_the_line_has_every_field_where_nothing_is_scaled():
     assert re.sub(r"[\d.e-]+", "#", plain.line()) == re.sub(r"[\d.e-]+", "#", CARD)
 
 
+def test_the_line_says_nan_where_there_was_no_loss():
+    line = replace(RECORD, loss=float("nan"), lm_loss=float("nan"), sop_loss=float("nan")).line()
+    assert line.startswith("global step 170100, loss: nan, lm_loss: nan, sop_loss: nan, speed: ")
+
+
 def test_the_line_goes_to_standard_output(tmp_path, capsys):
     with RunLog(tmp_path) as log:
         log.step(RECORD)
@@ -268,6 +273,16 @@ def test_tensorboard_gets_every_curve(tmp_path):
         assert value == pytest.approx(getattr(record, given[tag]), rel=1e-6)
     texts = [value for event in events(tmp_path / "tensorboard") for value in event.summary.value if value.tensor.dtype]
     assert "今天[天||气]很好" in texts[0].tensor.string_val[0].decode()
+
+
+def test_a_loss_that_is_not_a_number_is_no_point_of_a_curve(tmp_path):
+    nan = float("nan")
+    with quiet(tmp_path, tensorboard=True) as log:
+        log.rewind(0)
+        log.step(replace(RECORD, loss=nan, lm_loss=nan, sop_loss=nan))
+    found = {tag for tag, _ in scalars(tmp_path / "tensorboard")}
+    assert "train/learning_rate" in found
+    assert not found & {"train/loss", "train/lm_loss", "train/sop_loss"}
 
 
 def test_a_resumed_run_tells_tensorboard_which_points_no_longer_hold(tmp_path):

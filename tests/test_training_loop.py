@@ -30,9 +30,11 @@ from roformer_convert.training.batches import NO_ORDER
 from roformer_convert.training.feed import Feed
 from roformer_convert.training.health import BadNumberError
 from roformer_convert.training.loop import train
+from roformer_convert.training.meter import Meter
 from roformer_convert.training.objective import losses
 from roformer_convert.training.optimizer import AdamW, clip_factor, decays
 from roformer_convert.training.parallel import Ranks
+from roformer_convert.training.precision import LossScaler
 from roformer_convert.training.settings import Optimizer
 from roformer_convert.training.start import open_sources
 from roformer_convert.training.trainer import Trainer
@@ -293,6 +295,40 @@ def test_the_logs_losses_are_means_over_the_steps_since_the_last_line(corpus, tm
         assert record["sop_loss"] == pytest.approx(np.mean(orders))
         assert record["loss"] == pytest.approx(record["lm_loss"] + record["sop_loss"])
         assert record["tokens"] == part[-1]["tokens"]
+
+
+def test_losses_of_which_there_was_no_sample_are_not_zero():
+    meter = Meter()
+    meter.add(2.0, None, 3.0)
+    meter.add(4.0, None, 5.0)
+    loss, lm_loss, sop_loss, norm = meter.means(mlm=True, sop=True)
+    assert (loss, lm_loss, norm) == (3.0, 3.0, 4.0)
+    assert math.isnan(sop_loss)
+    assert meter.means(mlm=True, sop=False) == (3.0, 3.0, 0.0, 4.0)
+    meter.add(6.0, 0.5, 1.0)
+    assert meter.means(mlm=True, sop=True) == (4.5, 4.0, 0.5, 3.0)
+
+
+def test_a_line_without_any_pair_or_without_any_update_has_nulls(corpus, tmp_path, monkeypatch):
+    norm = trainer_module.gradient_norm
+    monkeypatch.setattr(trainer_module, "gradient_norm", lambda *given: math.inf if len(taken) == 1 else norm(*given))
+    taken, take_step = [], Trainer.take_step
+
+    def counted(trainer, batches, **options):
+        trainer.scaler = trainer.scaler or LossScaler.fresh(trainer.settings.scaling)
+        pairless = [replace(batch, order=np.full_like(batch.order, NO_ORDER)) for batch in batches]
+        asked = take_step(trainer, pairless, **options)
+        taken.append(trainer.step)
+        return asked
+
+    monkeypatch.setattr(Trainer, "take_step", counted)
+    train(tiny_training.settings(corpus, tmp_path, steps=3, log_steps=1))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    one, skipped, _ = [record for record in map(json.loads, lines) if record["kind"] == "step"]
+    assert one["loss"] == one["lm_loss"] > 0
+    assert one["sop_loss"] is None
+    assert [skipped[key] for key in ("loss", "lm_loss", "sop_loss", "gradient_norm")] == [None] * 4
+    assert skipped["bad_steps"] == 1
 
 
 # what goes wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +86,7 @@ class Curves:
         writer = self._opened()
         for tag, field in curves.items():
             value = getattr(record, field)
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 writer.add_scalar(tag, value, record.step)
         writer.flush()  # a killed run keeps its points but for the last moment's
 

@@ -127,11 +127,11 @@ class Loop:
         """Write the log's line."""
         trainer, meter, scaler = self.trainer, self.trainer.meter, self.trainer.scaler
         steps, seconds = self.clock.lap()
-        lm_loss = meter.mlm_loss / max(1, meter.mlm_steps)
-        sop_loss = meter.sop_loss / max(1, meter.sop_steps)
+        data = trainer.settings.data
+        loss, lm_loss, sop_loss, gradient_norm = meter.means(mlm=data.mlm, sop=data.sop)
         record = StepRecord(
             step=trainer.step,
-            loss=lm_loss + sop_loss,
+            loss=loss,
             lm_loss=lm_loss,
             sop_loss=sop_loss,
             learning_rate=learning_rate(trainer.settings, trainer.step),
@@ -144,7 +144,7 @@ class Loop:
             bad_steps=0 if scaler is None else scaler.bad_steps,
             stage=stage + 1,
             tokens=meter.all_tokens,
-            gradient_norm=meter.gradient_norm / max(1, meter.steps),
+            gradient_norm=gradient_norm,
         )
         meter.reset()
         if self.log is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,27 @@ class Meter:
         self.mlm_loss += mlm_loss or 0.0
         self.sop_loss += sop_loss or 0.0
         self.gradient_norm += gradient_norm
+
+    def means(self, *, mlm: bool, sop: bool) -> tuple[float, float, float, float | None]:
+        """Means over the steps: what was minimised, its two parts, the gradients' norm.
+
+        A part whose objective is off is 0; one of which these steps had no sample is NaN, and so is everything where
+        loss scaling left out all of them.
+
+        Args:
+            mlm: Whether the masked-LM objective is on.
+            sop: Whether the sentence-order objective is.
+        """
+        lm_loss, sop_loss = (
+            total / steps if steps else math.nan if on else 0.0
+            for total, steps, on in ((self.mlm_loss, self.mlm_steps, mlm), (self.sop_loss, self.sop_steps, sop))
+        )
+        if not self.steps:
+            return math.nan, lm_loss, sop_loss, None
+        loss = sum(
+            part for part in (lm_loss, sop_loss) if not math.isnan(part)
+        )  # a part without a sample added nothing
+        return loss, lm_loss, sop_loss, self.gradient_norm / self.steps
 
     def reset(self) -> None:
         """Begin the next line."""

@@ -33,9 +33,9 @@ class StepRecord:
 
     Attributes:
         step: Steps of the whole run taken so far; 1 after the first.
-        loss: What was minimised.
-        lm_loss: Its masked-LM part: mean cross-entropy of a masked token, in nats.
-        sop_loss: Its sentence-order part; 0 where that objective is off.
+        loss: What was minimised; NaN, as both parts, where loss scaling left out all of these steps.
+        lm_loss: Its masked-LM part: mean cross-entropy of a masked token, in nats; 0 where that objective is off.
+        sop_loss: Its sentence-order part; 0 where that objective is off, NaN where no sample had a second sentence.
         learning_rate: Of the last of these steps.
         steps_per_second: A time: differs from run to run, as the next two do.
         sequences_per_second: Over all ranks.
