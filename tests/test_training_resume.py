@@ -22,6 +22,7 @@ from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.training import state as state_module
 from roformer_convert.training.loop import Loop, train
 from roformer_convert.training.metrics import TIMES
+from roformer_convert.training.start import changed_corpora, open_sources
 from roformer_convert.training.state import ARRAYS, STATE, checkpoints, read_checkpoint
 
 HERE = Path(__file__).parent
@@ -186,8 +187,44 @@ def test_another_corpus_is_refused_wherever_it_lies(corpus, tmp_path):
     moved.symlink_to(corpus)
     assert train(tiny_training.settings(moved, tmp_path / "run", steps=4), resume=True) == 4
     other = tiny_training.make_corpus(tmp_path / "other", documents=59)
-    with pytest.raises(ConvertError, match="the corpora are others"):
+    with pytest.raises(ConvertError) as caught:
         train(tiny_training.settings(other, tmp_path / "run", steps=4), resume=True)
+    assert str(caught.value).splitlines()[:3] == [
+        f"{tmp_path / 'run' / 'step-000004'} was written by another configuration (2 differences)",
+        f"  corpora: {other} is added",
+        f"  corpora: {corpus} is missing",
+    ]
+
+
+def test_changed_corpora_are_named_with_what_changed(corpus, tmp_path):
+    one, two, three = (
+        str(corpus),
+        *(
+            str(tiny_training.make_corpus(tmp_path / name, documents))
+            for name, documents in (("two", 50), ("three", 40))
+        ),
+    )
+    before = open_sources([one, f"{two}=3"])
+
+    def changed(*entries, names=(one, f"{two}=3")):
+        return changed_corpora(open_sources(entries), before.contents, names)
+
+    assert changed(one, f"{two}=3") == []
+    assert changed(f"{one}=1", f"{two}=3.0", names=("/gone", "/a=b")) == []
+    assert changed(f"{one}=2", two) == [
+        f"corpora: {one} has weight 2, and 1 there",
+        f"corpora: {two} has weight 1, and 3 there",
+    ]
+    assert changed(one) == [f"corpora: {two} is missing"]
+    assert changed(one, f"{two}=3", three) == [f"corpora: {three} is added"]
+    assert changed(one, f"{three}=3", names=(one, f"{three}=3")) == [f"corpora: {three} holds other text than it did"]
+    assert changed(f"{two}=3", one) == [f"corpora: another order than {one}, {two}=3"]
+
+
+def test_one_difference_is_no_differences(corpus, tmp_path):
+    train(tiny_training.settings(corpus, tmp_path, steps=4))
+    with pytest.raises(ConvertError, match=r"another configuration \(1 difference\)\n  run\.seed = 43, and 42 there"):
+        train(tiny_training.settings(corpus, tmp_path, steps=4, seed=43), resume=True)
 
 
 def test_the_last_checkpoints_are_kept(corpus, tmp_path):
@@ -209,6 +246,7 @@ def test_a_directory_without_its_state_is_no_checkpoint(corpus, tmp_path):
         (STATE, lambda data: data.replace(b'"version": 1', b'"version": 7')),
         (STATE, lambda data: data.replace(b'"step": 4', b'"step": "4"', 1)),
         (STATE, lambda data: data.replace(b'"mlm_loss"', b'"other"')),
+        (STATE, lambda data: data.replace(b'"corpora": [', b'"corpora": [7,', 2)),
         (STATE, lambda data: data[: len(data) // 2]),
     ],
 )

@@ -144,6 +144,10 @@ def read_checkpoint(directory: Path) -> TrainingState:
     for key, kind in kinds.items():
         if not isinstance(tree.get(key), kind):
             raise FormatError(path, f"{key} = {tree.get(key)!r}, want a {kind.__name__}")
+    data = tree["settings"].get("data")
+    names = data.get("corpora") if isinstance(data, dict) else None
+    if not _are_corpora(tree["corpora"]) or not isinstance(names, list) or len(names) != len(tree["corpora"]):
+        raise FormatError(path, f"corpora = {tree['corpora']!r} of {names!r}: want a digest and a weight of each")
     sums = {each.name for each in fields(Meter)}
     if tree["meter"].keys() != sums or not all(
         isinstance(value, (int, float)) and not isinstance(value, bool) for value in tree["meter"].values()
@@ -157,6 +161,13 @@ def read_checkpoint(directory: Path) -> TrainingState:
         scaler=tree["scaler"],
         meter=Meter(**tree["meter"]),
         arrays=_read_arrays(directory / ARRAYS, tree["crc32c"].get(ARRAYS)),
+    )
+
+
+def _are_corpora(value: list[Any]) -> bool:
+    return all(
+        isinstance(each, list) and len(each) == 2 and isinstance(each[0], str) and isinstance(each[1], (int, float))
+        for each in value
     )
 
 

@@ -28,7 +28,7 @@ from .parallel import Ranks
 from .precision import LossScaler, autocast, half_type, is_halved
 from .schedule import learning_rate
 from .settings import Settings
-from .start import Sources, load_weights, starting_model
+from .start import Sources, changed_corpora, load_weights, starting_model
 from .state import TrainingState, checkpoint_path, read_checkpoint, write_checkpoint
 from .weights import Weights, clear_gradients, gradient_norm
 
@@ -161,13 +161,11 @@ class Trainer:
         changed = self.settings.changed(state.settings)
         if state.vocabulary != self.sources.vocabulary:
             changed.append("the vocabulary is another")
-        elif state.corpora != self.sources.contents:
-            changed.append("the corpora are others, or their weights are")
+        changed += changed_corpora(self.sources, state.corpora, state.settings["data"]["corpora"])
         if changed:
+            count = f"{len(changed)} difference{'s' * (len(changed) != 1)}"
             raise ConvertError(
-                "\n  ".join(
-                    [f"{directory} was written by another configuration ({len(changed)} differences)", *changed]
-                ),
+                "\n  ".join([f"{directory} was written by another configuration ({count})", *changed]),
                 "Resume with the settings of the run, or start a new one from these weights: --init, another --output.",
             )
         self.weights.load(load_weights(directory, self.model.config))
