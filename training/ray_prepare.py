@@ -6,6 +6,7 @@ inputs and the output under the same path (a shared file system).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,14 +26,15 @@ def make_shards(job: Job, numbers: Sequence[int], processes: int, progress: Call
         raise MissingPackageError("Preparing with Ray", {"ray": "ray"})
     import ray
 
+    maker: Any = _ShardMaker  # a class whose instances take rows; Ray's annotation knows functions alone
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(log_to_driver=False, logging_level="error")  # joins the cluster that RAY_ADDRESS names
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)  # joins the cluster that RAY_ADDRESS names
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=processes)
-        shards = rows.map(_ShardMaker, fn_constructor_args=(job,), compute=pool)
+        shards = rows.map(maker, fn_constructor_args=(job,), compute=pool)
         made = []
         for row in shards.iter_rows():
             if row["error"]:
