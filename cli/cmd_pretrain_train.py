@@ -72,14 +72,27 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
         python -m paddle.distributed.launch --gpus 0,1,2,3 "$(command -v roformer-pretrain)" \\
             train --config configs/roformer_base_wwm.toml --corpus corpus/ -o run/
 
-    SIGTERM finishes the step, saves and ends; --resume goes on from there.
+    Ctrl-C, or SIGTERM, finishes the step, saves and ends; --resume goes on from there. A second Ctrl-C stops at once.
     """
     from .training.settings_reading import read_settings
 
     settings = read_settings(configuration, given_flags(flags))
-    from .training.loop import train
+    try:
+        from .training.loop import train
 
-    train(settings, resume=resume, terminal=sys.stderr.isatty())
+        train(settings, resume=resume, terminal=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        click.echo(f"stopped; {_what_is_saved(Path(settings.run.output))}", err=True)
+        sys.exit(130)
+
+
+def _what_is_saved(run: Path) -> str:
+    from .training.state import checkpoints
+
+    found = checkpoints(run)
+    if not found:
+        return "no checkpoint was saved"
+    return f"{found[-1][1]} is whole, and --resume goes on from it"
 
 
 COMMANDS = {"train": train_command}

@@ -45,7 +45,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command."""
-    run(cli, "roformer-pretrain", COMMANDS, stopped="stopped; what was saved is whole, and --resume goes on from there")
+    run(cli, "roformer-pretrain", COMMANDS, stopped="stopped")
 
 
 if __name__ == "__main__":

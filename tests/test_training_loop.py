@@ -336,13 +336,8 @@ def test_a_line_without_any_pair_or_without_any_update_has_nulls(corpus, tmp_pat
 
 def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_named(corpus, tmp_path):
     tree = tiny_training.tree(corpus, tmp_path / "run", max_lr=1e30, warmup_steps=0, save_steps=1)
-    lines = []
-    for table, values in tree.items():
-        for each in values if isinstance(values, list) else [values]:
-            lines.append(f"[[{table}]]" if isinstance(values, list) else f"[{table}]")
-            lines += [f"{key} = {json.dumps(value)}" for key, value in each.items()]
-    (tmp_path / "run.toml").write_text("\n".join(lines))
-    result = CliRunner().invoke(pretrain.cli, ["train", "--config", str(tmp_path / "run.toml")])
+    configuration = tiny_training.write_toml(tmp_path / "run.toml", tree)
+    result = CliRunner().invoke(pretrain.cli, ["train", "--config", str(configuration)])
     error = result.exception
     assert isinstance(error, BadNumberError)
     assert error.exit_status == 2

@@ -17,13 +17,16 @@ if importlib.util.find_spec("paddle") is None:
     pytest.skip("could not import 'paddle'", allow_module_level=True)
 
 import tiny_training
+from click.testing import CliRunner
 
+from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.training import state as state_module
 from roformer_convert.training.loop import Loop, train
 from roformer_convert.training.metrics import TIMES
 from roformer_convert.training.start import changed_corpora, open_sources
 from roformer_convert.training.state import ARRAYS, STATE, checkpoints, read_checkpoint
+from roformer_convert.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 
@@ -83,21 +86,51 @@ def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninte
     assert names == {".lock", "metrics.jsonl", "samples", "step-000039", "step-000040"}, "leftovers of killed saves"
 
 
-def test_sigterm_finishes_the_step_and_saves(corpus, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_the_first_ctrl_c_finish_the_step_and_save(corpus, tmp_path, number):
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train(tiny_training.settings(corpus, tmp_path / "whole", steps=40, save_steps=1000))
     settings = tiny_training.settings(corpus, tmp_path / "ended", steps=40, save_steps=1000)
-    threading.Timer(0, lambda: when_begun(tmp_path / "ended")).start()
+    threading.Timer(0, lambda: when_begun(tmp_path / "ended", number)).start()
     stopped = train(settings)
     assert 0 < stopped < 40
     assert [step for step, _ in checkpoints(tmp_path / "ended")] == [stopped]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     assert train(settings, resume=True) == 40
     same_run(tmp_path / "whole", tmp_path / "ended", 40)
 
 
-def when_begun(run):
+def when_begun(run, number):
     while not (run / "metrics.jsonl").exists():
         time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "said"),
+    [(2, "stopped; {run}/step-000002 is whole, and --resume goes on from it\n"),
+     (9, "stopped; no checkpoint was saved\n")],
+)  # fmt: skip
+def test_the_second_ctrl_c_interrupts_and_what_is_said_of_checkpoints_is_true(
+    corpus, tmp_path, monkeypatch, capfd, save_steps, said
+):
+    def interrupted(trainer, *given, **options):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert "Ctrl-C again stops at once" in capfd.readouterr().err
+            os.kill(os.getpid(), signal.SIGINT)
+        return take_step(trainer, *given, **options)
+
+    take_step, before = Trainer.take_step, signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Trainer, "take_step", interrupted)
+    run = tmp_path / "run"
+    configuration = tiny_training.write_toml(
+        tmp_path / "run.toml", tiny_training.tree(corpus, run, save_steps=save_steps)
+    )
+    result = CliRunner().invoke(pretrain.cli, ["train", "--config", str(configuration)])
+    assert result.exit_code == 130
+    assert result.stderr == said.format(run=run)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_nothing_is_overwritten_without_resume(corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,14 @@ def tree(corpus: Path, output: Path, stages: list[dict[str, Any]] | None = None,
 def settings(corpus: Path, output: Path, stages: list[dict[str, Any]] | None = None, **changes: Any) -> Settings:
     """Settings of a small run."""
     return settings_from_tree(tree(corpus, output, stages, **changes))
+
+
+def write_toml(path: Path, tree: dict[str, Any]) -> Path:
+    """Write settings as a configuration file."""
+    lines = []
+    for table, values in tree.items():
+        for each in values if isinstance(values, list) else [values]:
+            lines.append(f"[[{table}]]" if isinstance(values, list) else f"[{table}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in each.items()]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from .trainer import Trainer
 
 
 def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -> int:
-    """Train until the last step, or until SIGTERM; return the step of the newest checkpoint.
+    """Train until the last step, or until SIGTERM or Ctrl-C; return the step of the newest checkpoint.
 
     Args:
         settings: All of it.
@@ -54,7 +55,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             require_agreement(ranks, trainer.facts())
         feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
         feed.check()  # what an evaluation lacks shows now, not after a thousand steps
-        asked_to_end = stack.enter_context(ending_by_signal())
+        asked_to_end = stack.enter_context(ending_by_signal(tell=ranks.first))
         log = stack.enter_context(open_log(settings, run, terminal=terminal)) if ranks.first else None
         if log is not None:
             clear_unfinished(run)
@@ -207,10 +208,14 @@ def open_log(settings: Settings, run: Path, *, terminal: bool) -> RunLog:
 
 
 @contextmanager
-def ending_by_signal() -> Iterator[threading.Event]:
-    """Turn SIGTERM into an event, so that the step at hand is finished and saved.
+def ending_by_signal(*, tell: bool) -> Iterator[threading.Event]:
+    """Turn SIGTERM and the first Ctrl-C into an event, so that the step at hand is finished and saved.
 
-    A second one changes nothing: Paddle's launcher sends several, a fifth of a second apart.
+    A second Ctrl-C interrupts. A second SIGTERM changes nothing: Paddle's launcher sends several, a fifth of a second
+    apart.
+
+    Args:
+        tell: Answer Ctrl-C with a line on standard error.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # Python gives signals to the main thread alone
@@ -219,9 +224,16 @@ def ending_by_signal() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if tell:  # past Python's buffers, in which the loop may be writing at this moment
+                os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
 
-    before = signal.signal(signal.SIGTERM, ask)
+    # a shell's background job ignores Ctrl-C, and goes on doing so
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [(number, signal.signal(number, ask)) for number in numbers]
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
