@@ -116,13 +116,32 @@ _CHANGES_THE_FUNCTION = (
 )
 
 #: Keys that say what the weights are, not what the model computes: written anew for each dialect.
-_STATED = ("architectures", "model_type", "dtype", "torch_dtype", "init_class", "init_args")
+_STATED = ("model_type", "dtype", "torch_dtype", "init_class", "init_args")
 #: Provenance of the software that wrote the source: meaningless to another's loader, so left out and reported.
 _PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
 #: Keys without a field that change what a dialect's loader hands back: (key, value) → what it would do there.
 _MISREAD: Mapping[Dialect, Mapping[tuple[str, Any], str]] = {
     # every config.json of transformers says so, where it means nothing outside a decoder
-    "paddle": {("use_cache", True): "PaddleNLP's model would return its cache beside the logits, as a tuple"},
+    "paddle": {
+        ("use_cache", True): "PaddleNLP's model would return its cache beside the logits, as a tuple",
+        ("output_hidden_states", True): "PaddleNLP's model would return them beside the logits, as a tuple",
+        ("output_attentions", True): "PaddleNLP's model would return them beside the logits, as a tuple",
+        ("return_dict", True): "PaddleNLP's model would return a dictionary instead of the logits",
+    },
+    # PaddleNLP's default, and what was set to trace the source's model; neither is a fact about the weights
+    "torch": {
+        ("return_dict", False): "transformers' model would return a tuple, which has no .logits",
+        ("torchscript", True): "transformers before 5 would return a tuple, which has no .logits",
+    },
+    "tf": {
+        ("return_dict", False): "transformers' TF model would return a tuple, which has no .logits",
+        ("torchscript", True): "transformers' TF model would return a tuple, which has no .logits",
+    },
+}
+#: Keys that send a loader to something that does not travel → why they are left out.
+_LEADS_ASTRAY: Mapping[str, str] = {
+    "auto_map": "it names code of the source's repository, which does not travel",
+    "quantization_config": "the weights are written as numbers, and a loader would look for quantized ones",
 }
 
 
@@ -372,6 +391,20 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
                 notes.append(f"{key} = {_shown(value)} is left out: it names the software that wrote the source")
         elif isinstance(value, bool) and (key, value) in _MISREAD.get(target, {}):
             notes.append(f"{key} = {value} is left out: {_MISREAD[target][key, value]}")
+        elif key in _LEADS_ASTRAY:
+            if value is not None:
+                notes.append(f"{key} = {_shown(value)} is left out: {_LEADS_ASTRAY[key]}")
+        elif key == "architectures":
+            if value and value != [architecture]:
+                notes.append(f"{key} = {_shown(value)} is not carried: the class for what is written is {architecture}")
+        elif key == "tie_word_embeddings":
+            # the masked-LM head has no kernel of its own in any dialect: a second copy was required to be equal
+            out[key] = True
+            if value is not True:
+                notes.append(
+                    f"{key} = {_shown(value)} is written as True: the head's kernel is the word embeddings here, and "
+                    "transformers would make a random one"
+                )
         elif key not in out:
             out[key] = value
     return out, notes

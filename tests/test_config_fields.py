@@ -281,6 +281,54 @@ def test_use_cache_does_not_make_paddlenlp_return_a_tuple(tmp_path: Path, target
     assert any("use_cache = True is left out" in note for note in notes) == (target == "paddle")
 
 
+@pytest.mark.parametrize("target", DIALECTS)
+@pytest.mark.parametrize("value", [False, None, 0])
+def test_weights_that_are_tied_are_said_to_be(tmp_path: Path, target: Dialect, value: Any) -> None:
+    """transformers 5 makes a random head of false; that the two are one tensor was checked when they were read."""
+    settings, _ = written(CONFIG, "torch")
+    found = read(tmp_path, "torch", {**settings, "tie_word_embeddings": value})
+    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    assert there["tie_word_embeddings"] is True
+    assert [note for note in notes if f"tie_word_embeddings = {value} is written as True" in note]
+    found = read(tmp_path, "torch", {**settings, "tie_word_embeddings": True})
+    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    assert there["tie_word_embeddings"] is True
+    assert not [note for note in notes if "tie_word_embeddings" in note]
+
+
+@pytest.mark.parametrize("target", DIALECTS)
+@pytest.mark.parametrize(
+    ("key", "value", "out_of"),
+    [
+        ("return_dict", False, ("torch", "tf")),
+        ("return_dict", True, ("paddle",)),
+        ("torchscript", True, ("torch", "tf")),
+        ("output_hidden_states", True, ("paddle",)),
+        ("output_attentions", True, ("paddle",)),
+        ("auto_map", {"AutoModel": "modeling.Model"}, DIALECTS),
+        ("quantization_config", {"quant_method": "gptq", "bits": 4}, DIALECTS),
+    ],
+)
+def test_what_changes_a_loaders_answer_is_left_out_and_reported(
+    tmp_path: Path, key: str, value: Any, out_of: tuple[Dialect, ...], target: Dialect
+) -> None:
+    settings, _ = written(CONFIG, "torch")
+    found = read(tmp_path, "torch", {**settings, key: value})
+    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    assert (key in there) == (target not in out_of)
+    assert len([note for note in notes if note.startswith(f"{key} = ") and "is left out" in note]) == (target in out_of)
+
+
+@pytest.mark.parametrize("target", DIALECTS)
+def test_another_class_than_the_sources_is_reported(tmp_path: Path, target: Dialect) -> None:
+    settings, _ = written(CONFIG, "torch")
+    for said, told in ((["RoFormerForCausalLM"], 1), (["RoFormerForMaskedLM"], 0), (None, 0), ([], 0)):
+        found = read(tmp_path, "torch", {**settings, "architectures": said})
+        there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+        assert there.get("architectures") == (None if target == "tf1" else ["RoFormerForMaskedLM"])
+        assert len([note for note in notes if "architectures = ['RoFormerForCausalLM'] is not carried" in note]) == told
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

@@ -162,6 +162,30 @@ def test_a_base_model_loads_as_one(tmp_path: Path, shape: str, source: Dialect) 
     assert numpy.abs(hidden - Forward(tensors, config).hidden(**given)).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "said", [{"tie_word_embeddings": False}, {"return_dict": False}, {"quantization_config": {"quant_method": "gptq"}}]
+)
+def test_no_key_of_the_source_makes_transformers_answer_otherwise(tmp_path: Path, said: dict[str, Any]) -> None:
+    """Each of these, carried, gave a random head, a tuple without logits, or a loader that fails."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tensors = random_tensors(CONFIG, (MLM,))
+    save(tmp_path / "ckpt", "paddle", tensors, CONFIG)
+    path = tmp_path / "ckpt" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **said}))
+    report = convert(tmp_path / "ckpt", to="torch")
+    assert len([note for note in report.notes if note.startswith(next(iter(said)))]) == 1
+    model, loading = transformers.RoFormerForMaskedLM.from_pretrained(
+        tmp_path / "ckpt-torch", output_loading_info=True, dtype=torch.float32
+    )
+    assert set(loading["missing_keys"]) == {POSITIONS}
+    given = {"input_ids": numpy.random.default_rng(4).integers(0, 61, (2, 9))}
+    zeros, ones = numpy.zeros((2, 9), numpy.int64), numpy.ones((2, 9), numpy.int64)
+    forward = Forward(tensors, CONFIG)
+    want = forward.logits(forward.hidden(given["input_ids"], zeros, ones))
+    assert numpy.abs(run_torch(model.eval(), given) - want).max() <= TOLERANCE
+
+
 def test_half_precision_weights_compute_what_they_hold(tmp_path: Path) -> None:
     """--dtype rounds the weights and nothing else: transformers and numpy agree on the rounded ones."""
     pytest.importorskip("transformers")
