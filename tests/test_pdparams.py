@@ -403,6 +403,13 @@ def test_leaves_that_are_no_arrays_become_metadata(tmp_path: Path) -> None:
     assert index.metadata == {"opt.lr": "0.1", "opt.step": "a numpy scalar of float64", "tag": "None"}
 
 
+@pytest.mark.parametrize("key", ["zz", "StructuredToParameterName@@"])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_function_that_is_only_held_is_refused(tmp_path: Path, protocol: int, key: str) -> None:
+    with pytest.raises(FormatError, match=rf"holds (__builtin__|builtins)\.eval under '{key}'"):
+        pdparams.index(save(tmp_path / "state", {"w": np.arange(2.0), key: eval}, protocol))
+
+
 class Runs:
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.reduced = (call, arguments)

@@ -362,6 +362,34 @@ def test_nested_names_are_joined_and_leaves_become_metadata(tmp_path: Path) -> N
     assert metadata == {"epoch": "3", "none": "None", "rate": "0.5", "losses": "[0.25, 1, z]", "m.5.1": "1"}
 
 
+def flattened(directory: Path, content: bytes) -> tuple[list[str], dict[str, str]]:
+    path = directory / "tree"
+    path.write_bytes(content)
+    with OpenFiles() as files:
+        machine = PickleMachine(path, files, 0, len(content), ALLOWED)
+        tensors, metadata = flatten(path, machine, machine.run())
+    return [name for name, _ in tensors], metadata
+
+
+@pytest.mark.parametrize(
+    "held", [b"csome.module\nleaf\n", b"](K\x01csome.module\nleaf\ne", b"}X\x01\0\0\0acsome.module\nleaf\ns"]
+)
+def test_a_function_among_the_values_is_refused(tmp_path: Path, held: bytes) -> None:
+    with pytest.raises(FormatError, match=r"the pickle holds some\.module\.leaf under 'k(\.[1a])?': a function"):
+        flattened(tmp_path, b"\x80\x02}X\x01\0\0\0k" + held + b"s.")
+
+
+def test_a_type_or_an_empty_dict_among_the_values_is_metadata(tmp_path: Path) -> None:
+    content = (
+        b"\x80\x02}(X\x01\0\0\0kcsome.module\ntype\nX\x01\0\0\0d}X\x01\0\0\0l]X\x01\0\0\0m](csome.module\ntype\neu."
+    )
+    assert flattened(tmp_path, content) == (
+        [],
+        {"k": "some.module.type", "d": "{}", "l": "[]", "m.0": "some.module.type"},
+    )
+    assert flattened(tmp_path, b"\x80\x02}.") == ([], {})
+
+
 def test_two_tensors_that_join_to_one_name_are_refused(tmp_path: Path) -> None:
     leaf = b"csome.module\nleaf\n)R"
     content = b"\x80\x02}(X\x03\0\0\0a.b" + leaf + b"X\x01\0\0\0a}X\x01\0\0\0b" + leaf + b"su."

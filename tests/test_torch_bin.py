@@ -249,6 +249,13 @@ def test_training_checkpoints_are_flattened(tmp_path: Path, zipped: bool) -> Non
     assert index.metadata["optimizer.param_groups.0.betas"] == "[0.9, 0.999]"
 
 
+@BOTH
+def test_a_function_that_is_only_held_is_refused(tmp_path: Path, zipped: bool) -> None:
+    path = save(tmp_path / "m.pt", {"w": torch.ones(2), "zz": torch._utils._rebuild_parameter}, zipped)
+    with pytest.raises(FormatError, match=r"holds torch\._utils\._rebuild_parameter under 'zz': a function"):
+        torch_bin.index(path)
+
+
 @pytest.mark.parametrize("name", ["uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"])
 def test_types_without_a_storage_class_are_indexed_under_torchs_name(tmp_path: Path, name: str) -> None:
     value = torch.arange(24, dtype=torch.uint8).view(getattr(torch, name))

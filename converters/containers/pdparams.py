@@ -58,7 +58,8 @@ def index(path: Path | str) -> Index:
         pieces: dict[str, Pieces] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         if isinstance(state, dict):
-            state.pop(_NAME_TABLE, None)
+            if isinstance(state.get(_NAME_TABLE), dict):
+                del state[_NAME_TABLE]
             if _SLICES in state:
                 pieces, shapes = _join_slices(machine, state)
         tensors, metadata = flatten(path, machine, state)

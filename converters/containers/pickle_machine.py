@@ -185,6 +185,10 @@ class PickleMachine:
             self.fail(f"{what} has {len(value):,} dimensions, at most 32 are read")
         return tuple(self.size(item, what) for item in value)
 
+    def is_function(self, value: Global) -> bool:
+        """Whether a global may be called, and is no type."""
+        return self._allowed[value.module, value.name] is not None
+
     def set_item(self, target: dict[str, object], key: object, value: object) -> None:
         """Put a value into a dict under the text of its key, once."""
         name = self._key(key)

@@ -1,5 +1,7 @@
 """A pickled state dict as a tree: its tensors under flat names, everything else as a line of metadata.
 
+A global that stands there as a value is metadata if it is a type and refused if it is a function, which is no data.
+
 Training checkpoints nest: ``{"model": {...}, "optimizer": {"state": {0: {...}}}, "epoch": 3}``. Whatever lies at
 ``k`` → ``inner`` is called ``k.inner``. The walk is a loop with a budget: a pickle of a hundred bytes can describe a
 graph with more paths than there are atoms, and a dict that contains itself.
@@ -47,7 +49,8 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
         tree: What its ``run`` returned.
 
     Raises:
-        FormatError: No dict at the top, or a tree that is too deep or repeats itself too often to be a state dict.
+        FormatError: No dict at the top, a tree that is too deep or repeats itself too often to be a state dict, or a
+            function in it.
     """
     if not isinstance(tree, dict):
         raise FormatError(
@@ -71,9 +74,16 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
                 raise FormatError(path, "the same dicts are nested in each other again and again; no state dict is")
             if depth == _DEEPEST:
                 raise FormatError(path, f"dicts and lists are nested deeper than {_DEEPEST} levels")
-            if isinstance(value, dict) or not all(map(_is_plain, value)):
+            # an empty dict is an entry like any other, below the top
+            if (isinstance(value, dict) and (value or depth == 0)) or not all(map(_is_plain, value)):
                 waiting.extend([(_join(path, name, key), item, depth + 1) for key, item in _items(value)][::-1])
                 continue
+        if type(value) is Global and machine.is_function(value):
+            raise FormatError(
+                path,
+                f"the pickle holds {value} under {shown(name)}: a function, which no state dict has; it was not run",
+                next_step="Load the file only with software that you trust it to, and save the plain state dict.",
+            )
         if isinstance(value, TensorLeaf):
             characters += len(name)
             if characters > _LONGEST_NAMES:
@@ -106,7 +116,7 @@ def _join(path: Path, prefix: str, key: str) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    return value is None or type(value) in (bool, int, float, Span, Global)
+    return value is None or type(value) in (bool, int, float, Span)
 
 
 def _note(machine: PickleMachine, value: object) -> str:
