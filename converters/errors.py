@@ -45,6 +45,10 @@ class FormatError(ConvertError):
         self.offset = offset
 
 
+#: The next step for a file that lacks its end.
+FETCH_AGAIN = "Fetch it again: a download or a copy of it was cut short."
+
+
 @dataclass(frozen=True)
 class Problem:
     """One line of a :class:`MisfitError`: a word for its kind, a tensor's, field's or file's name, and got and want."""

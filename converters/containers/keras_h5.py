@@ -19,7 +19,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError
+from ..errors import FETCH_AGAIN, ConvertError, FormatError
 from . import keras_h5_child, keras_h5_process
 from .keras_h5_layout import SIGNATURE, KerasLayout, lay_out
 from .stored import ITEMSIZE, Data, Extent, Index, OpenFiles, StoredTensor
@@ -56,7 +56,8 @@ def _check_signature(path: Path) -> int:
         return status.st_size
     if len(start) == len(SIGNATURE) and not any(start):
         raise FormatError(path, "begins with zeros: its writing was cut short", next_step="Convert it again.")
-    raise FormatError(path, f"not an HDF5 file: begins with {bytes(start)!r}, want {SIGNATURE!r}", offset=0)
+    what = f"not an HDF5 file: begins with {bytes(start)!r}, want {SIGNATURE!r}"
+    raise FormatError(path, what, offset=0, next_step=FETCH_AGAIN if SIGNATURE.startswith(start) else None)
 
 
 def index_of_answer(path: Path, size: int, answer: object) -> Index:

@@ -323,7 +323,8 @@ def describe(path: str, confined: bool) -> dict[str, Any]:
     except MemoryError:
         return {"error": f"the HDF5 library asked for more than {MEMORY_LIMIT >> 20:,} MB to read the file's structure"}
     except Exception as error:  # h5py raises nearly every class there is on a broken file
-        return {"error": f"the HDF5 library cannot read it: {ascii(str(error))[1:-1][:300]}"}
+        what = f"the HDF5 library cannot read it: {ascii(str(error))[1:-1][:300]}"
+        return {"error": what, "next_step": "Fetch it again: it is damaged or was cut short."}
     return {"tensors": tensors, "metadata": metadata}
 
 

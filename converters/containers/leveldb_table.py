@@ -18,7 +18,7 @@ from pathlib import Path
 
 import crc32c
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 
 _FIXED32 = struct.Struct("<I")
 
@@ -191,9 +191,11 @@ class _Table:
         self._content = content
         self._key_bytes = 0
         if len(content) < _FOOTER_BYTES:
-            raise FormatError(path, f"{len(content)} bytes, the footer of a table alone takes {_FOOTER_BYTES}")
+            what = f"{len(content)} bytes, the footer of a table alone takes {_FOOTER_BYTES}"
+            raise FormatError(path, what, next_step=FETCH_AGAIN)
         if not content.endswith(_MAGIC):
-            raise FormatError(path, f"no table: it ends with {content[-8:].hex()}, wanted {_MAGIC.hex()}")
+            what = f"no table: it ends with {content[-8:].hex()}, wanted {_MAGIC.hex()}"
+            raise FormatError(path, what, next_step=FETCH_AGAIN)
         self._body_bytes = len(content) - _FOOTER_BYTES
         footer = Cursor(path, content, 0, self._body_bytes, len(content) - len(_MAGIC))
         self._metaindex = footer.varint(), footer.varint()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from . import pickle_opcodes as opcodes
 from .numpy_pickle import NUMPY_GLOBALS, NumpyArray
 from .pickle_machine import PickleMachine, kind_of, shown
@@ -78,7 +78,7 @@ def _refuse_other_formats(path: Path, files: OpenFiles, size: int) -> None:
     start = bytearray(min(8, size))
     files.read_into(path, 0, memoryview(start))
     if not start:
-        raise FormatError(path, "the file is empty")
+        raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
     for magic, other in ((b"PK\x03\x04", "a zip archive, as torch writes"), (b"\x89HDF", "an HDF5 file")):
         if start.startswith(magic):
             raise FormatError(path, f"this is {other}, want a pickle as paddle.save writes", offset=0)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from .stored import OpenFiles
 
 #: A tensor takes about 30 opcodes, so this is some 33,000 tensors; a hostile file gets a second of time at the most.
@@ -210,7 +210,7 @@ class PickleMachine:
         """Move the window to the position, so that it holds at least ``count`` bytes from there."""
         left = self._end - self.position
         if count > left:
-            self.fail(f"the pickle is cut short: {count:,} bytes wanted, {max(left, 0):,} left")
+            self.fail(f"the pickle is cut short: {count:,} bytes wanted, {max(left, 0):,} left", FETCH_AGAIN)
         content = bytearray(min(max(count, _WINDOW), left))
         self._files.read_into(self.path, self.position, memoryview(content))
         self._window, self._window_start = bytes(content), self.position
@@ -287,7 +287,7 @@ class PickleMachine:
         length = int.from_bytes(self._take(length_bytes), "little", signed=signed)
         left = self._end - self.position
         if not 0 <= length <= left:
-            self.fail(f"the pickle is cut short: {kind} of {length:,} bytes, {left:,} left in the file")
+            self.fail(f"the pickle is cut short: {kind} of {length:,} bytes, {left:,} left in the file", FETCH_AGAIN)
         self._stack.append(Span(self.position, length, kind))
         self.position += length
 
@@ -295,7 +295,7 @@ class PickleMachine:
         length = int.from_bytes(self._take(8), "little")
         left = self._end - self.position
         if length > left:
-            self.fail(f"the pickle is cut short: a frame of {length:,} bytes, {left:,} left in the file")
+            self.fail(f"the pickle is cut short: a frame of {length:,} bytes, {left:,} left in the file", FETCH_AGAIN)
 
     def _protocol(self) -> None:
         protocol = self._take(1)[0]

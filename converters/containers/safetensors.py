@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from .stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
@@ -70,7 +70,8 @@ def index(path: Path) -> Index:
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if len(header) < header_bytes:
-        raise FormatError(path, f"the file ends inside its header of {header_bytes:,} bytes")
+        what = f"the file ends inside its header of {header_bytes:,} bytes"
+        raise FormatError(path, what, next_step=FETCH_AGAIN)
     described, metadata = _Scanner(path, header).header()
     payload = _LENGTH.size + header_bytes
     _check_cover(path, described, payload, status.st_size)
@@ -83,14 +84,16 @@ def index(path: Path) -> Index:
 
 def _header_bytes(path: Path, prefix: bytes, file_bytes: int) -> int:
     if len(prefix) < _LENGTH.size:
-        raise FormatError(path, f"the file has {len(prefix)} bytes, its header length alone takes {_LENGTH.size}")
+        what = f"the file has {len(prefix)} bytes, its header length alone takes {_LENGTH.size}"
+        raise FormatError(path, what, next_step=FETCH_AGAIN)
     (header_bytes,) = _LENGTH.unpack(prefix)
     if header_bytes > _MAX_HEADER_BYTES:
         raise FormatError(
             path, f"header length {header_bytes:,} is above the format's limit of {_MAX_HEADER_BYTES:,}", offset=0
         )
     if header_bytes > file_bytes - _LENGTH.size:
-        raise FormatError(path, f"header length {header_bytes:,} is more than the file of {file_bytes:,} bytes holds")
+        what = f"header length {header_bytes:,} is more than the file of {file_bytes:,} bytes holds"
+        raise FormatError(path, what, next_step=FETCH_AGAIN)
     return int(header_bytes)
 
 
@@ -125,7 +128,8 @@ def _check_cover(path: Path, described: list[_Described], payload: int, file_byt
             )
         end = each.end
     if payload + end != file_bytes:
-        raise FormatError(path, f"the header accounts for {payload + end:,} bytes, the file has {file_bytes:,}")
+        what = f"the header accounts for {payload + end:,} bytes, the file has {file_bytes:,}"
+        raise FormatError(path, what, next_step=FETCH_AGAIN if payload + end > file_bytes else None)
 
 
 def _size(path: Path, each: _Described) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 
 #: Bytes an element. A tensor of another type ("string" in a TF checkpoint) may be indexed but never converted.
 ITEMSIZE = {
@@ -82,7 +82,8 @@ class OpenFiles:
                 what = f"reading failed: {error.strerror or error}"
                 raise FormatError(path, what, offset=offset + done) from None
             if count == 0:
-                raise FormatError(path, f"the file ends {len(out) - done:,} bytes early", offset=offset + done)
+                what = f"the file ends {len(out) - done:,} bytes early"
+                raise FormatError(path, what, offset=offset + done, next_step=FETCH_AGAIN)
             done += count
 
     def read_lines(self, path: Path, offset: int, lines: Sequence[memoryview]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from . import bundle_messages
 from .bundle_messages import ITEMSIZES, BundleEntry, read_entry, read_header, shown
 from .leveldb_table import build_table, is_table, read_table
@@ -157,7 +157,9 @@ def _stored(index_path: Path, each: BundleEntry, shards: _Shards) -> tuple[Exten
     end = each.offset + each.nbytes
     if end > file_bytes:
         raise FormatError(
-            path, f"tensor {name!r:.200} takes bytes {each.offset:,} to {end:,}, the file has {file_bytes:,}"
+            path,
+            f"tensor {name!r:.200} takes bytes {each.offset:,} to {end:,}, the file has {file_bytes:,}",
+            next_step=FETCH_AGAIN,
         )
     if each.dtype in _NOT_PLAIN_BYTES:
         extent = Extent(path, each.offset, each.nbytes)

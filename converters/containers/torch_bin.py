@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from . import pickle_opcodes as opcodes
 from .pickle_machine import PickleMachine, kind_of, shown
 from .state_tree import flatten
@@ -47,7 +47,7 @@ def index(path: Path | str) -> Index:
                 next_step="Load it with torch and save its state dict again.",
             )
         if not start:
-            raise FormatError(path, "the file is empty")
+            raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
         return _index_legacy(path, files, size, bytes(start))
 
 
@@ -162,7 +162,8 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
         files.read_into(path, position, memoryview(count))
         number = int.from_bytes(count, "little", signed=True)
         if len(count) < 8 or position + 8 + storage.nbytes > size:
-            raise FormatError(path, f"the file is cut short in the storage {shown(key)}", offset=position)
+            what = f"the file is cut short in the storage {shown(key)}"
+            raise FormatError(path, what, offset=position, next_step=FETCH_AGAIN)
         if number != storage.count:
             raise FormatError(
                 path, f"the storage {shown(key)} has {number:,} elements, want {storage.count:,}", offset=position

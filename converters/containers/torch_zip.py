@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import FormatError
+from ..errors import FETCH_AGAIN, FormatError
 from .pickle_machine import shown
 from .stored import Fragment, OpenFiles, Slot, create_sized
 
@@ -52,12 +52,12 @@ class _Directory:
     def __init__(self, path: Path, files: OpenFiles, size: int) -> None:
         self._path, self._files, self._size = path, files, size
 
-    def _fail(self, what: str, offset: int) -> NoReturn:
-        raise FormatError(self._path, what, offset=offset)
+    def _fail(self, what: str, offset: int, next_step: str | None = None) -> NoReturn:
+        raise FormatError(self._path, what, offset=offset, next_step=next_step)
 
     def _read(self, offset: int, count: int) -> bytes:
         if offset < 0 or offset + count > self._size:
-            self._fail(f"the zip is cut short: {count:,} bytes wanted", min(max(offset, 0), self._size))
+            self._fail(f"the zip is cut short: {count:,} bytes wanted", min(max(offset, 0), self._size), FETCH_AGAIN)
         content = bytearray(count)
         self._files.read_into(self._path, offset, memoryview(content))
         return bytes(content)
@@ -90,7 +90,7 @@ class _Directory:
         tail = self._read(tail_start, self._size - tail_start)
         place = tail.rfind(_END)
         if place < 0 or len(tail) - place < 22:
-            self._fail("no end-of-directory record: the zip is cut short or no zip", self._size)
+            self._fail("no end-of-directory record: the zip is cut short or no zip", self._size, FETCH_AGAIN)
         *short, comment = struct.unpack_from("<4H2IH", tail, place + 4)
         end = tail_start + place
         if end + 22 + comment != self._size:
