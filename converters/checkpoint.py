@@ -66,6 +66,7 @@ class Checkpoint:
         ignored: Names in the files that are no weights (optimizer slots).
         files: Where they are open; closed with the checkpoint.
         companions: Tokenizer files and licences beside the weights.
+        no_tensors: Names in the files that are no tensors: an epoch, a note.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class Checkpoint:
     ignored: tuple[str, ...]
     files: OpenFiles = field(repr=False)
     companions: tuple[Path, ...] = ()
+    no_tensors: tuple[str, ...] = ()
 
     def __enter__(self) -> Checkpoint:
         return self

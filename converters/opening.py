@@ -13,7 +13,7 @@ from .containers.stored import StoredTensor
 from .dialects import DIALECT_FILES
 from .errors import ConvertError
 from .fitting import resolve
-from .mapping import Dialect, Table, count_layers
+from .mapping import Dialect
 
 
 def find_config(directory: Path, dialects: tuple[Dialect, ...]) -> Path | None:
@@ -45,7 +45,8 @@ def open_checkpoint(
     """
     path = Path(path)
     weights = weight_files.find(path, dialect)
-    stored = weight_files.index(weights)
+    found = weight_files.index_all(weights)
+    stored = list(found.tensors)
     spoken = dialect or spoken_dialect(weights, stored)
     if dialect is not None:
         _require_spoken(weights.shard_index or weights.files[0], dialect, stored)
@@ -54,21 +55,14 @@ def open_checkpoint(
     if config_path is None:
         config_path = find_config(directory, (spoken,))
     checkpoint = resolve(path, weights, stored, spoken, config_path)
-    return replace(checkpoint, companions=find_companions(directory))
+    return replace(checkpoint, companions=find_companions(directory), no_tensors=tuple(found.metadata))
 
 
 def spoken_dialect(weights: weight_files.WeightSet, stored: list[StoredTensor]) -> Dialect:
     """The dialect whose spelling most tensors have; the container's own on a tie."""
     if len(weights.dialects) == 1:
         return weights.dialects[0]
-    return max(weights.dialects, key=lambda dialect: _spelled(dialect, stored))
-
-
-def _spelled(dialect: Dialect, stored: list[StoredTensor]) -> int:
-    """How many of the tensors have a row's name in ``dialect``."""
-    names = {tensor.name for tensor in stored}
-    table = Table(count_layers(dialect, list(names)))
-    return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
+    return max(weights.dialects, key=lambda dialect: weight_files.spelled(dialect, stored))
 
 
 def _require_spoken(where: Path, dialect: Dialect, stored: list[StoredTensor]) -> None:
@@ -77,11 +71,11 @@ def _require_spoken(where: Path, dialect: Dialect, stored: list[StoredTensor]) -
     Raises:
         ConvertError: More than twice as many names are another dialect's.
     """
-    counts = {other: _spelled(other, stored) for other in DIALECT_FILES}
+    counts = {other: weight_files.spelled(other, stored) for other in DIALECT_FILES}
     best = max(counts, key=lambda other: counts[other])
     if counts[best] > 2 * counts[dialect]:
         raise ConvertError(
             f"{where}: the tensors have {best}'s names ({counts[best]} of {len(stored)}), not {dialect}'s "
             f"({counts[dialect]})",
-            "Use `roformer-convert convert SOURCE --to …`, which finds the dialect out by itself.",
+            "`roformer-convert convert SOURCE --to …` without --from finds the dialect out by itself.",
         )

@@ -22,6 +22,8 @@ from .mapping import EMBEDDINGS, MLM, POOLER, TIED, UNREAD, Dialect, Group, Tabl
 #: TF's masked-LM layer lists the embeddings again, because it is built on them.
 _SHARED_WITH_MLM = EMBEDDINGS
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+#: Names listed in one note.
+_NAMED = 8
 _SIZE_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -294,6 +296,10 @@ def _tensor_notes(
             f"left out, being no weights: {source.ignored[0]}"
             + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
         )
+    if source.no_tensors:
+        more = len(source.no_tensors) - _NAMED
+        named = ", ".join(source.no_tensors[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        notes.append(f"left out, being no tensors: {named}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,15 @@ from .config_fields import read_json
 from .containers.stored import Index, StoredTensor
 from .dialects import CONTAINERS, DIALECT_FILES, USUAL_DIALECT, Container
 from .errors import ConvertError, FormatError, MisfitError, Problem
-from .mapping import Dialect
+from .mapping import Dialect, Table, count_layers
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LEVELDB_MAGIC = bytes.fromhex("57fb808b247547db")
-#: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol=2)``: what torch.save put first before release 1.6.
-_LEGACY_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+#: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol)``, which torch.save put first before release 1.6; from protocol 4 on
+#: there is a frame around it. Its caller chose the protocol, and 2 was the default.
+_LEGACY_TORCH = re.compile(rb"\x80(?:[\2\3]|[\4\5]\x95\x0d\0{7})\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e")
+#: What a container's metadata says of the container itself.
+_OWN_METADATA: Mapping[Container, tuple[str, ...]] = {"safetensors": ("format",), "h5": ("backend", "keras_version")}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 _SUFFIXES = {".pdparams", ".bin", ".pt", ".pth", ".safetensors", ".h5", ".index"}
 
@@ -62,7 +65,7 @@ def sniff(path: Path) -> Container | None:
     """Tell a container by its first bytes (a TF checkpoint's index by its last), or None."""
     try:
         with open(require_file(path), "rb") as file:
-            head = file.read(16)
+            head = file.read(32)
             size = file.seek(0, 2)
             file.seek(max(0, size - 8))
             tail = file.read(8)
@@ -70,7 +73,7 @@ def sniff(path: Path) -> Container | None:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if head.startswith(_HDF5_SIGNATURE):
         return "h5"
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or head.startswith(_LEGACY_TORCH):
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or _LEGACY_TORCH.match(head):
         return "bin"
     if tail == _LEVELDB_MAGIC:
         return "ckpt"
@@ -108,15 +111,48 @@ def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
     require_file(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, dialect)
-    container = sniff(path)
+    container = sniff(path) or _by_name(path)
     if container is None:
-        container = next((c for c in CONTAINERS if path.suffix == f".{c}"), None)
-    if container is None:
+        _refuse_stand_in(path)
         known = "safetensors, .pdparams, torch .bin, HDF5 or a TF checkpoint's .index"
         raise FormatError(path, f"not a weight file that is known here; wanted {known}")
     usual = USUAL_DIALECT[container]
     dialects: tuple[Dialect, ...] = (dialect,) if dialect else (usual,) if usual else ("torch", "paddle")
     return WeightSet(container, (path,), None, dialects)
+
+
+def _by_name(path: Path) -> Container | None:
+    """The container that a file's name says, for one whose first bytes do not: its reader then names the damage."""
+    if path.suffix == ".index":
+        return "ckpt"
+    return next((container for container in CONTAINERS if path.suffix == f".{container}"), None)
+
+
+def _refuse_stand_in(path: Path) -> None:
+    """Name the two things that downloads leave in a weight file's place.
+
+    Raises:
+        FormatError: It is a pointer of Git LFS or a web page.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        return
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return
+    if start.startswith(b"version https://git-lfs"):
+        raise FormatError(
+            path,
+            "not the weights but Git LFS's pointer to them",
+            next_step="Fetch them with `git lfs pull` in the repository, or download the file itself.",
+        )
+    if start.startswith((b"<!doctype", b"<html")):
+        raise FormatError(
+            path,
+            "not the weights but a web page, perhaps of an error or a login",
+            next_step="Read it in a browser, and download the file again.",
+        )
 
 
 def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
@@ -136,7 +172,7 @@ def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
     if problems:
         raise MisfitError(path, "its directory", problems, "Fetch every shard into one directory and try again.")
     files = tuple(path.parent / name for name in sorted(names))
-    first = sniff(files[0]) or next((c for c in CONTAINERS if files[0].suffix == f".{c}"), None)
+    first = sniff(files[0]) or _by_name(files[0])
     if first is None:
         raise FormatError(files[0], "not a weight file that is known here")
     usual = USUAL_DIALECT[first]
@@ -149,8 +185,11 @@ def _candidates(directory: Path, dialects: Iterator[Dialect]) -> Iterator[Path]:
         for files in DIALECT_FILES[dialect].weights:
             if files.container == "ckpt":
                 standard = directory / f"{files.single}.index"
-                indexes = (path for path in directory.glob("*.index") if path == standard or path.is_file())
-                yield from sorted(path for path in indexes if sniff(path) == "ckpt")
+                # whatever lies under the standard name is meant to be one, and is told what is wrong with it
+                if os.path.lexists(standard):
+                    yield standard
+                others = (path for path in directory.glob("*.index") if path != standard and path.is_file())
+                yield from sorted(path for path in others if sniff(path) == "ckpt")
                 continue
             for name in (files.single, files.index):
                 if name is not None and os.path.lexists(directory / name):
@@ -163,7 +202,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
     if not found:
         # the standard names first; then any one file that ends like weights
         loose = [path for path in sorted(directory.iterdir()) if path.suffix in _SUFFIXES and path.is_file()]
-        found = [path for path in loose if sniff(path) is not None]
+        found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
     if not found:
         names = [
             files.single + (".index" if files.container == "ckpt" else "")
@@ -173,34 +212,70 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = "Name the directory that holds them, or the weight file itself."
         others = list(_candidates(directory, iter(DIALECT_FILES)))
         if others:
-            step = f"It holds {others[0].name}: `roformer-convert convert` finds the dialect out by itself."
+            step = (
+                f"It holds {others[0].name}: `roformer-convert convert` without --from finds the dialect out by itself."
+            )
         raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:
         step = f"Say which one is meant: name the file itself, e.g. {found[0]}"
         if all(_SHARD.search(path.name) for path in found):
             step = "These are shards, and the .index.json that lists them is missing: fetch it too"
-        elif len({USUAL_DIALECT[sniff(path) or "safetensors"] for path in found}) > 1:
-            step += ", or its dialect with --from"
+        elif dialect is None:
+            alone = [name for name in wanted if _is_one_model(directory, name)]
+            step += f", or its dialect with --from {' or '.join(alone)}" if alone else ""
         raise MisfitError(directory, "one model", [Problem("weights", path.name) for path in found], step + ".")
     return _of_file(found[0], dialect)
 
 
+def _is_one_model(directory: Path, dialect: Dialect) -> bool:
+    """Whether a directory holds one model in the dialect's files, so that naming the dialect says which is meant."""
+    found = set(_candidates(directory, iter([dialect])))
+    if len(found) != 1:
+        return False
+    try:
+        weights = _of_file(found.pop(), None)
+        if len(weights.dialects) == 1:
+            return weights.dialects == (dialect,)
+        stored = index(weights)
+    except ConvertError:
+        return False
+    return max(weights.dialects, key=lambda each: spelled(each, stored)) == dialect
+
+
+def spelled(dialect: Dialect, stored: Sequence[StoredTensor]) -> int:
+    """How many of the tensors have a row's name in ``dialect``."""
+    names = {tensor.name for tensor in stored}
+    table = Table(count_layers(dialect, list(names)))
+    return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
+
+
 def index(weights: WeightSet, *, trusted: bool = False) -> list[StoredTensor]:
+    """Index the tensors of every file of ``weights``, as :func:`index_all` does."""
+    return list(index_all(weights, trusted=trusted).tensors)
+
+
+def index_all(weights: WeightSet, *, trusted: bool = False) -> Index:
     """Index every file of ``weights``; no payload is read.
 
     Args:
         weights: As :func:`find` found them.
         trusted: The files were just written by this process.
 
+    Returns:
+        The tensors of all files, and as metadata what else was put beside them: an epoch, a note.
+
     Raises:
         FormatError: A file is broken or hostile.
-        MisfitError: Shards and their index disagree, or two shards hold one tensor.
+        MisfitError: Several are, shards and their index disagree, or two shards hold one tensor.
     """
     tensors: list[StoredTensor] = []
+    others: dict[str, str] = {}
     home: dict[str, Path] = {}
     problems: list[Problem] = []
-    for path in weights.files:
-        for tensor in index_file(weights.container, path, trusted=trusted).tensors:
+    for path, found in zip(weights.files, _index_each(weights, trusted), strict=True):
+        own = _OWN_METADATA.get(weights.container, ())
+        others |= {name: text for name, text in found.metadata.items() if name not in own}
+        for tensor in found.tensors:
             other = home.setdefault(tensor.name, path)
             if other is not path:
                 problems.append(Problem("twice", tensor.name, f"in {other.name} and in {path.name}"))
@@ -217,12 +292,44 @@ def index(weights: WeightSet, *, trusted: bool = False) -> list[StoredTensor]:
     if problems:
         where = weights.shard_index or weights.files[0].parent
         raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
-    return tensors
+    return Index(tuple(tensors), others)
+
+
+def _index_each(weights: WeightSet, trusted: bool) -> list[Index]:
+    """Index the files one by one; of several that are damaged all are named, so that one download mends them."""
+    found: list[Index] = []
+    errors: list[FormatError] = []
+    for path in weights.files:
+        try:
+            found.append(index_file(weights.container, path, trusted=trusted))
+        except FormatError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [Problem("damaged", error.path.name, error.problem) for error in errors]
+        steps = {error.next_step for error in errors}
+        step = steps.pop() if len(steps) == 1 else None
+        where = weights.shard_index or weights.files[0].parent
+        raise MisfitError(where, "its shards", problems, step or "Fetch these files again.")
+    return found
 
 
 def index_file(container: Container, path: Path, *, trusted: bool = False) -> Index:
-    """Index one file of ``container``; ``trusted`` spares an HDF5 file that we wrote the process of its own."""
+    """Index one file of ``container``; ``trusted`` spares an HDF5 file that we wrote the process of its own.
+
+    Raises:
+        FormatError: It is broken, hostile, or something else in a weight file's place.
+    """
     require_file(path)
+    try:
+        return _index_file(container, path, trusted)
+    except FormatError as error:
+        _refuse_stand_in(error.path)
+        raise
+
+
+def _index_file(container: Container, path: Path, trusted: bool) -> Index:
     # imported here: each command pays only for the container in hand (h5 starts a process, ckpt loads crc32c)
     if container == "pdparams":
         from .containers import pdparams

@@ -334,6 +334,52 @@ def test_a_truncated_file_is_told(tmp_path: Path, kind: Dialect, container: str)
 
 
 @EACH
+def test_a_file_that_was_cut_short_is_to_be_fetched_again(tmp_path: Path, kind: Dialect, container: str) -> None:
+    write_random(tmp_path / "ckpt", kind, container=container)
+    for name in {WEIGHTS[kind, container], WEIGHTS[kind, container].replace("data-00000-of-00001", "index")}:
+        path = tmp_path / "ckpt" / name
+        whole = path.read_bytes()
+        for size in (len(whole) - 1, len(whole) // 2, 0):
+            path.write_bytes(whole[:size])
+            error = str(refused(tmp_path / "ckpt", "torch" if kind != "torch" else "paddle"))
+            assert f"{name}" in error
+            assert error.splitlines()[-1].startswith("  Fetch it again: "), error
+        path.write_bytes(whole)
+
+
+STAND_INS = {
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 512000000\n",
+    "a web page": b"\n<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head></html>\n",
+}
+
+
+@pytest.mark.parametrize("words", STAND_INS)
+@EACH
+def test_what_a_download_left_in_a_weight_files_place_is_named(
+    tmp_path: Path, kind: Dialect, container: str, words: str
+) -> None:
+    write_random(tmp_path / "ckpt", kind, container=container)
+    for name in {WEIGHTS[kind, container], WEIGHTS[kind, container].replace("data-00000-of-00001", "index")}:
+        path = tmp_path / "ckpt" / name
+        whole = path.read_bytes()
+        path.write_bytes(STAND_INS[words])
+        error = str(refused(tmp_path / "ckpt", "torch" if kind != "torch" else "paddle"))
+        assert f"{name}: not the weights but" in error
+        assert words in error
+        path.write_bytes(whole)
+
+
+def test_a_pointer_of_git_lfs_under_any_name_is_named(tmp_path: Path) -> None:
+    for name in ("weights.dat", "my_model.pt"):
+        (tmp_path / name).write_bytes(STAND_INS["git lfs pull"])
+        with pytest.raises(FormatError, match=f"{name}: not the weights but Git LFS's pointer"):
+            convert(tmp_path / name, to="torch")
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "my_model.pt").rename(tmp_path / "ckpt" / "my_model.pt")
+    assert "my_model.pt: not the weights but Git LFS's pointer" in str(refused(tmp_path / "ckpt", "paddle"))
+
+
+@EACH
 def test_noise_under_a_weight_files_name_is_told(tmp_path: Path, kind: Dialect, container: str) -> None:
     write_random(tmp_path / "ckpt", kind, container=container)
     name = WEIGHTS[kind, container].replace("data-00000-of-00001", "index")
@@ -424,6 +470,19 @@ def test_an_index_that_names_a_missing_shard_is_told(tmp_path: Path, kind: Diale
     assert misfit(tmp_path / "ckpt") == [("missing", shard.name) for shard in shards[1:3]]
 
 
+@pytest.mark.parametrize(("kind", "container"), [("paddle", "pdparams"), ("torch", "safetensors"), ("torch", "bin")])
+def test_every_damaged_shard_is_told_at_once(tmp_path: Path, kind: Dialect, container: str) -> None:
+    write_random(tmp_path / "ckpt", kind, container=container, max_shard_size=3000)
+    shards = sorted(path for path in (tmp_path / "ckpt").iterdir() if "-of-" in path.name)
+    broken = [shards[1], shards[4]]
+    for shard in broken:
+        shard.write_bytes(shard.read_bytes()[:-9])
+    assert misfit(tmp_path / "ckpt") == [("damaged", shard.name) for shard in broken]
+    assert str(refused(tmp_path / "ckpt")).endswith("Fetch it again: a download or a copy of it was cut short.")
+    broken[1].write_bytes(STAND_INS["git lfs pull"])
+    assert str(refused(tmp_path / "ckpt")).endswith("Fetch these files again.")
+
+
 @pytest.mark.parametrize(
     "outside", ["../elsewhere.safetensors", "/etc/passwd", "a\\b", "", ".", "..", "sub/x", "c:x", "a\0b"]
 )
@@ -479,11 +538,30 @@ def test_a_directory_of_two_models_is_told_and_one_can_be_named(tmp_path: Path) 
     error = refused(tmp_path / "ckpt", "tf1")
     assert isinstance(error, MisfitError)
     assert {problem.name for problem in error.problems} == {"model_state.pdparams", "model.safetensors"}
-    assert "--from" in str(error)
+    assert "or its dialect with --from torch." in str(error)
+    convert(tmp_path / "ckpt", tmp_path / "three", to="paddle", dialect="torch")
     convert(tmp_path / "ckpt" / "model_state.pdparams", tmp_path / "one", to="tf1")
     assert same_bits(read_all(tmp_path / "one"), tensors) == []
     convert(tmp_path / "ckpt" / "model.safetensors", tmp_path / "two", to="tf1")
     assert same_bits(read_all(tmp_path / "two"), others) == []
+
+
+def test_a_dialect_is_not_offered_where_it_does_not_decide(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    write_random(tmp_path / "other", "torch", container="bin")
+    shutil.copy(tmp_path / "other" / "pytorch_model.bin", tmp_path / "ckpt")
+    assert misfit(tmp_path / "ckpt") == [("weights", "model.safetensors"), ("weights", "pytorch_model.bin")]
+    assert "--from" not in str(refused(tmp_path / "ckpt"))
+    write_random(tmp_path / "paddle", "paddle", container="safetensors")
+    shutil.copy(tmp_path / "paddle" / "model.safetensors", tmp_path / "ckpt")
+    assert "or its dialect with --from paddle." in str(refused(tmp_path / "ckpt"))
+
+
+def test_a_dialect_that_was_named_wrongly_is_to_be_left_out(tmp_path: Path) -> None:
+    for name in ("bin", "safetensors"):
+        write_random(tmp_path / name, "torch", container=name)
+        said = str(refused(tmp_path / name, "tf", dialect="paddle"))
+        assert re.search(r"`roformer-convert convert.*` without --from finds the dialect out by itself", said)
 
 
 def test_two_tf1_checkpoints_in_one_directory_are_two_models(tmp_path: Path) -> None:

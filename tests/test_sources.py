@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,53 @@ def test_files_that_do_not_travel_are_reported(tmp_path: Path) -> None:
     report = convert(tmp_path / "ckpt", to="paddle")
     assert report.left_behind == ("README.md", "training_args.bin")
     assert "not copied: README.md, training_args.bin" in report.notes
+
+
+@pytest.mark.parametrize("container", ["pdparams", "bin"])
+def test_entries_that_are_no_tensors_are_reported(tmp_path: Path, container: str) -> None:
+    torch = pytest.importorskip("torch")
+    kind: Dialect = "paddle" if container == "pdparams" else "torch"
+    tensors = write_random(tmp_path / "ckpt", kind, container=container)
+    more = {"epoch": 5, "note": "hello", "empty": {}}
+    if container == "bin":
+        path = tmp_path / "ckpt" / "pytorch_model.bin"
+        torch.save({**torch.load(path), **more}, path)
+    else:
+        path = tmp_path / "ckpt" / "model_state.pdparams"
+        path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), **more}, 4))
+    report = convert(tmp_path / "ckpt", to="tf1")
+    assert "left out, being no tensors: epoch, note, empty" in report.notes
+    assert same_bits(read_all(report.target), tensors) == []
+
+
+def test_a_note_beside_safetensors_is_reported_and_the_formats_own_is_not(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    write_random(tmp_path / "ckpt", "torch")
+    path = tmp_path / "ckpt" / "model.safetensors"
+    save_file(load_file(path), path, {"format": "pt", "epoch": "5"})
+    assert "left out, being no tensors: epoch" in convert(tmp_path / "ckpt", to="tf").notes
+    assert not [note for note in convert(tmp_path / "ckpt-tf", to="paddle").notes if "no tensors" in note]
+
+
+def test_many_entries_that_are_no_tensors_are_counted(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    path = tmp_path / "ckpt" / "model_state.pdparams"
+    more = {f"k{number}": number for number in range(20)}
+    path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), **more}, 4))
+    notes = convert(tmp_path / "ckpt", to="tf1").notes
+    assert "left out, being no tensors: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more" in notes
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_file_of_old_torch_is_known_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = write_random(tmp_path / "ckpt", "torch", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    torch.save(torch.load(path), path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    path.rename(path.with_name("weights.ckpt"))
+    convert(path.with_name("weights.ckpt"), tmp_path / "out", to="tf1", config=tmp_path / "ckpt" / "config.json")
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
 @pytest.mark.parametrize("rows", [CONFIG.vocab_size - 1, CONFIG.vocab_size + 1, 0])
