@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cmd_convert import DIALECT_NAMES
 from .converters.rendering import table
 
 if TYPE_CHECKING:
+    from .converters.checkpoint import Checkpoint
     from .converters.compare import Comparison
+
+
+def _of_each(name: str, **declared: Any) -> Any:
+    """Declare an option that each of the two has: ``--config-first`` and ``--config-second``."""
+
+    def declare(function: Any) -> Any:
+        for which in ("second", "first"):
+            own = {**declared, "help": f"{which.upper()}'s {declared['help']}"}
+            function = click.option(f"--{name}-{which}", **own)(function)
+        return function
+
+    return declare
 
 
 @click.command("diff")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
+@_of_each("from", type=click.Choice(DIALECT_NAMES), help="dialect, where its files do not say.")
+@_of_each("config", type=click.Path(path_type=Path), help="configuration file, where it lies elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
 @click.pass_context
-def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, quiet: bool) -> None:
+def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """Compare FIRST with SECOND tensor by tensor under canonical names, whatever their dialects.
 
     Exit status: 0 all bits and configuration fields are equal, 1 they differ, 2 one cannot be read.
@@ -29,15 +46,27 @@ def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, q
         roformer-convert diff ckpt/ ckpt-torch/
     """
     from .converters.compare import compare
-    from .converters.opening import open_checkpoint
 
-    with open_checkpoint(first) as one, open_checkpoint(second) as two:
+    with _open(first, "first", options) as one, _open(second, "second", options) as two:
         comparison = compare(one, two)
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False, indent=2))
     elif not quiet:
         click.echo(render(comparison, str(first), str(second)))
     ctx.exit(0 if comparison.equal else 1)
+
+
+def _open(path: Path, which: str, options: dict[str, Any]) -> Checkpoint:
+    from .converters.errors import ConvertError
+    from .converters.opening import open_checkpoint
+
+    try:
+        return open_checkpoint(path, dialect=options[f"from_{which}"], config=options[f"config_{which}"])
+    except ConvertError as error:
+        # the next step is written for commands that read one checkpoint
+        if error.next_step is not None:
+            error.next_step = re.sub(r"(?<![\w-])--(from|config)\b(?!-)", rf"--\1-{which}", error.next_step)
+        raise
 
 
 def render(comparison: Comparison, first: str, second: str) -> str:

@@ -348,6 +348,26 @@ def test_diff_exits_with_1_and_says_where(tmp_path: Path) -> None:
     assert len(data["tensors"]) == len(tensors)
 
 
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_diff_takes_the_options_that_its_errors_name(tmp_path: Path, which: str) -> None:
+    write_random(tmp_path / "whole", "paddle")
+    write_random(tmp_path / "bare", "paddle")
+    config = (tmp_path / "bare" / "config.json").rename(tmp_path / "config.json")
+    pair = [tmp_path / "whole", tmp_path / "bare"][:: -1 if which == "first" else 1]
+    done = command("diff", *pair)
+    assert done.returncode == 2
+    assert f"with --config-{which} FILE" in done.stderr
+    assert run("diff", *pair, f"--config-{which}", config).exit_code == 0
+    write_random(tmp_path / "other", "tf")
+    (tmp_path / "other" / "tf_model.h5").rename(tmp_path / "whole" / "tf_model.h5")
+    pair = [tmp_path / "whole", tmp_path / "other"][:: 1 if which == "first" else -1]
+    write_random(tmp_path / "other", "tf1", force=True)
+    done = command("diff", *pair)
+    assert done.returncode == 2
+    assert f"or its dialect with --from-{which} paddle or tf." in done.stderr
+    assert run("diff", *pair, f"--from-{which}", "paddle").exit_code == 0
+
+
 def test_diff_of_what_cannot_be_read_exits_with_2(tmp_path: Path) -> None:
     write_random(tmp_path / "one", "paddle")
     done = command("diff", tmp_path / "one", tmp_path / "absent")
