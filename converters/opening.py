@@ -11,7 +11,7 @@ from .checkpoint import Checkpoint
 from .companions import find_companions
 from .containers.stored import StoredTensor
 from .dialects import DIALECT_FILES
-from .errors import ConvertError
+from .errors import ConvertError, MisfitError
 from .fitting import resolve
 from .mapping import Dialect
 
@@ -23,6 +23,23 @@ def find_config(directory: Path, dialects: tuple[Dialect, ...]) -> Path | None:
             if os.path.lexists(directory / name):  # a broken link is not an absent file
                 return weight_files.require_file(directory / name)
     return None
+
+
+def unread_config(directory: Path, dialect: Dialect) -> Path | None:
+    """A configuration under another dialect's name, where there is none under the dialect's own.
+
+    It is not read unasked: what lies beside weights under another's name may be another model's.
+    """
+    if find_config(directory, (dialect,)) is not None:
+        return None
+    names = (name for files in DIALECT_FILES.values() for name in files.configs)
+    return next((directory / name for name in names if os.path.lexists(directory / name)), None)
+
+
+def _say_unread(path: Path, dialect: Dialect) -> str:
+    names = " or ".join(DIALECT_FILES[dialect].configs)
+    step = f"if it is this model's, name it with --config {path}"
+    return f"{path.name} was not read, for {dialect}'s is called {names}: {step}"
 
 
 def open_checkpoint(
@@ -54,7 +71,16 @@ def open_checkpoint(
     config_path = None if config is None else weight_files.require_file(Path(config))
     if config_path is None:
         config_path = find_config(directory, (spoken,))
-    checkpoint = resolve(path, weights, stored, spoken, config_path)
+    unread = unread_config(directory, spoken) if config_path is None else None
+    try:
+        checkpoint = resolve(path, weights, stored, spoken, config_path)
+    except MisfitError as error:
+        if unread is not None and any(problem.kind == "configuration" for problem in error.problems):
+            error.next_step = _say_unread(unread, spoken)
+        raise
+    if unread is not None:
+        source = checkpoint.source_config
+        checkpoint.source_config = replace(source, notes=(*source.notes, _say_unread(unread, spoken)))
     return replace(checkpoint, companions=find_companions(directory), no_tensors=tuple(found.metadata))
 
 
@@ -77,5 +103,5 @@ def _require_spoken(where: Path, dialect: Dialect, stored: list[StoredTensor]) -
         raise ConvertError(
             f"{where}: the tensors have {best}'s names ({counts[best]} of {len(stored)}), not {dialect}'s "
             f"({counts[dialect]})",
-            "`roformer-convert convert SOURCE --to …` without --from finds the dialect out by itself.",
+            "Without --from the dialect is found out: `roformer-convert convert SOURCE --to …`.",
         )

@@ -212,9 +212,8 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = "Name the directory that holds them, or the weight file itself."
         others = list(_candidates(directory, iter(DIALECT_FILES)))
         if others:
-            step = (
-                f"It holds {others[0].name}: `roformer-convert convert` without --from finds the dialect out by itself."
-            )
+            step = f"It holds {others[0].name}. Without --from the dialect is found out: "
+            step += "`roformer-convert convert SOURCE --to …`."
         raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:
         step = f"Say which one is meant: name the file itself, e.g. {found[0]}"

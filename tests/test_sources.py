@@ -121,6 +121,28 @@ def test_a_rotary_table_in_the_file_decides_heads_and_positions(tmp_path: Path, 
         assert said in notes
 
 
+@pytest.mark.parametrize(
+    ("dialect", "own", "name"),
+    [("torch", "config.json", "bert_config.json"), ("tf1", "bert_config.json", "config.json")],
+)
+def test_another_dialects_configuration_is_named_and_not_read(
+    tmp_path: Path, dialect: Dialect, own: str, name: str
+) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect)
+    path = (tmp_path / "ckpt" / own).rename(tmp_path / "ckpt" / name)
+    with pytest.raises(MisfitError, match="num_attention_heads") as caught:
+        convert(tmp_path / "ckpt", to="paddle")
+    said = f"{name} was not read, for {dialect}'s is called {own}: "
+    said += f"if it is this model's, name it with --config {path}"
+    assert str(caught.value).endswith(said)
+    if dialect == "torch":  # a file that carries its rotary table needs no configuration
+        add_rotary_table(tmp_path / "ckpt", dialect)
+        assert said in convert(tmp_path / "ckpt", tmp_path / "guessed", to="paddle").notes
+    report = convert(tmp_path / "ckpt", to="paddle", config=path)
+    assert same_bits(read_all(report.target), tensors) == []
+    assert not [note for note in report.notes if "was not read" in note]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 def test_a_rounded_rotary_table_is_accepted_and_not_copied(tmp_path: Path, dtype: str) -> None:
     tensors = write_random(tmp_path / "ckpt", "torch", dtype=dtype)
