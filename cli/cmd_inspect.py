@@ -63,7 +63,7 @@ def render(found: Inspection) -> str:
     line("tied", ", ".join(found.tied))
     line("derived", ", ".join(found.derived))
     line("ignored", f"{len(found.ignored)} tensors of a training run" if found.ignored else "")
-    line("tokenizer", ", ".join(found.companions))
+    line("travels with", ", ".join(found.companions))
     for note in found.notes:
         line("note", note)
     for problem, count in found.folded_problems():

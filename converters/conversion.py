@@ -79,8 +79,9 @@ class Report:
             },
             "model_class": model_class(self.plan.groups),
             "tensors": len({step.held.tensor.canonical for step in stored}),
-            "turned": sum(step.turn for step in stored),
-            "cast": sum(step.casts for step in stored),
+            # a tensor that some dialect wants under two names is one tensor
+            "turned": len({step.held.tensor.canonical for step in stored if step.turn}),
+            "cast": len({step.held.tensor.canonical for step in stored if step.casts}),
             "bytes": self.plan.nbytes,
             "tied_in_source": list(self.duplicates),
             "companions": [path.name for path in self.plan.companions],

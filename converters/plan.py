@@ -160,7 +160,7 @@ def choose_container(target: Dialect, container: str | None) -> WeightFiles:
     if found is None:
         names = " or ".join(files.container for files in offered)
         raise ConvertError(
-            f"{DIALECT_FILES[target].software} does not read {container} files; wanted {names}",
+            f"{container} files are not read by {DIALECT_FILES[target].software}; wanted {names}",
             f"Leave --container out to write {offered[0].container}.",
         )
     return found
@@ -247,7 +247,7 @@ def _shard(
         return (FilePlan(weights.single, tuple(steps)),)
     if weights.shard is None:
         raise ConvertError(
-            f"{weights.single} is always one file: {DIALECT_FILES[target].software} reads no shards of it",
+            f"{weights.single} is always one file: shards of it are not read by {DIALECT_FILES[target].software}",
             "Leave --max-shard-size out.",
         )
     shards: list[list[Step]] = [[]]
@@ -277,7 +277,7 @@ def _tensor_notes(
 ) -> list[str]:
     software = DIALECT_FILES[target].software
     notes = [
-        f"the {group.name} is kept under BERT's names; {software} does not read it and reports it as unexpected"
+        f"the {group.name} is kept under BERT's names; it is not read by {software} and reported as unexpected"
         if target != "tf1"
         else f"the {group.name} is kept"
         for group in groups

@@ -127,7 +127,7 @@ def test_every_container_becomes_every_other(tmp_path: Path, of: tuple[Any, str]
 )
 def test_a_container_its_software_cannot_read_is_refused(tmp_path: Path, target: Dialect, container: str) -> None:
     write_random(tmp_path / "ckpt", "paddle")
-    with pytest.raises(ConvertError, match=f"does not read {container} files; wanted"):
+    with pytest.raises(ConvertError, match=f"{container} files are not read by .*; wanted"):
         convert(tmp_path / "ckpt", to=target, container=container)
 
 

@@ -286,6 +286,8 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
     assert data["written"]
     assert data["verified"]
     assert data["cast"] == 0
+    cast = convert(tmp_path / "ckpt", tmp_path / "half", to="torch", dtype="float16").as_dict()
+    assert cast["cast"] == cast["tensors"] == len(tensors)
 
 
 def test_what_the_target_does_not_know_is_kept_and_reported(tmp_path: Path) -> None:
