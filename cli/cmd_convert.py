@@ -122,10 +122,16 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
         )
     finally:
         bar.close()
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
-    elif not quiet:
-        click.echo(render(report, dry_run=options["dry_run"]))
+    try:
+        if as_json:
+            click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+        elif not quiet:
+            click.echo(render(report, dry_run=options["dry_run"]))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or not report.written:
+            raise
+        what = f"{report.target} is written and whole; only its report could not be printed"
+        raise OSError(error.errno, f"{what}: {error.strerror or error}") from None
     if run_parity:
         from .cmd_parity import gate_of_conversion
 
@@ -146,6 +152,10 @@ def _says_itself(source: Path, dialect: str | None) -> bool:
         return False
 
 
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def render(report: Report, *, dry_run: bool) -> str:
     """Say in a few lines what was done."""
     data = report.as_dict()
@@ -161,9 +171,9 @@ def render(report: Report, *, dry_run: bool) -> str:
     files = len(plan.files)
     facts = [
         data["model_class"],
-        f"{data['tensors']} tensors",
+        _counted(data["tensors"], "tensor"),
         amount(plan.nbytes) + (f" in {files} files" if files > 1 else ""),
-        f"{data['turned']} kernels turned",
+        f"{_counted(data['turned'], 'kernel')} turned",
     ]
     if data["cast"]:
         facts.append(f"{data['cast']} cast")

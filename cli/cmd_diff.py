@@ -85,6 +85,7 @@ def render(comparison: Comparison, first: str, second: str) -> str:
     if rows:
         lines.append(table(["tensor", "verdict", "max |difference|", "at (out, in)", "values", ""], rows, right=[2]))
     lines.extend(f"configuration: {name} is {a!r} / {b!r}" for name, (a, b) in comparison.config.items())
+    lines.extend(f"note: {note}" for note in comparison.notes)
     total = len(comparison.tensors)
     if comparison.equal:
         lines.append(f"{first} and {second} are equal: {total} tensors, every bit, and every configuration field")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -48,10 +49,12 @@ class Comparison:
     Attributes:
         tensors: A line for every canonical name of either.
         config: Field → (first, second) where the configurations differ.
+        notes: What differs beside the model, which makes the two no less equal.
     """
 
     tensors: tuple[TensorDifference, ...]
     config: dict[str, tuple[Any, Any]]
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -63,6 +66,7 @@ class Comparison:
         return {
             "equal": self.equal,
             "config": {name: list(pair) for name, pair in self.config.items()},
+            "notes": list(self.notes),
             "tensors": [asdict(tensor) for tensor in self.tensors],
         }
 
@@ -81,7 +85,15 @@ def compare(
         for field in fields(first.config)
         if getattr(first.config, field.name) != getattr(second.config, field.name)
     }
-    return Comparison(tuple(tensors), config)
+    return Comparison(tuple(tensors), config, _vocabulary_notes(first, second))
+
+
+def _vocabulary_notes(first: Checkpoint, second: Checkpoint) -> tuple[str, ...]:
+    """Say that the two read texts by other vocabularies: equal models then answer differently."""
+    one, two = ([path for path in each.companions if path.name == "vocab.txt"] for each in (first, second))
+    if one and two and not filecmp.cmp(one[0], two[0], shallow=False):
+        return ("the two vocab.txt differ, so that equal texts are not equal token ids",)
+    return ()
 
 
 def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorDifference:

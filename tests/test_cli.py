@@ -348,6 +348,18 @@ def test_diff_exits_with_1_and_says_where(tmp_path: Path) -> None:
     assert len(data["tensors"]) == len(tensors)
 
 
+def test_diff_notes_another_vocabulary(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_random(tmp_path / name, "paddle")
+        (tmp_path / name / "vocab.txt").write_text("".join(f"{number}\n" for number in range(61)))
+    assert "vocab.txt" not in run("diff", tmp_path / "one", tmp_path / "two").output
+    (tmp_path / "two" / "vocab.txt").write_text("".join(f"{number}\n" for number in range(1, 62)))
+    result = run("diff", tmp_path / "one", tmp_path / "two")
+    assert result.exit_code == 0
+    assert "note: the two vocab.txt differ" in result.output
+    assert len(json.loads(run("diff", tmp_path / "one", tmp_path / "two", "--json").output)["notes"]) == 1
+
+
 @pytest.mark.parametrize("which", ["first", "second"])
 def test_diff_takes_the_options_that_its_errors_name(tmp_path: Path, which: str) -> None:
     write_random(tmp_path / "whole", "paddle")
@@ -373,6 +385,28 @@ def test_diff_of_what_cannot_be_read_exits_with_2(tmp_path: Path) -> None:
     done = command("diff", tmp_path / "one", tmp_path / "absent")
     assert done.returncode == 2
     assert "no such file or directory" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_report_that_cannot_be_printed_does_not_hide_the_result(tmp_path: Path, more: list[str]) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    words = [sys.executable, "-m", "roformer_convert", "paddle2torch", str(tmp_path / "ckpt"), *more]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        words += ["--dry-run", "-o", str(tmp_path / "planned")]
+        planned = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    said = f"{tmp_path}/ckpt-torch is written and whole; only its report could not be printed: No space left on device"
+    assert done.stderr == f"paddle2torch: {said}\n"
+    assert done.returncode == 2
+    assert run("diff", tmp_path / "ckpt", tmp_path / "ckpt-torch").exit_code == 0
+    assert (planned.stderr, planned.returncode) == ("paddle2torch: No space left on device\n", 2)
+
+
+def test_one_kernel_is_not_several() -> None:
+    from roformer_convert.cmd_convert import _counted
+
+    assert [_counted(number, "kernel") for number in (0, 1, 2)] == ["0 kernels", "1 kernel", "2 kernels"]
 
 
 def test_a_reader_that_leaves_early_ends_the_command_without_a_word(tmp_path: Path) -> None:
