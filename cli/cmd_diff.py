@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from .converters.compare import Comparison
 
 
-def _of_each(name: str, **declared: Any) -> Any:
-    """Declare an option that each of the two has: ``--config-first`` and ``--config-second``."""
-
-    def declare(function: Any) -> Any:
-        for which in ("second", "first"):
-            own = {**declared, "help": f"{which.upper()}'s {declared['help']}"}
-            function = click.option(f"--{name}-{which}", **own)(function)
-        return function
-
-    return declare
-
-
 @click.command("diff")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@_of_each("from", type=click.Choice(DIALECT_NAMES), help="dialect, where its files do not say.")
-@_of_each("config", type=click.Path(path_type=Path), help="configuration file, where it lies elsewhere.")
+@click.option("--from-first", type=click.Choice(DIALECT_NAMES), help="Dialect of FIRST, where its files do not say.")
+@click.option("--from-second", type=click.Choice(DIALECT_NAMES), help="Dialect of SECOND, where its files do not say.")
+@click.option("--config-first", type=click.Path(path_type=Path), help="FIRST's configuration, where it lies elsewhere.")
+@click.option(
+    "--config-second", type=click.Path(path_type=Path), help="SECOND's configuration, where it lies elsewhere."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
 @click.pass_context
-def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def diff_command(
+    ctx: click.Context,
+    first: Path,
+    second: Path,
+    from_first: Any,
+    from_second: Any,
+    config_first: Path | None,
+    config_second: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Compare FIRST with SECOND tensor by tensor under canonical names, whatever their dialects.
 
     Exit status: 0 all bits and configuration fields are equal, 1 they differ, 2 one cannot be read.
@@ -47,7 +49,10 @@ def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, q
     """
     from .converters.compare import compare
 
-    with _open(first, "first", options) as one, _open(second, "second", options) as two:
+    with (
+        _open(first, from_first, config_first, "first") as one,
+        _open(second, from_second, config_second, "second") as two,
+    ):
         comparison = compare(one, two)
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False, indent=2))
@@ -56,12 +61,12 @@ def diff_command(ctx: click.Context, first: Path, second: Path, as_json: bool, q
     ctx.exit(0 if comparison.equal else 1)
 
 
-def _open(path: Path, which: str, options: dict[str, Any]) -> Checkpoint:
+def _open(path: Path, dialect: Any, config: Path | None, which: str) -> Checkpoint:
     from .converters.errors import ConvertError
     from .converters.opening import open_checkpoint
 
     try:
-        return open_checkpoint(path, dialect=options[f"from_{which}"], config=options[f"config_{which}"])
+        return open_checkpoint(path, dialect=dialect, config=config)
     except ConvertError as error:
         # the next step is written for commands that read one checkpoint
         if error.next_step is not None:
