@@ -107,21 +107,31 @@ class OutputDirectory:
     def __enter__(self) -> OutputDirectory:
         _restore_set_aside(self.target)
         _remove_abandoned(self.target)
+        try:
+            self._make()
+        except BaseException:  # a signal, at any moment of it: nobody else would remove what was made
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _make(self) -> None:
+        """Make the directory to write into, and lock it."""
         while True:
             path = _beside(self.target, "partial")
+            self.partial = path
             try:
                 path.mkdir()
             except OSError as error:
+                self.partial = None
                 where = self.target.parent
                 raise ConvertError(f"{where}: cannot make {path.name} here: {error.strerror}") from None
             self._lock = _lock_directory(path)
             if path.exists():
-                break
+                return
             # another run took it for abandoned before the lock was held
             if self._lock is not None:
                 os.close(self._lock)
-        self.partial = path
-        return self
+                self._lock = None
 
     @property
     def path(self) -> Path:

@@ -16,8 +16,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NoReturn
 
 from .errors import ConvertError
@@ -69,7 +69,8 @@ def share(begin: Begin, count: int, progress: Progress) -> list[Any]:
     os.close(jobs)
     second = None
     try:
-        with suppress(OSError):  # no room for another process: this one does it all
+        # a signal between the fork and the moment its result is held would leave the other process to itself
+        with _signals_held(), suppress(OSError):  # no room for another process: this one does it all
             second = _SecondProcess(begin, todo)
         results: dict[int, Any] = {}
         with begin() as work:
@@ -86,15 +87,23 @@ def share(begin: Begin, count: int, progress: Progress) -> list[Any]:
         os.close(todo)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let signals that end the command wait."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+
 class _SecondProcess:
-    """The forked process as this one sees it; :meth:`end` must be called, whatever happens."""
+    """The forked process as this one sees it, made while signals are held; :meth:`end` must be called."""
 
     def __init__(self, begin: Begin, todo: int) -> None:
         self._said, says = os.pipe()
         self._rest = b""
         self._at_work = True
-        # a signal between the fork and the moment its result is held would leave the other process to itself
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         try:
             self._pid = os.fork()
             if self._pid == 0:
@@ -104,7 +113,6 @@ class _SecondProcess:
             os.close(self._said)
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             os.close(says)
 
     def listen(self, results: dict[int, Any], progress: Progress, *, wait: bool) -> None:

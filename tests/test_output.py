@@ -269,6 +269,29 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_what_runs_now_is_not(
     assert names(source.parent) == [".ckpt-tf.partial-0123456789ab", ".ckpt-torch.partial-file", "ckpt", "ckpt-torch"]
 
 
+@pytest.mark.parametrize("moment", ["mkdir", "lock"])
+def test_a_signal_while_the_directory_is_made_leaves_nothing(
+    source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    mkdir = Path.mkdir
+
+    def made(path: Path, *arguments: Any, **named: Any) -> None:
+        mkdir(path, *arguments, **named)
+        stop()
+
+    if moment == "mkdir":
+        monkeypatch.setattr(Path, "mkdir", made)
+    else:
+        monkeypatch.setattr(output, "_lock_directory", stop)
+    before = sorted(source.parent.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, to="torch")
+    assert sorted(source.parent.iterdir()) == before
+
+
 def test_a_link_named_like_a_leftover_is_not_followed(source: Path) -> None:
     precious = source.parent / "precious"
     precious.mkdir()

@@ -110,3 +110,30 @@ def test_the_second_process_ends_with_the_first(source: Path, tmp_path: Path, nu
     assert not os.path.exists(f"/proc/{pid}")
     if number != signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_a_signal_right_after_the_fork_ends_both(source: Path, tmp_path: Path) -> None:
+    fault = f"""
+fork = os.fork
+def forked():
+    pid = fork()
+    if pid:
+        open({str(tmp_path / "pid")!r}, "w").write(str(pid))
+        os.kill(PARENT, signal.SIGTERM)
+    return pid
+os.fork = forked
+"""
+    process = start(source, "torch", tmp_path / "out", fault)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text()}")
+
+
+def test_where_no_process_can_be_made_one_does_it_all(source: Path, tmp_path: Path) -> None:
+    fault = "def refused():\n    raise BlockingIOError(11, 'no more processes')\nos.fork = refused"
+    process = start(source, "torch", tmp_path / "out", fault)
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 0
+    convert(source, tmp_path / "one", to="torch")
+    assert file_bytes(tmp_path / "out") == file_bytes(tmp_path / "one")
