@@ -71,6 +71,7 @@ class _Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._timer.join()  # at once; a process with a thread may not fork (two_processes.py)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
