@@ -75,7 +75,15 @@ def test_two_processes_write_what_one_writes(source: Path, tmp_path: Path, to: D
 
 def test_the_process_that_reads_h5_leaves_no_thread_that_forbids_the_fork(tmp_path: Path) -> None:
     save(tmp_path / "ckpt", "tf", random_tensors(), CONFIG)
-    process = start(tmp_path / "ckpt", "torch", tmp_path / "two")  # which fails where nothing is shared
+    fault = """
+import threading
+run = threading.Timer.run
+def slow(timer):
+    run(timer)
+    time.sleep(0.3)
+threading.Timer.run = slow
+"""
+    process = start(tmp_path / "ckpt", "torch", tmp_path / "two", fault)  # which fails where nothing is shared
     assert process.communicate()[1] == "" and process.returncode == 0  # noqa: PT018
     convert(tmp_path / "ckpt", tmp_path / "one", to="torch")
     assert file_bytes(tmp_path / "two") == file_bytes(tmp_path / "one")
