@@ -25,6 +25,7 @@ def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
 
     Nothing of PATH is run, and no payload is read except where two copies of a tensor must be equal.
+    Exit status 0 with problems too: this describes and does not judge. 2 where there is nothing to describe.
 
     \b
         roformer-convert inspect ckpt/
@@ -51,11 +52,11 @@ def render(found: Inspection) -> str:
     line("configuration", found.config_file or "none")
     if found.config:
         keys = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
-        sizes = [f"{key} {found.config[key]:,}" for key in keys]
-        if found.config["embedding_size"] != found.config["hidden_size"]:
-            sizes.insert(1, f"embedding_size {found.config['embedding_size']:,}")
-        line("sizes", ", ".join(sizes))
-        line("longest input", f"{found.config['max_position_embeddings']:,} tokens")
+        if found.config.get("embedding_size") != found.config.get("hidden_size"):
+            keys.insert(1, "embedding_size")
+        line("sizes", ", ".join(f"{key} {found.config[key]:,}" for key in keys if key in found.config))
+        if "max_position_embeddings" in found.config:
+            line("longest input", f"{found.config['max_position_embeddings']:,} tokens")
     if found.parameters is not None:
         line("parameters", f"{found.parameters:,}")
     line("tensors", f"{found.tensors} ({', '.join(f'{count} {kind}' for kind, count in found.dtypes.items())})")
@@ -69,8 +70,9 @@ def render(found: Inspection) -> str:
     for problem, count in found.folded_problems():
         many = f"  {count} tensors" if count > 1 else ""
         line(problem.kind, f"{problem.name}{many}  {problem.detail}".rstrip())
-    if not found.problems:
-        line("converts", "yes: every tensor has a row in the table")
+    count = len(found.problems)
+    no = f"no: {count} problem{'s' * (count != 1)}"
+    line("converts", "yes: every tensor has a row in the table" if found.converts else no)
     return "\n".join(lines)
 
 

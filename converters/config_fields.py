@@ -162,6 +162,21 @@ class SourceConfig:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a configuration file says, beside what is wrong with it.
+
+    Attributes:
+        source: As read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
+        problems: What is wrong.
+        error: The same as an error, or None where nothing is.
+    """
+
+    source: SourceConfig | None
+    problems: tuple[Problem, ...] = ()
+    error: MisfitError | None = None
+
+
 def read_json(path: Path) -> Json:
     """Read one JSON object from an untrusted file.
 
@@ -258,6 +273,18 @@ def read(
         FormatError: The file is not a JSON object.
         MisfitError: A value of the wrong type or out of range; a head count that nothing decides.
     """
+    reading = examine(path, dialect, measured, where=where)
+    if reading.error is not None or reading.source is None:
+        raise reading.error or MisfitError(path or where, "RoFormer's configuration", reading.problems)
+    return reading.source
+
+
+def examine(path: Path | None, dialect: Dialect, measured: Mapping[str, int], *, where: Path) -> Reading:
+    """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be told with them.
+
+    Raises:
+        FormatError: The file is not a JSON object.
+    """
     settings = {} if path is None else _flatten_init_args(path, read_json(path))
     problems: list[Problem] = []
     notes: list[str] = []
@@ -279,6 +306,7 @@ def read(
                 problems.append(
                     Problem("configuration", item.name, "not decided by the tensors' shapes, and no file says it")
                 )
+                values[item.name] = 1
                 continue
             else:
                 value = item.missing[position]
@@ -292,26 +320,36 @@ def read(
         wrong = _complaint(item.name, value)
         if wrong:
             problems.append(Problem("configuration", item.name, f"got {_shown(value)} in {named}, want {wrong}"))
-            continue
+            value = measured.get(item.name, item.missing[position])
+            if value is None:
+                continue
         if item.name in _ACTIVATION_FIELDS:
             spelled[item.name] = str(value)
             value = canonical_activation(str(value), dialect)
         values[item.name] = value
-    if not problems:
-        problems.extend(_contradictions(values))
+    wrong_fields = {problem.name for problem in problems}
+    if not wrong_fields & {"hidden_size", "num_attention_heads"}:
+        contradictions = _contradictions(values)
+        problems.extend(contradictions)
+        if contradictions:
+            values["num_attention_heads"] = measured.get("num_attention_heads", 1)
+    error = None
     if problems:
         step = (
             "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
             if path is None
             else f"Correct {path}, or name another with --config FILE."
         )
-        raise MisfitError(path or where, "RoFormer's configuration", problems, step)
+        error = MisfitError(path or where, "RoFormer's configuration", problems, step)
+    if any(item.name not in values and item.missing[position] is None for item in FIELDS):
+        return Reading(None, tuple(problems), error)
     said = settings.get("model_type")
     if isinstance(said, str) and said != "roformer":
         notes.append(f"{named} says model_type = {said[:40]!r}; the tensors are a RoFormer's")
     known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
-    return SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
+    source = SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
+    return Reading(source, tuple(problems), error)
 
 
 def _shown(value: Any) -> str:

@@ -171,7 +171,7 @@ def convert(
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
     shard_size = None if max_shard_size is None else parse_size(str(max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
-    with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
+    with open_checkpoint(source, dialect=dialect, config=config, any_vocab=any_vocab) as checkpoint:
         before = _stamps(checkpoint)
         plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
         if not any_vocab:

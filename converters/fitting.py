@@ -5,11 +5,12 @@ Ties and rotary tables are the only payloads that are read here, for the sake of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import config_fields, weight_files
 from .checkpoint import Checkpoint, Held, model_class
+from .companions import vocabulary_problem
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
 from .containers.stored import FLOATS, Extent, OpenFiles, StoredTensor
@@ -44,6 +45,7 @@ def resolve(
     stored: list[StoredTensor],
     dialect: Dialect,
     config: Path | SourceConfig | None,
+    vocabulary: tuple[Path, ...] = (),
 ) -> Checkpoint:
     """Hold indexed tensors against the table and the configuration.
 
@@ -53,6 +55,7 @@ def resolve(
         stored: Their tensors.
         dialect: The spelling they use.
         config: The configuration's file, None to work it out, or one that is known already (what was just written).
+        vocabulary: Companions whose vocab.txt is told among the problems, where there are others.
 
     Raises:
         MisfitError: Something does not fit; every problem is listed.
@@ -60,7 +63,7 @@ def resolve(
     where = weights.files[0] if weights.shard_index is None else weights.shard_index
     files = OpenFiles()
     try:
-        return _Resolver(path, where, weights, stored, dialect, files).resolve(config)
+        return _Resolver(path, where, weights, stored, dialect, files).resolve(config, vocabulary)
     except BaseException:
         files.__exit__(None, None, None)
         raise
@@ -75,8 +78,10 @@ class _Resolver:
     dialect: Dialect
     files: OpenFiles
     problems: list[Problem] = field(default_factory=list)
+    #: Fields whose value in the configuration is wrong and that the tensors do not show either.
+    unsure: set[str] = field(default_factory=set)
 
-    def resolve(self, config: Path | SourceConfig | None) -> Checkpoint:
+    def resolve(self, config: Path | SourceConfig | None, vocabulary: tuple[Path, ...]) -> Checkpoint:
         copies: dict[str, list[StoredTensor]] = {}
         for tensor in self.stored:
             copies.setdefault(tensor.name, []).append(tensor)
@@ -88,11 +93,17 @@ class _Resolver:
             and word.name(self.dialect) != word.name(self.dialect, base=True)
         )
         measured = self._measure(by_name, base)
+        misread: MisfitError | None = None
         if isinstance(config, SourceConfig):
             source, config_path = config, None
         else:
-            source = config_fields.read(config, self.dialect, measured, where=self.path)
-            config_path = config
+            reading = config_fields.examine(config, self.dialect, measured, where=self.path)
+            misread, config_path = reading.error, config
+            if reading.source is None:
+                raise misread or MisfitError(self.where, "RoFormer's configuration", reading.problems)
+            source = reading.source
+            self.unsure = {problem.name for problem in reading.problems} - set(measured)
+        source = self._count_layers(source, by_name, measured["num_hidden_layers"], base, config_path)
         held = self._fit(by_name, base, source.config, config_path)
         rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
         tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
@@ -100,10 +111,8 @@ class _Resolver:
         for tensor, same in again:
             for other in same[1:]:
                 self._require_equal(tensor, other, f"{tensor.name} (stored twice)")
-        if self.problems:
-            hint = _hint(self.problems, self.dialect)
-            raise MisfitError(self.where, f"{self._against(held)} in {self.dialect}'s spelling", self.problems, hint)
-        return Checkpoint(
+        wrong = {problem.name for problem in self.problems}
+        checkpoint = Checkpoint(
             path=self.path,
             dialect=self.dialect,
             container=self.weights.container,
@@ -112,11 +121,54 @@ class _Resolver:
             source_config=source,
             config_path=config_path,
             held=held,
-            duplicates=(*tied, *(tensor.name for tensor, _ in again)),
-            derived=tuple(derived),
+            duplicates=tuple(name for name in (*tied, *(tensor.name for tensor, _ in again)) if name not in wrong),
+            derived=tuple(name for name in derived if name not in wrong),
             ignored=tuple(ignored),
             files=self.files,
         )
+        if self.problems or misread is not None:
+            error = self._misfit(held, source.config, misread, vocabulary)
+            error.checkpoint, error.unsure = checkpoint, frozenset(self.unsure)
+            raise error
+        return checkpoint
+
+    def _misfit(
+        self,
+        held: dict[str, Held],
+        config: RoFormerConfig,
+        misread: MisfitError | None,
+        vocabulary: tuple[Path, ...],
+    ) -> MisfitError:
+        """One error for the configuration, the tensors and the vocabulary."""
+        unread = () if misread is None else misread.problems
+        rows = None if "vocab_size" in self.unsure else vocabulary_problem(vocabulary, config.vocab_size)
+        if misread is not None and not self.problems and rows is None:
+            return misread
+        problems = [*unread, *self.problems, *([] if rows is None else [rows])]
+        hint = _hint(self.problems, self.dialect) if misread is None else misread.next_step
+        return MisfitError(self.where, f"{self._against(held)} in {self.dialect}'s spelling", problems, hint)
+
+    def _count_layers(
+        self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool, config_path: Path | None
+    ) -> SourceConfig:
+        """Say once that the tensors have another number of layers than the configuration, and go on with theirs.
+
+        Only where every layer that is shown is mostly there: a hole, or a stray tensor, is not another number.
+        """
+        said = source.config.num_hidden_layers
+        if said == shown or not 0 < shown <= len(by_name):
+            return source
+        there = dict.fromkeys(range(shown), 0)
+        rows = [tensor for tensor in Table(shown).tensors if tensor.canonical.startswith("layers.")]
+        for tensor in rows:
+            there[int(tensor.canonical.split(".")[1])] += tensor.name(self.dialect, base=base) in by_name
+        if min(there.values()) * shown * 2 < len(rows):
+            return source
+        origin = "the configuration" if config_path is None else config_path.name
+        layers = f"{shown} layer{'s' * (shown != 1)}"
+        detail = f"{said} in {origin}, the tensors show {layers}"
+        self.problems.append(Problem("configuration", "num_hidden_layers", detail))
+        return replace(source, config=replace(source.config, num_hidden_layers=shown))
 
     def _against(self, held: dict[str, Held]) -> str:
         present = {item.tensor.group.name for item in held.values()}
@@ -233,6 +285,8 @@ class _Resolver:
 
     def _check_derived(self, table: StoredTensor, config: RoFormerConfig) -> None:
         """Recompute the rotary table and compare; the stored one may have been rounded to its type."""
+        if self.unsure & {"hidden_size", "num_attention_heads", "max_position_embeddings"}:
+            return  # what it should be is not known
         want = (config.max_position_embeddings, config.head_size)
         if table.shape != want:
             detail = f"got {table.shape}, want (max_position_embeddings, head size) = {want}"
@@ -323,7 +377,7 @@ def _hint(problems: list[Problem], dialect: Dialect) -> str:
         )
     if any("wrapper" in problem.detail for problem in unknown):
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
-    if any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
+    if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > 8 and len(unknown) > 8:
         return f"Few of the names are {dialect}'s RoFormer. If the files speak another dialect, say which with --from."

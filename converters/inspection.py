@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import weight_files
-from .checkpoint import model_class
+from .checkpoint import Checkpoint, model_class
 from .companions import find_companions, vocabulary_problem
 from .errors import MisfitError, Problem, fold_layers
 from .fitting import resolve
@@ -27,9 +27,9 @@ class Inspection:
         files: File name → bytes.
         config_file: Name of the configuration, or None.
         model_class: The class that loads it.
-        config: Canonical field → value; empty where it does not fit.
+        config: Canonical field → value, without those that are not known; empty where none is.
         tensors: Number of tensors in the files, second copies included.
-        parameters: Number of elements, each tensor counted once; None where the table does not fit.
+        parameters: Number of elements, each row's tensor counted once; None where no configuration is known.
         dtypes: Element type → number of tensors.
         groups: Parts of the model that are there.
         tied: Second copies of a tensor, equal to the first.
@@ -58,9 +58,14 @@ class Inspection:
     notes: tuple[str, ...]
     companions: tuple[str, ...]
 
+    @property
+    def converts(self) -> bool:
+        """Whether nothing keeps ``convert`` from taking it."""
+        return not self.problems
+
     def as_dict(self) -> dict[str, Any]:
         """Render as data for ``--json``."""
-        return asdict(self)
+        return {**asdict(self), "converts": self.converts}
 
     def folded_problems(self) -> list[tuple[Problem, int]]:
         """The problems with layers folded, and how many tensors each line stands for."""
@@ -105,28 +110,38 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
         "companions": tuple(file.name for file in companions),
         "groups": tuple(group.name for group in GROUPS if group.name in present),
     }
+    known: Checkpoint | None
+    problems: tuple[Problem, ...] = ()
+    hint: tuple[str, ...] = ()
+    unsure: frozenset[str] = frozenset()
     try:
-        with resolve(path, weights, stored, spoken, config_path) as checkpoint:
-            vocabulary = vocabulary_problem(companions, checkpoint.config.vocab_size)
-            return Inspection(
-                **common,
-                config=asdict(checkpoint.config),
-                parameters=sum(held.stored.size for held in checkpoint.held.values()),
-                tied=checkpoint.duplicates,
-                derived=checkpoint.derived,
-                ignored=checkpoint.ignored,
-                problems=() if vocabulary is None else (vocabulary,),
-                notes=checkpoint.source_config.notes,
-            )
+        with resolve(path, weights, stored, spoken, config_path, companions) as known:
+            vocabulary = vocabulary_problem(companions, known.config.vocab_size)
+        if vocabulary is not None:
+            problems = (vocabulary,)
     except MisfitError as error:
+        known, problems, unsure = error.checkpoint, error.problems, error.unsure
         hint = (error.next_step,) if error.next_step else ()
+    if known is None:
         return Inspection(
-            **common,
-            config={},
-            parameters=None,
-            tied=(),
-            derived=(),
-            ignored=(),
-            problems=error.problems,
-            notes=hint,
+            **common, config={}, parameters=None, tied=(), derived=(), ignored=(), problems=problems, notes=hint
         )
+    return Inspection(
+        **common,
+        config={name: value for name, value in asdict(known.config).items() if name not in unsure},
+        parameters=sum(held.stored.size for held in known.held.values()),
+        tied=known.duplicates,
+        derived=known.derived,
+        ignored=known.ignored,
+        problems=problems,
+        notes=(*_other_architectures(known), *known.source_config.notes, *hint),
+    )
+
+
+def _other_architectures(known: Checkpoint) -> tuple[str, ...]:
+    """Name the classes of the configuration that are none of those converted: a fine-tuned model's."""
+    said = known.source_config.extra.get("architectures")
+    names = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
+    own = ("roformermodel", "roformerformaskedlm", "roformerforpretraining")
+    others = [name[:80] for name in names if name.removeprefix("TF").lower() not in own]
+    return (f"the configuration names {', '.join(others)}",) if others else ()

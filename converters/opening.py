@@ -47,6 +47,7 @@ def open_checkpoint(
     *,
     dialect: Dialect | None = None,
     config: str | Path | None = None,
+    any_vocab: bool = True,
 ) -> Checkpoint:
     """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
 
@@ -54,6 +55,7 @@ def open_checkpoint(
         path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
+        any_vocab: False to be told of a vocab.txt of another model too, where something else does not fit.
 
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
@@ -72,8 +74,10 @@ def open_checkpoint(
     if config_path is None:
         config_path = find_config(directory, (spoken,))
     unread = unread_config(directory, spoken) if config_path is None else None
+    rows = directory / "vocab.txt"
+    vocabulary = (rows,) if not any_vocab and rows.is_file() else ()
     try:
-        checkpoint = resolve(path, weights, stored, spoken, config_path)
+        checkpoint = resolve(path, weights, stored, spoken, config_path, vocabulary)
     except MisfitError as error:
         if unread is not None and any(problem.kind == "configuration" for problem in error.problems):
             error.next_step = _say_unread(unread, spoken)

@@ -315,8 +315,8 @@ def test_inspect_tells_what_does_not_fit_and_exits_with_0(tmp_path: Path) -> Non
     (tmp_path / "ckpt" / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 4}))
     result = run("inspect", tmp_path / "ckpt")
     assert result.exit_code == 0
-    assert "missing" in result.output
-    assert "converts" not in result.output
+    assert "the tensors show 3 layers" in result.output
+    assert "no: 1 problem" in result.output
 
 
 def test_diff_exits_with_0_where_all_bits_are_equal(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_inspection_counts_shards_and_ties(tmp_path: Path) -> None:
 
 
 def test_inspection_describes_a_misfit(tmp_path: Path) -> None:
-    write_random(tmp_path / "ckpt", "torch")
+    tensors = write_random(tmp_path / "ckpt", "torch")
     path = tmp_path / "ckpt" / "model.safetensors"
     arrays = load_file(path)
     for layer in range(3):
@@ -80,9 +80,27 @@ def test_inspection_describes_a_misfit(tmp_path: Path) -> None:
         ("missing", "roformer.encoder.layer.{0...2}.output.dense.bias", 3),
         ("unknown", "classifier.weight", 1),
     ]
-    assert found.parameters is None
-    assert found.config == {}
+    assert found.parameters == sum(array.size for array in tensors.values()) - 3 * 24
+    assert found.config["hidden_size"] == 24
+    assert "cls.predictions.decoder.bias" in found.tied
+    assert found.as_dict()["converts"] is False
     json.dumps(found.as_dict())
+
+
+def test_inspection_says_sizes_beside_a_wrong_configuration(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    path = tmp_path / "ckpt" / "config.json"
+    wrong = {"hidden_size": "24", "num_attention_heads": 5, "architectures": ["RoFormerForTokenClassification"]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    found = inspect(tmp_path / "ckpt")
+    assert [problem.name for problem in found.problems] == ["hidden_size"]
+    assert found.config["hidden_size"] == 24
+    assert "the configuration names RoFormerForTokenClassification" in found.notes
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 24}))
+    found = inspect(tmp_path / "ckpt")
+    assert [problem.name for problem in found.problems] == ["num_attention_heads"]
+    assert "num_attention_heads" not in found.config
+    assert found.parameters
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
