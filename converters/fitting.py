@@ -93,6 +93,8 @@ class _Resolver:
             and word.name(self.dialect) != word.name(self.dialect, base=True)
         )
         measured = self._measure(by_name, base)
+        if "vocab_size" not in measured:
+            self._require_unwrapped()
         misread: MisfitError | None = None
         if isinstance(config, SourceConfig):
             source, config_path = config, None
@@ -147,6 +149,27 @@ class _Resolver:
         problems = [*unread, *self.problems, *([] if rows is None else [rows])]
         hint = _hint(self.problems, self.dialect) if misread is None else misread.next_step
         return MisfitError(self.where, f"{self._against(held)} in {self.dialect}'s spelling", problems, hint)
+
+    def _require_unwrapped(self) -> None:
+        """Refuse a state dict with something around it in one line, instead of each tensor missing and unknown.
+
+        Raises:
+            MisfitError: No name is known, and without what all of them begin with most are.
+        """
+        names = [tensor.name for tensor in self.stored]
+        if any(weight_files.spelled(dialect, self.stored) for dialect in self.weights.dialects):
+            return
+        first = min(names, default="")
+        for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
+            prefix = first[:end]
+            if not all(name.startswith(prefix) for name in names):
+                return
+            inner = [replace(tensor, name=tensor.name[end:]) for tensor in self.stored]
+            known = max(weight_files.spelled(dialect, inner) for dialect in self.weights.dialects)
+            if known * 2 > len(names):
+                detail = f"every name begins with {prefix}, which the table does not know"
+                step = f"Save the inner state dict, with names that do not begin with {prefix}, and convert that."
+                raise MisfitError(self.where, "RoFormer's names", [Problem("wrapped", f"{prefix}*", detail)], step)
 
     def _count_layers(
         self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool, config_path: Path | None

@@ -265,6 +265,17 @@ def test_a_projection_where_the_configuration_has_none_is_told(ckpt: Path, diale
     assert ("unwanted", stored_in("embeddings.project.weight", dialect).name) in misfit(ckpt)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "state_dict.model."])
+def test_a_wrapped_state_dict_is_one_line(ckpt: Path, prefix: str) -> None:
+    path = ckpt / "model.safetensors"
+    save_file({prefix + name: array for name, array in load_file(path).items()}, path)
+    error = refused(ckpt)
+    assert isinstance(error, MisfitError)
+    assert [(problem.kind, problem.name) for problem in error.problems] == [("wrapped", f"{prefix}*")]
+    assert f"every name begins with {prefix}, which the table does not know" in str(error)
+    assert "Save the inner state dict" in str(error)
+
+
 def test_every_problem_is_told_at_once(ckpt: Path, dialect: Dialect) -> None:
     def spoil(arrays: Arrays) -> None:
         for layer in range(3):
