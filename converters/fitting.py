@@ -400,6 +400,12 @@ def _hint(problems: list[Problem], dialect: Dialect) -> str:
         )
     if any("wrapper" in problem.detail for problem in unknown):
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
+    if any("BERT's learned positions" in problem.detail for problem in unknown):
+        return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+    if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
+        return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
+    if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):
+        return "This looks like optimizer state beside the weights: save the model's state_dict() alone."
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > 8 and len(unknown) > 8:

@@ -240,6 +240,7 @@ def test_a_rotary_table_of_another_configuration_is_told(tmp_path: Path, kind: D
     assert "embed_positions" in str(error)
     if fault == "shape":
         assert "got (53, 6), want (max_position_embeddings, head size) = (47, 6)" in str(error)
+        assert "correct max_position_embeddings or the number of heads" in str(error)
     else:
         assert "differs from the rotary table" in str(error)
 
@@ -263,6 +264,18 @@ def test_a_projection_where_the_configuration_has_none_is_told(ckpt: Path, diale
     path = ckpt / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "embedding_size": 24}))
     assert ("unwanted", stored_in("embeddings.project.weight", dialect).name) in misfit(ckpt)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("roformer.embeddings.position_embeddings.weight", "This looks like BERT"),
+        ("optimizer.exp_avg.3", "This looks like optimizer state"),
+    ],
+)
+def test_what_is_no_head_is_not_called_one(ckpt: Path, name: str, words: str) -> None:
+    edit(ckpt, lambda arrays: arrays.update({name: numpy.ones((47, 24), numpy.float32)}))
+    assert words in str(refused(ckpt))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "state_dict.model."])
