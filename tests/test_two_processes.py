@@ -77,9 +77,9 @@ def test_the_process_that_reads_h5_leaves_no_thread_that_forbids_the_fork(tmp_pa
     save(tmp_path / "ckpt", "tf", random_tensors(), CONFIG)
     fault = """
 import threading
-run = threading.Timer.run
+timed = threading.Timer.run
 def slow(timer):
-    run(timer)
+    timed(timer)
     time.sleep(0.3)
 threading.Timer.run = slow
 """
