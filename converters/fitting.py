@@ -229,10 +229,14 @@ class _Resolver:
         present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
         needs_project = config.embedding_size != config.hidden_size
         origin = config_path.name if config_path is not None else "the tensors' shapes"
+        # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
+        seconds = {
+            each.of: by_name.get(each.spelled.in_(self.dialect) or "") for each in TIED if each.written == "copy"
+        }
         held: dict[str, Held] = {}
         for tensor in table.tensors:
             name = tensor.name(self.dialect, base=base)
-            found = by_name.get(name)
+            found = by_name.get(name) or seconds.get(tensor.canonical)
             if tensor.group is PROJECT and not needs_project:
                 if found is not None:
                     detail = f"embedding_size equals hidden_size = {config.hidden_size} in {origin}: no projection"

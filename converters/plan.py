@@ -291,6 +291,10 @@ def _tensor_notes(
         notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
     elif source.derived:
         notes.append("embed_positions is left out: it is computed from the configuration")
+    for second in TIED:
+        held, name = source.held.get(second.of), second.spelled.in_(source.dialect)
+        if held is not None and held.stored.name == name:
+            notes.append(f"{name} is taken for {held.tensor.name(source.dialect)}, which is not in the file")
     if source.ignored:
         notes.append(
             f"left out, being no weights: {source.ignored[0]}"

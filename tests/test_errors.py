@@ -218,6 +218,15 @@ def test_tied_tensors_that_are_equal_are_one(tmp_path: Path) -> None:
     assert same_bits(read_all(report.target), tensors) == []
 
 
+def test_a_bias_under_its_second_name_alone_is_the_bias(tmp_path: Path) -> None:
+    """Releases of transformers have written cls.predictions.decoder.bias and no cls.predictions.bias."""
+    tensors = write_random(tmp_path / "ckpt", "torch")
+    edit(tmp_path / "ckpt", lambda arrays: drop(arrays, "cls.predictions.bias"))
+    report = convert(tmp_path / "ckpt", to="tf1")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert any("cls.predictions.decoder.bias is taken for cls.predictions.bias" in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [(numpy.ones((61, 13), numpy.float32), "(61, 13)"), (numpy.ones((61, 14), numpy.float16), "float16")],
