@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+#: Whether this process is the command's own: whoever calls a command from a program of theirs keeps their signals.
+_own_process = False
 #: Signals that end a command.
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -52,6 +54,8 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
         modules: The group's.
         stopped: What to say when the person interrupts.
     """
+    global _own_process
+    _own_process = True
     # numpy starts OpenBLAS with a thread a core, which costs 60 ms and memory; nothing here multiplies matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for number in _ENDING:
@@ -91,8 +95,9 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
 
 def hold_signals() -> None:
     """Let nothing interrupt the command's last moments: "nothing was written" would no longer be true."""
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
+    if _own_process:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,9 @@ pytest runs with ``--import-mode=importlib``, which puts no directory on the sea
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,15 @@ def not_root() -> None:
     """Skip where permissions do not bind."""
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         pytest.skip("root may write anywhere")
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_left_alone() -> Iterator[None]:
+    """Hold each test to leave signals as they were: every process that a later test starts would inherit them."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    after = [signal.getsignal(number) for number in numbers]
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    assert after == before
