@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
-from .config import MASKED, RoFormerConfig, check_length, pad_token, supported
+from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions
 from .start_paddle import paddle, recompute
 
@@ -562,6 +562,10 @@ class RoFormerModel(nn.Layer):
         check_length(columns if isinstance(columns, int) else None, self.config)
         if attention_mask is not None and all_real(attention_mask):
             attention_mask = None
+        if packed and traced():
+            raise ModelError(
+                "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
+            )
         packing = pack(attention_mask.numpy()) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             found = [paddle.to_tensor(a) for a in (packing.columns, packing.tokens, packing.slots)]

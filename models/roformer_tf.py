@@ -531,6 +531,10 @@ class RoFormerModel(Module):
             tf.debugging.assert_less_equal(columns, limit, f"longer than {limit} tokens (max_position_embeddings)")
         if attention_mask is not None and all_real(attention_mask):
             attention_mask = None
+        if packed and traced():
+            raise ModelError(
+                "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
+            )
         packing = pack(numpy.asarray(attention_mask)) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             mask = key_mask(attention_mask, self.embeddings.word.weight)

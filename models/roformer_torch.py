@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
-from .config import MASKED, RoFormerConfig, check_length, pad_token, supported
+from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
@@ -565,6 +565,10 @@ class RoFormerModel(nn.Module):
             check_length(columns, self.config)
         if attention_mask is not None and all_real(attention_mask):
             attention_mask = None
+        if packed and traced():
+            raise ModelError(
+                "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
+            )
         packing = pack(attention_mask.cpu().numpy()) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             found = [torch.from_numpy(a).to(input_ids.device) for a in (packing.columns, packing.tokens, packing.slots)]

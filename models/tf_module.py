@@ -48,6 +48,10 @@ class Module(tf.Module):  # type: ignore[misc]  # TensorFlow is untyped
                 for path, variable in child.named_parameters():
                     yield f"{name}.{path}", variable
 
+    def state_dict(self) -> dict[str, tf.Variable]:
+        """Return every parameter under its canonical name."""
+        return dict(self.named_parameters())
+
     def _named_children(self) -> Iterator[tuple[str, Any]]:
         for name, value in vars(self).items():
             if name.startswith("_"):
