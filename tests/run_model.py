@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class Paddle(Torch):
         return self.paddle.to_tensor(numpy.array(array))
 
     def numpy(self, tensor: Any) -> Any:
-        return tensor.numpy()
+        return (tensor.astype("float32") if tensor.element_size() == 2 else tensor).numpy()
 
     def inference(self) -> Any:
         return self.paddle.no_grad()
@@ -95,6 +95,7 @@ class TensorFlow(Torch):
 
     def __init__(self) -> None:
         self.tf = importlib.import_module("tensorflow")
+        self.tf.config.set_visible_devices([], "GPU")
 
     def tensor(self, array: Any) -> Any:
         return self.tf.constant(array)
@@ -122,6 +123,23 @@ class TensorFlow(Torch):
 
     def random_state(self) -> None:
         self.tf.random.set_seed(5)
+
+
+@contextlib.contextmanager
+def entering(kind: type) -> Iterator[list[list[int]]]:
+    """Record the shape of what enters each call of ``forward`` of a class of modules."""
+    shapes: list[list[int]] = []
+    forward = kind.forward  # type: ignore[attr-defined]
+
+    def recording(module: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes.append([int(size) for size in x.shape])
+        return forward(module, x, *args, **kwargs)
+
+    kind.forward = recording  # type: ignore[attr-defined]
+    try:
+        yield shapes
+    finally:
+        kind.forward = forward  # type: ignore[attr-defined]
 
 
 FRAMEWORKS: dict[str, type[Torch]] = {"torch": Torch, "paddle": Paddle, "tf": TensorFlow}
@@ -173,7 +191,10 @@ class Driver:
         return {"traces": traces()}
 
     def gradients(self, request: Json) -> Json:
-        """Write the gradient of a weighted sum of the outputs in every parameter, in training mode."""
+        """Write the gradient of a weighted sum of the outputs in every parameter, in training mode.
+
+        Answers with how many layers were computed before and while going back.
+        """
         model = self.load(request)
         model.train()
         model.gradient_checkpointing = request["checkpointing"]
@@ -185,10 +206,58 @@ class Driver:
             value = model(**inputs)
             values = value if isinstance(value, tuple) else (value,)
             parts = [self.framework.total(one, weights[f"weights{i}"]) for i, one in enumerate(values)]
-            return sum(parts[1:], parts[0])
+            total = sum(parts[1:], parts[0])
+            before.append(len(layers))
+            return total
 
-        self.write(request, self.framework.gradients(model, loss))
-        return {}
+        before: list[int] = []
+        with entering(self.module.RoFormerLayer) as layers:
+            self.write(request, self.framework.gradients(model, loss))
+        return {"forward": before[0], "backward": len(layers) - before[0]}
+
+    def shapes(self, request: Json) -> Json:
+        """Run a model once; answer with the shapes that enter its layers and its head."""
+        model = self.load(request)
+        layer, head = self.module.RoFormerLayer, self.module.RoFormerMaskedLMHead
+        with self.framework.inference(), entering(layer) as layers, entering(head) as heads:
+            model(**self.inputs(request), **request.get("options", {}))
+        return {"layers": layers, "mlm": heads}
+
+    def lay_out(self, request: Json) -> Json:
+        """Lay a batch out; answer with the shape of the mask that is made, if one is."""
+        inputs = self.inputs(request)
+        mask = self.load(request).lay_out(inputs["input_ids"], inputs["attention_mask"], False).mask
+        return {"mask": None if mask is None else [int(size) for size in mask.shape]}
+
+    def key_mask(self, request: Json) -> Json:
+        """Write what masks keys in a type, as it is added to scores."""
+        like = self.module.ParameterMaker(self.load(request).config, request["dtype"]).constant((1,), 0.0)
+        mask = self.module.key_mask(self.inputs(request)["attention_mask"], like)
+        self.write(request, self.outputs(mask))
+        return {"dtype": self.module.dtype_name(mask)}
+
+    def state_dict(self, request: Json) -> Json:
+        """Name what a raw state dict holds; None where the framework's modules have none."""
+        model = self.load(request)
+        return {"names": list(model.state_dict()) if hasattr(model, "state_dict") else None}
+
+    def onednn(self, request: Json) -> Json:
+        """Count oneDNN's own linear operator in one call of a PyTorch model; None where PyTorch lacks it."""
+        torch = importlib.import_module("torch")
+        if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+            return {"calls": None}
+        mode = importlib.import_module("torch.utils._python_dispatch").TorchDispatchMode
+        calls: list[str] = []
+
+        class Counting(mode):  # type: ignore[misc,valid-type]  # a class of PyTorch's
+            def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                calls.append(str(function))
+                return function(*args, **(kwargs or {}))
+
+        model, inputs = self.load(request), self.inputs(request)
+        with contextlib.nullcontext() if request.get("grad") else self.framework.inference(), Counting():
+            model(**inputs)
+        return {"calls": sum("_linear_pointwise" in name for name in calls)}
 
     def save(self, request: Json) -> Json:
         """Load and write again in the framework's own dialect."""
