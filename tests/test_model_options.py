@@ -143,8 +143,14 @@ def test_length_past_the_limit_is_refused_and_the_limit_can_be_raised(
     assert refused.value.kind == "LengthError"
     assert "max_position_embeddings" in refused.value.message
     assert "extend_to" in refused.value.message
-    found = {n: r.forward(path, inputs, loading={"extend_to": limit + 5}) for n, r in runners.items()}
-    assert_agree(found)
+    runner.forward(path, inputs, loading={"extend_to": limit + 5})
+
+
+def test_models_with_a_raised_limit_agree(runners: Runners, tmp_path: Path) -> None:
+    write(tmp_path / "checkpoint", CONFIG)
+    columns = CONFIG.max_position_embeddings + 5
+    inputs, loading = batch(CONFIG, (columns,), columns), {"extend_to": columns}
+    assert_agree({n: r.forward(tmp_path / "checkpoint", inputs, loading=loading) for n, r in runners.items()})
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -130,13 +130,23 @@ def test_random_models_agree(
             assert not packed[name]["out0"][~real].any()
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_agreement_of_one_framework_is_skipped_and_a_difference_fails() -> None:
+    one = {"out0": numpy.array([1.0, 2.0])}
+    with pytest.raises(pytest.skip.Exception, match="nothing to compare torch with"):
+        assert_agree({"torch": one})
+    assert_agree({"torch": one, "paddle": one})
+    for other in ([1.0, 2.1], [1.0, numpy.nan], [1.0]):
+        with pytest.raises(AssertionError, match="tf against torch: out0"):
+            assert_agree({"torch": one, "paddle": one, "tf": {"out0": numpy.array(other)}})
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS[1:])  # against the first
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_activations_are_exact_in_float64(runners: Runners, framework: str, activation: str, tmp_path: Path) -> None:
     config = replace(UNPROJECTED, hidden_act=activation, num_hidden_layers=1)
     write(tmp_path / "checkpoint", config)
     inputs = batch(config, (9, 9), 9)
-    found = {n: runners[n].forward(tmp_path / "checkpoint", inputs) for n in dict.fromkeys(("torch", framework))}
+    found = {name: runners[name].forward(tmp_path / "checkpoint", inputs) for name in (FRAMEWORKS[0], framework)}
     assert_agree(found, tolerance=1e-14)
 
 
