@@ -17,6 +17,8 @@ from roformer_convert.models.tokenizer_files import read_settings, settings_of_r
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ZHUIYI = SHARED / "vocab" / "chinese_roformer_char_vocab.txt"
 TRAINED = SHARED / "checkpoints" / "trained-tiny-paddlenlp"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SENTENCES = [REPOSITORY / "fixtures" / "sentences.txt", *sorted((REPOSITORY / "parity/data/sentences").glob("*.txt"))]
 CARD = "今天[MASK]很好，我[MASK]去公园玩。"
 
 SPECIAL = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -168,6 +170,53 @@ def test_word_ids_and_offsets_are_those_of_transformers(tmp_path):
     ours = Tokenizer.from_pretrained(directory)
     assert ours.settings.words
     assert_same(ours, roformer_tokenizer(WORD_ROWS), odd_strings(2, 2000))
+
+
+def real_sentences() -> tuple[list[str], list[str], list[str]]:
+    """Read the repository's sentences: every text, and the first and second texts of pairs."""
+    lines = [line for path in SENTENCES for line in path.read_text("utf-8").splitlines()]
+    pairs = [line.split("\t") for line in lines if "\t" in line]
+    assert len(lines) > 30
+    assert len(pairs) > 2
+    firsts, seconds = [one for one, _ in pairs], [two for _, two in pairs]
+    return [*lines, *firsts, *seconds], firsts, seconds
+
+
+def jieba_rows(texts: list[str]) -> list[str]:
+    """Make a vocabulary of four fifths of the words that jieba finds, and of four fifths of the characters."""
+    rjieba = pytest.importorskip("rjieba")
+    texts = [text.lower() for text in texts]
+    words = sorted({word for text in texts for word, _, _ in rjieba.tokenize(text, hmm=False) if word.strip()})
+    characters = sorted({character for text in texts for character in text if character.strip()})
+    some = [row for rows in (characters, words) for i, row in enumerate(rows) if i % 5]
+    return list(dict.fromkeys([*SPECIAL, *some, *PIECES]))
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_real_sentences_give_what_transformers_gives(tmp_path, bert_tokenizer, words):
+    texts, firsts, seconds = real_sentences()
+    rows = jieba_rows(texts)
+    named = "RoFormerTokenizer" if words else "BertTokenizer"
+    directory = write(tmp_path, rows, tokenizer_config={"tokenizer_class": named})
+    ours = Tokenizer.from_pretrained(directory)
+    assert ours.settings.words is words
+    theirs = roformer_tokenizer(rows) if words else bert_tokenizer.from_pretrained(directory)
+    assert_same(ours, theirs, texts)
+    assert_same(ours, theirs, firsts, seconds)
+    assert_same(ours, theirs, texts, max_length=12)
+    found = {token for text in texts for token in ours.encode(text).tokens}
+    chinese = {token for token in found if len(token) > 1 and "\u4e00" <= token[0] <= "\u9fff"}
+    assert len(chinese) > 80 if words else not chinese
+    assert {"[UNK]", "[MASK]"} < found
+
+
+def test_real_sentences_give_what_transformers_gives_with_the_fixtures_vocabulary(bert_tokenizer):
+    directory = REPOSITORY / "fixtures" / "tiny"
+    texts, firsts, seconds = real_sentences()
+    ours, theirs = Tokenizer.from_pretrained(directory), bert_tokenizer.from_pretrained(directory)
+    assert not ours.settings.words
+    assert_same(ours, theirs, texts)
+    assert_same(ours, theirs, firsts, seconds)
 
 
 @pytest.mark.parametrize(
