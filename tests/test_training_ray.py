@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,15 @@ from roformer_convert.training.prepare import prepare
 has_ray = importlib.util.find_spec("ray") is not None
 
 
+@pytest.fixture
+def _own_sigterm() -> Iterator[None]:
+    """Take back the handler that Ray installs when it starts, before another test inherits it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.usefixtures("_own_sigterm")
 @pytest.mark.skipif(not has_ray, reason="ray is not installed (extra ray)")
 def test_ray_makes_the_same_bytes_and_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
