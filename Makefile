@@ -14,7 +14,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,ray,dev]'
 	@touch $@
 
-env: $(READY)  ## make the environment (all three frameworks, about 3 GB) in .venv
+env: $(READY)  ## make the environment (all three frameworks, about 4 GB) in .venv
 
 parity: $(READY)  ## convert the fixture every way, run all three frameworks on it and say whether they agree
 	$(BIN)/python -m roformer_convert.parity
