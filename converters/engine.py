@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 #: Bytes that the kernel copies at a time, so that progress moves.
 _COPY_BYTES = 64 << 20
-#: The file systems or the kernel cannot copy between these two files: the plain path does.
 #: Work below this many bytes is not shared: a second process costs the time of some megabytes.
 _SHARED_BYTES = 8 << 20
+#: The file systems or the kernel cannot copy between these two files: the plain path does.
 _FALLBACK = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EBADF}
 
 

@@ -84,18 +84,47 @@ for rows, columns, count in shapes:
     print("graphs", graphs(), "difference", abs(found - expected(*batch)).max())
 """
 
+#: Appended to a script: compiles a packed call, which must be refused, and prints what is said.
+PACKED = {
+    "torch": "call = torch.compile(lambda a, b: model(a, None, b, packed=True), backend='aot_eager', fullgraph=True)",
+    "paddle": """
+def packed(a, b):
+    return model(a, None, b, packed=True)
+call = paddle.jit.to_static(packed, full_graph=True)
+""",
+    "tf": "call = tf.function(lambda a, b: model(a, None, b, packed=True))",
+}
+REFUSED = """
+try:
+    call(tensor([[1, 2, 3], [1, 2, 3]]), tensor([[1, 1, 0], [1, 1, 1]]))
+except Exception as error:
+    print("refused", "packed runs eagerly alone" in str(error))
+"""
 
-@pytest.mark.parametrize("framework", SCRIPTS)
-def test_one_graph_serves_every_number_of_rows_tokens_and_positions(framework: str, tmp_path: Path) -> None:
+
+def run_script(framework: str, script: str, tmp_path: Path) -> str:
     module = {"tf": "tensorflow"}.get(framework, framework)
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    script = f"directory, shapes = {str(RANDOM)!r}, {SHAPES}\n" + textwrap.dedent(SCRIPTS[framework]) + CALLS
+    script = f"directory, shapes = {str(RANDOM)!r}, {SHAPES}\n" + textwrap.dedent(SCRIPTS[framework]) + script
     file = tmp_path / "run.py"  # Paddle reads the source of what it compiles
     file.write_text(script, encoding="utf-8")
     done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = re.findall(r"^graphs (\d+) difference (\S+)$", done.stdout, re.MULTILINE)
+    return done.stdout
+
+
+@pytest.mark.parametrize("framework", SCRIPTS)
+def test_one_graph_serves_every_number_of_rows_tokens_and_positions(framework: str, tmp_path: Path) -> None:
+    said = run_script(framework, CALLS, tmp_path)
+    found = re.findall(r"^graphs (\d+) difference (\S+)$", said, re.MULTILINE)
     assert len(found) == len(SHAPES)
     assert len({graphs for graphs, _ in found}) == 1, "a later shape was traced anew"
     assert all(float(difference) < 1e-5 for _, difference in found)  # float32; logits are of the order of 1
+
+
+@pytest.mark.parametrize("framework", SCRIPTS)
+def test_a_packed_batch_is_refused_in_a_compiled_call(framework: str, tmp_path: Path) -> None:
+    said = run_script(framework, PACKED[framework] + "\n" + REFUSED, tmp_path)
+    # what torch.compile says of a whole graph that it cannot make is its own
+    assert re.findall(r"^refused (\w+)$", said, re.MULTILINE) == [str(framework != "torch")]
