@@ -291,7 +291,9 @@ class RotaryTable(Module):
 
     def forward(self, rows: int, columns: int) -> Tensor:
         """Return the turns of a whole batch (B, T) as a run: (P, 1 or N, D / 2, 2)."""
-        turns = tf.broadcast_to(self.turns[:columns], [rows, columns, *self.turns.shape[1:]])
+        # a slice by brackets would end at the table's end in silence; XLA keeps this check and drops assertions
+        turns = tf.slice(self.turns, [0, 0, 0], [columns, *self.turns.shape[1:]])
+        turns = tf.broadcast_to(turns, [rows, columns, *self.turns.shape[1:]])
         return tf.reshape(turns, [-1, 1, *self.turns.shape[1:]])
 
     def look_up(self, columns: Tensor) -> Tensor:

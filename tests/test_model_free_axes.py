@@ -128,3 +128,13 @@ def test_a_packed_batch_is_refused_in_a_compiled_call(framework: str, tmp_path: 
     said = run_script(framework, PACKED[framework] + "\n" + REFUSED, tmp_path)
     # what torch.compile says of a whole graph that it cannot make is its own
     assert re.findall(r"^refused (\w+)$", said, re.MULTILINE) == [str(framework != "torch")]
+
+
+def test_xla_names_the_longest_position(tmp_path: Path) -> None:
+    long = """
+try:
+    compiled(*(tensor(numpy.ones(shape, int)) for shape in ((1, model.config.max_position_embeddings + 1),) * 2), [0])
+except tf.errors.InvalidArgumentError as error:
+    print("refused", f"[0, {model.config.max_position_embeddings}]" in str(error))
+"""
+    assert "refused True" in run_script("tf", "import numpy\n" + long, tmp_path)
