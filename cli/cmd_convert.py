@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import permutations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command_group import hold_signals
+from .command_group import hold_signals, leave
 from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
 from .converters.mapping import Dialect
@@ -73,12 +72,11 @@ def _options(function: Function) -> Function:
 
 
 class _Bar:
-    """A bar in bytes on stderr, fed from several threads; silent where nobody would see it."""
+    """A bar in bytes on stderr; silent where nobody would see it."""
 
     def __init__(self, quiet: bool, passes: int) -> None:
         self._quiet = quiet
         self._passes = passes
-        self._lock = threading.Lock()
         self._stack = ExitStack()
         self._bar: Any = None
 
@@ -92,8 +90,7 @@ class _Bar:
 
     def advance(self, count: int) -> None:
         if self._bar is not None:
-            with self._lock:
-                self._bar.update(count)
+            self._bar.update(count)
 
     def close(self) -> None:
         self._stack.close()
@@ -127,6 +124,8 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
             click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
         elif not quiet:
             click.echo(render(report, dry_run=options["dry_run"]))
+        if not run_parity:
+            leave()
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not report.written:
             raise

@@ -6,16 +6,16 @@ with a gap of one cache line between them: 4 to 9 GB/s on one core, where ``nump
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from .containers.stored import Extent, OpenFiles, StoredTensor
 
-#: Largest piece held in memory at a time: half a base-size kernel of 768 × 3072 in float32. Each of two processes holds
-#: one. A whole one would spare reading such kernels twice and take 10 MB more, which is more than was promised.
-BLOCK_BYTES = 9 << 19
+#: Largest piece held in memory at a time: a base-size kernel of 768 × 3072 in float32, whole, so that it is read once.
+#: Each of two processes holds one.
+BLOCK_BYTES = 9 << 20
 #: Rows turned at a time, and bytes left free between two of them in the buffer. The rows of a model's kernels are
 #: multiples of 1 kB long: one column of them shares a few sets of the cache, unless the rows are moved apart. Without
 #: the gap 16 rows are the fastest, at three quarters of the speed and in four times as many calls.
@@ -23,6 +23,8 @@ _STRIP, _GAP_BYTES = 64, 64
 #: Bytes read at a time: they are checksummed, written or turned while still in the cache. A strip of a kernel of 3072
 #: columns in float32.
 _PIECE_BYTES = 800 << 10
+#: The same for what is not turned.
+_PLAIN_BYTES = 256 << 10
 #: Elements compared at a time: temporaries of it stay in the cache.
 _PART = 1 << 16
 
@@ -33,14 +35,10 @@ _UNSIGNED = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
 
 
 class Scratch:
-    """Room to work in, made once and used for every tensor: fresh pages for each would cost as much as the copy.
+    """Room to work in, made once and used for every tensor: fresh pages for each would cost as much as the copy."""
 
-    Args:
-        piece_bytes: Less than usual, for reading what is not turned.
-    """
-
-    def __init__(self, piece_bytes: int | None = None) -> None:
-        self.piece: NDArray[numpy.uint8] = numpy.empty(piece_bytes or _PIECE_BYTES, numpy.uint8)
+    def __init__(self) -> None:
+        self.piece: NDArray[numpy.uint8] = numpy.empty(_PIECE_BYTES, numpy.uint8)
         self._block: NDArray[numpy.uint8] | None = None
 
     @property
@@ -51,7 +49,14 @@ class Scratch:
         return self._block
 
 
-def blocks(files: OpenFiles, stored: StoredTensor, *, turn: bool, scratch: Scratch) -> Iterator[NDArray[Any]]:
+def blocks(
+    files: OpenFiles,
+    stored: StoredTensor,
+    *,
+    turn: bool,
+    scratch: Scratch,
+    passing: Callable[[memoryview], None] | None = None,
+) -> Iterator[NDArray[Any]]:
     """Yield a tensor's elements in order, as unsigned integers of their width, in flat pieces.
 
     Args:
@@ -59,41 +64,72 @@ def blocks(files: OpenFiles, stored: StoredTensor, *, turn: bool, scratch: Scrat
         stored: The tensor.
         turn: Yield the rows of the transposed matrix; the tensor must then be a matrix.
         scratch: Room to work in; a piece is valid until the next one is asked for.
+        passing: Told of every byte of the tensor in the file's order. Only where :func:`in_order` allows it.
     """
     if stored.size == 0:
         return
     itemsize = stored.nbytes // stored.size
     unsigned = _UNSIGNED[itemsize]
     if not turn:
-        for start in range(0, stored.nbytes, len(scratch.piece)):
-            piece = scratch.piece[: stored.nbytes - start]
+        room = scratch.piece[:_PLAIN_BYTES]
+        for start in range(0, stored.nbytes, len(room)):
+            piece = room[: stored.nbytes - start]
             stored.data.read_into(files, start, piece.data)
+            if passing is not None:
+                passing(piece.data)
             yield piece.view(unsigned)
         return
-    rows, columns = stored.shape if stored.order == "C" else stored.shape[::-1]
-    width = max(1, min(columns, BLOCK_BYTES // (rows * itemsize)))
+    rows, columns = matrix(stored)
+    width = _columns_at_a_time(stored)
     for first in range(0, columns, width):
         last = min(columns, first + width)
         nbytes = (last - first) * rows * itemsize
         # a single column longer than a block: no model has a matrix of so many rows, but a file may
         room = scratch.block[:nbytes] if nbytes <= BLOCK_BYTES else numpy.empty(nbytes, numpy.uint8)
         out = room.view(unsigned)
-        _turn_columns(files, stored, first, last, rows, columns, out.reshape(last - first, rows), scratch.piece)
+        turned = out.reshape(last - first, rows)
+        for row, strip in strips(files, stored, first, last, piece=scratch.piece, passing=passing):
+            turned[:, row : row + len(strip)] = strip.T
         yield out
 
 
-def _turn_columns(
+def in_order(stored: StoredTensor, *, turn: bool) -> bool:
+    """Whether :func:`blocks` reads the tensor once, from its first byte to its last."""
+    return not turn or stored.size == 0 or _columns_at_a_time(stored) == matrix(stored)[1]
+
+
+def _columns_at_a_time(stored: StoredTensor) -> int:
+    rows, columns = matrix(stored)
+    return max(1, min(columns, BLOCK_BYTES // (rows * stored.nbytes // stored.size)))
+
+
+def matrix(stored: StoredTensor) -> tuple[int, int]:
+    """Rows and columns of a matrix as its bytes lie in the file."""
+    rows, columns = stored.shape if stored.order == "C" else stored.shape[::-1]
+    return rows, columns
+
+
+def strips(
     files: OpenFiles,
     stored: StoredTensor,
     first: int,
     last: int,
-    rows: int,
-    columns: int,
-    out: NDArray[Any],
+    *,
     piece: NDArray[numpy.uint8],
-) -> None:
-    """Fill ``out`` (last - first, rows) with columns ``first`` to ``last`` of the file's (rows, columns) matrix."""
-    itemsize = out.itemsize
+    passing: Callable[[memoryview], None] | None = None,
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield columns ``first`` to ``last`` of the file's matrix, some rows at a time, as (row, strip).
+
+    Args:
+        files: Where the source is open.
+        stored: The matrix, not empty.
+        first: First column.
+        last: Behind the last column.
+        piece: Room for a strip, which is valid until the next one is asked for.
+        passing: Told of every byte of the matrix in its order; all columns must then be asked for.
+    """
+    rows, columns = matrix(stored)
+    itemsize = stored.nbytes // stored.size
     # Reading whole rows for a few columns would read a large matrix many times over: then each row's part is read by
     # itself, where the bytes can be addressed at all.
     addressed = isinstance(stored.data, Extent)
@@ -103,7 +139,7 @@ def _turn_columns(
     height = max(1, min(rows, _STRIP, _PIECE_BYTES // (pitch * itemsize)))
     nbytes = height * pitch * itemsize
     room = piece[:nbytes] if nbytes <= len(piece) else numpy.empty(nbytes, numpy.uint8)
-    buffer = room.view(out.dtype).reshape(height, pitch)[:, :row_width]
+    buffer = room.view(_UNSIGNED[itemsize]).reshape(height, pitch)[:, :row_width]
     part = buffer if narrow else buffer[:, first:last]
     lines = [line.view(numpy.uint8).data for line in buffer]
     for row in range(0, rows, height):
@@ -115,7 +151,10 @@ def _turn_columns(
             stored.data.read_lines(files, row * columns * itemsize, lines[:count])
         else:
             stored.data.read_into(files, row * columns * itemsize, room[: count * columns * itemsize].data)
-        out[:, row : row + count] = part[:count].T
+        if passing is not None:
+            for line in lines[:count]:
+                passing(line)
+        yield row, part[:count]
 
 
 def together(one: Iterator[NDArray[Any]], other: Iterator[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

@@ -260,7 +260,7 @@ def write_directory(
     from . import engine
 
     watch = engine.nothing if progress is None else progress
-    written = engine.run(plan, source, directory, verify=verify, fsync=fsync, may_fork=may_fork, progress=watch)
+    written = engine.run(plan, directory, verify=verify, fsync=fsync, may_fork=may_fork, progress=watch)
     try:
         if plan.shard_index is not None:
             _write_json(directory / plan.shard_index, _shard_map(plan), fsync)

@@ -2,15 +2,14 @@
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
 refused by every loader. The command shares the tensors with a second process, each writing and comparing its own; in
-somebody's program, which may have threads, this one writes and a thread compares. Either way what is compared is still
-in the page cache, and memory is a few blocks, whatever the checkpoint's size.
+somebody's program, which may have threads, this one does it all. Either way what is compared is still in the page
+cache, and memory is a few blocks, whatever the checkpoint's size.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checkpoint import Checkpoint
-from .containers.checksums import Checksum, verify_checksum
+from .containers.checksums import Checksum, require, running, verify_checksum
 from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
-from .read_back import ReadBack, ReadBackThread, Written, cast_bits
+from .read_back import ReadBack, Written, as_target
 from .two_processes import MOST_JOBS, Progress, Work, possible, share
 
 # numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Bytes that the kernel copies at a time, so that progress moves.
 _COPY_BYTES = 64 << 20
+#: Bytes written by one call. For more the kernel looks for larger runs of free memory, which now and then takes longer
+#: than the writing.
+_WRITE_BYTES = 128 << 10
 #: Work below this many bytes is not shared: a second process costs the time of some megabytes.
 _SHARED_BYTES = 8 << 20
 #: The file systems or the kernel cannot copy between these two files: the plain path does.
@@ -43,29 +45,27 @@ def nothing(_: int) -> None:
 
 @dataclass
 class _Output:
-    """Files opened once for positioned writes, from several threads."""
+    """Files opened once for positioned writes."""
 
     directory: Path
     descriptors: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def descriptor(self, filename: str) -> int:
-        with self.lock:
-            found = self.descriptors.get(filename)
-            if found is None:
-                found = os.open(self.directory / filename, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-                self.descriptors[filename] = found
-            return found
+        found = self.descriptors.get(filename)
+        if found is None:
+            found = os.open(self.directory / filename, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self.descriptors[filename] = found
+        return found
 
     def write(self, filename: str, offset: int, content: memoryview | bytes) -> None:
         descriptor = self.descriptor(filename)
         view = memoryview(content)
         while len(view):
             if hasattr(os, "pwrite"):
-                count = os.pwrite(descriptor, view, offset)
+                count = os.pwrite(descriptor, view[:_WRITE_BYTES], offset)
             else:
                 os.lseek(descriptor, offset, os.SEEK_SET)
-                count = os.write(descriptor, view)
+                count = os.write(descriptor, view[:_WRITE_BYTES])
             offset += count
             view = view[count:]
 
@@ -82,7 +82,6 @@ class _Output:
 
 def run(
     plan: Plan,
-    source: Checkpoint,
     directory: Path,
     *,
     verify: bool = True,
@@ -94,7 +93,6 @@ def run(
 
     Args:
         plan: What to write.
-        source: Where it comes from.
         directory: An empty directory.
         verify: Read every tensor back from the file and compare it with the source, bit by bit.
         fsync: Force the files to disk.
@@ -108,7 +106,7 @@ def run(
     written: list[Written] = []
     for file in plan.files:
         try:
-            written += _run_file(plan, file, source, directory, verify, fsync, may_fork, progress)
+            written += _run_file(plan, file, directory, verify, fsync, may_fork, progress)
         except OSError as error:
             raise writing_failed(directory, error) from error
     return written
@@ -123,7 +121,6 @@ def writing_failed(directory: Path, error: OSError) -> ConvertError:
 def _run_file(
     plan: Plan,
     file: FilePlan,
-    source: Checkpoint,
     directory: Path,
     verify: bool,
     fsync: bool,
@@ -132,14 +129,13 @@ def _run_file(
 ) -> list[Written]:
     layout = plan.lay_out(file)
     task = _Task(directory, layout.checksum, layout.create(directory), tuple(file.stored), verify)
-    # a tensor that is not simply a range of a file may come through a process that only this one can talk to
-    addressed = all(isinstance(step.held.stored.data, Extent) for step in task.steps)
-    if may_fork and addressed and file.nbytes >= _SHARED_BYTES and possible():
+    if may_fork and file.nbytes >= _SHARED_BYTES and possible():
         checksums = share(task.begin, len(task.jobs), progress)
-        known = {name: checksum for job in checksums for name, checksum in job.items()}
-        done = [task.written(step, known[step.new.name]) for step in task.steps]
     else:
-        done = _in_two_threads(task, source.files, progress)
+        with task.begin() as work:
+            checksums = [work(number, progress) for number in range(len(task.jobs))]
+    known = {name: checksum for job in checksums for name, checksum in job.items()}
+    done = [task.written(step, known[step.new.name]) for step in task.steps]
     output = _Output(directory)
     try:
         for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
@@ -178,90 +174,83 @@ class _Task:
     def begin(self) -> Iterator[Work]:
         """Give what writes and compares the tensors of one job and returns their checksums."""
         jobs = self.jobs
-        with OpenFiles() as files, _Writer(self, files) as writer, ReadBack(files, writer.scratch) as read_back:
-
-            def work(number: int, progress: Progress) -> dict[str, int]:
-                checksums = {}
-                for step in jobs[number]:
-                    written = writer.write(step, progress)
-                    if self.verify:
-                        read_back.compare(written, progress)
-                    checksums[step.new.name] = written.checksum
-                return checksums
-
-            yield work
+        with _Worker(self) as worker:
+            yield lambda number, progress: {step.new.name: worker.convert(step, progress) for step in jobs[number]}
 
 
-def _in_two_threads(task: _Task, files: OpenFiles, progress: Progress) -> list[Written]:
-    """Write here; a second thread compares."""
-    # what the kernel copies goes first, while the thread imports numpy
-    steps = sorted(task.steps, key=lambda step: not _plain(step, task.checksum))
-    with _Writer(task, files) as writer, ReadBack(files, []) as read_back:
-        if not task.verify:
-            return [writer.write(step, progress) for step in steps]
-        done = []
-        with ReadBackThread(read_back, progress) as thread:
-            for step in steps:
-                done.append(writer.write(step, progress))
-                thread.compare(done[-1])
-        return done
+class _Worker:
+    """Writes tensors of one file into their slots and compares them with the source; a context manager."""
 
-
-class _Writer:
-    """Writes tensors of one file into their slots; a context manager."""
-
-    def __init__(self, task: _Task, files: OpenFiles) -> None:
-        self.scratch: list[Scratch] = []
+    def __init__(self, task: _Task) -> None:
         self._task = task
-        self._files = files
+        self._files = OpenFiles()
         self._output = _Output(task.directory)
+        self._scratch: Scratch | None = None
+        self._read_back: ReadBack | None = None
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._output.close(fsync=False)
+        self._files.close()
+        if self._read_back is not None:
+            self._read_back.close()
 
-    def write(self, step: Step, progress: Progress) -> Written:
+    def convert(self, step: Step, progress: Progress) -> int:
+        """Write one tensor and, if asked to, compare it; return its checksum (0 where the container keeps none).
+
+        Raises:
+            FormatError: The source was cut short, or has a checksum that is wrong.
+            ConvertError: A cast overflows, or the bits read back differ.
+        """
+        plain = not step.turn and not step.casts and self._task.checksum is None
+        data = step.held.stored.data
+        # with a checksum to look at, or bytes to compare, they come here anyway
+        if plain and not self._task.verify and type(data) is Extent:
+            done = _copy_in_kernel(data, self._files, self._output, self._task.slots[step.new.name], progress)
+            if done == data.nbytes:
+                return 0
+        return self._convert(step, progress)
+
+    def _convert(self, step: Step, progress: Progress) -> int:
+        from .blocks import blocks, in_order
+
+        scratch, read_back = self._room()
+        written = self._task.written(step, 0)
+        stored, slot = step.held.stored, written.slot
+        kept = running(stored)
+        # a cast of damaged bytes would fail for another reason; and what is not read in order is checked beforehand
+        if step.casts or not in_order(stored, turn=step.turn):
+            verify_checksum(self._files, stored)
         checksum = Checksum(self._task.checksum)
-        _copy(step, self._files, self._output, self._task.slots[step.new.name], checksum, self.scratch, progress)
-        return self._task.written(step, checksum.value)
+        offset = 0
+        passing = kept.update if kept.kind and in_order(stored, turn=step.turn) else None
+        for piece in blocks(self._files, stored, turn=step.turn, scratch=scratch, passing=passing):
+            values = as_target(piece, step)
+            content = memoryview(values).cast("B")
+            checksum.update(content)
+            self._output.write(slot.filename, slot.offset + offset, content)
+            progress(len(content))
+            if read_back is not None and not step.turn:
+                read_back.as_it_lies(written, offset, values)
+                progress(len(content))
+            offset += len(content)
+        if passing is not None:
+            require(stored, kept)
+        if read_back is not None and step.turn:
+            read_back.turned(written)
+            progress(slot.nbytes)
+        return checksum.value
 
+    def _room(self) -> tuple[Scratch, ReadBack | None]:
+        if self._scratch is None:
+            from .blocks import Scratch
 
-def _plain(step: Step, checksum: str | None) -> bool:
-    """Whether the bytes are copied as they lie."""
-    return not step.turn and not step.casts and checksum is None and isinstance(step.held.stored.data, Extent)
-
-
-def _copy(
-    step: Step,
-    files: OpenFiles,
-    output: _Output,
-    slot: Slot,
-    checksum: Checksum,
-    scratch: list[Scratch],
-    progress: Progress,
-) -> None:
-    stored = step.held.stored
-    verify_checksum(files, stored)
-    if isinstance(stored.data, Extent) and _plain(step, checksum.kind):
-        done = _copy_in_kernel(stored.data, files, output, slot, progress)
-        if done == stored.nbytes:
-            return
-    import numpy
-
-    from .blocks import Scratch, blocks
-
-    if not scratch:
-        scratch.append(Scratch())
-    offset = slot.offset
-    for piece in blocks(files, stored, turn=step.turn, scratch=scratch[0]):
-        values = cast_bits(piece, step) if step.casts else piece
-        content = values.view(numpy.uint8).data
-        checksum.update(content)
-        output.write(slot.filename, offset, content)
-        offset += len(content)
-        progress(len(content))
+            self._scratch = Scratch()
+            if self._task.verify:
+                self._read_back = ReadBack(self._files, self._scratch)
+        return self._scratch, self._read_back
 
 
 def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> int:

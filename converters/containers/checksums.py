@@ -47,12 +47,27 @@ def verify_checksum(files: OpenFiles, tensor: StoredTensor) -> None:
     if not isinstance(data, ChecksummedExtent):
         return
     scratch = memoryview(bytearray(min(_CHUNK_BYTES, data.nbytes)))
-    checksum = Checksum(data.kind)
+    checksum = running(tensor)
     for start in range(0, data.nbytes, _CHUNK_BYTES):
         piece = scratch[: min(_CHUNK_BYTES, data.nbytes - start)]
         data.read_into(files, start, piece)
         checksum.update(piece)
-    if checksum.value != data.checksum:
+    require(tensor, checksum)
+
+
+def running(tensor: StoredTensor) -> Checksum:
+    """Begin the checksum that the file keeps of ``tensor``; one of no kind where it keeps none."""
+    return Checksum(tensor.data.kind if isinstance(tensor.data, ChecksummedExtent) else None)
+
+
+def require(tensor: StoredTensor, checksum: Checksum) -> None:
+    """Compare the checksum of a whole payload with the one that the file keeps, if it keeps one.
+
+    Raises:
+        FormatError: They differ.
+    """
+    data = tensor.data
+    if isinstance(data, ChecksummedExtent) and checksum.value != data.checksum:
         raise FormatError(
             data.path,
             f"tensor {tensor.name!r:.200} has the wrong {_WORDS[data.kind]}: got {checksum.value:08x}, "

@@ -47,6 +47,10 @@ class OpenFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every file; one that is asked for later is opened again."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
