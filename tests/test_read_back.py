@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
 from roformer_convert.converters import blocks, convert, engine, read_back
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.mapping import Dialect
 
 #: As bert4keras calls them: one that torch has turned, one that lies as it does.
 TURNED, LYING = "bert/encoder/layer_0/intermediate/dense/kernel", "bert/embeddings/word_embeddings"
@@ -52,8 +54,9 @@ def damage(monkeypatch: pytest.MonkeyPatch, position: int, bit: int) -> Callable
 
 
 @pytest.mark.parametrize("dtype", [None, "float16"])
-def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, dtype: str | None) -> None:
-    convert(source, tmp_path / "there", to="torch", dtype=dtype)
+@pytest.mark.parametrize("there", ["torch", "tf", "tf1"])
+def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, there: Dialect, dtype: str | None) -> None:
+    convert(source, tmp_path / "there", to=there, dtype=dtype)
     convert(tmp_path / "there", tmp_path / "back", to="paddle")
     if dtype is None:
         assert file_bytes(tmp_path / "back") == file_bytes(source)
@@ -106,7 +109,7 @@ def test_a_sources_own_checksum_is_checked(
     assert step.turn == (name == TURNED)
     data: Any = step.held.stored.data
     content = bytearray(data.path.read_bytes())
-    content[data.offset + data.nbytes - 3] ^= 1
+    content[data.offset + data.nbytes - 1] ^= 0x40  # of a float32's exponent: no float16 holds what becomes of it
     data.path.write_bytes(content)
     with pytest.raises(FormatError, match="wrong CRC32C"):
         convert(tmp_path / "ckpt", tmp_path / "out", to="torch", verify=verify, dtype=dtype)
@@ -129,3 +132,19 @@ def test_a_map_shows_the_files_bytes(tmp_path: Path, offset: int) -> None:
         assert read_back._mapped(descriptor, len(content) - 100, 200) is None
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.skipif(read_back.sys.platform != "linux", reason="only Linux is asked for a map")
+def test_a_map_that_would_end_the_process_is_not_looked_at(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Failing(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            asked.append(1)
+            raise OSError(errno.EFAULT, "Bad address")
+
+    monkeypatch.setattr(read_back.mmap, "mmap", Failing)
+    convert(source, tmp_path / "out", to="torch")
+    assert asked
