@@ -228,7 +228,7 @@ class _Worker:
         passing = kept.update if kept.kind and in_order(stored, turn=step.turn) else None
         for piece in blocks(self._files, stored, turn=step.turn, scratch=scratch, passing=passing):
             values = as_target(piece, step)
-            content = memoryview(values).cast("B")
+            content = values.data.cast("B")
             checksum.update(content)
             self._output.write(slot.filename, slot.offset + offset, content)
             progress(len(content))

@@ -39,8 +39,12 @@ def _bool() -> bytes:
 
 
 def text(width: int) -> bytes:
-    """Describe strings of ``width`` bytes, padded with zeros, as Keras writes names."""
+    """Describe strings of ``width`` bytes, padded with zeros, as Keras writes the parts of a long list of names."""
     return _head(STRING, 1, width)
+
+
+#: Text of any length, as Keras writes names. An element is 16 bytes: a length, and where in a global heap the text is.
+ANY_TEXT = _head(VARIABLE_LENGTH, 1, 16) + _integer(1, signed=False)
 
 
 #: Type → its datatype message. bfloat16 has none that a reader of HDF5 would know.

@@ -257,7 +257,7 @@ class Layout(Protocol):
         """Make the file(s) at their final size under ``directory``; return each stored (not aliased) tensor's slot."""
 
     def sizes(self) -> dict[str, int]:
-        """File name → size in bytes (an estimate from above where the container's library decides it)."""
+        """File name → exact size in bytes."""
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
         """Everything that is not payload, given the payloads' checksums by tensor name."""
