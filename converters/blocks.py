@@ -56,6 +56,7 @@ def blocks(
     turn: bool,
     scratch: Scratch,
     passing: Callable[[memoryview], None] | None = None,
+    turned: Callable[[NDArray[Any], NDArray[Any]], None] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """Yield a tensor's elements in order, as unsigned integers of their width, in flat pieces.
 
@@ -65,6 +66,8 @@ def blocks(
         turn: Yield the rows of the transposed matrix; the tensor must then be a matrix.
         scratch: Room to work in; a piece is valid until the next one is asked for.
         passing: Told of every byte of the tensor in the file's order. Only where :func:`in_order` allows it.
+        turned: Shown each part of the file's matrix and the same part of what became of it, in equal orientation, while
+            both are in the processor's cache.
     """
     if stored.size == 0:
         return
@@ -79,7 +82,7 @@ def blocks(
                 passing(piece.data)
             yield piece.view(unsigned)
         return
-    rows, columns = matrix(stored)
+    rows, columns = _matrix(stored)
     width = _columns_at_a_time(stored)
     for first in range(0, columns, width):
         last = min(columns, first + width)
@@ -87,29 +90,32 @@ def blocks(
         # a single column longer than a block: no model has a matrix of so many rows, but a file may
         room = scratch.block[:nbytes] if nbytes <= BLOCK_BYTES else numpy.empty(nbytes, numpy.uint8)
         out = room.view(unsigned)
-        turned = out.reshape(last - first, rows)
-        for row, strip in strips(files, stored, first, last, piece=scratch.piece, passing=passing):
-            turned[:, row : row + len(strip)] = strip.T
+        columns_now = out.reshape(last - first, rows)
+        for row, strip in _strips(files, stored, first, last, piece=scratch.piece, passing=passing):
+            target = columns_now[:, row : row + len(strip)]
+            target[...] = strip.T
+            if turned is not None:
+                turned(strip.T, target)
         yield out
 
 
 def in_order(stored: StoredTensor, *, turn: bool) -> bool:
     """Whether :func:`blocks` reads the tensor once, from its first byte to its last."""
-    return not turn or stored.size == 0 or _columns_at_a_time(stored) == matrix(stored)[1]
+    return not turn or stored.size == 0 or _columns_at_a_time(stored) == _matrix(stored)[1]
 
 
 def _columns_at_a_time(stored: StoredTensor) -> int:
-    rows, columns = matrix(stored)
+    rows, columns = _matrix(stored)
     return max(1, min(columns, BLOCK_BYTES // (rows * stored.nbytes // stored.size)))
 
 
-def matrix(stored: StoredTensor) -> tuple[int, int]:
+def _matrix(stored: StoredTensor) -> tuple[int, int]:
     """Rows and columns of a matrix as its bytes lie in the file."""
     rows, columns = stored.shape if stored.order == "C" else stored.shape[::-1]
     return rows, columns
 
 
-def strips(
+def _strips(
     files: OpenFiles,
     stored: StoredTensor,
     first: int,
@@ -128,7 +134,7 @@ def strips(
         piece: Room for a strip, which is valid until the next one is asked for.
         passing: Told of every byte of the matrix in its order; all columns must then be asked for.
     """
-    rows, columns = matrix(stored)
+    rows, columns = _matrix(stored)
     itemsize = stored.nbytes // stored.size
     # Reading whole rows for a few columns would read a large matrix many times over: then each row's part is read by
     # itself, where the bytes can be addressed at all.

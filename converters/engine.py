@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .containers.checksums import Checksum, require, running, verify_checksum
@@ -26,6 +27,8 @@ from .two_processes import MOST_JOBS, Progress, Work, possible, share
 
 # numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from .blocks import Scratch
 
 #: Bytes that the kernel copies at a time, so that progress moves.
@@ -33,6 +36,8 @@ _COPY_BYTES = 64 << 20
 #: Bytes written by one call. For more the kernel looks for larger runs of free memory, which now and then takes longer
 #: than the writing.
 _WRITE_BYTES = 128 << 10
+#: Bytes written and then, if asked to, read back.
+_PART_BYTES = 256 << 10
 #: Work below this many bytes is not shared: a second process costs the time of some megabytes.
 _SHARED_BYTES = 8 << 20
 #: The file systems or the kernel cannot copy between these two files: the plain path does.
@@ -186,7 +191,7 @@ class _Worker:
         self._files = OpenFiles()
         self._output = _Output(task.directory)
         self._scratch: Scratch | None = None
-        self._read_back: ReadBack | None = None
+        self._read_back = ReadBack()
 
     def __enter__(self) -> _Worker:
         return self
@@ -194,8 +199,7 @@ class _Worker:
     def __exit__(self, *_: object) -> None:
         self._output.close(fsync=False)
         self._files.close()
-        if self._read_back is not None:
-            self._read_back.close()
+        self._read_back.close()
 
     def convert(self, step: Step, progress: Progress) -> int:
         """Write one tensor and, if asked to, compare it; return its checksum (0 where the container keeps none).
@@ -214,43 +218,39 @@ class _Worker:
         return self._convert(step, progress)
 
     def _convert(self, step: Step, progress: Progress) -> int:
-        from .blocks import blocks, in_order
+        from .blocks import Scratch, blocks, in_order
 
-        scratch, read_back = self._room()
+        if self._scratch is None:
+            self._scratch = Scratch()
         written = self._task.written(step, 0)
-        stored, slot = step.held.stored, written.slot
+        stored, start = step.held.stored, 0
         kept = running(stored)
         # a cast of damaged bytes would fail for another reason; and what is not read in order is checked beforehand
         if step.casts or not in_order(stored, turn=step.turn):
             verify_checksum(self._files, stored)
         checksum = Checksum(self._task.checksum)
-        offset = 0
         passing = kept.update if kept.kind and in_order(stored, turn=step.turn) else None
-        for piece in blocks(self._files, stored, turn=step.turn, scratch=scratch, passing=passing):
-            values = as_target(piece, step)
-            content = values.data.cast("B")
-            checksum.update(content)
-            self._output.write(slot.filename, slot.offset + offset, content)
-            progress(len(content))
-            if read_back is not None and not step.turn:
-                read_back.as_it_lies(written, offset, values)
-                progress(len(content))
-            offset += len(content)
+        turned = partial(self._read_back.turned, step) if self._task.verify else None
+        for block in blocks(self._files, stored, turn=step.turn, scratch=self._scratch, passing=passing, turned=turned):
+            values = as_target(block, step)
+            checksum.update(values.data.cast("B"))
+            for part in _parts(values):
+                self._output.write(written.slot.filename, written.slot.offset + start, part.data.cast("B"))
+                progress(part.nbytes)
+                if self._task.verify:
+                    self._read_back.written(written, start, part)
+                    progress(part.nbytes)
+                start += part.nbytes
         if passing is not None:
             require(stored, kept)
-        if read_back is not None and step.turn:
-            read_back.turned(written)
-            progress(slot.nbytes)
         return checksum.value
 
-    def _room(self) -> tuple[Scratch, ReadBack | None]:
-        if self._scratch is None:
-            from .blocks import Scratch
 
-            self._scratch = Scratch()
-            if self._task.verify:
-                self._read_back = ReadBack(self._files, self._scratch)
-        return self._scratch, self._read_back
+def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Cut into parts that are still in the processor's cache when they are read back."""
+    count = _PART_BYTES // values.itemsize
+    for first in range(0, len(values), count):
+        yield values[first : first + count]
 
 
 def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> int:

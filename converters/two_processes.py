@@ -33,6 +33,8 @@ Begin = Callable[[], AbstractContextManager[Work]]
 #: filling it never waits.
 MOST_JOBS = 255
 _END = 255
+#: Bytes that the other process tells of at a time.
+_PROGRESS_BYTES = 4 << 20
 #: Signals that end the command, which makes exceptions of them.
 _ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
@@ -186,10 +188,20 @@ def _do(begin: Begin, todo: int, says: int) -> None:
         while len(line):
             line = line[os.write(says, line) :]
 
+    moved = 0
+
+    def progress(nbytes: int) -> None:
+        nonlocal moved
+        moved += nbytes
+        if moved >= _PROGRESS_BYTES:
+            say("progress", moved)
+            moved = 0
+
     try:
         with begin() as work:
             while (number := os.read(todo, 1)[0]) != _END:
-                say("done", number, work(number, lambda nbytes: say("progress", nbytes)))
+                say("done", number, work(number, progress))
+        say("progress", moved)
         say("end")
     except ConvertError as error:
         say("refused", error.what, error.next_step)

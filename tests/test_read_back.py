@@ -1,18 +1,16 @@
-"""Reading back: no bit that differs in the result goes unnoticed, wherever it lies and however the file is read."""
+"""Comparing: no bit that differs in the result goes unnoticed, wherever it lies and however large the buffers are."""
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
-from roformer_convert.converters import blocks, convert, engine, read_back
+from roformer_convert.converters import blocks, convert, engine
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.converters.mapping import Dialect
 
@@ -26,14 +24,14 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "ckpt"
 
 
-@pytest.fixture(params=["mapped", "read", "read in parts"])
+@pytest.fixture(params=["whole", "in parts"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Read the result through a map, or as systems without one do, whole or a few rows at a time."""
-    if request.param != "mapped":
-        monkeypatch.setattr(read_back, "_mapped", lambda *_: None)
-    if request.param == "read in parts":
+    """Turn and compare matrices whole, or a few rows and columns at a time."""
+    if request.param == "in parts":
         monkeypatch.setattr(blocks, "BLOCK_BYTES", 1024)
         monkeypatch.setattr(blocks, "_PIECE_BYTES", 512)
+        monkeypatch.setattr(engine, "_PART_BYTES", 200)
+        monkeypatch.setattr(engine, "_WRITE_BYTES", 80)
     return str(request.param)
 
 
@@ -75,26 +73,35 @@ def test_one_wrong_bit_anywhere_is_seen(
     assert not (tmp_path / "out").exists()
 
 
+class _Moving(numpy.ndarray[Any, Any]):
+    """A matrix that turns wrongly the first time it is turned."""
+
+    turned = False
+
+    @property
+    def T(self) -> Any:  # noqa: N802 - numpy's name
+        right = numpy.asarray(self).T
+        if _Moving.turned:
+            return right
+        _Moving.turned = True
+        return right[::-1]
+
+
 def test_a_kernel_that_is_turned_wrongly_is_seen(
     source: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Comparing does not turn: a fault in turning cannot hide itself."""
-    strips = blocks.strips
+    strips = blocks._strips
 
-    def shifted(*arguments: Any, **options: Any) -> Any:
+    def moving(*arguments: Any, **options: Any) -> Any:
         for row, strip in strips(*arguments, **options):
-            yield row, strip[:, ::-1]
+            yield row, strip.view(_Moving)
 
-    turn = blocks.blocks
-
-    def turned(*arguments: Any, **options: Any) -> Any:
-        with monkeypatch.context() as wrong:  # whoever compares takes strips that are right
-            wrong.setattr(blocks, "strips", shifted)
-            yield from turn(*arguments, **options)
-
-    monkeypatch.setattr(blocks, "blocks", turned)
-    with pytest.raises(ConvertError, match="was read back with other bits"):
+    monkeypatch.setattr(blocks, "_strips", moving)
+    monkeypatch.setattr(_Moving, "turned", False)
+    with pytest.raises(ConvertError, match="was turned into other bits"):
         convert(source, tmp_path / "out", to="torch")
+    monkeypatch.setattr(_Moving, "turned", True)  # and nothing else about it is wrong
+    convert(source, tmp_path / "out", to="torch")
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -114,37 +121,3 @@ def test_a_sources_own_checksum_is_checked(
     with pytest.raises(FormatError, match="wrong CRC32C"):
         convert(tmp_path / "ckpt", tmp_path / "out", to="torch", verify=verify, dtype=dtype)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(read_back.sys.platform != "linux", reason="only Linux is asked for a map")
-@pytest.mark.parametrize("offset", [0, 1, 4095, 4096, 5000])
-def test_a_map_shows_the_files_bytes(tmp_path: Path, offset: int) -> None:
-    content = os.urandom(3 * mmap.ALLOCATIONGRANULARITY)
-    (tmp_path / "file").write_bytes(content)
-    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
-    try:
-        shown = read_back._mapped(descriptor, offset, 6000)
-        assert shown is not None
-        assert shown.tobytes() == content[offset : offset + 6000]
-        with pytest.raises(ValueError, match="read-only"):
-            shown[0] = 0
-        # beyond the end a map would end the process
-        assert read_back._mapped(descriptor, len(content) - 100, 200) is None
-    finally:
-        os.close(descriptor)
-
-
-@pytest.mark.skipif(read_back.sys.platform != "linux", reason="only Linux is asked for a map")
-def test_a_map_that_would_end_the_process_is_not_looked_at(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    class Failing(mmap.mmap):
-        def madvise(self, *_: int) -> None:
-            asked.append(1)
-            raise OSError(errno.EFAULT, "Bad address")
-
-    monkeypatch.setattr(read_back.mmap, "mmap", Failing)
-    convert(source, tmp_path / "out", to="torch")
-    assert asked

@@ -72,6 +72,20 @@ def test_two_processes_write_what_one_writes(source: Path, tmp_path: Path, to: D
     assert file_bytes(tmp_path / "two") == file_bytes(tmp_path / "one")
 
 
+def test_progress_counts_every_byte_of_both_twice(source: Path, tmp_path: Path) -> None:
+    fault = f"""
+from roformer_convert import cmd_convert
+def advance(bar, count):
+    with open({str(tmp_path / "told")!r}, "a") as file:
+        print(count, file=file)
+cmd_convert._Bar.advance = advance
+"""
+    process = start(source, "torch", tmp_path / "out", fault)
+    assert process.communicate()[1] == "" and process.returncode == 0  # noqa: PT018
+    plan = convert(source, to="torch", dry_run=True).plan
+    assert sum(map(int, (tmp_path / "told").read_text().split())) == 2 * plan.nbytes
+
+
 @pytest.mark.parametrize(
     ("action", "said"),
     [
