@@ -55,9 +55,10 @@ def damage(monkeypatch: pytest.MonkeyPatch, position: int, bit: int) -> Callable
 @pytest.mark.parametrize("there", ["torch", "tf", "tf1"])
 def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, there: Dialect, dtype: str | None) -> None:
     convert(source, tmp_path / "there", to=there, dtype=dtype)
-    convert(tmp_path / "there", tmp_path / "back", to="paddle")
+    for back in {"torch", "paddle"} - {there}:  # one turns, the other does not
+        convert(tmp_path / "there", tmp_path / back, to=back)  # type: ignore[arg-type]
     if dtype is None:
-        assert file_bytes(tmp_path / "back") == file_bytes(source)
+        assert file_bytes(tmp_path / "paddle") == file_bytes(source)
 
 
 @pytest.mark.parametrize("dtype", [None, "float16"])

@@ -74,6 +74,7 @@ def test_two_processes_write_what_one_writes(source: Path, tmp_path: Path, to: D
 
 def test_progress_counts_every_byte_of_both_twice(source: Path, tmp_path: Path) -> None:
     fault = f"""
+two_processes._PROGRESS_BYTES = 100
 from roformer_convert import cmd_convert
 def advance(bar, count):
     with open({str(tmp_path / "told")!r}, "a") as file:
