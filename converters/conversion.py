@@ -285,7 +285,7 @@ def reopen(plan: Plan, directory: Path) -> Checkpoint:
         None if plan.shard_index is None else directory / plan.shard_index,
         (plan.target,),
     )
-    stored = weight_files.index(weights, trusted=True)
+    stored = weight_files.index(weights)
     return resolve(directory, weights, stored, plan.target, plan.source_config)
 
 

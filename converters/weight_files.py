@@ -248,17 +248,16 @@ def spelled(dialect: Dialect, stored: Sequence[StoredTensor]) -> int:
     return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
 
 
-def index(weights: WeightSet, *, trusted: bool = False) -> list[StoredTensor]:
+def index(weights: WeightSet) -> list[StoredTensor]:
     """Index the tensors of every file of ``weights``, as :func:`index_all` does."""
-    return list(index_all(weights, trusted=trusted).tensors)
+    return list(index_all(weights).tensors)
 
 
-def index_all(weights: WeightSet, *, trusted: bool = False) -> Index:
+def index_all(weights: WeightSet) -> Index:
     """Index every file of ``weights``; no payload is read.
 
     Args:
         weights: As :func:`find` found them.
-        trusted: The files were just written by this process.
 
     Returns:
         The tensors of all files, and as metadata what else was put beside them: an epoch, a note.
@@ -271,7 +270,7 @@ def index_all(weights: WeightSet, *, trusted: bool = False) -> Index:
     others: dict[str, str] = {}
     home: dict[str, Path] = {}
     problems: list[Problem] = []
-    for path, found in zip(weights.files, _index_each(weights, trusted), strict=True):
+    for path, found in zip(weights.files, _index_each(weights), strict=True):
         own = _OWN_METADATA.get(weights.container, ())
         others |= {name: text for name, text in found.metadata.items() if name not in own}
         for tensor in found.tensors:
@@ -294,13 +293,13 @@ def index_all(weights: WeightSet, *, trusted: bool = False) -> Index:
     return Index(tuple(tensors), others)
 
 
-def _index_each(weights: WeightSet, trusted: bool) -> list[Index]:
+def _index_each(weights: WeightSet) -> list[Index]:
     """Index the files one by one; of several that are damaged all are named, so that one download mends them."""
     found: list[Index] = []
     errors: list[FormatError] = []
     for path in weights.files:
         try:
-            found.append(index_file(weights.container, path, trusted=trusted))
+            found.append(index_file(weights.container, path))
         except FormatError as error:
             errors.append(error)
     if len(errors) == 1:
@@ -314,22 +313,22 @@ def _index_each(weights: WeightSet, trusted: bool) -> list[Index]:
     return found
 
 
-def index_file(container: Container, path: Path, *, trusted: bool = False) -> Index:
-    """Index one file of ``container``; ``trusted`` spares an HDF5 file that we wrote the process of its own.
+def index_file(container: Container, path: Path) -> Index:
+    """Index one file of ``container``.
 
     Raises:
         FormatError: It is broken, hostile, or something else in a weight file's place.
     """
     require_file(path)
     try:
-        return _index_file(container, path, trusted)
+        return _index_file(container, path)
     except FormatError as error:
         _refuse_stand_in(error.path)
         raise
 
 
-def _index_file(container: Container, path: Path, trusted: bool) -> Index:
-    # imported here: each command pays only for the container in hand (h5 starts a process, ckpt loads crc32c)
+def _index_file(container: Container, path: Path) -> Index:
+    # imported here: each command pays only for the container in hand (h5 needs nine modules, ckpt loads crc32c)
     if container == "pdparams":
         from .containers import pdparams
 
@@ -345,7 +344,7 @@ def _index_file(container: Container, path: Path, trusted: bool) -> Index:
     if container == "h5":
         from .containers import keras_h5
 
-        return keras_h5.index(path, trusted=trusted)
+        return keras_h5.index(path)
     from .containers import tensor_bundle
 
     return tensor_bundle.index(path)

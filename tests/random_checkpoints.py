@@ -150,9 +150,9 @@ def save(
 
 
 def read_all(path: Path) -> Tensors:
-    """Read a checkpoint of ours back under canonical names (an h5 file without the process of its own: it is slow)."""
+    """Read a checkpoint of ours back under canonical names."""
     weights = weight_files.find(path, None)
-    stored = weight_files.index(weights, trusted=True)
+    stored = weight_files.index(weights)
     dialect = spoken_dialect(weights, stored)
     with resolve(path, weights, stored, dialect, find_config(weights.files[0].parent, (dialect,))) as checkpoint:
         return {name: checkpoint.read(name) for name in checkpoint}

@@ -21,16 +21,14 @@ from itertools import pairwise
 from typing import TypeVar
 
 from .hdf5_datatypes import DATATYPES
+from .hdf5_file import SIGNATURE, UNDEFINED
 from .stored import ITEMSIZE
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 96
 #: What stands in an attribute for a text of any length.
 REFERENCE_BYTES = 16
 #: The format's limit of a dataset's axes.
 MAX_AXES = 32
-
-_UNDEFINED = 2**64 - 1
 
 #: The library's own K values, which the superblock repeats. A node has room for 2 K members and is at least half full,
 #: unless it is the only one.
@@ -239,8 +237,8 @@ def _add_tree(output: _Output, children: Sequence[tuple[int, int]]) -> int:
         parents, key = [], 0
         for run in runs:
             at = output.end
-            left = at - _TREE_NODE_BYTES if at > first else _UNDEFINED
-            right = at + _TREE_NODE_BYTES if at < last else _UNDEFINED
+            left = at - _TREE_NODE_BYTES if at > first else UNDEFINED
+            right = at + _TREE_NODE_BYTES if at < last else UNDEFINED
             output.add(_tree_node(level, left, right, key, run))
             key = run[-1][1] if run else 0
             parents.append((at, key))
@@ -263,7 +261,7 @@ def _dataset_header(dataset: Dataset, links: int) -> bytes:
     # Version 2: allocated when the dataset is made, no fill value written, none defined but the usual zero.
     fill_value = struct.pack("<BBBBI", 2, 1, 1, 1, 0)
     # Version 3, contiguous. An array without bytes has no place, and the library may give it one.
-    layout = struct.pack("<BBQQ", 3, 1, dataset.offset if nbytes else _UNDEFINED, nbytes)
+    layout = struct.pack("<BBQQ", 3, 1, dataset.offset if nbytes else UNDEFINED, nbytes)
     messages = [
         _message(_DATASPACE, _dataspace(dataset.shape)),
         _message(_DATATYPE, DATATYPES[dataset.dtype], _CONSTANT),
@@ -295,7 +293,7 @@ def _header(messages: Sequence[bytes], links: int) -> bytes:
 def _superblock(root: _Placed, end: int) -> bytes:
     """Build the superblock of a file of ``end`` bytes, addresses and sizes of 8 bytes each."""
     head = SIGNATURE + struct.pack("<8B2HI", 0, 0, 0, 0, 0, 8, 8, 0, _LEAF_K, _INTERNAL_K, 0)
-    return head + struct.pack("<4Q", 0, _UNDEFINED, end, _UNDEFINED) + root.entry(0)
+    return head + struct.pack("<4Q", 0, UNDEFINED, end, UNDEFINED) + root.entry(0)
 
 
 def _padded(content: bytes) -> bytes:

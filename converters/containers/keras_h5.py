@@ -2,128 +2,238 @@
 
 A weight lies at ``<layer>/<weight name>``; the root's ``layer_names`` and each layer's ``weight_names`` list them. A
 weight name starts with the model's own prefix (``tf_ro_former_for_masked_lm_1/``), which readers ignore, and ends in
-``:0``. Payloads are contiguous and uncompressed, so the index gives extents and the engine copies them without the
-HDF5 library. Keras stores weights that two layers share under each of them: we write hard links instead.
+``:0``. Payloads are contiguous and uncompressed, so the index gives extents and the engine copies them. Keras stores
+weights that two layers share under each of them: we write hard links instead.
 
-Indexing runs the HDF5 library in a process of its own (:mod:`.keras_h5_process`), whose answer is checked here against
-the file. Writing calls h5py here: it reads nothing but what it has just made.
+The file is read by our own reader of HDF5 (:mod:`.hdf5_file` and its neighbours). Every object is reached component by
+component through hard links, looked at before it is opened: so nothing outside the file is ever followed.
 
-Source: tf_keras 2.19 ``saving/legacy/hdf5_format.py``; transformers 4.57 ``modeling_tf_utils.py``.
+Source: tf_keras 2.19 ``saving/legacy/hdf5_format.py`` for names and attributes; transformers 4.57
+``modeling_tf_utils.py``, also for sharded files, whose layer names are the tensors themselves.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import stat
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, ConvertError, FormatError
-from . import keras_h5_child, keras_h5_process
-from .keras_h5_layout import SIGNATURE, KerasLayout, lay_out
-from .stored import ITEMSIZE, Data, Extent, Index, OpenFiles, StoredTensor
+from ..errors import FormatError
+from .hdf5_attributes import MAX_NAMES, Attributes, GlobalHeap
+from .hdf5_datasets import UNPACK, Dataset, is_dataset, read_dataset
+from .hdf5_file import UNDEFINED, Hdf5File, open_file, quoted
+from .hdf5_groups import EXTERNAL, HARD, SOFT, Link, is_group, read_links
+from .hdf5_headers import CACHE_IMAGE, DRIVER_INFO, Header, read_header
+from .keras_h5_layout import KerasLayout, lay_out
+from .stored import Extent, Index, OpenFiles, StoredTensor
 
 __all__ = ["KerasLayout", "index", "lay_out"]
 
+MAX_DEPTH = 32  # components of one weight name
 #: Unpacked tensors may take this many times the file's size, and this many bytes more, all together. gzip gains 10 % on
 #: weights and can be made to gain a thousandfold.
 UNPACKED_TIMES, UNPACKED_BYTES = 64, 1 << 26
 
+KERAS_3 = (
+    "this is a Keras 3 .weights.h5 file: it holds no weight names, only attribute paths and positions of the class "
+    "that wrote it, so nothing in it says which tensor is which",
+    "Load it with the class that wrote it and save that model as transformers 4 does (save_pretrained: tf_model.h5).",
+)
+WHOLE_MODEL = (
+    "this is a whole Keras model (weights under model_weights/), not a weight file as transformers wrote it",
+    "Load it with Keras and save its weights alone (save_pretrained, or model.save_weights with a name ending in .h5).",
+)
+NO_KERAS = (
+    "not a Keras weight file: it has no layer_names",
+    "Want tf_model.h5 as transformers 4 wrote it.",
+)
+#: Names in the root of a file that is something else → what it is.
+_OTHER_FILES = {
+    "_layer_checkpoint_dependencies": KERAS_3,
+    "layers": KERAS_3,
+    "vars": KERAS_3,
+    "model_weights": WHOLE_MODEL,
+}
+#: Keras keeps a model's own weights (not of any layer) in a group that layer_names does not list.
+_TOP_LEVEL = "top_level_model_weights"
+_LINK_WORDS = {SOFT: "a soft link", EXTERNAL: "a link into another file"}
 
-def index(path: Path, *, trusted: bool = False) -> Index:
+
+def index(path: Path) -> Index:
     """Index the weights of ``path`` without reading a payload.
 
-    ``trusted`` says that we wrote the file ourselves just now: the HDF5 library may read it in this process.
-
     Raises:
-        FormatError: Not an HDF5 file, not Keras weights, a feature that is refused, or a file that breaks the library.
+        FormatError: Not an HDF5 file, not Keras weights, a feature that is refused, or a file that is broken.
     """
-    size = _check_signature(path)
-    answer = keras_h5_child.describe(str(path), confined=False) if trusted else keras_h5_process.describe(path)
-    return index_of_answer(path, size, answer)
-
-
-def _check_signature(path: Path) -> int:
-    """Check that a regular file begins as HDF5 does, and return its size in bytes."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise FormatError(path, "not a regular file")
-    start = bytearray(min(len(SIGNATURE), status.st_size))
     with OpenFiles() as files:
-        files.read_into(path, 0, memoryview(start))
-    if bytes(start) == SIGNATURE:
-        return status.st_size
-    if len(start) == len(SIGNATURE) and not any(start):
-        raise FormatError(path, "begins with zeros: its writing was cut short", next_step="Convert it again.")
-    what = f"not an HDF5 file: begins with {bytes(start)!r}, want {SIGNATURE!r}"
-    raise FormatError(path, what, offset=0, next_step=FETCH_AGAIN if SIGNATURE.startswith(start) else None)
+        file, root = open_file(path, files)
+        weights = WeightFile(file, root)
+        # By its header's address, a dataset under its first path: others are hard links to it.
+        found: dict[int, tuple[str, Dataset]] = {}
+        tensors: list[StoredTensor] = []
+        for name, where, header in weights.weights():
+            if len(tensors) == MAX_NAMES:
+                raise FormatError(path, f"it holds more than {MAX_NAMES:,} tensors, more than any model has")
+            if header.address not in found:
+                found[header.address] = where, read_dataset(header, where)
+            dtype, shape, data, _ = found[header.address][1]
+            tensors.append(StoredTensor(name, dtype, shape, data))
+        metadata = weights.metadata()
+    _refuse_overlaps(file, found.values())
+    _refuse_bombs(file, [dataset for _, dataset in found.values()])
+    return Index(tuple(tensors), metadata)
 
 
-def index_of_answer(path: Path, size: int, answer: object) -> Index:
-    """Check a description against the file of ``size`` bytes and turn it into an index: nothing in it is believed."""
-    if not isinstance(answer, dict):
-        raise FormatError(path, "the process that reads HDF5 answered nonsense")
-    if isinstance(answer.get("setup"), str):
-        raise ConvertError(answer["setup"], "Install it: python -m pip install h5py")
-    if isinstance(answer.get("error"), str):
-        next_step = answer.get("next_step")
-        raise FormatError(path, answer["error"], next_step=next_step if isinstance(next_step, str) else None)
-    entries, metadata = answer.get("tensors"), answer.get("metadata")
-    if not isinstance(entries, list) or not isinstance(metadata, dict):
-        raise FormatError(path, "the process that reads HDF5 answered nonsense")
-    server = keras_h5_process.Server(path)
-    same: dict[int, StoredTensor] = {}  # a dataset's first name, by its address in the file
-    unpacked = 0
-    tensors = []
-    for entry in entries:
-        tensor, address = _checked(path, size, entry, server)
-        first = same.setdefault(address, tensor)
-        if first is tensor:
-            unpacked += 0 if isinstance(tensor.data, Extent) else tensor.nbytes
-        elif (first.dtype, first.shape) != (tensor.dtype, tensor.shape):
-            raise FormatError(path, f"{tensor.name!r} and {first.name!r} are one dataset of two kinds")
-        tensors.append(StoredTensor(tensor.name, tensor.dtype, tensor.shape, first.data))
-    _refuse_overlaps(path, [tensor for tensor in same.values() if isinstance(tensor.data, Extent) and tensor.nbytes])
-    if unpacked > UNPACKED_TIMES * size + UNPACKED_BYTES:
-        raise FormatError(
-            path,
-            f"{size:,} bytes claim to unpack to {unpacked:,}, more than {UNPACKED_TIMES} times as many",
-            next_step=keras_h5_child.UNPACK,
-        )
-    texts = {key: text for key, text in metadata.items() if isinstance(key, str) and isinstance(text, str)}
-    return Index(tuple(tensors), texts)
+class WeightFile:
+    """The objects of one file, each read once, and the ways to them that are safe to take."""
+
+    def __init__(self, file: Hdf5File, root: int) -> None:
+        self._file = file
+        self._heap = GlobalHeap(file)
+        self._headers: dict[int, Header] = {}
+        self._links: dict[int, dict[bytes, Link]] = {}
+        self._attributes: dict[int, Attributes] = {}
+        if file.superblock_extension != UNDEFINED:
+            _check_extension(self._header(file.superblock_extension))
+        self._root = self._header(root)
+        if not is_group(self._root):
+            raise file.broken("the superblock's root is not a group", root)
+
+    def weights(self) -> Iterator[tuple[str, str, Header]]:
+        """Give (name without model prefix and ``:0``, path in the file, object) in the file's own order.
+
+        Raises:
+            FormatError: The file is no Keras weight file, or a name is none or leads nowhere that may be gone to.
+        """
+        layers = self._names(self._described(self._root), "layer_names")
+        if layers is None:
+            words = (answer for name, answer in _OTHER_FILES.items() if self._has(self._root, name))
+            what, next_step = next(words, NO_KERAS)
+            raise self._file.broken(what, next_step=next_step)
+        if _TOP_LEVEL not in layers and self._has(self._root, _TOP_LEVEL):
+            layers.append(_TOP_LEVEL)
+        self._refuse_repeats(layers, "layer_names")
+        for layer in layers:
+            here = self._follow(self._root, layer, "layer")
+            if is_dataset(here):
+                yield self._checked(layer, layer), layer, here
+                continue
+            names = self._names(self._described(here), "weight_names") if is_group(here) else None
+            if names is None:
+                raise self._refused(f"layer {quoted(layer)} has no weight_names")
+            self._refuse_repeats(names, f"weight_names of layer {quoted(layer)}")
+            for weight in names:
+                header = self._follow(here, weight, f"layer {quoted(layer)}: weight")
+                prefix, slash, name = weight.partition("/")
+                if not slash:
+                    raise self._refused(
+                        f"layer {quoted(layer)}: weight {quoted(prefix)} has no model prefix before its name"
+                    )
+                yield self._checked(name, f"{layer}/{weight}"), f"{layer}/{weight}", header
+
+    def metadata(self) -> dict[str, str]:
+        """Return what Keras wrote about itself."""
+        attributes = self._described(self._root)
+        keys = [key for key in ("backend", "keras_version") if key in attributes]
+        return {key: "".join(attributes.texts(key, 0)) for key in keys}
+
+    # Each of these is read once, by its header's address: no structure may be claimed twice.
+
+    def _header(self, address: int) -> Header:
+        header = self._headers.get(address)
+        if header is None:
+            header = self._headers[address] = read_header(self._file, address)
+        return header
+
+    def _linked(self, header: Header) -> dict[bytes, Link]:
+        links = self._links.get(header.address)
+        if links is None:
+            links = self._links[header.address] = read_links(header)
+        return links
+
+    def _described(self, header: Header) -> Attributes:
+        attributes = self._attributes.get(header.address)
+        if attributes is None:
+            attributes = self._attributes[header.address] = Attributes(header, self._heap)
+        return attributes
+
+    def _has(self, group: Header, name: str) -> bool:
+        return name.encode() in self._linked(group)
+
+    def _follow(self, start: Header, name: str, what: str) -> Header:
+        """Return what ``name`` leads to below ``start``, through hard links of this file only."""
+        parts = name.split("/")
+        if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+            raise self._refused(f"{what} {quoted(name)} is not a plain path below its group")
+        if len(parts) > MAX_DEPTH:
+            raise self._refused(f"{what} {quoted(name)} has {len(parts)} components, more than {MAX_DEPTH}")
+        here, above = start, {start.address}
+        for part in parts:
+            link = self._linked(here).get(part.encode()) if is_group(here) else None
+            if link is None:
+                raise self._refused(f"{what} {quoted(name)} names an object that the file does not hold")
+            if link.kind != HARD:
+                words = _LINK_WORDS.get(link.kind, "a link of an unknown kind")
+                raise self._refused(f"{what} {quoted(name)} leads through {words}")
+            here = self._header(link.address)
+            if here.address in above:
+                raise self._refused(f"{what} {quoted(name)} leads through a group that holds itself")
+            above.add(here.address)
+        return here
+
+    def _names(self, attributes: Attributes, name: str) -> list[str] | None:
+        """Read a list of names that Keras may have split into ``name0``, ``name1``, …; None if there is none."""
+        if name in attributes:
+            return attributes.texts(name, 1)
+        found: list[str] = []
+        part = 0
+        while f"{name}{part}" in attributes:
+            found += attributes.texts(f"{name}{part}", 1)
+            part += 1
+            if len(found) > MAX_NAMES:
+                raise self._refused(f"attributes {name}0… hold more than {MAX_NAMES:,} names")
+        return found if part else None
+
+    def _checked(self, name: str, where: str) -> str:
+        """Return a tensor's name without Keras's ending."""
+        name = name.removesuffix(":0")
+        if not name or min(name) < " ":
+            raise self._refused(f"{quoted(where)} is not a name for a weight")
+        return name
+
+    def _refuse_repeats(self, names: list[str], what: str) -> None:
+        for name, times in Counter(names).items():
+            if times > 1:
+                raise self._refused(f"{what} lists {quoted(name)} {times:,} times")
+
+    def _refused(self, what: str) -> FormatError:
+        return FormatError(self._file.path, what)
 
 
-def _checked(path: Path, size: int, entry: object, server: keras_h5_process.Server) -> tuple[StoredTensor, int]:
-    """Check one described tensor and return it with its address."""
-    fields: Mapping[str, object] = entry if isinstance(entry, dict) else {}
-    name, dtype, shape = fields.get("name"), fields.get("dtype"), fields.get("shape")
-    where, address, offset = fields.get("path"), fields.get("address"), fields.get("offset")
-    if not isinstance(name, str) or not isinstance(where, str) or type(address) is not int:
-        raise FormatError(path, "the process that reads HDF5 described a tensor without a name or an address")
-    if not name or len(name) > keras_h5_child.MAX_NAME or any(ord(letter) < 32 for letter in name):
-        raise FormatError(path, f"{keras_h5_child.quoted(where)} is not a name for a weight")
-    if not isinstance(dtype, str) or dtype not in ITEMSIZE:
-        raise FormatError(path, f"{name!r} has dtype {keras_h5_child.quoted(str(dtype))}")
-    # HDF5 has 32 dimensions at most, each of 64 bits.
-    if not isinstance(shape, list) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
-        raise FormatError(path, f"{name!r} has a shape that is none: {keras_h5_child.quoted(str(shape))}")
-    nbytes = math.prod(shape) * ITEMSIZE[dtype]
-    data: Data
-    if "offset" not in fields:
-        data = keras_h5_process.Unpacked(path, where, nbytes, server)
-    elif type(offset) is not int or offset < 0 or offset + nbytes > size:
-        raise FormatError(path, f"{name!r} claims {nbytes:,} bytes at {offset!r}, and the file has {size:,}")
-    else:
-        data = Extent(path, offset, nbytes)
-    return StoredTensor(name, dtype, tuple(shape), data), address
+def _check_extension(header: Header) -> None:
+    """Refuse what only the superblock's extension says: that structures lie elsewhere than their addresses."""
+    if DRIVER_INFO in header.kinds or CACHE_IMAGE in header.kinds:
+        raise header.file.broken("its structures lie in several files, or in an image of a cache", header.address, None)
 
 
-def _refuse_overlaps(path: Path, tensors: Sequence[StoredTensor]) -> None:
-    """Two datasets may not share a byte; hard links to one dataset were folded before."""
+def _refuse_overlaps(file: Hdf5File, found: Iterable[tuple[str, Dataset]]) -> None:
+    """Two datasets may not share a byte, nor may one lie over the file's structures, nor these over each other.
+
+    Hard links to one dataset were folded before. ``found`` has each dataset once, with its path.
+    """
+    regions = [(begin, end, "") for begin, end in file.claimed.items()]
+    regions += [(begin, end, name) for name, dataset in found for begin, end in dataset.regions()]
     end, last = 0, ""
-    for offset, stop, name in sorted((t.data.offset, t.data.offset + t.nbytes, t.name) for t in tensors):  # type: ignore[attr-defined]
-        if offset < end:
-            raise FormatError(path, f"{name!r} and {last!r} overlap", offset=offset)
+    for begin, stop, name in sorted(regions):
+        if begin < end:
+            one, other = (quoted(each) if each else "a structure of the file" for each in (name, last))
+            raise file.broken(f"{one} and {other} overlap", begin)
         end, last = stop, name
+
+
+def _refuse_bombs(file: Hdf5File, found: Iterable[Dataset]) -> None:
+    """Refuse a small file that unpacks to far more."""
+    unpacked = sum(dataset.data.nbytes for dataset in found if not isinstance(dataset.data, Extent))
+    if unpacked > UNPACKED_TIMES * file.size + UNPACKED_BYTES:
+        what = f"{file.size:,} bytes claim to unpack to {unpacked:,}, more than {UNPACKED_TIMES} times as many"
+        raise file.broken(what, next_step=UNPACK)
