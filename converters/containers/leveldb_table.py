@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import crc32c
-
 from ..errors import FETCH_AGAIN, FormatError
+from .checksums import crc32c
 
 _FIXED32 = struct.Struct("<I")
 
@@ -260,7 +259,7 @@ class _Table:
             raise FormatError(self._path, f"{where} does not fit the table's {self._body_bytes:,}", offset=offset)
         end = offset + size
         (stored,) = _FIXED32.unpack_from(self._content, end + 1)
-        checksum = crc32c.crc32c(memoryview(self._content)[offset : end + 1])
+        checksum = crc32c()(memoryview(self._content)[offset : end + 1])
         if checksum != unmasked(stored):
             raise FormatError(
                 self._path, f"{where} has CRC32C {checksum:08x}, stored is {unmasked(stored):08x}", offset=offset
@@ -347,7 +346,7 @@ def _append_block(table: bytearray, block: _BlockBuilder) -> bytes:
     content = block.content()
     handle = put_varint(len(table)) + put_varint(len(content))
     content += bytes([_UNCOMPRESSED])
-    table += content + _FIXED32.pack(masked(crc32c.crc32c(content)))
+    table += content + _FIXED32.pack(masked(crc32c()(content)))
     return handle
 
 

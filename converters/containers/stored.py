@@ -90,15 +90,15 @@ class OpenFiles:
                 raise FormatError(path, what, offset=offset + done, next_step=FETCH_AGAIN)
             done += count
 
-    def read_lines(self, path: Path, offset: int, lines: Sequence[memoryview]) -> None:
-        """Fill ``lines``, one after the other, with the file's bytes from ``offset``.
+    def read_lines(self, path: Path, offset: int, lines: Sequence[memoryview], nbytes: int) -> None:
+        """Fill ``lines``, of ``nbytes`` all together, one after the other with the file's bytes from ``offset``.
 
         Raises:
             FormatError: The file ends before the last one is full.
         """
         if hasattr(os, "preadv"):
             try:
-                if os.preadv(self.descriptor(path), lines, offset) == sum(map(len, lines)):
+                if os.preadv(self.descriptor(path), lines, offset) == nbytes:
                     return
             except OSError:
                 pass  # what is wrong shows again, and is told, where each is read by itself
@@ -142,10 +142,14 @@ class Extent:
         files.read_into(self.path, self.offset + start, out)
 
     def read_lines(self, files: OpenFiles, start: int, lines: Sequence[memoryview]) -> None:
-        """Fill at most 1024 ``lines`` (the limit of one call of the system) with successive bytes from ``start``."""
-        if start < 0 or start + sum(map(len, lines)) > self.nbytes:
+        """Fill at most 1024 ``lines`` of one length with successive bytes from ``start``.
+
+        (1024 is the limit of one call of the system.)
+        """
+        nbytes = len(lines) * len(lines[0])
+        if start < 0 or start + nbytes > self.nbytes:
             raise ValueError(f"{len(lines)} lines from byte {start} are outside the tensor's {self.nbytes}")
-        files.read_lines(self.path, self.offset + start, lines)
+        files.read_lines(self.path, self.offset + start, lines, nbytes)
 
 
 @dataclass(frozen=True)
