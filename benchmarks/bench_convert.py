@@ -3,9 +3,11 @@
     make peers           # once: .peers/ with transformers 4, PaddleNLP and bert4keras
     make bench-convert
 
-Every figure is a whole process: wall seconds from start to exit and the peak of anonymous memory of its process tree,
-sampled every 2 ms. Ours, ``cp`` and the peer take turns in one run, so that a machine's moods hit all of them; quote
-ratios of the medians. The weights are random, made on the spot: 12 layers, hidden 768, vocabulary 50,000.
+Every figure is a whole process: wall seconds from start to exit, or the peak of anonymous memory of its process tree,
+sampled every 2 ms. Whoever samples takes a tenth of a core from two processes that use both, so memory is taken in a
+round of its own, before the rounds that are timed. Ours, ``cp`` and the peer take turns in one run, so that a machine's
+moods hit all of them; quote ratios of the medians. The weights are random, made on the spot: 12 layers, hidden 768,
+vocabulary 50,000.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ import numpy
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
 from roformer_convert.converters.mapping import MLM, PROJECT, SOP, Table
 
+COMMAND = Path(sys.executable).with_name("roformer-convert")
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).resolve().parent / "peers"
 DIRECTIONS = (("paddle", "torch"), ("torch", "paddle"), ("torch", "tf"), ("tf", "torch"), ("tf1", "torch"))
@@ -43,7 +45,7 @@ PEER = {
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: wall seconds, peak anonymous memory in MB (None where the system does not say)."""
+    """One finished process: wall seconds, peak anonymous memory in MB (None where nobody watched, or could)."""
 
     seconds: float
     anonymous: float | None
@@ -62,29 +64,21 @@ def anonymous_memory(pid: int) -> int:
     return total
 
 
-def run(command: list[str], env: dict[str, str] | None = None) -> Run:
+def run(command: list[str], env: dict[str, str] | None = None, *, watched: bool = False) -> Run:
     """Run a command to its end; a failure ends the benchmark with its last words."""
     began = time.perf_counter()
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(command, stdout=words, stderr=words, env=env)
         peak = 0
-        ended = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not ended.wait(0.002):
-                peak = max(peak, anonymous_memory(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        while watched and process.poll() is None:
+            peak = max(peak, anonymous_memory(process.pid))
+            time.sleep(0.002)
         status = process.wait()
         seconds = time.perf_counter() - began
-        ended.set()
-        watcher.join()
         if status:
             words.seek(0)
             raise SystemExit(f"{' '.join(command)} ended with {status}:\n{words.read().decode()[-2000:]}")
-    return Run(seconds, peak / 1e6 if Path("/proc/self/status").exists() else None)
+    return Run(seconds, peak / 1e6 if watched and Path("/proc/self/status").exists() else None)
 
 
 def make_sources(directory: Path, args: argparse.Namespace) -> dict[str, Path]:
@@ -146,7 +140,7 @@ def main() -> None:
 def measure(
     base: Path, source: Path, dialect: str, target: str, args: argparse.Namespace, environment: dict[str, str]
 ) -> dict[str, object]:
-    """Run one direction: cp, ours and the peer in turn, after one uncounted round."""
+    """Run one direction: cp, ours and the peer in turn, after a round that is watched and not timed."""
     files = [str(path) for path in weight_bytes(source)]
     out, copy = base / "out", base / "copy"
     ours: list[Run] = []
@@ -158,19 +152,20 @@ def measure(
         copy.mkdir()
         copies.append(run(["cp", *files, str(copy)]))
         shutil.rmtree(copy)
-        command = [sys.executable, "-m", "roformer_convert", "convert", str(source), "--from", dialect, "--to", target]
-        ours.append(run([*command, "-o", str(out), "--quiet", *args.options], environment))
+        command = [str(COMMAND), "convert", str(source), "--from", dialect, "--to", target, "-o", str(out), "--quiet"]
+        ours.append(run([*command, *args.options], environment, watched=turn == 0))
         shutil.rmtree(out)
         if peer and python is not None and python.exists() and turn <= args.peer_runs:
             script = [str(python), str(PEERS / peer[1]), str(source), str(out)]
-            peers.append(run(script, {**environment, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}))
+            quiet = {**environment, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+            peers.append(run(script, quiet, watched=turn == 0))
             shutil.rmtree(out)
 
     def seconds(runs: list[Run]) -> float:
         return statistics.median(one.seconds for one in runs[1:])
 
     def memory(runs: list[Run]) -> float:
-        return max(one.anonymous or 0 for one in runs[1:])
+        return runs[0].anonymous or 0
 
     row: dict[str, object] = {
         "direction": f"{dialect} → {target}",
