@@ -191,7 +191,7 @@ def _number(corner: Sequence[int], grid: Grid, strides: Sequence[int]) -> int | 
 class Bands:
     """The last bands that were read of one file, shared by its tensors and by threads.
 
-    Two, because the engine writes one tensor while it compares another; together never more than the largest allowed.
+    Two, because tensors that should be tied are compared with each other; together never more than the largest allowed.
     """
 
     _MOST = 2
