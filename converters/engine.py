@@ -25,7 +25,7 @@ from .plan import FilePlan, Plan, Step
 from .read_back import ReadBack, Written, as_target
 from .two_processes import MOST_JOBS, Progress, Work, possible, share
 
-# numpy takes 0.1 s to import: what the kernel can copy by itself is copied meanwhile, so nothing here asks for it early
+# numpy takes a tenth of the time of a whole conversion to import, so nothing here asks for it before it is needed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 

@@ -110,7 +110,7 @@ class OpenFiles:
 def _pread_into(descriptor: int, out: memoryview, offset: int) -> int:
     if hasattr(os, "preadv"):
         return os.preadv(descriptor, [out], offset)
-    # Windows has no positioned read; the engine runs one thread there, so moving the file's position is safe.
+    # Windows has no positioned read; nobody else reads by this descriptor, so moving its position is safe.
     os.lseek(descriptor, offset, os.SEEK_SET)
     piece = os.read(descriptor, min(len(out), 1 << 24))
     out[: len(piece)] = piece
