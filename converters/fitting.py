@@ -154,22 +154,36 @@ class _Resolver:
         """Refuse a state dict with something around it in one line, instead of each tensor missing and unknown.
 
         Raises:
-            MisfitError: No name is known, and without what all of them begin with most are.
+            MisfitError: No name is known, and without what all those of one part begin with most of them are.
         """
-        names = [tensor.name for tensor in self.stored]
         if any(weight_files.spelled(dialect, self.stored) for dialect in self.weights.dialects):
             return
-        first = min(names, default="")
+        parts: dict[str, list[StoredTensor]] = {}
+        for tensor in self.stored:
+            parts.setdefault(tensor.name.partition(".")[0], []).append(tensor)
+        wrapped = [(prefix, len(part)) for part in parts.values() if (prefix := self._wrapper(part)) is not None]
+        if not wrapped:
+            return
+        problems = []
+        for prefix, count in wrapped:
+            many = "every name begins" if count == len(self.stored) else f"{count} of {len(self.stored)} names begin"
+            detail = f"{many} with {prefix}, which the table does not know"
+            problems.append(Problem("wrapped", f"{prefix}*", detail))
+        which = "the inner state dict" if len(wrapped) == 1 else "one of the inner state dicts"
+        step = f"Save {which} alone, with names that do not begin with {wrapped[0][0]}, and convert that."
+        raise MisfitError(self.where, "RoFormer's names", problems, step)
+
+    def _wrapper(self, part: list[StoredTensor]) -> str | None:
+        """Find what all these names begin with and most are known without."""
+        first = min(tensor.name for tensor in part)
         for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
-            prefix = first[:end]
-            if not all(name.startswith(prefix) for name in names):
-                return
-            inner = [replace(tensor, name=tensor.name[end:]) for tensor in self.stored]
+            if not all(tensor.name.startswith(first[:end]) for tensor in part):
+                return None
+            inner = [replace(tensor, name=tensor.name[end:]) for tensor in part]
             known = max(weight_files.spelled(dialect, inner) for dialect in self.weights.dialects)
-            if known * 2 > len(names):
-                detail = f"every name begins with {prefix}, which the table does not know"
-                step = f"Save the inner state dict, with names that do not begin with {prefix}, and convert that."
-                raise MisfitError(self.where, "RoFormer's names", [Problem("wrapped", f"{prefix}*", detail)], step)
+            if known * 2 > len(part):
+                return first[:end]
+        return None
 
     def _count_layers(
         self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool, config_path: Path | None

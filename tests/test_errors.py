@@ -298,6 +298,29 @@ def test_a_wrapped_state_dict_is_one_line(ckpt: Path, prefix: str) -> None:
     assert "Save the inner state dict" in str(error)
 
 
+@pytest.mark.parametrize("beside", ["optimizer.state.0.exp_avg", "ema.shadow"])
+def test_a_state_dict_wrapped_beside_something_else_is_one_line(ckpt: Path, beside: str) -> None:
+    path = ckpt / "model.safetensors"
+    wrapped = {f"model.{name}": array for name, array in load_file(path).items()}
+    count = len(wrapped)
+    save_file(wrapped | {beside: numpy.ones((3, 5), numpy.float32)}, path)
+    error = refused(ckpt)
+    assert isinstance(error, MisfitError)
+    assert [(problem.kind, problem.name) for problem in error.problems] == [("wrapped", "model.*")]
+    assert f"{count} of {count + 1} names begin with model., which the table does not know" in str(error)
+    assert "Save the inner state dict alone" in str(error)
+
+
+def test_two_wrapped_state_dicts_are_two_lines(ckpt: Path) -> None:
+    path = ckpt / "model.safetensors"
+    arrays = load_file(path)
+    save_file({prefix + name: array for prefix in ("ema.", "model.") for name, array in arrays.items()}, path)
+    error = refused(ckpt)
+    assert isinstance(error, MisfitError)
+    assert {problem.name for problem in error.problems} == {"ema.*", "model.*"}
+    assert "Save one of the inner state dicts alone" in str(error)
+
+
 def test_every_problem_is_told_at_once(ckpt: Path, dialect: Dialect) -> None:
     def spoil(arrays: Arrays) -> None:
         for layer in range(3):
