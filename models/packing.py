@@ -49,16 +49,28 @@ def pack(attention_mask: NDArray[Any]) -> Packing:
     )
 
 
+def require_inside(positions: NDArray[Any], tokens: int) -> NDArray[Any]:
+    """Check chosen ``positions`` of a padded batch of so many tokens and return them flat (K,).
+
+    Frameworks differ in what they make of others: a negative one counts from the end, is an error, or gives zeros.
+
+    Raises:
+        ModelError: One of them is outside the batch.
+    """
+    positions = numpy.asarray(positions).reshape(-1)
+    outside = (positions < 0) | (positions >= tokens)
+    if outside.any():
+        raise ModelError(f"positions holds {positions[outside][0]}; the batch has {tokens} tokens, counted from 0")
+    return positions
+
+
 def packed_positions(slots: NDArray[Any], positions: NDArray[Any], tokens: int) -> Int64:
     """Find chosen ``positions`` (K,) of the padded batch in the packed run of ``tokens``.
 
     Raises:
         ModelError: One of them is masked, or outside the batch.
     """
-    positions = numpy.asarray(positions).reshape(-1)
-    outside = (positions < 0) | (positions >= slots.size)
-    if outside.any():
-        raise ModelError(f"positions holds {positions[outside][0]}; the batch has {slots.size} tokens, counted from 0")
+    positions = require_inside(positions, slots.size)
     found: Int64 = slots[positions]
     if (found >= tokens).any():
         raise ModelError(

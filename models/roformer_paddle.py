@@ -26,7 +26,7 @@ from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
-from .packing import pack, packed_positions
+from .packing import pack, packed_positions, require_inside
 from .start_paddle import paddle, recompute
 
 F = paddle.nn.functional
@@ -73,7 +73,10 @@ class Layout(NamedTuple):
         if self.slots is not None:
             found = packed_positions(self.slots.numpy(), numpy.asarray(positions), x.shape[0])
             return paddle.gather(x, paddle.to_tensor(found))
-        return paddle.gather(x, positions.reshape([-1]))
+        positions = positions.reshape([-1])
+        if at_hand(positions):
+            require_inside(positions.numpy(), self.rows * self.columns)
+        return paddle.gather(x, positions)
 
 
 def tap(taps: Taps | None, name: str, value: Tensor, layout: Layout | None = None) -> None:
@@ -91,9 +94,14 @@ def _on_cpu() -> bool:
     return paddle.device.get_device().startswith("cpu")
 
 
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.place.is_cpu_place()
+
+
 def all_real(attention_mask: Tensor) -> bool:
     """Say whether a mask masks nothing, where that is known without waiting for a device."""
-    return not traced() and attention_mask.place.is_cpu_place() and bool(attention_mask.astype("bool").all())
+    return at_hand(attention_mask) and bool(attention_mask.astype("bool").all())
 
 
 def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:

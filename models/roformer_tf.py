@@ -28,7 +28,7 @@ from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
-from .packing import pack, packed_positions
+from .packing import pack, packed_positions, require_inside
 from .tf_module import Module
 
 Tensor: TypeAlias = Any
@@ -73,7 +73,10 @@ class Layout(NamedTuple):
         if self.slots is not None:
             found = packed_positions(self.slots.numpy(), numpy.asarray(positions), x.shape[0])
             return tf.gather(x, found)
-        return tf.gather(x, tf.reshape(positions, [-1]))
+        positions = tf.reshape(positions, [-1])
+        if at_hand(positions):
+            require_inside(positions.numpy(), self.rows * self.columns)
+        return tf.gather(x, positions)
 
 
 def tap(taps: Taps | None, name: str, value: Tensor, layout: Layout | None = None) -> None:
@@ -87,11 +90,14 @@ def traced() -> bool:
     return not tf.executing_eagerly()
 
 
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.device.endswith("CPU:0")
+
+
 def all_real(attention_mask: Tensor) -> bool:
     """Say whether a mask masks nothing, where that is known without waiting for a device."""
-    if traced() or not tf.convert_to_tensor(attention_mask).device.endswith("CPU:0"):
-        return False
-    return bool(tf.reduce_all(tf.cast(attention_mask, tf.bool)))
+    return at_hand(tf.convert_to_tensor(attention_mask)) and bool(tf.reduce_all(tf.cast(attention_mask, tf.bool)))
 
 
 def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
-from .packing import pack, packed_positions
+from .packing import pack, packed_positions, require_inside
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
 DIALECT: Dialect = "torch"
@@ -71,7 +71,10 @@ class Layout(NamedTuple):
         if self.slots is not None:
             found = packed_positions(self.slots.cpu().numpy(), torch.as_tensor(positions).cpu().numpy(), x.shape[0])
             return x[torch.from_numpy(found).to(x.device)]
-        return x[torch.as_tensor(positions, device=x.device).reshape(-1)]
+        positions = torch.as_tensor(positions, device=x.device).reshape(-1)
+        if at_hand(positions):
+            require_inside(positions.numpy(), self.rows * self.columns)
+        return x[positions]
 
 
 def tap(taps: Taps | None, name: str, value: Tensor, layout: Layout | None = None) -> None:
@@ -85,9 +88,14 @@ def traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
 
 
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.device.type == "cpu"
+
+
 def all_real(attention_mask: Tensor) -> bool:
     """Say whether a mask masks nothing, where that is known without waiting for a device."""
-    return not traced() and attention_mask.device.type == "cpu" and bool(attention_mask.all())
+    return at_hand(attention_mask) and bool(attention_mask.all())
 
 
 def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:

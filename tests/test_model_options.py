@@ -130,6 +130,19 @@ def test_position_on_padding_is_refused_when_packed(runners: Runners, framework:
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("wrong", [-1, 20])
+def test_position_outside_the_batch_is_refused(
+    runners: Runners, framework: str, packed: bool, wrong: int, tmp_path: Path
+) -> None:
+    write(tmp_path / "checkpoint", CONFIG)
+    inputs = {**batch(CONFIG, (3, 10), 10), "positions": numpy.array([1, wrong])}
+    with pytest.raises(ModelFailedError, match=f"positions holds {wrong}; the batch has 20 tokens") as refused:
+        runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": packed})
+    assert refused.value.kind == "ModelError"
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_length_past_the_limit_is_refused_and_the_limit_can_be_raised(
     runners: Runners, framework: str, tmp_path: Path
 ) -> None:
