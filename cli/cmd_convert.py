@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command_group import hold_signals, leave
+from .command_group import end_once, hold_signals, leave
 from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
 from .converters.mapping import Dialect
@@ -104,6 +104,7 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
     if run_parity and options["dry_run"]:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     bar = _Bar(quiet, 1 if no_verify else 2)
+    end_once()
     try:
         report = convert(
             source,

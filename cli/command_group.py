@@ -61,6 +61,8 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
     for number in _ENDING:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
+    if hasattr(signal, "SIGCHLD"):  # where the caller ignored it, nobody could wait for a process that is started here
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without → or Chinese must not end a finished conversion
             stream.reconfigure(errors="backslashreplace")
@@ -72,13 +74,14 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
         if sys.stdout is not None:
             sys.stdout.flush()
     except ConvertError as error:
-        click.echo(f"{called}: {error}", err=True)
+        _complain(f"{called}: {error}")
         sys.exit(error.exit_status)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo(stopped, err=True)
+        _complain(stopped)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # the reader of our output is gone (| head): end without a word
@@ -88,9 +91,23 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"{called}: {where}{error.strerror or error}", err=True)
+        _complain(f"{called}: {where}{error.strerror or error}")
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(text: str) -> None:
+    """Print to stderr; where that takes nothing, the exit status must say it all."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
+
+
+def end_once() -> None:
+    """Let the first signal end the command and no second one disturb what is put in order then."""
+    if _own_process:
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end_once)
 
 
 def hold_signals() -> None:
@@ -106,7 +123,8 @@ def leave() -> None:
     Raises:
         OSError: What was printed could not be written.
     """
-    if _own_process:
+    # a profiler or a debugger has something to say at the end
+    if _own_process and sys.getprofile() is None and sys.gettrace() is None:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # closed by the caller
                 stream.flush()
@@ -116,3 +134,11 @@ def leave() -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     """Turn SIGTERM, or SIGHUP of a dropped connection, into an exit that cleans up behind itself."""
     raise SystemExit(128 + number)
+
+
+def _end_once(number: int, frame: FrameType | None) -> None:
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    _end(number, frame)

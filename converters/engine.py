@@ -1,4 +1,4 @@
-"""Run a plan: copy ranges, turn kernels in tiles, checksum on the way, read every byte back and compare.
+"""Run a plan: copy ranges, turn kernels in strips, checksum on the way, read every byte back and compare.
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
 refused by every loader. The command shares the tensors with a second process, each writing and comparing its own; in
@@ -225,16 +225,17 @@ class _Worker:
         written = self._task.written(step, 0)
         stored, start = step.held.stored, 0
         kept = running(stored)
+        passing = kept.update if kept.kind else None
         # a cast of damaged bytes would fail for another reason; and what is not read in order is checked beforehand
         if step.casts or not in_order(stored, turn=step.turn):
             verify_checksum(self._files, stored)
+            passing = None
         checksum = Checksum(self._task.checksum)
-        passing = kept.update if kept.kind and in_order(stored, turn=step.turn) else None
         turned = partial(self._read_back.turned, step) if self._task.verify else None
         for block in blocks(self._files, stored, turn=step.turn, scratch=self._scratch, passing=passing, turned=turned):
-            values = as_target(block, step)
-            checksum.update(values.data.cast("B"))
-            for part in _parts(values):
+            for bits in _parts(block):
+                part = as_target(bits, step)
+                checksum.update(part.data.cast("B"))
                 self._output.write(written.slot.filename, written.slot.offset + start, part.data.cast("B"))
                 progress(part.nbytes)
                 if self._task.verify:

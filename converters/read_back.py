@@ -14,7 +14,7 @@ from .containers.stored import OpenFiles, Slot
 from .errors import ConvertError
 from .plan import Step
 
-# as in engine.py, numpy is imported when there is work for it
+# numpy takes a tenth of a conversion's time to import: when there is work for it
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
@@ -28,14 +28,6 @@ class Written:
     slot: Slot
     step: Step
     checksum: int
-
-
-def cast_bits(bits: NDArray[Any], step: Step) -> NDArray[Any]:
-    """Bit patterns of the source → the target's elements."""
-    from .dtypes import cast, numpy_dtype
-
-    stored = step.held.stored
-    return cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
 
 
 class ReadBack:
@@ -96,8 +88,15 @@ def _differ(step: Step, how: str) -> ConvertError:
 
 
 def as_target(bits: NDArray[Any], step: Step) -> NDArray[Any]:
-    """Bit patterns of the source → those that the target must hold."""
+    """Bit patterns of the source → those that the target must hold.
+
+    Raises:
+        ConvertError: A value overflows in the target's type.
+    """
     if not step.casts:
         return bits
-    values = cast_bits(bits, step)
+    from .dtypes import cast, numpy_dtype
+
+    stored = step.held.stored
+    values = cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
     return values.view(f"u{values.itemsize}")

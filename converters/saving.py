@@ -81,7 +81,10 @@ def save_checkpoint(
     for name, array in tensors.items():
         tensor = table.by_canonical.get(name)
         if tensor is not None:
-            plain = numpy.ascontiguousarray(array).reshape(numpy.shape(array))
+            # a view of another program's file may be big-endian, and no file that is written here is
+            plain = numpy.ascontiguousarray(array, numpy.asarray(array).dtype.newbyteorder("<")).reshape(
+                numpy.shape(array)
+            )
             kind = kinds.get(name, plain.dtype.name)
             stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
     if problems:

@@ -16,11 +16,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NoReturn
 
-from .errors import ConvertError
+from .errors import ConvertError, FormatError
 
 #: Called with the number of bytes just written, and once more for the same bytes when they were compared.
 Progress = Callable[[int], None]
@@ -72,8 +72,8 @@ def share(begin: Begin, count: int, progress: Progress) -> list[Any]:
     second = None
     try:
         # a signal between the fork and the moment its result is held would leave the other process to itself
-        with _signals_held(), suppress(OSError):  # no room for another process: this one does it all
-            second = _SecondProcess(begin, todo)
+        with _signals_held() as mask, suppress(OSError):  # no room for another process: this one does it all
+            second = _SecondProcess(begin, todo, mask)
         results: dict[int, Any] = {}
         with begin() as work:
             while (number := os.read(todo, 1)[0]) != _END:
@@ -90,19 +90,19 @@ def share(begin: Begin, count: int, progress: Progress) -> list[Any]:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let signals that end the command wait."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+def _signals_held() -> Iterator[Set[int]]:
+    """Let signals that end the command wait; give those that waited before."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
-        yield
+        yield mask
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _SecondProcess:
     """The forked process as this one sees it, made while signals are held; :meth:`end` must be called."""
 
-    def __init__(self, begin: Begin, todo: int) -> None:
+    def __init__(self, begin: Begin, todo: int, mask: Set[int]) -> None:
         self._said, says = os.pipe()
         self._rest = b""
         self._at_work = True
@@ -110,7 +110,7 @@ class _SecondProcess:
             self._pid = os.fork()
             if self._pid == 0:
                 os.close(self._said)  # so that its words find no reader where the parent is gone
-                _take_part(begin, todo, says)
+                _take_part(begin, todo, says, mask)
         except OSError:
             os.close(self._said)
             raise
@@ -141,15 +141,21 @@ class _SecondProcess:
             self._at_work = False
         elif word == "refused":
             raise ConvertError(*content)
+        elif word == "broken file":
+            path, problem, offset, next_step = content
+            raise FormatError(path, problem, offset=offset, next_step=next_step)
         elif word == "failed":
             raise OSError(*content)
         else:
             raise RuntimeError(f"in the second process:\n{content[0]}")
 
     def _died(self) -> NoReturn:
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        except ChildProcessError:  # whoever started this one ignores SIGCHLD, and so does the system then
+            how = "ended"
         self._pid = 0
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise ConvertError(
             f"the second process of this conversion {how} before its work was done; nothing was kept",
             "Memory may be short, or somebody ended it: try again.",
@@ -158,13 +164,14 @@ class _SecondProcess:
     def end(self) -> None:
         """End the process, whatever it does, and wait until it is gone."""
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            with suppress(ProcessLookupError, ChildProcessError):  # as in _died
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
             self._pid = 0
         os.close(self._said)
 
 
-def _take_part(begin: Begin, todo: int, says: int) -> NoReturn:
+def _take_part(begin: Begin, todo: int, says: int, mask: Set[int]) -> NoReturn:
     """Be the second process: do jobs until there are no more, and end without running anything that is the parent's.
 
     If the parent is gone, the next word to it fails: this process ends too.
@@ -174,8 +181,9 @@ def _take_part(begin: Begin, todo: int, says: int) -> NoReturn:
         # the parent is sent the same signal, ends this process and removes what both wrote
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for number in _ENDING[1:]:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup asked for
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _do(begin, todo, says)
         status = 0
     finally:
@@ -203,6 +211,8 @@ def _do(begin: Begin, todo: int, says: int) -> None:
                 say("done", number, work(number, progress))
         say("progress", moved)
         say("end")
+    except FormatError as error:
+        say("broken file", str(error.path), error.problem, error.offset, error.next_step)
     except ConvertError as error:
         say("refused", error.what, error.next_step)
     except OSError as error:

@@ -440,3 +440,11 @@ def test_convert_with_parity_ends_with_what_the_gate_found(
     result = CliRunner().invoke(cli, [*command, str(tmp_path / "ckpt"), "--parity"])
     assert result.exit_code == status, result.output
     assert asked == [(tmp_path / "ckpt", tmp_path / "ckpt-torch", True)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["convert", "nowhere", "--to", "torch"], ["convert", "nowhere", "--to", "mars"]])
+def test_an_error_that_cannot_be_printed_has_its_status(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "roformer_convert", *words], stderr=full, check=False)
+    assert done.returncode == 2

@@ -187,30 +187,3 @@ def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], numb
         assert process.returncode in {signal.SIGTERM: (143,), signal.SIGINT: (130, -number)}[number], errors
         stopped += 1
     assert stopped, "every run was over before the signal came"
-
-
-def test_a_reader_of_h5_does_not_outlive_the_command(cases: dict[str, Case]) -> None:
-    """The process that parses an h5 file ends with its parent."""
-    if not Path("/proc/self/task").exists():
-        pytest.skip("no /proc here")
-    case = cases["tf2paddle"]
-    restore(case, old=False)
-    children: set[int] = set()
-    process = case.start()
-    while process.poll() is None and not children:
-        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
-            children |= set(map(int, file.read().split()))
-    process.kill()
-    process.communicate()
-    assert children, "no process of its own was seen"
-    deadline = time.monotonic() + 30
-    while any(alive(child) for child in children):
-        assert time.monotonic() < deadline, "the reader is still there"
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

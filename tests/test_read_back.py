@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,15 @@ def test_a_sources_own_checksum_is_checked(
     with pytest.raises(FormatError, match="wrong CRC32C"):
         convert(tmp_path / "ckpt", tmp_path / "out", to="torch", verify=verify, dtype=dtype)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [None, "float64", "bfloat16"])
+def test_memory_is_a_block_whatever_is_cast(tmp_path: Path, dtype: str | None) -> None:
+    config = replace(UNPROJECTED, embedding_size=768, hidden_size=768, intermediate_size=3072, num_hidden_layers=1)
+    save(tmp_path / "ckpt", "paddle", random_tensors(config), config)
+    convert(tmp_path / "ckpt", tmp_path / "first", to="torch", dtype=dtype)  # imports are not counted
+    tracemalloc.start()
+    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", dtype=dtype)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < blocks.BLOCK_BYTES + (4 << 20)

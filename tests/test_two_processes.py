@@ -106,6 +106,90 @@ def test_what_goes_wrong_in_the_second_process_is_told(source: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_the_caller_ignores_ends_neither_process(
+    source: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As nohup does: the whole group is sent it."""
+    action = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); os.kill(os.getpid(), {int(number)})"
+    before = signal.signal(number, signal.SIG_IGN)  # inherited
+    try:
+        process = start(source, "torch", tmp_path / "out", WRITE.format(action=action))
+    finally:
+        signal.signal(number, before)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 0  # noqa: PT018
+    assert (tmp_path / "pid").exists()
+
+
+@pytest.mark.parametrize("action", ["pass", "os._exit(7)"])
+def test_a_caller_that_ignores_its_children_is_no_matter(source: Path, tmp_path: Path, action: str) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # inherited
+    try:
+        process = start(source, "torch", tmp_path / "out", WRITE.format(action=action))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    words = process.communicate(timeout=60)[1]
+    assert words == "" if action == "pass" else "ended with status 7" in words
+    assert process.returncode == (0 if action == "pass" else 2)
+
+
+@pytest.mark.parametrize("action", ["pass", "os._exit(7)"])
+def test_a_program_that_ignores_its_children_may_share(source: Path, tmp_path: Path, action: str) -> None:
+    script = f"""
+import os, signal
+from roformer_convert.converters import convert, engine, two_processes
+from roformer_convert.converters.errors import ConvertError
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+engine._SHARED_BYTES, os.sched_getaffinity, parent = 0, lambda _: {{0, 1}}, os.getpid()
+work = engine._Worker.convert
+def worked(*arguments):
+    if os.getpid() != parent:
+        {action}
+    return work(*arguments)
+engine._Worker.convert = worked
+try:
+    convert({str(source)!r}, {str(tmp_path / "out")!r}, to="torch", may_fork=True)
+except ConvertError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "" or (action != "pass" and "the second process of this conversion ended" in done.stdout)
+    assert (tmp_path / "out").exists() == (done.stdout == "")
+
+
+def test_an_error_keeps_its_kind_and_its_place(tmp_path: Path) -> None:
+    """Whichever process met it."""
+    save(tmp_path / "ckpt", "tf1", random_tensors(), CONFIG)
+    path = tmp_path / "ckpt" / "bert_model.ckpt.data-00000-of-00001"
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    script = f"""
+import os
+from roformer_convert.converters import convert, engine
+from roformer_convert.converters.errors import FormatError
+engine._SHARED_BYTES, os.sched_getaffinity, parent = 0, lambda _: {{0, 1}}, os.getpid()
+work = engine._Worker.convert
+def worked(*arguments):
+    while os.getpid() == parent:
+        __import__("time").sleep(0.01)  # until the other one has met it
+        two.listen({{}}, print, wait=False)
+    return work(*arguments)
+from roformer_convert.converters import two_processes
+made = two_processes._SecondProcess.__init__
+def noted(process, *arguments):
+    global two
+    two = process
+    made(process, *arguments)
+two_processes._SecondProcess.__init__ = noted
+engine._Worker.convert = worked
+try:
+    convert({str(tmp_path / "ckpt")!r}, {str(tmp_path / "out")!r}, to="torch", may_fork=True)
+except FormatError as error:
+    print(error.path.name, error.offset is not None, "wrong CRC32C" in error.problem, error.next_step)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split("\n")[0] == f"{path.name} True True The file is damaged: fetch it again."
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_the_second_process_ends_with_the_first(source: Path, tmp_path: Path, number: signal.Signals) -> None:
     action = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(0.2)"

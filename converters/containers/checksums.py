@@ -14,7 +14,7 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import ConvertError, FormatError
 from .stored import ChecksummedExtent, OpenFiles, StoredTensor
 
 _CHUNK_BYTES = 1 << 20
@@ -35,8 +35,11 @@ def crc32c() -> Callable[..., int]:
     places = package.submodule_search_locations if package is not None else None
     inner = PathFinder.find_spec(name, places) if places else None
     if inner is None or inner.loader is None or name in sys.modules:
-        import crc32c  # release 2.4 is a single module; or somebody has the package already
-
+        try:
+            import crc32c  # release 2.4 is a single module; or somebody has the package already
+        except ImportError as error:
+            what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
+            raise ConvertError(what, "Install it: python -m pip install crc32c") from None
         return crc32c.crc32c
     module = module_from_spec(inner)
     inner.loader.exec_module(module)

@@ -55,7 +55,7 @@ def _final(a: int, b: int, c: int) -> int:
     return ((c ^ b) - (b << 24 | b >> 8)) & _MASK
 
 
-def fletcher32(content: bytes) -> int:
+def fletcher32(content: bytes | bytearray) -> int:
     """Checksum of ``content``, 32 bits: sums of big-endian 16-bit words, an odd last byte is a word's upper half."""
     import numpy
 

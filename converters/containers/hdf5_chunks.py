@@ -287,12 +287,11 @@ class Chunked:
         self.bands.put(key, band)
         return band
 
-    def _chunk(self, files: OpenFiles, number: int) -> bytes:
+    def _chunk(self, files: OpenFiles, number: int) -> bytes | bytearray:
         """Read one chunk and undo its filters, the last one first."""
         address, mask = self.places.addresses[number], self.places.masks[number]
-        content = bytearray(self.places.sizes[number])
-        files.read_into(self.path, address, memoryview(content))
-        found = bytes(content)
+        found: bytes | bytearray = bytearray(self.places.sizes[number])
+        files.read_into(self.path, address, memoryview(found))
         for position in reversed(range(len(self.filters))):
             if mask >> position & 1:  # passed over: it had not gained anything
                 continue
@@ -307,7 +306,7 @@ class Chunked:
             raise self._broken(f"unpacks to {len(found):,} bytes, want {self.grid.chunk_bytes:,}", address)
         return found
 
-    def _inflated(self, content: bytes, address: int) -> bytes:
+    def _inflated(self, content: bytes | bytearray, address: int) -> bytes:
         """Undo gzip; a checksum may have been added before it, so 4 bytes more than a chunk's may come."""
         inflater = zlib.decompressobj()
         try:
@@ -318,7 +317,7 @@ class Chunked:
             raise self._broken(f"ends early, or unpacks to more than {self.grid.chunk_bytes:,} bytes", address)
         return found
 
-    def _summed(self, content: bytes, address: int) -> bytes:
+    def _summed(self, content: bytes | bytearray, address: int) -> bytes | bytearray:
         """Take a checksum off and check it."""
         if len(content) < _SUM.size:
             raise self._broken("has no room for its checksum", address)
@@ -333,7 +332,7 @@ class Chunked:
         return FormatError(self.path, f"a chunk of {quoted(self.where)} {what}", offset=address, next_step=DAMAGED)
 
 
-def unshuffled(content: bytes, itemsize: int) -> bytes:
+def unshuffled(content: bytes | bytearray, itemsize: int) -> bytes | bytearray:
     """Put elements together again of which all first bytes lie first, then all second ones; a rest is as it was."""
     import numpy
 

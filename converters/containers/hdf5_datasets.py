@@ -200,7 +200,9 @@ def _chunked(header: Header, where: str, layout: Layout, dtype: str, shape: tupl
     if len(set(used)) != len(used) or any(number not in WORDS for number in used):
         words = ", ".join(WORDS.get(number, f"filter {number}") for number in used)
         what = f"{quoted(where)} is compressed with {words}; want each of gzip, shuffle, fletcher32 once"
-        raise file.broken(what, next_step=UNPACK)
+        unknown = any(number not in WORDS for number in used)  # which h5repack may not have either
+        step = "Rewrite the file with the program that packed it (h5py, for lzf), without that filter."
+        raise file.broken(what, next_step=step if unknown else UNPACK)
     if 0 in shape:
         return Extent(file.path, 0, 0)
     if layout.chunk is None:

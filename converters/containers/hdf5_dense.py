@@ -21,8 +21,8 @@ from .hdf5_file import UNDEFINED, Cursor, Hdf5File
 #: Types of B-trees, and the bytes of their records.
 _HUGE, _LINKS, _ATTRIBUTES = 1, 5, 8
 _RECORD = {_HUGE: 24, _LINKS: 11, _ATTRIBUTES: 17}
-#: Bytes of an ID in a record of links and of attributes.
-_LINK_ID, _ATTRIBUTE_ID = 7, 8
+#: Bytes of an ID in a record of attributes; one of links has it as its rest.
+_ATTRIBUTE_ID = 8
 
 _TREE = struct.Struct("<4sBBIHHBBQHQ")
 _NODE_START, _CHECKSUM = 6, 4

@@ -39,6 +39,9 @@ _PAGE_BITS = 13
 _PAGE = 1 << _PAGE_BITS
 _PAGES = 512
 
+#: Where a file may begin that does not begin at once; larger ones are not looked for.
+_USER_BLOCKS = [512 << power for power in range(12)]
+
 _SUPERBLOCK_V0 = struct.Struct("<8sBBBxBBBxHHI")
 _SUPERBLOCK_V2 = struct.Struct("<8sBBBBQQQQ")
 _ADDRESSES_V0 = struct.Struct("<QQQQ")
@@ -220,6 +223,10 @@ def _check_signature(file: Hdf5File) -> None:
     start = file.read(0, min(len(SIGNATURE), file.size), "the signature")
     if start == SIGNATURE:
         return
+    block = next((at for at in _USER_BLOCKS if at + 8 <= file.size and file.read(at, 8, "") == SIGNATURE), 0)
+    if block:
+        what = f"the HDF5 file begins at byte {block}, behind what another program put there (a user block)"
+        raise file.broken(what, next_step="Take that off: h5unjam -i OLD.h5 -o NEW.h5")
     if len(start) == len(SIGNATURE) and not any(start):
         raise file.broken("begins with zeros: its writing was cut short", next_step="Convert it again.")
     what = f"not an HDF5 file: begins with {start!r}, want {SIGNATURE!r}"

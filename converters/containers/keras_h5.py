@@ -2,8 +2,9 @@
 
 A weight lies at ``<layer>/<weight name>``; the root's ``layer_names`` and each layer's ``weight_names`` list them. A
 weight name starts with the model's own prefix (``tf_ro_former_for_masked_lm_1/``), which readers ignore, and ends in
-``:0``. Payloads are contiguous and uncompressed, so the index gives extents and the engine copies them. Keras stores
-weights that two layers share under each of them: we write hard links instead.
+``:0``. Keras writes payloads contiguous and uncompressed, so that the index gives extents and the engine copies them;
+payloads in chunks, which other programs make of them, are read too. Keras stores weights that two layers share under
+each of them: we write hard links instead.
 
 The file is read by our own reader of HDF5 (:mod:`.hdf5_file` and its neighbours). Every object is reached component by
 component through hard links, looked at before it is opened: so nothing outside the file is ever followed.
