@@ -16,10 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from random_checkpoints import CONFIG, random_tensors, save
 
-from roformer_convert.converters.containers import keras_h5
+from roformer_convert.converters import fitting, open_checkpoint
+from roformer_convert.converters.containers import hdf5_chunks, keras_h5
 from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
-from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT.parent / "shared/checkpoints/peers/hf4-MaskedLM_default_tf"
@@ -324,3 +326,31 @@ print("\\n" + json.dumps({**{key: sorted(names) for key, names in info.items()},
     assert answer["off"] == answer["off"]
     assert answer["missing_keys"] == ["roformer/encoder/embed_positions/weight:0"]
     assert answer["unexpected_keys"] == answer["mismatched_keys"] == []
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_tied_tensors_in_chunks_are_unpacked_in_order(
+    tmp_path: Path, equal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both do not fit into memory at once: piece by piece in turn, each would be unpacked for every piece."""
+    save(tmp_path / "ckpt", "tf", random_tensors(), CONFIG)
+    name = "tf_ro_former_for_masked_lm/roformer/embeddings/word_embeddings/weight:0"
+    with h5py.File(tmp_path / "ckpt" / "tf_model.h5", "r+") as file:
+        values = file[f"roformer/{name}"][()]
+        for layer in ("roformer", "mlm___cls"):
+            del file[layer][name]
+            file[layer].create_dataset(name, data=values, chunks=values.shape, compression="gzip")
+            if not equal:
+                values[-1, 3] += 1
+    unpacked = []
+    chunk = hdf5_chunks.Chunked._chunk
+    monkeypatch.setattr(hdf5_chunks, "MAX_BAND", values.nbytes * 3 // 2)
+    monkeypatch.setattr(fitting, "_CHUNK", 64)
+    monkeypatch.setattr(hdf5_chunks.Chunked, "_chunk", lambda data, *rest: (unpacked.append(1), chunk(data, *rest))[1])
+    if equal:
+        with open_checkpoint(tmp_path / "ckpt"):
+            assert len(unpacked) == 2
+    else:
+        with pytest.raises(MisfitError, match=rf"first at element \({CONFIG.vocab_size - 1}, 3\)"):
+            open_checkpoint(tmp_path / "ckpt")
+        assert len(unpacked) == 4
