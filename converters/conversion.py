@@ -182,6 +182,9 @@ def convert(
         check_target(real_goal, source=read_from, files=checkpoint.paths, force=force)
         check_room(real_goal, needed_room(plan))
         if not dry_run:
+            # not later: Python makes another error of a signal that falls into a class being made
+            from . import engine  # noqa: F401
+
             if started is not None:
                 started(plan)
             try:

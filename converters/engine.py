@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +48,12 @@ def nothing(_: int) -> None:
     """Progress that nobody watches."""
 
 
-@dataclass
 class _Output:
     """Files opened once for positioned writes."""
 
-    directory: Path
-    descriptors: dict[str, int] = field(default_factory=dict)
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.descriptors: dict[str, int] = {}
 
     def descriptor(self, filename: str) -> int:
         found = self.descriptors.get(filename)

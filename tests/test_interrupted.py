@@ -161,13 +161,15 @@ def test_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
     assert left, f"no kill fell into the writing: {seen}"
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], number: signal.Signals) -> None:
+def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], number: signal.Signals, times: int) -> None:
+    """Nor where it is asked again while it cleans up."""
     case = cases["paddle2torch"]
-    draw = random.Random(int(number))
+    draw = random.Random(10 * int(number) + times)
     stopped = 0
     for attempt in range(MOST_ROUNDS):
-        if attempt >= 4 and stopped:
+        if attempt >= 4 * times and stopped:
             break
         restore(case, old=False)
         process = case.start("--fsync")
@@ -175,7 +177,9 @@ def test_a_run_that_is_asked_to_stop_leaves_nothing(cases: dict[str, Case], numb
             time.sleep(0.0005)
         # the sooner the more often it came too late
         time.sleep(draw.uniform(0, (case.seconds - case.writing) * 0.5 / (attempt + 1)))
-        process.send_signal(number)
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(draw.uniform(0, 0.004))
         _, errors = process.communicate(timeout=60)
         assert case.partials() == []
         assert b"Traceback" not in errors
