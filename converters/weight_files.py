@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config_fields import read_json
+from .containers.hdf5_file import SIGNATURE as HDF5_SIGNATURE
 from .containers.stored import Index, StoredTensor
 from .dialects import CONTAINERS, DIALECT_FILES, USUAL_DIALECT, Container
 from .errors import ConvertError, FormatError, MisfitError, Problem
 from .mapping import Dialect, Table, count_layers
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LEVELDB_MAGIC = bytes.fromhex("57fb808b247547db")
 #: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol)``, which torch.save put first before release 1.6; from protocol 4 on
 #: there is a frame around it. Its caller chose the protocol, and 2 was the default.
@@ -71,7 +71,7 @@ def sniff(path: Path) -> Container | None:
             tail = file.read(8)
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
-    if head.startswith(_HDF5_SIGNATURE):
+    if head.startswith(HDF5_SIGNATURE):
         return "h5"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or _LEGACY_TORCH.match(head):
         return "bin"

@@ -17,7 +17,7 @@ from typing import Any
 import crc32c
 import pytest
 
-from roformer_convert.converters.containers import bundle_messages, tensor_bundle
+from roformer_convert.converters.containers import bundle_messages, checksums, tensor_bundle
 from roformer_convert.converters.containers.checksums import verify_checksum
 from roformer_convert.converters.containers.leveldb_table import (
     build_table,
@@ -679,3 +679,11 @@ def test_a_checksum_is_verified_in_bounded_memory(tmp_path: Path) -> None:
 def test_importing_the_modules_imports_no_numpy() -> None:
     code = "import sys, roformer_convert.converters.containers.tensor_bundle; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_crc32c_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    checksums.crc32c.cache_clear()
+    monkeypatch.setattr(checksums.PathFinder, "find_spec", lambda *_: None)
+    monkeypatch.setitem(sys.modules, "crc32c", None)
+    with pytest.raises(ConvertError, match="pip install crc32c"):
+        checksums.Checksum("crc32c")

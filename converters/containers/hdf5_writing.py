@@ -22,13 +22,13 @@ from typing import TypeVar
 
 from .hdf5_datatypes import DATATYPES
 from .hdf5_file import SIGNATURE, UNDEFINED
+from .hdf5_headers import ATTRIBUTE, DATASPACE, DATATYPE, LAYOUT, SYMBOL_TABLE
+from .hdf5_messages import MAX_RANK
 from .stored import ITEMSIZE
 
 SUPERBLOCK_BYTES = 96
 #: What stands in an attribute for a text of any length.
 REFERENCE_BYTES = 16
-#: The format's limit of a dataset's axes.
-MAX_AXES = 32
 
 #: The library's own K values, which the superblock repeats. A node has room for 2 K members and is at least half full,
 #: unless it is the only one.
@@ -38,8 +38,8 @@ _ENTRY_BYTES = 40
 _SYMBOL_NODE_BYTES = 8 + _MOST_ENTRIES * _ENTRY_BYTES
 _TREE_NODE_BYTES = 24 + 8 * _MOST_CHILDREN + 8 * (_MOST_CHILDREN + 1)
 
-#: Numbers of the header messages.
-_DATASPACE, _DATATYPE, _FILL_VALUE, _LAYOUT, _ATTRIBUTE, _SYMBOL_TABLE = 0x1, 0x3, 0x5, 0x8, 0xC, 0x11
+#: A kind of message that only writers care about: what a hole in a dataset would be filled with.
+_FILL_VALUE = 5
 #: A message's flag: it never changes.
 _CONSTANT = 1
 #: A message's size has 16 bits and is a multiple of 8.
@@ -59,7 +59,7 @@ class Dataset:
 
     Attributes:
         dtype: A key of :data:`.hdf5_datatypes.DATATYPES`.
-        shape: At most :data:`MAX_AXES` axes.
+        shape: At most :data:`MAX_RANK` axes.
         offset: The payload's place; an array without bytes has none, whatever is said here.
     """
 
@@ -125,7 +125,7 @@ def attribute(name: str, datatype: bytes, shape: Sequence[int], content: bytes) 
     """
     label, space = name.encode() + b"\0", _dataspace(shape)
     sizes = struct.pack("<BBHHH", 1, 0, len(label), len(datatype), len(space))
-    return _message(_ATTRIBUTE, sizes + _padded(label) + _padded(datatype) + _padded(space) + content)
+    return _message(ATTRIBUTE, sizes + _padded(label) + _padded(datatype) + _padded(space) + content)
 
 
 def describe(root: Group, start: int) -> tuple[bytes, bytes]:
@@ -206,7 +206,7 @@ def _add_group(output: _Output, group: Group, placed: Mapping[Dataset | Group, _
         (output.add(_symbol_node([entry for _, entry in run])), run[-1][0]) for run in evenly(entries, _MOST_ENTRIES)
     ]
     tree = _add_tree(output, nodes)
-    table = _message(_SYMBOL_TABLE, struct.pack("<QQ", tree, heap))
+    table = _message(SYMBOL_TABLE, struct.pack("<QQ", tree, heap))
     return _Placed(output.add(_header([table, *group.attributes], 1)), (tree, heap))
 
 
@@ -263,18 +263,18 @@ def _dataset_header(dataset: Dataset, links: int) -> bytes:
     # Version 3, contiguous. An array without bytes has no place, and the library may give it one.
     layout = struct.pack("<BBQQ", 3, 1, dataset.offset if nbytes else UNDEFINED, nbytes)
     messages = [
-        _message(_DATASPACE, _dataspace(dataset.shape)),
-        _message(_DATATYPE, DATATYPES[dataset.dtype], _CONSTANT),
+        _message(DATASPACE, _dataspace(dataset.shape)),
+        _message(DATATYPE, DATATYPES[dataset.dtype], _CONSTANT),
         _message(_FILL_VALUE, fill_value, _CONSTANT),
-        _message(_LAYOUT, layout, _CONSTANT if nbytes else 0),
+        _message(LAYOUT, layout, _CONSTANT if nbytes else 0),
     ]
     return _header(messages, links)
 
 
 def _dataspace(shape: Sequence[int]) -> bytes:
     """Build the message of a shape that is also the largest possible one; a scalar has no axes."""
-    if len(shape) > MAX_AXES:
-        raise ValueError(f"{len(shape)} axes, HDF5 has {MAX_AXES} at most")
+    if len(shape) > MAX_RANK:
+        raise ValueError(f"{len(shape)} axes, HDF5 has {MAX_RANK} at most")
     return struct.pack(f"<BBB5x{2 * len(shape)}Q", 1, len(shape), 1 if shape else 0, *shape, *shape)
 
 

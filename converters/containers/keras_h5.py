@@ -25,7 +25,7 @@ from .hdf5_datasets import UNPACK, Dataset, is_dataset, read_dataset
 from .hdf5_file import UNDEFINED, Hdf5File, open_file, quoted
 from .hdf5_groups import EXTERNAL, HARD, SOFT, Link, is_group, read_links
 from .hdf5_headers import CACHE_IMAGE, DRIVER_INFO, Header, read_header
-from .keras_h5_layout import KerasLayout, lay_out
+from .keras_h5_layout import TOP_LEVEL, KerasLayout, lay_out
 from .stored import Extent, Index, OpenFiles, StoredTensor
 
 __all__ = ["KerasLayout", "index", "lay_out"]
@@ -55,8 +55,6 @@ _OTHER_FILES = {
     "vars": KERAS_3,
     "model_weights": WHOLE_MODEL,
 }
-#: Keras keeps a model's own weights (not of any layer) in a group that layer_names does not list.
-_TOP_LEVEL = "top_level_model_weights"
 _LINK_WORDS = {SOFT: "a soft link", EXTERNAL: "a link into another file"}
 
 
@@ -111,8 +109,8 @@ class WeightFile:
             words = (answer for name, answer in _OTHER_FILES.items() if self._has(self._root, name))
             what, next_step = next(words, NO_KERAS)
             raise self._file.broken(what, next_step=next_step)
-        if _TOP_LEVEL not in layers and self._has(self._root, _TOP_LEVEL):
-            layers.append(_TOP_LEVEL)
+        if TOP_LEVEL not in layers and self._has(self._root, TOP_LEVEL):
+            layers.append(TOP_LEVEL)
         self._refuse_repeats(layers, "layer_names")
         for layer in layers:
             here = self._follow(self._root, layer, "layer")

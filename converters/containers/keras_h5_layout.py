@@ -14,8 +14,8 @@ from pathlib import Path
 
 from ..errors import ConvertError
 from .hdf5_datatypes import ANY_TEXT, DATATYPES, text
+from .hdf5_messages import MAX_RANK
 from .hdf5_writing import (
-    MAX_AXES,
     REFERENCE_BYTES,
     SUPERBLOCK_BYTES,
     Dataset,
@@ -121,8 +121,8 @@ def _check_dtypes(filename: str, tensors: Sequence[NewTensor]) -> None:
 
 def _check_tensor(filename: str, tensor: NewTensor, by_name: Mapping[str, NewTensor]) -> None:
     _check_name(filename, tensor.name)
-    if len(tensor.shape) > MAX_AXES:
-        raise ValueError(f"{tensor.name} has {len(tensor.shape)} axes, HDF5 has {MAX_AXES} at most")
+    if len(tensor.shape) > MAX_RANK:
+        raise ValueError(f"{tensor.name} has {len(tensor.shape)} axes, HDF5 has {MAX_RANK} at most")
     target = by_name[tensor.alias_of] if tensor.alias_of is not None else tensor
     if (target.dtype, target.shape) != (tensor.dtype, tensor.shape) or (target is not tensor and target.alias_of):
         raise ValueError(f"{tensor.name} is no alias of {target.name}")
