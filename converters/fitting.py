@@ -1,6 +1,6 @@
 """Hold indexed tensors against the table and the configuration: either everything fits, or every problem is reported.
 
-Ties and rotary tables are the only payloads that are read here, for the sake of comparing them.
+Of payloads only ties and rotary tables are read, for the sake of comparing them (:mod:`.payloads`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint, Held, model_class
 from .companions import vocabulary_problem
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
-from .containers.stored import FLOATS, Extent, OpenFiles, StoredTensor
+from .containers.stored import FLOATS, OpenFiles, StoredTensor
 from .errors import MisfitError, Problem
 from .mapping import (
     DERIVED,
@@ -30,13 +30,10 @@ from .mapping import (
     count_layers,
     looks_like,
 )
+from .payloads import first_difference, rotary_distance
 
-#: Bytes compared at a time where two copies of one tensor must be equal.
-_CHUNK = 1 << 20
 #: Half a unit in the last place of 1.0; the table is held in float32 even beside float64 weights.
 _ROUNDING = {"float64": 2.0**-24, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-#: Rows of a rotary table that are recomputed at a time.
-_TABLE_ROWS = 1 << 10
 
 
 def resolve(
@@ -318,7 +315,7 @@ class _Resolver:
             if one.order != other.order or one.nbytes != other.nbytes:
                 self.problems.append(Problem("tied", name, "the two copies lie in different memory orders"))
                 return
-            byte = _first_difference(self.files, one, other)
+            byte = first_difference(self.files, one, other)
             if byte is not None:
                 element = byte // (one.nbytes // one.size)
                 index = _unravel(element, one.shape)
@@ -338,34 +335,11 @@ class _Resolver:
             self.problems.append(Problem("derived", table.name, "stored column by column, which no software does"))
         else:
             # rounding to the stored type, and as much again for a sine computed by another library
-            bound = (
-                2.0 * {"float64": 2.0**-24, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[table.dtype]
-            )
-            worst = _rotary_distance(self.files, table)
+            bound = 2.0 * _ROUNDING[table.dtype]
+            worst = rotary_distance(self.files, table)
             if not worst <= bound:
                 detail = f"differs from the rotary table of this configuration by {worst:.2g} (bound {bound:.2g})"
                 self.problems.append(Problem("derived", table.name, detail))
-
-
-def _rotary_distance(files: OpenFiles, table: StoredTensor) -> float:
-    """Largest difference between a stored table (positions, D) and the computed one, some rows at a time."""
-    import numpy
-
-    from .dtypes import cast, numpy_dtype
-    from .rotary import embed_positions
-
-    positions, head_size = table.shape
-    worst = 0.0
-    for first in range(0, positions, _TABLE_ROWS):
-        rows = min(_TABLE_ROWS, positions - first)
-        array = numpy.empty(rows * head_size, numpy_dtype(table.dtype))
-        table.data.read_into(files, first * head_size * array.itemsize, array.view(numpy.uint8).data)
-        values = cast(array, table.dtype, "float64", name=table.name).reshape(rows, head_size)
-        difference = numpy.abs(values - embed_positions(rows, head_size, first=first))
-        worst = max(worst, float(difference.max(initial=0.0))) if not numpy.isnan(difference).any() else float("nan")
-        if worst != worst:
-            break
-    return worst
 
 
 def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], turned: bool, origin: str) -> str:
@@ -377,42 +351,6 @@ def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], t
         if axis in SYMBOLS and (len(got) != len(want) or got[position] != want[position])
     ]
     return "; ".join([detail, *dict.fromkeys(wrong)])
-
-
-def _digests(files: OpenFiles, tensor: StoredTensor, starts: list[int], room: bytearray) -> list[bytes]:
-    """Hash the pieces of a tensor that begin at ``starts`` and are as long as ``room``, but for the last."""
-    import hashlib  # 2 ms, for packed files alone
-
-    found = []
-    for start in starts:
-        piece = memoryview(room)[: tensor.nbytes - start]
-        tensor.data.read_into(files, start, piece)
-        found.append(hashlib.blake2b(piece, digest_size=16).digest())
-    return found
-
-
-def _first_difference(files: OpenFiles, one: StoredTensor, other: StoredTensor) -> int | None:
-    """Byte at which two tensors of one size first differ, or None."""
-    if (
-        isinstance(one.data, Extent)
-        and isinstance(other.data, Extent)
-        and (one.data.path, one.data.offset) == (other.data.path, other.data.offset)
-    ):
-        return None
-    left, right = bytearray(_CHUNK), bytearray(_CHUNK)
-    starts = list(range(0, one.nbytes, _CHUNK))
-    if not (isinstance(one.data, Extent) and isinstance(other.data, Extent)):
-        # What is packed is unpacked in order, a large part at a time: taking turns, each would lose its part for every
-        # piece of the other's.
-        digests = [_digests(files, tensor, starts, left) for tensor in (one, other)]
-        starts = [start for start, mine, theirs in zip(starts, *digests, strict=True) if mine != theirs][:1]
-    for start in starts:
-        count = min(_CHUNK, one.nbytes - start)
-        one.data.read_into(files, start, memoryview(left)[:count])
-        other.data.read_into(files, start, memoryview(right)[:count])
-        if left[:count] != right[:count]:
-            return start + next(i for i in range(count) if left[i] != right[i])
-    return None
 
 
 def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from random_checkpoints import CONFIG, random_tensors, save
 
-from roformer_convert.converters import fitting, open_checkpoint
+from roformer_convert.converters import open_checkpoint, payloads
 from roformer_convert.converters.containers import hdf5_chunks, keras_h5
 from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
 from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
@@ -345,7 +345,7 @@ def test_tied_tensors_in_chunks_are_unpacked_in_order(
     unpacked = []
     chunk = hdf5_chunks.Chunked._chunk
     monkeypatch.setattr(hdf5_chunks, "MAX_BAND", values.nbytes * 3 // 2)
-    monkeypatch.setattr(fitting, "_CHUNK", 64)
+    monkeypatch.setattr(payloads, "_CHUNK", 64)
     monkeypatch.setattr(hdf5_chunks.Chunked, "_chunk", lambda data, *rest: (unpacked.append(1), chunk(data, *rest))[1])
     if equal:
         with open_checkpoint(tmp_path / "ckpt"):
