@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -199,10 +200,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         q, k, v = (x.reshape([layout.rows, heads, layout.columns, size]) for x in (q, k, v))
         context = _attend_together(q, k, v, layout.mask, dropout)
     else:
-        # a row at a time, of its own length: no mask, and no work on padding
-        runs = zip(*(paddle.split(x, [heads * length for length in lengths if length]) for x in (q, k, v)), strict=True)
-        rows = [[x.reshape([heads, -1, size]) for x in run] for run in runs]
-        context = paddle.concat([_attend_together(q, k, v, None, dropout).reshape([-1, size]) for q, k, v in rows])
+        # rows of one length at a time: no mask, and no work on padding
+        groups = [(length, len(list(rows))) for length, rows in groupby(each for each in lengths if each)]
+        parts = [paddle.split(x, [heads * length * rows for length, rows in groups]) for x in (q, k, v)]
+        contexts = [
+            _attend_together(*(x.reshape([-1, length, size]) for x in group), None, dropout).reshape([-1, size])
+            for (length, _), *group in zip(groups, *parts, strict=True)
+        ]
+        context = paddle.concat(contexts)
     return F.embedding(back, context.reshape([-1, size])).reshape([-1, heads * size])
 
 

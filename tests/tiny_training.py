@@ -22,7 +22,6 @@ SMALL: dict[str, Any] = {
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
     "held_out_fraction": 0.1,
-    "bucket_steps": 4,
     "log_steps": 5,
     "save_steps": 4,
     "eval_steps": 0,

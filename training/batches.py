@@ -1,14 +1,15 @@
 """The batches of a training stage, by step: numpy arrays that are a function of settings, seed and step alone.
 
-The stage is an endless row of samples; steps take `batch_size` of them each. So that a batch wastes little on padding,
-the samples of a window of steps are sorted by length, cut into batches and the batches shuffled. A step's samples stand
-in a fixed order, by length; rank r of R makes those at r, r + R, r + 2R, …, in micro-batches of consecutive ones, so
-that ranks have equal shares of long samples. What a sample holds depends on neither.
+The stage is an endless row of samples, each epoch in a random order of its own; a step takes the next `batch_size` of
+them, or as many as begin within the next `batch_tokens`. Nothing is sorted across steps, so that every step is a random draw of lengths and kinds of text and its loss is
+an unbiased estimate of the corpus's. Within a step, where order does not matter, samples stand by length: rank r of R
+computes those at r, r + R, r + 2R, …, in micro-batches of consecutive ones under a token budget. Ranks then have equal
+shares of long samples, and memory is bounded. What a sample holds depends on neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,18 @@ from numpy.typing import NDArray
 from ..converters.errors import ConvertError
 from .examples import NO_ORDER, Batch, SamplingOptions, Stretch, make_batch
 from .masking import SpecialIds
-from .mixture import CorpusSamples, Mixture
+from .mixture import CorpusSamples, Mixture, each_once
 from .sampling import Corpus, MapRecipe
-from .splitmix import derive, permutation
+from .splitmix import derive
 
 Int64 = NDArray[np.int64]
 
 __all__ = ["NO_ORDER", "Batch", "Prefetching", "SamplingOptions", "SpecialIds", "StageData", "StageDescription"]
 
-_PURPOSE_CORPUS, _PURPOSE_SAMPLE, _PURPOSE_BATCHES = 1, 2, 3
+_PURPOSE_CORPUS, _PURPOSE_SAMPLE = 1, 2
+
+_DESCRIBED = 64  # steps that a description looks at
+_COUNTED = 1 << 16  # samples that are counted together
 
 
 @dataclass(frozen=True)
@@ -39,25 +43,15 @@ class StageDescription:
         samples: Samples of each corpus in its first epoch.
         tokens: Text tokens of each corpus in an epoch, on this side of the held-out split.
         steps_per_epoch: See :attr:`StageData.steps_per_epoch`.
-        padding_share: Padding among all positions of the first window of steps, at the given micro-batch.
-        paired_share: Samples with a second segment among those.
+        step_tokens: Tokens, special ones included, of each of the first steps.
+        step_pairs: Samples with a second segment in each of them.
     """
 
     samples: tuple[int, ...]
     tokens: tuple[int, ...]
     steps_per_epoch: int
-    padding_share: float
-    paired_share: float
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The samples of consecutive steps: their numbers and corpora, (steps, B), and map entries, (steps, B, 2)."""
-
-    first_step: int
-    numbers: Int64
-    corpora: Int64
-    entries: Int64
+    step_tokens: tuple[int, ...]
+    step_pairs: tuple[int, ...]
 
 
 class StageData:
@@ -69,11 +63,12 @@ class StageData:
         seed: Of the order, the masks, the swaps and the samples' boundaries. Held-out data do not depend on it.
         options: How samples are made.
         special: The vocabulary's special tokens.
-        batch_size: Samples of a step over all ranks.
-        bucket_steps: Steps whose samples are sorted by length together; 1 leaves them in random order. Less where the
-            corpora have fewer samples than two such windows.
-        held_out: The held-out documents instead of the training ones, with the same masks each time: after
-            `steps_per_epoch` steps they begin again.
+        batch_size: Samples of a step over all ranks; on average, where there is a `batch_tokens`.
+        batch_tokens: Tokens of a step over all ranks, to within a sample, special tokens counted as in a pair; 0: a
+            step is `batch_size` samples, whatever they hold.
+        origin: A step and the sample, both counted from 0, with which it begins; the steps after it take up from there.
+        held_out: The held-out documents instead of the training ones, with the same masks each time: a fixed random
+            order in which each sample comes once. The last step may be a smaller one, and those after it are empty.
         held_out_fraction: Share of documents held out. Which ones is a function of this and their number alone.
         cache: Directory that keeps sample maps for the next start and other ranks; None makes them in memory.
 
@@ -90,18 +85,19 @@ class StageData:
         options: SamplingOptions,
         special: SpecialIds,
         batch_size: int,
-        bucket_steps: int = 64,
+        batch_tokens: int = 0,
+        origin: tuple[int, int] = (0, 0),
         held_out: bool = False,
         held_out_fraction: float = 0.005,
         cache: Path | None = None,
     ) -> None:
-        _check(corpora, length, options, batch_size, bucket_steps, held_out_fraction)
-        self.length, self.batch_size, self.held_out = length, batch_size, held_out
+        _check(corpora, length, options, batch_size, held_out_fraction)
+        self.length, self.batch_size, self.origin, self.held_out = length, batch_size, origin, held_out
+        self._cuts = _Cuts(batch_tokens, origin, self._tokens) if batch_tokens and not held_out else None
         self._options, self._special = options, special
         if held_out:
             seed = 0
         self._sample_key = derive(seed, _PURPOSE_SAMPLE)
-        self._batches_key = derive(seed, _PURPOSE_BATCHES)
         self._sources = [
             CorpusSamples(
                 corpus,
@@ -117,102 +113,137 @@ class StageData:
             )
             for number, (corpus, _) in enumerate(corpora)
         ]
+        self._epoch = tuple(len(source.map(0)) for source in self._sources)  # samples of each
         self._mixture = Mixture([weight for _, weight in corpora])
-        # no corpus comes round twice within a window, or sorting would put copies of a sample into one batch
-        rarest = min(
-            len(source.map(0)) / share for source, share in zip(self._sources, self._mixture.shares, strict=True)
-        )
-        self._window_steps = max(1, min(bucket_steps, int(rarest) // (2 * batch_size)))
-        self._window: _Window | None = None
+        self._once = each_once(self._epoch, self._mixture.shares) if held_out else None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that take as many samples as all corpora together hold, rounded up; the period of held-out data."""
-        return -(-sum(len(source.map(0)) for source in self._sources) // self.batch_size)
+        """Steps that take as many samples as all corpora together hold, rounded up; all steps of held-out data."""
+        return -(-sum(self._epoch) // self.batch_size)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a sample on average, corpora mixed by their weights and special tokens counted as in a pair."""
+        means = [float(source.map(0)[:, 1].mean()) for source in self._sources]
+        return float(np.dot(means, self._mixture.shares)) + self._options.special_tokens
 
     def epoch_of(self, step: int) -> float:
         """Say how often the corpora, taken together, have been seen before `step`."""
-        return step * self.batch_size / sum(len(source.map(0)) for source in self._sources)
+        return self._first_sample(step) / sum(self._epoch)
 
     def corpus_epochs(self, step: int) -> tuple[float, ...]:
         """Say how often each corpus has been seen before `step`."""
-        samples = step * self.batch_size * self._mixture.shares
-        return tuple(float(seen) / len(source.map(0)) for seen, source in zip(samples, self._sources, strict=True))
+        samples = self._first_sample(step) * self._mixture.shares
+        return tuple(float(seen) / size for seen, size in zip(samples, self._epoch, strict=True))
 
-    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, micro_batch: int) -> list[Batch]:
-        """Make one rank's share of a step, in micro-batches of at most `micro_batch` samples.
+    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, micro_tokens: int = 0) -> list[Batch]:
+        """Make one rank's share of a step, in micro-batches.
 
         Args:
             step: From 0 within the stage.
             rank: From 0 to ranks - 1.
             ranks: Processes among which the step is divided; any number gives the same samples.
-            micro_batch: Samples in one forward pass.
+            micro_tokens: Tokens of a micro-batch at most, counted as its samples times its longest one, so that the
+                memory of a padded batch is bounded too; a longer sample stands alone. 0: no bound.
         """
-        if step < 0 or not 0 <= rank < ranks or micro_batch < 1:
-            raise ValueError(f"no batches for step {step}, rank {rank} of {ranks}, micro-batches of {micro_batch}")
-        numbers, stretches = self._rows(step, rank, ranks)
+        if step < self.origin[0] or not 0 <= rank < ranks or micro_tokens < 0:
+            raise ValueError(f"no batches for step {step}, rank {rank} of {ranks}, micro-batches of {micro_tokens}")
+        numbers, corpora, entries = self._step(step)
+        by_length = np.argsort(entries[:, 1], kind="stable")[rank::ranks]
+        sizes = entries[by_length, 1] + self._options.special_tokens
         return [
             make_batch(
-                stretches[first : first + micro_batch],
-                numbers[first : first + micro_batch],
+                [self._stretch(corpora[row], entries[row]) for row in rows],
+                numbers[rows],
                 self._sample_key,
                 special=self._special,
                 options=self._options,
             )
-            for first in range(0, len(stretches), micro_batch)
+            for rows in (by_length[first:end] for first, end in _micro_batches(sizes, micro_tokens))
         ]
 
-    def describe(self, micro_batch: int) -> StageDescription:
-        """Count samples and tokens, and measure the padding of the first window of steps."""
-        window = self._window_of(0)
-        padded = present = paired = 0
-        for step in range(len(window.numbers)):
-            for batch in self.batches(step, micro_batch=micro_batch):
-                padded += batch.attention_mask.size
-                present += int(batch.attention_mask.sum())
-                paired += int((batch.order != NO_ORDER).sum())
+    def describe(self) -> StageDescription:
+        """Count samples and tokens, of the corpora and of the first steps."""
+        first = self.origin[0]
+        steps = [self.batches(step) for step in range(first, first + min(_DESCRIBED, self.steps_per_epoch))]
         return StageDescription(
-            samples=tuple(len(source.map(0)) for source in self._sources),
+            samples=self._epoch,
             tokens=tuple(int(source.map(0)[:, 1].sum()) for source in self._sources),
             steps_per_epoch=self.steps_per_epoch,
-            padding_share=1 - present / padded,
-            paired_share=paired / window.numbers.size,
+            step_tokens=tuple(sum(int(batch.attention_mask.sum()) for batch in step) for step in steps),
+            step_pairs=tuple(sum(int((batch.order != NO_ORDER).sum()) for batch in step) for step in steps),
         )
 
-    def _rows(self, step: int, rank: int, ranks: int) -> tuple[Int64, list[Stretch]]:
-        """Give the samples of a rank's share of a step: their numbers and where their text is."""
-        if self.held_out:
-            step %= self.steps_per_epoch
-        window = self._window_of(step)
-        row = step - window.first_step
-        corpora, entries = window.corpora[row, rank::ranks], window.entries[row, rank::ranks]
-        stretches = [self._sources[corpus].stretch(entry) for corpus, entry in zip(corpora, entries, strict=True)]
-        return window.numbers[row, rank::ranks], stretches
+    def _first_sample(self, step: int) -> int:
+        """Give the number of the sample with which a step begins."""
+        if self._cuts is not None:
+            return self._cuts.first_sample(step)
+        return self.origin[1] + (step - self.origin[0]) * self.batch_size
 
-    def _window_of(self, step: int) -> _Window:
-        """Lay out the window of steps that `step` is in."""
-        first = step - step % self._window_steps
-        window = self._window
-        if window is not None and window.first_step == first:
-            return window
-        steps = self._window_steps
-        if self.held_out:
-            steps = min(steps, self.steps_per_epoch - first)
-        numbers = np.arange(first * self.batch_size, (first + steps) * self.batch_size)
-        corpora, indices = self._mixture.locate(numbers)
+    def _step(self, step: int) -> tuple[Int64, Int64, Int64]:
+        """Give the samples of a step: their numbers and corpora, (B,), and their map entries, (B, 2)."""
+        numbers = np.arange(self._first_sample(step), self._first_sample(step + 1))
+        if self._once is not None:
+            numbers = numbers[numbers < len(self._once)]
+        return numbers, *self._look_up(numbers)
+
+    def _look_up(self, numbers: Int64) -> tuple[Int64, Int64]:
+        """Give the corpora, (n,), and map entries, (n, 2), of samples."""
+        corpora, indices = self._mixture.locate(numbers) if self._once is None else self._once[numbers].T
         entries = np.empty((len(numbers), 2), np.int64)
         for corpus in np.unique(corpora):
             here = corpora == corpus
             entries[here] = self._sources[corpus].entries(indices[here])
-        if steps > 1:
-            # equally long samples stay in random order: that is what the epoch's shuffle left them in
-            by_length = np.argsort(entries[:, 1], kind="stable").reshape(steps, self.batch_size)
-            order = by_length[permutation(derive(self._batches_key, first), steps)].reshape(-1)
-            numbers, corpora, entries = numbers[order], corpora[order], entries[order]
-        shape = (steps, self.batch_size)
-        window = _Window(first, numbers.reshape(shape), corpora.reshape(shape), entries.reshape(*shape, 2))
-        self._window = window
-        return window
+        return corpora, entries
+
+    def _tokens(self, numbers: Int64) -> Int64:
+        """Give the tokens of samples, (n,), special ones counted as in a pair."""
+        return self._look_up(numbers)[1][:, 1] + self._options.special_tokens
+
+    def _stretch(self, corpus: int, entry: Int64) -> Stretch:
+        return self._sources[corpus].stretch(entry)
+
+
+class _Cuts:
+    """Where an endless row of samples is cut into steps of equal tokens: a step has the samples that begin in its part.
+
+    Found by counting through, a few million samples a second, and kept.
+
+    Args:
+        budget: Tokens of a step.
+        origin: A step and the sample with which it begins.
+        tokens: Gives the tokens of samples by their numbers.
+    """
+
+    def __init__(self, budget: int, origin: tuple[int, int], tokens: Callable[[Int64], Int64]) -> None:
+        self._budget = budget
+        self._first_step, self._next_sample = origin
+        self._tokens = tokens
+        self._counted = 0  # tokens before the next sample
+        self._samples: list[int] = [self._next_sample]
+
+    def first_sample(self, step: int) -> int:
+        """Give the number of the sample with which a step begins."""
+        while len(self._samples) <= step - self._first_step:
+            numbers = np.arange(self._next_sample, self._next_sample + _COUNTED)
+            ends = self._counted + np.cumsum(self._tokens(numbers))
+            # the sample before which the tokens reach a step's first one
+            targets = np.arange(len(self._samples), int(ends[-1]) // self._budget + 1) * self._budget
+            self._samples += (self._next_sample + 1 + np.searchsorted(ends, targets)).tolist()
+            self._next_sample, self._counted = self._next_sample + _COUNTED, int(ends[-1])
+        return self._samples[step - self._first_step]
+
+
+def _micro_batches(sizes: Int64, budget: int) -> Iterator[tuple[int, int]]:
+    """Cut samples of ascending sizes, in tokens, into runs (first, end) within the budget; 0 is no budget."""
+    first = 0
+    while first < len(sizes):
+        end = len(sizes) if not budget else first + 1
+        while end < len(sizes) and (end + 1 - first) * sizes[end] <= budget:
+            end += 1
+        yield first, end
+        first = end
 
 
 def _check(
@@ -220,7 +251,6 @@ def _check(
     length: int,
     options: SamplingOptions,
     batch_size: int,
-    bucket_steps: int,
     held_out_fraction: float,
 ) -> None:
     wrong = []
@@ -235,8 +265,6 @@ def _check(
         wrong.append(f"length is {length}, want at least {options.special_tokens + 2}")
     if batch_size < 1:
         wrong.append(f"batch_size is {batch_size}, want at least 1")
-    if bucket_steps < 1:
-        wrong.append(f"bucket_steps is {bucket_steps}, want at least 1")
     if not 0 <= held_out_fraction < 1:
         wrong.append(f"held_out_fraction is {held_out_fraction}, want 0 or more and less than 1")
     if wrong:
@@ -250,9 +278,9 @@ class Prefetching:
     longer.
     """
 
-    def __init__(self, data: StageData, *, rank: int = 0, ranks: int = 1, micro_batch: int) -> None:
+    def __init__(self, data: StageData, *, rank: int = 0, ranks: int = 1, micro_tokens: int = 0) -> None:
         self._data = data
-        self._rank, self._ranks, self._micro_batch = rank, ranks, micro_batch
+        self._rank, self._ranks, self._micro_tokens = rank, ranks, micro_tokens
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._next: tuple[int, Future[list[Batch]]] | None = None
 
@@ -267,7 +295,7 @@ class Prefetching:
 
     def _begin(self, step: int) -> None:
         make = self._data.batches
-        future = self._thread.submit(make, step, rank=self._rank, ranks=self._ranks, micro_batch=self._micro_batch)
+        future = self._thread.submit(make, step, rank=self._rank, ranks=self._ranks, micro_tokens=self._micro_tokens)
         self._next = (step, future)
 
     def __enter__(self) -> Prefetching:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ..converters.rendering import amount, table
@@ -108,7 +108,7 @@ class Diagnosis:
             "stages": [
                 {
                     **asdict(cost.stage),
-                    "micro_batch": cost.rows,
+                    "sequences": cost.rows,
                     "memory": {**asdict(cost.memory), "total": cost.memory.total},
                     "step_seconds": cost.step_seconds,
                     "tokens_per_second": cost.tokens_per_second,
@@ -151,7 +151,8 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
         "shard_optimizer": settings.run.shard_optimizer,
     }
     costs = []
-    for number, stage in enumerate(settings.stages, 1):
+    for number, given in enumerate(settings.stages, 1):
+        stage = replace(given, batch_size=given.sequences(given.length))  # every sequence is taken to be full
         cost = _cost(number, stage, settings, config, target, shape)
         costs.append(cost)
         if cost.memory.total > target.room:
@@ -180,7 +181,7 @@ def _cost(
     number: int, stage: Stage, settings: Settings, config: RoFormerConfig, target: Target, shape: dict[str, Any]
 ) -> StageCost:
     share = -(-stage.batch_size // target.ranks)
-    rows = min(stage.micro_batch or share, share)
+    rows = min(stage.micro_tokens // stage.length or share, share)
     recompute = settings.run.recompute
     pace = target.measure(rows, stage.length)
     seconds = estimate.step_seconds(
@@ -209,15 +210,16 @@ def _too_large(
 
     ways = []
     if rows := most(settings.run.recompute):
-        ways.append(f"--micro-batch {rows}")
+        ways.append(f"--micro-tokens {rows * cost.stage.length}")
     if not settings.run.recompute and (rows := most(True)):
-        ways.append("--recompute" if rows * 2 > cost.rows else f"--recompute with --micro-batch {rows}")
+        fewer = f" with --micro-tokens {rows * cost.stage.length}"
+        ways.append("--recompute" + (fewer if rows * 2 <= cost.rows else ""))
     if not ways:
         ways.append("a smaller model; not even one sequence fits")
         if target.ranks > 1 and not settings.run.shard_optimizer:
             ways.insert(0, "--shard-optimizer")
     return (
-        f"stage {cost.number}: micro_batch {cost.rows} at {cost.stage.length} tokens needs "
+        f"stage {cost.number}: {cost.rows} sequences of {cost.stage.length} tokens at once need "
         f"{amount(cost.memory.total)}, and {target.name} has {amount(target.room)} for it: use {' or '.join(ways)}."
     )
 

@@ -38,14 +38,16 @@ def evaluate(
     data: StageData,
     steps: int,
     *,
-    micro_batch: int,
+    micro_tokens: int = 0,
     step: int = 0,
     stage: int = 1,
     rank: int = 0,
     ranks: int = 1,
     reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda sums: sums,
 ) -> EvaluationRecord:
-    """Score the first ``steps`` batches of held-out data; every rank scores its part.
+    """Score the first ``steps`` batches of held-out data, or all of it where there are fewer; every rank its part.
+
+    Held-out samples stand in a fixed random order in which each comes once, so the first ones are a fair sample.
 
     The model is scored without dropout and left in the mode it was in; no random number is drawn.
 
@@ -53,7 +55,7 @@ def evaluate(
         model: :class:`~..models.roformer_paddle.RoFormerForPretraining`, not wrapped.
         data: Held out.
         steps: How many batches.
-        micro_batch: Sequences that are scored together.
+        micro_tokens: Tokens that are scored together; 0: those of a batch.
         step: Steps of the run so far, for the record.
         stage: Number of the stage, for the record.
         rank: Of this process.
@@ -62,8 +64,8 @@ def evaluate(
     """
     sums = np.zeros(len(_COUNTS) + 1)
     with evaluating(model):
-        for number in range(steps):
-            for batch in data.batches(number, rank=rank, ranks=ranks, micro_batch=micro_batch):
+        for number in range(min(steps, data.steps_per_epoch)):
+            for batch in data.batches(number, rank=rank, ranks=ranks, micro_tokens=micro_tokens):
                 found = losses(model, batch)
                 sums[:-1] += [float(getattr(found, name)) for name in _COUNTS]
                 sums[-1] += batch.attention_mask.sum()

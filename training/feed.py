@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 
 from .batches import Batch, Prefetching, SamplingOptions, SpecialIds, StageData
 from .settings import Settings
 from .start import Sources
+
+
+def in_sequences(settings: Settings, sources: Sources, cache: Path | None = None) -> Settings:
+    """Say of every stage how many sequences a step has: where ``batch_tokens`` decides, on average.
+
+    Args:
+        settings: Of the run.
+        sources: Corpora and vocabulary.
+        cache: As :class:`Feed` takes it.
+    """
+    feed = Feed(settings, sources, cache=cache)
+    stages = [
+        stage if stage.batch_size else replace(stage, batch_size=stage.sequences(feed.stage(number).mean_tokens))
+        for number, stage in enumerate(settings.stages)
+    ]
+    return replace(settings, stages=tuple(stages))
 
 
 class Feed:
@@ -39,9 +55,9 @@ class Feed:
         number, index = self.settings.stage_at(step)
         if self._training is None or self._stage != number:
             self.close()
-            data = self._data(number, held_out=False)
-            micro_batch = self.micro_batch(number)
-            self._training = Prefetching(data, rank=self.rank, ranks=self.ranks, micro_batch=micro_batch)
+            data = self.stage(number)
+            micro_tokens = self.settings.stages[number].micro_tokens
+            self._training = Prefetching(data, rank=self.rank, ranks=self.ranks, micro_tokens=micro_tokens)
             self._stage = number
         return self._training.batches(index)
 
@@ -53,18 +69,30 @@ class Feed:
         """
         for number in range(len(self.settings.stages)):
             for held_out in (False, True) if self.settings.evaluates else (False,):
-                self._data(number, held_out=held_out)
+                self.stage(number, held_out=held_out)
 
     def held_out(self, number: int) -> StageData:
         """Held-out text as a stage has it."""
         if self._held_out is None or self._held_out[0] != number:
-            self._held_out = (number, self._data(number, held_out=True))
+            self._held_out = (number, self.stage(number, held_out=True))
         return self._held_out[1]
 
-    def micro_batch(self, number: int) -> int:
-        """Sequences that this rank computes at once in a stage."""
-        stage = self.settings.stages[number]
-        return stage.micro_batch or -(-stage.batch_size // self.ranks)
+    def stage(self, number: int, *, held_out: bool = False) -> StageData:
+        """A stage's data, of the training side or the held-out one."""
+        stage, data, tokenizer = self.settings.stages[number], self.settings.data, self.sources.tokenizer
+        return StageData(
+            self.sources.corpora,
+            length=stage.length,
+            # a stage must not repeat the samples and masks of the one before it
+            seed=self.settings.run.seed + 1_000_003 * number,
+            options=SamplingOptions(**{each.name: getattr(data, each.name) for each in fields(SamplingOptions)}),
+            special=SpecialIds.of_vocabulary([tokenizer.token(row) or "" for row in range(tokenizer.size)]),
+            batch_size=max(1, stage.batch_size),
+            batch_tokens=stage.batch_tokens,
+            held_out=held_out,
+            held_out_fraction=data.held_out_fraction,
+            cache=self.cache,
+        )
 
     def close(self) -> None:
         """End the thread."""
@@ -77,19 +105,3 @@ class Feed:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    def _data(self, number: int, *, held_out: bool) -> StageData:
-        stage, data, tokenizer = self.settings.stages[number], self.settings.data, self.sources.tokenizer
-        return StageData(
-            self.sources.corpora,
-            length=stage.length,
-            # a stage must not repeat the samples and masks of the one before it
-            seed=self.settings.run.seed + 1_000_003 * number,
-            options=SamplingOptions(**{each.name: getattr(data, each.name) for each in fields(SamplingOptions)}),
-            special=SpecialIds.of_vocabulary([tokenizer.token(row) or "" for row in range(tokenizer.size)]),
-            batch_size=stage.batch_size,
-            bucket_steps=data.bucket_steps,
-            held_out=held_out,
-            held_out_fraction=data.held_out_fraction,
-            cache=self.cache,
-        )

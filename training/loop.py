@@ -13,7 +13,7 @@ from types import FrameType
 from ..converters.errors import ConvertError
 from .agreement import require_agreement
 from .evaluation import evaluate, fill_lines, sentences_to_fill
-from .feed import Feed
+from .feed import Feed, in_sequences
 from .log import RunLog
 from .meter import Clock
 from .parallel import Ranks
@@ -41,12 +41,13 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     run = Path(settings.run.output)
     choose_device(settings.run)
     ranks = Ranks()
-    require_work_for_all(settings, ranks.count)
     with ExitStack() as stack:
         if ranks.first:
             stack.enter_context(held(run))
         found = claim(run, resume=resume)
         sources = open_sources(settings.data.corpora)
+        settings = in_sequences(settings, sources, run / "samples")
+        require_work_for_all(settings, ranks.count)
         trainer = Trainer(settings, sources, ranks)
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
         if found is not None:
@@ -159,7 +160,7 @@ class Loop:
                 trainer.model,
                 self.feed.held_out(stage),
                 settings.watch.eval_batches,
-                micro_batch=self.feed.micro_batch(stage),
+                micro_tokens=settings.stages[stage].micro_tokens,
                 step=trainer.step,
                 stage=stage + 1,
                 rank=trainer.ranks.rank,
@@ -186,9 +187,11 @@ def require_work_for_all(settings: Settings, ranks: int) -> None:
         ConvertError: There are some; all are named.
     """
     small = [
-        f"stages[{number}].batch_size = {stage.batch_size}, and there are {ranks} ranks: each needs a sequence a step"
+        f"stages[{number}]: a step may have only {stage.fewest} sequences of batch_"
+        f"{f'tokens = {stage.batch_tokens}' if stage.batch_tokens else f'size = {stage.batch_size}'}, "
+        f"and there are {ranks} ranks: each needs a sequence a step"
         for number, stage in enumerate(settings.stages)
-        if stage.batch_size < ranks
+        if stage.fewest < ranks
     ]
     if small:
         raise ConvertError(

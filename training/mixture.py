@@ -30,7 +30,7 @@ Int64 = NDArray[np.int64]
 #: Positions after which the pattern of corpora repeats; weights hold to one part in this.
 _PATTERN = 1 << 16
 
-#: Shuffled orders kept: a window of steps touches two epochs, the one that ends and the one that begins.
+#: Shuffled orders kept: a step touches two epochs where one ends and the next begins.
 _KEPT_ORDERS = 2
 
 #: Beside the purposes of :mod:`.sampling`, which hash under the same key with a variant first.
@@ -70,8 +70,6 @@ class CorpusSamples:
 
     def locate(self, indices: Int64) -> tuple[Int64, Int64]:
         """Say in which epoch the samples number `indices` (n,) of this corpus are, and which of the epoch each is."""
-        if self._recipe.held_out:
-            return np.zeros_like(indices), indices % len(self.map(0))
         ends = [0]
         furthest = int(indices.max())
         while len(ends) <= self._variants and ends[-1] <= furthest:
@@ -144,6 +142,16 @@ class Mixture:
         rounds, places = np.divmod(positions, len(self._pattern))
         corpora = self._pattern[places]
         return corpora, rounds * self._quota[corpora] + self._before[places]
+
+
+def each_once(sizes: Sequence[int], shares: NDArray[np.float64]) -> Int64:
+    """Lay out all samples of some corpora, each once: corpus and number of each, (n, 2).
+
+    Corpora are mixed in proportion to their shares until one has no more, then the others go on.
+    """
+    corpora = np.repeat(np.arange(len(sizes)), sizes)
+    numbers = np.concatenate([np.arange(size) for size in sizes])
+    return np.stack([corpora, numbers], axis=1)[np.argsort((numbers + 0.5) / shares[corpora], kind="stable")]
 
 
 def _quotas(shares: NDArray[np.float64]) -> Int64:

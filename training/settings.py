@@ -91,7 +91,6 @@ class Data:
     masked_lm_probability: float = _key(0.15, "Share of the tokens that are predicted.", _PROPER_SHARE)
     ngrams: int = _key(1, "Longest run of words that is masked together; n words with weight 1/n.", Range(1, 16))
     short_sequence_probability: float = _key(0.1, "Share of samples that are made shorter than the length.", _SHARE)
-    bucket_steps: int = _key(64, "Steps among whose samples batches of one length are formed.", _FROM_1)
     held_out_fraction: float = _key(0.005, "Share of the documents that is kept for evaluation.", _SHARE)
 
 
@@ -161,16 +160,26 @@ class Stage:
     """
 
     length: int = _key(MISSING, "Tokens of a sequence, [CLS] and [SEP] included.", Range(8))
-    batch_size: int = _key(MISSING, "Sequences of a step, over all ranks and micro-batches.", _FROM_1)
     steps: int = _key(MISSING, "Steps of the stage.", _FROM_1)
-    micro_batch: int = _key(
-        0, "Sequences that one device computes at once; 0: its share of the batch.", _FROM_0, free=True
+    batch_size: int = _key(0, "Sequences of a step, over all ranks and micro-batches.", _FROM_0)
+    batch_tokens: int = _key(0, "In place of batch_size: tokens of a step, to within a sequence.", _FROM_0)
+    micro_tokens: int = _key(
+        0, "Tokens that one device computes at once, at least length; 0: its share of the batch.", _FROM_0, free=True
     )
     max_lr: float | None = _key(None, "Learning rate after the warm-up.", _POSITIVE)
     min_lr: float = _key(0.0, "Learning rate at the end of the decay and after it.", _FROM_0)
     warmup_steps: int = _key(0, "Steps in which the rate rises from 0 to max_lr.", _FROM_0)
     decay: Decay = _key("linear", "Shape of the way from max_lr to min_lr.", choices=DECAYS)
     decay_steps: int = _key(0, "Step of the schedule at which min_lr is reached; 0: its last.", _FROM_0)
+
+    def sequences(self, mean: float) -> int:
+        """Sequences of a step on average, where one holds ``mean`` tokens."""
+        return self.batch_size or max(1, round(self.batch_tokens / mean))
+
+    @property
+    def fewest(self) -> int:
+        """Sequences that every step has at least."""
+        return self.batch_tokens // self.length or self.batch_size
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,7 @@ class Settings:
         stages = tree.get("stages", [])
         for number in range(max(len(self.stages), len(stages))):
             here, there = (each[number] if number < len(each) else {} for each in (mine["stages"], stages))
-            for key in sorted((here.keys() | there.keys()) - {"micro_batch"}):
+            for key in sorted((here.keys() | there.keys()) - {"micro_tokens"}):
                 yield f"stages[{number}].{key}", here.get(key), there.get(key)
 
 

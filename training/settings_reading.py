@@ -131,8 +131,13 @@ def _impossible_stage(stage: Stage, number: int, settings: Settings) -> list[str
     limit = settings.model.max_position_embeddings
     if stage.length > limit:
         out.append(f"length = {stage.length}: want at most max_position_embeddings = {limit}")
-    if stage.micro_batch > stage.batch_size:
-        out.append(f"micro_batch = {stage.micro_batch}: want at most batch_size = {stage.batch_size}")
+    if bool(stage.batch_size) == bool(stage.batch_tokens):
+        given = f"{stage.batch_size} and batch_tokens = {stage.batch_tokens}" if stage.batch_size else "0"
+        out.append(f"batch_size = {given}: want one of batch_size and batch_tokens")
+    if 0 < stage.batch_tokens < stage.length:
+        out.append(f"batch_tokens = {stage.batch_tokens}: want at least length = {stage.length}")
+    if 0 < stage.micro_tokens < stage.length:
+        out.append(f"micro_tokens = {stage.micro_tokens}: want 0, or at least length = {stage.length}")
     if stage.max_lr is None:
         if number == 0:
             out.append("max_lr: missing, and there is no stage before it whose schedule could go on")
