@@ -203,11 +203,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         # rows of one length at a time: no mask, and no work on padding
         groups = [(length, len(list(rows))) for length, rows in groupby(each for each in lengths if each)]
         parts = [paddle.split(x, [heads * length * rows for length, rows in groups]) for x in (q, k, v)]
-        contexts = [
-            _attend_together(*(x.reshape([-1, length, size]) for x in group), None, dropout).reshape([-1, size])
-            for (length, _), *group in zip(groups, *parts, strict=True)
-        ]
-        context = paddle.concat(contexts)
+        runs = [[x.reshape([-1, length, size]) for x in run] for (length, _), *run in zip(groups, *parts, strict=True)]
+        context = paddle.concat([_attend_together(q, k, v, None, dropout).reshape([-1, size]) for q, k, v in runs])
     return F.embedding(back, context.reshape([-1, size])).reshape([-1, heads * size])
 
 

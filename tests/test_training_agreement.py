@@ -51,7 +51,7 @@ def test_ranks_with_the_same_facts_may_train(corpus, tmp_path):
     ("changes", "names"),
     [
         ({"seed": 1}, {"run.seed", "weights"}),
-        ({"micro_batch": 2}, {"stages[0].micro_batch"}),
+        ({"micro_tokens": 64}, {"stages[0].micro_tokens"}),
         ({"save_steps": 3}, {"watch.save_steps"}),
         ({"masked_lm_probability": 0.2}, {"data.masked_lm_probability"}),
     ],

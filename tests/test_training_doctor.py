@@ -41,8 +41,8 @@ SMALL = RoFormerConfig(
 CARD = {
     "run": {"precision": "fp16-o1"},
     "stages": [
-        {"length": 128, "batch_size": 256, "steps": 300_000, "micro_batch": 64, "max_lr": 1e-4},
-        {"length": 512, "batch_size": 256, "steps": 500_000, "micro_batch": 64},
+        {"length": 128, "batch_size": 256, "steps": 300_000, "micro_tokens": 64 * 128, "max_lr": 1e-4},
+        {"length": 512, "batch_size": 256, "steps": 500_000, "micro_tokens": 64 * 512},
     ],
 }
 
@@ -185,9 +185,9 @@ def test_a_probe_foretells_a_real_step(monkeypatch):
 def test_what_does_not_fit_is_named_with_what_would():
     found = diagnose(settings(), REFERENCE, v100(16))
     (said,) = found.cannot
-    assert said.startswith("stage 2: micro_batch 64 at 512 tokens needs ")
-    assert "V100-16GB has 15.8 GB for it: use --micro-batch 16 or --recompute." in said
-    stages = [{**stage, "micro_batch": 16} for stage in CARD["stages"]]
+    assert said.startswith("stage 2: 64 sequences of 512 tokens at once need ")
+    assert "V100-16GB has 15.8 GB for it: use --micro-tokens 8192 or --recompute." in said
+    stages = [{**stage, "micro_tokens": 16 * stage["length"]} for stage in CARD["stages"]]
     assert diagnose(settings(stages=stages), REFERENCE, v100(16)).cannot == ()
     assert diagnose(settings(run={"precision": "fp16-o1", "recompute": True}), REFERENCE, v100(16)).cannot == ()
 
@@ -290,18 +290,22 @@ def run(*arguments):
 def test_the_exit_status_says_whether_it_can_run(configuration):
     refused = run("--config", configuration, "--gpu", "V100-16GB", "--ranks", 4)
     assert refused.exit_code == 1, refused.output
-    assert "cannot run: stage 2: micro_batch 64 at 512 tokens" in refused.output
-    taken = run("--config", configuration, "--gpu", "v100-16gb", "--ranks", 4, "--micro-batch", 16)
+    assert "cannot run: stage 2: 64 sequences of 512 tokens at once" in refused.output
+    taken = run(
+        "--config", configuration, "--gpu", "v100-16gb", "--ranks", 4, "--micro-tokens", 2048, "--micro-tokens", 8192
+    )
     assert taken.exit_code == 0, taken.output
     assert "can run: " in taken.output
 
 
 def test_a_configuration_is_measured_here(configuration):
     flags = ["--hidden-size", 16, "--num-hidden-layers", 3, "--num-attention-heads", 2, "--precision", "fp32"]
-    found = run("--config", configuration, *flags, "--micro-batch", 1, "--device", "cpu", "--json", "--vocab-size", 50)
+    found = run(
+        "--config", configuration, *flags, "--micro-tokens", 512, "--device", "cpu", "--json", "--vocab-size", 50
+    )
     assert found.exit_code == 0, found.output
     report = json.loads(found.stdout)
-    assert [stage["micro_batch"] for stage in report["run"]["stages"]] == [1, 1]
+    assert [stage["sequences"] for stage in report["run"]["stages"]] == [4, 1]
     assert report["run"]["seconds"] > 0
     assert "versions" in report["machine"]
 

@@ -49,12 +49,15 @@ def tokenizer(tmp_path_factory):
 class Data:
     """Stands for held-out StageData: 8 samples a step, whatever ranks and micro-batches."""
 
+    steps_per_epoch = 5
+
     def __init__(self, pairs=True, masks=True):
         self.pairs, self.masks = pairs, masks
 
-    def batches(self, step, *, rank=0, ranks=1, micro_batch):
+    def batches(self, step, *, rank=0, ranks=1, micro_tokens):
         samples = [self.sample(8 * step + number) for number in range(8)][rank::ranks]
-        return [batch(samples[at : at + micro_batch]) for at in range(0, len(samples), micro_batch)]
+        rows = micro_tokens // 20 or 8
+        return [batch(samples[at : at + rows]) for at in range(0, len(samples), rows)]
 
     def sample(self, number):
         rng = np.random.default_rng(number)
@@ -95,7 +98,7 @@ def reference(model, samples):
 
 
 def test_losses_and_accuracies_are_means_over_all_batches(model):
-    found = evaluate(model, Data(), 3, micro_batch=3, step=700, stage=2)
+    found = evaluate(model, Data(), 3, micro_tokens=60, step=700, stage=2)
     wanted = reference(model, [Data().sample(number) for number in range(24)])
     got = [found.mlm_loss, found.mlm_accuracy, found.sop_loss, found.sop_accuracy]
     assert got == pytest.approx(wanted, rel=2e-5)  # float32 logits of about 10, summed
@@ -103,18 +106,22 @@ def test_losses_and_accuracies_are_means_over_all_batches(model):
     assert found.tokens == sum(len(Data().sample(number)[0]) for number in range(24))
 
 
+def test_all_of_the_held_out_text_is_scored_where_there_is_less_than_was_asked_for(model):
+    assert evaluate(model, Data(), 99).masked == 5 * 24
+
+
 def test_the_same_weights_give_the_same_numbers(model):
     paddle.seed(1)
-    first = evaluate(model, Data(), 2, micro_batch=4)
+    first = evaluate(model, Data(), 2, micro_tokens=80)
     paddle.seed(2)
-    assert evaluate(model, Data(), 2, micro_batch=4) == first
+    assert evaluate(model, Data(), 2, micro_tokens=80) == first
 
 
 def test_the_model_goes_on_training_and_no_random_number_is_drawn(model):
     paddle.seed(9)
     wanted = paddle.rand([4]).tolist()
     paddle.seed(9)
-    evaluate(model, Data(), 1, micro_batch=8)
+    evaluate(model, Data(), 1)
     assert paddle.rand([4]).tolist() == wanted
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -127,7 +134,7 @@ def test_nothing_is_kept_for_a_way_back(model):
             return super().batches(step, **where)
 
     kept = []
-    evaluate(model, Watching(), 1, micro_batch=8)
+    evaluate(model, Watching(), 1)
     assert kept == [False]
     assert paddle.is_grad_enabled()
 
@@ -135,14 +142,14 @@ def test_nothing_is_kept_for_a_way_back(model):
 def test_a_model_that_was_not_training_is_left_so(model):
     model.eval()
     try:
-        evaluate(model, Data(), 1, micro_batch=8)
+        evaluate(model, Data(), 1)
         assert not model.training
     finally:
         model.train()
 
 
 def test_two_ranks_score_what_one_does(model):
-    whole = evaluate(model, Data(), 2, micro_batch=4)
+    whole = evaluate(model, Data(), 2, micro_tokens=80)
     parts = []
 
     def gather(sums):
@@ -150,23 +157,23 @@ def test_two_ranks_score_what_one_does(model):
         return sums
 
     for rank in (0, 1):
-        evaluate(model, Data(), 2, micro_batch=4, rank=rank, ranks=2, reduce=gather)
-    together = evaluate(model, Data(), 2, micro_batch=4, rank=0, ranks=2, reduce=lambda sums: parts[0] + parts[1])
+        evaluate(model, Data(), 2, micro_tokens=80, rank=rank, ranks=2, reduce=gather)
+    together = evaluate(model, Data(), 2, micro_tokens=80, rank=0, ranks=2, reduce=lambda sums: parts[0] + parts[1])
     assert together.mlm_loss == pytest.approx(whole.mlm_loss, rel=1e-6)
     assert (together.mlm_accuracy, together.sop_accuracy) == (whole.mlm_accuracy, whole.sop_accuracy)
     assert (together.tokens, together.masked, together.orders) == (whole.tokens, whole.masked, whole.orders)
 
 
 def test_an_objective_without_samples_has_no_numbers(model):
-    found = evaluate(model, Data(pairs=False), 1, micro_batch=8)
+    found = evaluate(model, Data(pairs=False), 1)
     assert (found.sop_loss, found.sop_accuracy, found.orders) == (None, None, 0)
     assert "sop" not in found.line()
-    found = evaluate(model, Data(masks=False), 1, micro_batch=8)
+    found = evaluate(model, Data(masks=False), 1)
     assert (found.mlm_loss, found.mlm_accuracy, found.masked) == (None, None, 0)
 
 
 def test_the_line_of_an_evaluation_can_be_read_as_the_steps_line(model):
-    line = evaluate(model, Data(), 1, micro_batch=8, step=500).line()
+    line = evaluate(model, Data(), 1, step=500).line()
     fields = dict(part.split(": ") for part in line.split(", ")[1:])
     assert line.startswith("evaluation at step 500, lm_loss: ")
     assert list(fields) == ["lm_loss", "lm_accuracy", "sop_loss", "sop_accuracy", "tokens"]

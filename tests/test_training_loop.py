@@ -171,10 +171,10 @@ def test_decay_is_on_kernels_and_embeddings_alone(corpus, tmp_path):
 
 
 def test_gradient_accumulation_equals_a_larger_batch(corpus, tmp_path):
-    # micro-batches of 3 and 2 out of 8: unequal in tokens and in samples with two sentences
+    # micro-batches of three and more out of 8: unequal in tokens and in samples with two sentences
     changes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_lr": 1e-3}
     whole = weights_after(corpus, tmp_path, 4, **changes)
-    parts = weights_after(corpus, tmp_path, 4, micro_batch=3, **changes)
+    parts = weights_after(corpus, tmp_path, 4, micro_tokens=96, **changes)
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name], value, rtol=0, atol=2e-6, err_msg=name)
 
@@ -357,7 +357,7 @@ def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_name
     ],
 )
 def test_the_first_bad_tensor_is_named(corpus, tmp_path, monkeypatch, broken, said):
-    trainer, feed = made(corpus, tmp_path, micro_batch=4)
+    trainer, feed = made(corpus, tmp_path, micro_tokens=110)
     if broken is not None:
         values = trainer.weights.masters[broken].numpy()
         values[3] = np.nan
@@ -402,13 +402,13 @@ def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stag
             self.count, self.rank = 3, 1
 
     monkeypatch.setattr(loop_module, "Ranks", Three)
-    stages = [{"batch_size": 2}, {"batch_size": 3}, {"batch_size": 1, "length": 16}]
+    stages = [{"batch_size": 2}, {"batch_size": 3}, {"batch_size": 0, "batch_tokens": 50, "length": 20}]
     with pytest.raises(ConvertError) as caught:
         train(tiny_training.settings(corpus, tmp_path / "run", stages))
     assert str(caught.value) == (
         "stages[0].batch_size = 2, and there are 3 ranks: each needs a sequence a step\n"
-        "  stages[2].batch_size = 1, and there are 3 ranks: each needs a sequence a step\n"
-        "  Raise --batch-size, which is that of all ranks together, or start fewer."
+        "  stages[2].batch_tokens = 50 of length 20, and there are 3 ranks: each needs a sequence a step\n"
+        "  Raise --batch-size or --batch-tokens, which are those of all ranks together, or start fewer."
     )
     assert not list(tmp_path.rglob("step-*"))
 

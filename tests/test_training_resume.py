@@ -73,7 +73,7 @@ def run_and_kill(tree, kills):
 
 def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(corpus, tmp_path):
     # saves, log lines and evaluations at steps that do not divide each other; dropout; two stages
-    second = {"steps": 20, "length": 48, "batch_size": 6, "micro_batch": 4, "max_lr": None, "warmup_steps": 0}
+    second = {"steps": 20, "length": 48, "batch_size": 6, "micro_tokens": 192, "max_lr": None, "warmup_steps": 0}
     stages = [{"steps": 20}, second]
     changes = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
     run_and_kill(tiny_training.tree(corpus, tmp_path / "whole", stages, **changes), kills=0)
@@ -209,7 +209,7 @@ def test_a_changed_configuration_is_refused_with_its_fields_named(corpus, tmp_pa
 def test_what_does_not_change_the_numbers_may_change(corpus, tmp_path):
     train(tiny_training.settings(corpus, tmp_path, steps=8, save_steps=4))
     (tmp_path / "step-000008").rename(tmp_path / "elsewhere")
-    free = {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "recompute": True, "micro_batch": 3}
+    free = {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "recompute": True, "micro_tokens": 96}
     assert train(tiny_training.settings(corpus, tmp_path, steps=8, **free), resume=True) == 8
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_together_is_said():
             "scaling": {"min_loss_scaling": 4.0, "init_loss_scaling": 2.0},
             "stages": [
                 {**STAGE, "max_lr": 1e-3, "min_lr": 1e-2, "warmup_steps": 5, "decay_steps": 5},
-                {"length": 8, "batch_size": 2, "steps": 1, "micro_batch": 3, "warmup_steps": 2},
+                {"length": 8, "batch_size": 2, "steps": 1, "micro_tokens": 7, "warmup_steps": 2},
             ],
         }
     )
@@ -99,11 +99,17 @@ def test_what_cannot_be_together_is_said():
         "stages[0].length = 32",
         "stages[0].min_lr = 0.01",
         "stages[0].decay_steps = 5",
-        "stages[1].micro_batch = 3",
+        "stages[1].micro_tokens = 7",
         "stages[1].warmup_steps",
     ]
     assert problems({"stages": [{**STAGE, "max_lr": None}]})[0].startswith("stages[0].max_lr: missing")
     assert problems({})[0].startswith("stages: want at least one")
+    for batch, said in (
+        ({"batch_size": 0}, "batch_size = 0: want one of batch_size and batch_tokens"),
+        ({"batch_tokens": 500}, f"batch_size = {STAGE['batch_size']} and batch_tokens = 500: want one of"),
+        ({"batch_size": 0, "batch_tokens": 31}, "batch_tokens = 31: want at least length = 32"),
+    ):
+        assert problems({"stages": [{**STAGE, **batch}]})[0].startswith(f"stages[0].{said}")
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.name)

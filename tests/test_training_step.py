@@ -65,7 +65,7 @@ def test_a_step_is_adamw_with_the_warm_ups_rate_and_clipped_gradients(corpus, tm
     # without a large epsilon AdamW's first steps are the same whatever the gradients are multiplied by
     options = {"weight_decay": 0.5, "beta1": 0.8, "beta2": 0.95, "adam_epsilon": 1e-3, "grad_clip": 0.1}
     trainer, feed = made(
-        corpus, tmp_path, scaled=scaled, max_lr=3e-2, warmup_steps=3, micro_batch=3, **options, **NO_DROPOUT
+        corpus, tmp_path, scaled=scaled, max_lr=3e-2, warmup_steps=3, micro_tokens=96, **options, **NO_DROPOUT
     )
     random = np.random.default_rng(0)
     masters = trainer.weights.masters

@@ -1,10 +1,11 @@
 """The batches of a training stage, by step: numpy arrays that are a function of settings, seed and step alone.
 
 The stage is an endless row of samples, each epoch in a random order of its own; a step takes the next `batch_size` of
-them, or as many as begin within the next `batch_tokens`. Nothing is sorted across steps, so that every step is a random draw of lengths and kinds of text and its loss is
-an unbiased estimate of the corpus's. Within a step, where order does not matter, samples stand by length: rank r of R
-computes those at r, r + R, r + 2R, …, in micro-batches of consecutive ones under a token budget. Ranks then have equal
-shares of long samples, and memory is bounded. What a sample holds depends on neither.
+them, or as many as begin within the next `batch_tokens`. Nothing is sorted across steps, so that every step is a random
+draw of lengths and kinds of text and its loss estimates the corpus's. Within a step, where order does not matter,
+samples stand by length: rank r of R computes those at r, r + R, r + 2R, …, in micro-batches of consecutive ones under a
+token budget. Ranks then have equal shares of long samples, and memory is bounded. What a sample holds depends on none
+of this.
 """
 
 from __future__ import annotations

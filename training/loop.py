@@ -187,15 +187,20 @@ def require_work_for_all(settings: Settings, ranks: int) -> None:
         ConvertError: There are some; all are named.
     """
     small = [
-        f"stages[{number}]: a step may have only {stage.fewest} sequences of batch_"
-        f"{f'tokens = {stage.batch_tokens}' if stage.batch_tokens else f'size = {stage.batch_size}'}, "
-        f"and there are {ranks} ranks: each needs a sequence a step"
+        f"stages[{number}].batch_"
+        + (
+            f"tokens = {stage.batch_tokens:,} of length {stage.length}"
+            if stage.batch_tokens
+            else f"size = {stage.fewest}"
+        )
+        + f", and there are {ranks} ranks: each needs a sequence a step"
         for number, stage in enumerate(settings.stages)
         if stage.fewest < ranks
     ]
     if small:
         raise ConvertError(
-            "\n  ".join(small), "Raise --batch-size, which is that of all ranks together, or start fewer."
+            "\n  ".join(small),
+            "Raise --batch-size or --batch-tokens, which are those of all ranks together, or start fewer.",
         )
 
 
