@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cmd_convert import DIALECT_NAMES
+from .converters.amounts import amount
 from .converters.errors import printable
-from .converters.rendering import amount
+from .converters.mapping import DIALECTS
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
+@click.option("--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect the files look like.")
 @click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
 def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool) -> None:

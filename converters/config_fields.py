@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from .errors import FormatError, MisfitError, Problem
 from .mapping import SYMBOLS, Dialect, Spelling
 
 Json = dict[str, Any]
+
+#: What a configuration with problems does not fit, in messages.
+CONFIGURATION = "RoFormer's configuration"
 
 _LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
 _MOST_LAYERS = 4096
@@ -169,12 +172,18 @@ class Reading:
     Attributes:
         source: As read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
         problems: What is wrong.
-        error: The same as an error, or None where nothing is.
+        next_step: What to do about them.
     """
 
     source: SourceConfig | None
     problems: tuple[Problem, ...] = ()
-    error: MisfitError | None = None
+    next_step: str | None = None
+
+    def with_remark(self, text: str) -> Reading:
+        """Add what should be known of the reading: the next step where something is wrong, a note where nothing is."""
+        if self.problems or self.source is None:
+            return replace(self, next_step=text)
+        return replace(self, source=replace(self.source, notes=(*self.source.notes, text)))
 
 
 def read_json(path: Path) -> Json:
@@ -274,8 +283,8 @@ def read(
         MisfitError: A value of the wrong type or out of range; a head count that nothing decides.
     """
     reading = examine(path, dialect, measured, where=where)
-    if reading.error is not None or reading.source is None:
-        raise reading.error or MisfitError(path or where, "RoFormer's configuration", reading.problems)
+    if reading.problems or reading.source is None:
+        raise MisfitError(path or where, CONFIGURATION, reading.problems, reading.next_step)
     return reading.source
 
 
@@ -333,23 +342,22 @@ def examine(path: Path | None, dialect: Dialect, measured: Mapping[str, int], *,
         problems.extend(contradictions)
         if contradictions:
             values["num_attention_heads"] = measured.get("num_attention_heads", 1)
-    error = None
+    step = None
     if problems:
         step = (
             "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
             if path is None
             else f"Correct {path}, or name another with --config FILE."
         )
-        error = MisfitError(path or where, "RoFormer's configuration", problems, step)
     if any(item.name not in values and item.missing[position] is None for item in FIELDS):
-        return Reading(None, tuple(problems), error)
+        return Reading(None, tuple(problems), step)
     said = settings.get("model_type")
     if isinstance(said, str) and said != "roformer":
         notes.append(f"{named} says model_type = {said[:40]!r}; the tensors are a RoFormer's")
     known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
     source = SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
-    return Reading(source, tuple(problems), error)
+    return Reading(source, tuple(problems), step)
 
 
 def _shown(value: Any) -> str:

@@ -42,10 +42,6 @@ _PART_BYTES = 256 << 10
 _FALLBACK = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EBADF}
 
 
-def nothing(_: int) -> None:
-    """Progress that nobody watches."""
-
-
 class _Output:
     """Files opened once for positioned writes."""
 
@@ -87,9 +83,9 @@ def run(
     plan: Plan,
     directory: Path,
     *,
-    verify: bool = True,
-    fsync: bool = False,
-    progress: Progress = nothing,
+    verify: bool,
+    fsync: bool,
+    progress: Progress,
 ) -> list[Written]:
     """Write the weight files of ``plan`` into ``directory``; return where everything lies.
 

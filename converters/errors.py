@@ -11,10 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
 
 
 class ConvertError(Exception):
@@ -69,14 +65,7 @@ class MisfitError(ConvertError):
         where: File or directory.
         against: What it should have fitted (a model class, a dialect).
         problems: All of them; never empty.
-
-    Attributes:
-        checkpoint: What is known all the same, closed, for ``inspect``; None where no configuration can be made out.
-        unsure: Fields of its configuration that nothing shows, with a value that stands in.
     """
-
-    checkpoint: Checkpoint | None = None
-    unsure: frozenset[str] = frozenset()
 
     def __init__(
         self, where: Path | str, against: str, problems: Iterable[Problem], next_step: str | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import sys
 import zlib
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from .containers.registry import all_containers
 from .dialects import COMPANIONS, DIALECT_FILES
 from .errors import ConvertError
 
@@ -25,9 +25,6 @@ from .errors import ConvertError
 EXPORT_MANIFEST = "export.json"
 
 _CONFIGS = [files.configs for files in DIALECT_FILES.values()]
-_SHARD = re.compile(
-    r"(model|model_state|pytorch_model)-\d{5}-of-\d{5}\.\w+|bert_model\.ckpt\.(index|meta|data-\d{5}-of-\d{5})"
-)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -49,12 +46,9 @@ class Replaceable:
 
 def _is_ours(name: str) -> bool:
     """Whether a conversion writes files of this name."""
-    names = set(COMPANIONS) | {"checkpoint"}
-    for files in DIALECT_FILES.values():
-        names.update(files.configs)
-        for weights in files.weights:
-            names.update(filter(None, (weights.single, weights.index)))
-    return name in names or _SHARD.fullmatch(name) is not None
+    if name in COMPANIONS or any(name in configs for configs in _CONFIGS):
+        return True
+    return any(container.writes(name) for container in all_containers())
 
 
 def _foreign_to_checkpoints(target: Path) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from ..converters.rendering import amount
+from ..converters.amounts import amount
 from .cases import Case
 from .chart import chart, legend
 from .gate import Result

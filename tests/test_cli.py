@@ -273,14 +273,14 @@ def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> 
     ("text", "size"), [("500MB", 500_000_000), ("5GB", 5 * 10**9), ("2GiB", 2 << 30), ("1.5 kb", 1500)]
 )
 def test_sizes_are_read_as_transformers_reads_them(text: str, size: int) -> None:
-    from roformer_convert.converters.plan import parse_size
+    from roformer_convert.converters.amounts import parse_size
 
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "many", "-5GB", "5PB", "1e9", "GB", "0.0001B", "5 G B"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    from roformer_convert.converters.plan import parse_size
+    from roformer_convert.converters.amounts import parse_size
 
     with pytest.raises(ConvertError, match="is not a size"):
         parse_size(text)
@@ -426,7 +426,7 @@ def test_convert_with_parity_ends_with_what_the_gate_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], status: int
 ) -> None:
 
-    from roformer_convert import cmd_parity
+    from roformer_convert.parity import command_line
 
     write_random(tmp_path / "ckpt", "paddle")
     asked: list[tuple[Path, Path, bool]] = []
@@ -436,7 +436,7 @@ def test_convert_with_parity_ends_with_what_the_gate_found(
         asked.append((source, target, whole))
         return status
 
-    monkeypatch.setattr(cmd_parity, "gate_of_conversion", gate)
+    monkeypatch.setattr(command_line, "gate_of_conversion", gate)
     result = CliRunner().invoke(cli, [*command, str(tmp_path / "ckpt"), "--parity"])
     assert result.exit_code == status, result.output
     assert asked == [(tmp_path / "ckpt", tmp_path / "ckpt-torch", True)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, same_bits, save
 
-from roformer_convert.converters import ConvertError, convert, open_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.mapping import MLM, POOLER, Dialect
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
@@ -78,7 +78,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         folder = tmp_path_factory.mktemp(f"{source}2{to}")
         save(folder / "ckpt", source, tensors, LARGE)  # type: ignore[arg-type]
         target = folder / "out"
-        convert(folder / "ckpt", target, to=to, dtype="float16")  # type: ignore[arg-type]
+        convert(folder / "ckpt", target, to=to, options=ConvertOptions(dtype="float16"))  # type: ignore[arg-type]
         shutil.copytree(target, folder.with_name(f"{folder.name}-old"))
         old = file_bytes(target)
         case = Case(folder / "ckpt", target, to, old, {}, 0.0, 0.0)  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ def test_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
         left += bool(case.partials())
         check_leftovers(case)
         # the next run succeeds and removes what the killed one left
-        convert(case.source, case.target, to=case.to, force=True, verify=False)
+        convert(case.source, case.target, to=case.to, options=ConvertOptions(force=True, verify=False))
         assert case.state() == "new"
         assert case.partials() == []
     assert file_bytes(case.source) == before

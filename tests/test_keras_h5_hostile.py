@@ -22,7 +22,7 @@ import pytest
 from broken_hdf5 import checksummed, many, mended
 
 from roformer_convert.converters.containers import hdf5_file, keras_h5
-from roformer_convert.converters.containers.hdf5_file import SIGNATURE
+from roformer_convert.converters.containers.signatures import HDF5 as SIGNATURE
 from roformer_convert.converters.containers.stored import OpenFiles
 from roformer_convert.converters.errors import FETCH_AGAIN, FormatError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..converters.rendering import amount
+from ..converters.amounts import amount
 from ..models.start_paddle import NOTES, paddle, processor_vendor
 
 #: What a run uses where it is installed: package → what for.

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import FETCH_AGAIN, FormatError
 from .hdf5_checksums import lookup3
+from .signatures import HDF5 as SIGNATURE
 from .stored import OpenFiles
 
 if TYPE_CHECKING:
     from .hdf5_chunks import Bands
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 #: An address that leads nowhere: what it would point at was never made.
 UNDEFINED = (1 << 64) - 1
 #: The next step for a structure that contradicts itself or the file.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..errors import FETCH_AGAIN, FormatError
 from . import pickle_opcodes as opcodes
+from . import signatures
 from .numpy_pickle import NUMPY_GLOBALS, NumpyArray
 from .pickle_machine import PickleMachine, kind_of, shown
 from .state_tree import flatten
@@ -79,7 +80,7 @@ def _refuse_other_formats(path: Path, files: OpenFiles, size: int) -> None:
     files.read_into(path, 0, memoryview(start))
     if not start:
         raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
-    for magic, other in ((b"PK\x03\x04", "a zip archive, as torch writes"), (b"\x89HDF", "an HDF5 file")):
+    for magic, other in ((signatures.ZIP, "a zip archive, as torch writes"), (signatures.HDF5[:4], "an HDF5 file")):
         if start.startswith(magic):
             raise FormatError(path, f"this is {other}, want a pickle as paddle.save writes", offset=0)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..errors import FETCH_AGAIN, FormatError
 from . import pickle_opcodes as opcodes
+from . import signatures
 from .pickle_machine import PickleMachine, kind_of, shown
 from .state_tree import flatten
 from .stored import Index, NewTensor, OpenFiles
@@ -37,7 +38,7 @@ def index(path: Path | str) -> Index:
         size = path.stat().st_size
         start = bytearray(min(512, size))
         files.read_into(path, 0, memoryview(start))
-        if start[:4] == b"PK\x03\x04":
+        if start.startswith(signatures.ZIP):
             return _index_zip(path, files, size)
         if start[257:262] == b"ustar":
             raise FormatError(

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..errors import FETCH_AGAIN, FormatError
+from . import signatures
 from .pickle_machine import shown
 from .stored import Fragment, OpenFiles, Slot, create_sized
 
-_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_ENTRY, _HEADER, _DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
+_END, _END64, _LOCATOR64 = signatures.ZIP_WITHOUT_MEMBERS, b"PK\x06\x06", b"PK\x06\x07"
+_ENTRY, _HEADER, _DESCRIPTOR = b"PK\x01\x02", signatures.ZIP, b"PK\x07\x08"
 #: An entry takes some 70 bytes, so this is some 200,000 storages.
 _LARGEST_DIRECTORY = 16 << 20
 _MANY = 0xFFFF
