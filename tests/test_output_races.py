@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from random_checkpoints import file_bytes, write_random
 
-from roformer_convert.converters import ConvertError, convert
+from roformer_convert.converters import ConvertError, ConvertOptions, convert
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and forks are POSIX's")
 
@@ -91,12 +91,13 @@ def test_of_several_runs_to_one_target_one_has_it_and_the_others_say_so(
     kinds = ("float32", "float16", "float64", "bfloat16")[:count]
     whole = {}
     for kind in kinds:
-        convert(source, source.parent / kind, to="torch", dtype=kind)
+        convert(source, source.parent / kind, to="torch", options=ConvertOptions(dtype=kind))
         whole[kind] = file_bytes(source.parent / kind)
     beside = sorted(path.name for path in source.parent.iterdir())
     seen: Counter[str] = Counter()
     for _ in range(ROUNDS):
-        runs = [lambda kind=kind: convert(source, target, to="torch", dtype=kind, force=force) for kind in kinds]
+        each = [ConvertOptions(dtype=kind, force=force) for kind in kinds]
+        runs = [lambda options=options: convert(source, target, to="torch", options=options) for options in each]
         said = at_once(runs)  # type: ignore[arg-type]
         won = [kind for kind, words in zip(kinds, said, strict=True) if not words]
         lost = [words for words in said if words]

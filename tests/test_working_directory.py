@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from random_checkpoints import file_bytes, read_all, same_bits, write_random
 
-from roformer_convert.converters import ConvertError, convert, output, working_directory
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, output, working_directory
 from roformer_convert.converters.output import OutputDirectory
 from roformer_convert.converters.working_directory import MADE_BY, WorkingDirectory
 
@@ -84,7 +84,7 @@ def test_a_run_is_refused_while_another_has_the_target(source: Path, force: bool
     with OutputDirectory(source.parent / "out") as slow:
         (slow.path / "config.json").write_text("{}")
         with pytest.raises(ConvertError, match=r"out: another run is writing it; wait until it has finished") as caught:
-            convert(source, source.parent / "out", to="torch", force=force)
+            convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=force))
         assert "\n" not in str(caught.value)
         assert (slow.path / "config.json").read_text() == "{}"
         slow.commit()
@@ -147,7 +147,7 @@ def test_somebodys_own_directories_beside_the_target_stay(source: Path, name: st
     before = file_bytes(backup)
     if force:
         convert(source, source.parent / "out", to="torch")
-    convert(source, source.parent / "out", to="torch", force=force)
+    convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=force))
     assert same_bits(read_all(source.parent / "out"), read_all(source)) == []
     assert file_bytes(backup) == before
     assert names(source.parent) == sorted(["ckpt", "out", name])
