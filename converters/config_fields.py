@@ -18,7 +18,7 @@ from typing import Any
 
 from .config import RoFormerConfig
 from .dialects import DIALECT_FILES
-from .errors import FormatError, MisfitError, Problem
+from .errors import FormatError, MisfitError, Problem, quoted
 from .mapping import SYMBOLS, Dialect, Spelling
 
 Json = dict[str, Any]
@@ -328,7 +328,7 @@ def examine(path: Path | None, dialect: Dialect, measured: Mapping[str, int], *,
                     notes.append(f"{item.name} = {value}, {dialect}'s default: no configuration file says otherwise")
         wrong = _complaint(item.name, value)
         if wrong:
-            problems.append(Problem("configuration", item.name, f"got {_shown(value)} in {named}, want {wrong}"))
+            problems.append(Problem("configuration", item.name, f"got {quoted(value)} in {named}, want {wrong}"))
             value = measured.get(item.name, item.missing[position])
             if value is None:
                 continue
@@ -358,11 +358,6 @@ def examine(path: Path | None, dialect: Dialect, measured: Mapping[str, int], *,
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
     source = SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes))
     return Reading(source, tuple(problems), step)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _complaint(name: str, value: Any) -> str:
@@ -434,21 +429,21 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
     for key, value in source.extra.items():
         if key in _PROVENANCE:
             if value is not None and value is not True:
-                notes.append(f"{key} = {_shown(value)} is left out: it names the software that wrote the source")
+                notes.append(f"{key} = {quoted(value)} is left out: it names the software that wrote the source")
         elif isinstance(value, bool) and (key, value) in _MISREAD.get(target, {}):
             notes.append(f"{key} = {value} is left out: {_MISREAD[target][key, value]}")
         elif key in _LEADS_ASTRAY:
             if value is not None:
-                notes.append(f"{key} = {_shown(value)} is left out: {_LEADS_ASTRAY[key]}")
+                notes.append(f"{key} = {quoted(value)} is left out: {_LEADS_ASTRAY[key]}")
         elif key == "architectures":
             if value and value != [architecture]:
-                notes.append(f"{key} = {_shown(value)} is not carried: the class for what is written is {architecture}")
+                notes.append(f"{key} = {quoted(value)} is not carried: the class for what is written is {architecture}")
         elif key == "tie_word_embeddings":
             # the masked-LM head has no kernel of its own in any dialect: a second copy was required to be equal
             out[key] = True
             if value is not True:
                 notes.append(
-                    f"{key} = {_shown(value)} is written as True: the head's kernel is the word embeddings here, and "
+                    f"{key} = {quoted(value)} is written as True: the head's kernel is the word embeddings here, and "
                     "transformers would make a random one"
                 )
         elif key not in out:

@@ -102,6 +102,21 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
+def quoted(value: object, limit: int = 80) -> str:
+    """Quote what a stranger's file says, for a message: on one line, without control characters, and not endless.
+
+    Args:
+        value: A name or another value; bytes are shown as text where they are UTF-8.
+        limit: Letters of a text, or of another value's representation, that are shown.
+    """
+    if isinstance(value, bytes):
+        value = value[: limit + 1].decode(errors="backslashreplace")
+    if isinstance(value, str):
+        return repr(value) if len(value) <= limit else f"{value[:limit]!r}…"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 _LAYER = re.compile(r"(layers?[._]+)(\d+)(?=[./_]|$)")
 
 

@@ -120,9 +120,9 @@ def run_gate(
     quiet: bool = False,
 ) -> int:
     """Run the gate and write what was asked for; return the exit status."""
+    from ..converters.whole_files import write_whole
     from .gate import run
     from .golden import compare_golden, read_golden, record, refuse_in_ci
-    from .output import write_text
     from .screen import screen
 
     if update_golden:
@@ -146,7 +146,7 @@ def run_gate(
 
             write_report(report, result)
         if json_file is not None:
-            write_text(json_file, json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n")
+            write_whole(json_file, (json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n").encode())
         if junit is not None:
             from .junit import write_junit
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ConvertError, FormatError
+from ..errors import ConvertError, FormatError, quoted
 from .stored import ChecksummedExtent, OpenFiles, StoredTensor
 
 _CHUNK_BYTES = 1 << 20
@@ -84,7 +84,7 @@ def require(tensor: StoredTensor, checksum: Checksum) -> None:
     if isinstance(data, ChecksummedExtent) and checksum.value != data.checksum:
         raise FormatError(
             data.path,
-            f"tensor {tensor.name!r:.200} has the wrong {_WORDS[data.kind]}: got {checksum.value:08x}, "
+            f"tensor {quoted(tensor.name)} has the wrong {_WORDS[data.kind]}: got {checksum.value:08x}, "
             f"wanted {data.checksum:08x}",
             offset=data.offset,
             next_step="The file is damaged: fetch it again.",

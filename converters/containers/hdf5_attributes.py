@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .hdf5_datatypes import STRING, VARIABLE_LENGTH
 from .hdf5_file import Cursor, Hdf5File
 from .hdf5_headers import ATTRIBUTE, Header
@@ -48,7 +48,7 @@ class Attributes:
         for cursor in header.all(ATTRIBUTE, "an attribute"):
             name = _name(cursor)
             if self._found.setdefault(name, cursor) is not cursor:
-                raise cursor.broken(f"{ascii(name.decode('latin-1'))[:100]} is there twice")
+                raise cursor.broken(f"{quoted(name)} is there twice")
 
     def __contains__(self, name: str) -> bool:
         return name.encode() in self._found
@@ -123,7 +123,7 @@ def _name(cursor: Cursor) -> bytes:
     name = cursor.take(nbytes)
     cursor.at = 0
     if name.find(b"\0") != nbytes - 1 or nbytes < 2:
-        raise cursor.broken(f"has a name that does not end where it should: {ascii(name)[:100]}")
+        raise cursor.broken(f"has a name that does not end where it should: {quoted(name)}")
     return name[:-1]
 
 

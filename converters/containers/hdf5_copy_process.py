@@ -24,9 +24,10 @@ import h5py
 import numpy
 from h5py import h5d, h5o, h5t, h5z
 
+from ..errors import quoted
 from .hdf5_copy import REFUSED, seconds_allowed
 from .hdf5_datatypes import DATATYPES
-from .hdf5_file import DAMAGED, quoted
+from .hdf5_file import DAMAGED
 from .keras_h5_layout import ATTRIBUTE_LIMIT, TOP_LEVEL
 
 #: Bytes of address space. h5py and numpy take 0.2 GB of it, and a chunk of a dataset must fit in the rest twice.

@@ -9,7 +9,8 @@ import math
 import struct
 from typing import NamedTuple
 
-from .hdf5_file import UNDEFINED, quoted
+from ..errors import quoted
+from .hdf5_file import UNDEFINED
 from .hdf5_groups import is_group
 from .hdf5_headers import DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, Header
 from .hdf5_messages import read_dataspace, read_datatype

@@ -42,12 +42,6 @@ _ADDRESSES = struct.Struct("<QQQQ")
 _ROOT_ENTRY = struct.Struct("<QQII16x")
 
 
-def quoted(name: str) -> str:
-    """Show a name out of an untrusted file: one line, no control characters, not endless."""
-    shown = ascii(name)
-    return shown if len(shown) <= 200 else f"{shown[:200]}…'"
-
-
 class UnfamiliarError(FormatError):
     """The file is in a form of HDF5 that Keras does not write. It may well be whole: h5py can tell."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from ..errors import quoted
 from .hdf5_file import Hdf5File
 from .hdf5_headers import SYMBOL_TABLE, Header
 
@@ -65,7 +66,7 @@ def read_links(header: Header) -> dict[bytes, Link]:
             name = names[offset:end]
             # The library looks names up by halving: one out of order is there for us and not for it.
             if name <= last:
-                raise file.broken(f"a group's names are not in order: {ascii(name)[:100]}", node)
+                raise file.broken(f"a group's names are not in order: {quoted(name)}", node)
             if kind > _SOFT:
                 raise file.broken(f"a group's entry is of the unknown kind {kind}", node)
             file.charge(_ENTRY_COST + len(name))

@@ -21,13 +21,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .hdf5_attributes import MAX_NAMES, Attributes, GlobalHeap
 from .hdf5_datasets import Dataset, is_dataset, read_dataset
-from .hdf5_file import Hdf5File, UnfamiliarError, open_content, open_file, quoted
+from .hdf5_file import Hdf5File, UnfamiliarError, open_content, open_file
 from .hdf5_groups import Link, is_group, read_links
 from .hdf5_headers import Header, read_header
 from .keras_h5_layout import TOP_LEVEL, KerasLayout, lay_out
+from .regions import first_overlap
 from .stored import Index, OpenFiles, StoredTensor
 
 __all__ = ["KerasLayout", "index", "lay_out"]
@@ -219,9 +220,7 @@ def _refuse_overlaps(file: Hdf5File, found: Iterable[tuple[str, Dataset]]) -> No
     """
     regions = [(begin, end, "") for begin, end in file.claimed.items()]
     regions += [(data.offset, data.offset + data.nbytes, name) for name, (_, _, data) in found if data.nbytes]
-    end, last = 0, ""
-    for begin, stop, name in sorted(regions):
-        if begin < end:
-            one, other = (quoted(each) if each else "a structure of the file" for each in (name, last))
-            raise file.broken(f"{one} and {other} overlap", begin)
-        end, last = stop, name
+    overlap = first_overlap(regions)
+    if overlap is not None:
+        names = (quoted(each) if each else "a structure of the file" for each in (overlap.later, overlap.earlier))
+        raise file.broken(f"{' and '.join(names)} overlap", overlap.offset)

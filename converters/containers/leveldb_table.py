@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from .checksums import crc32c
 from .signatures import LEVELDB_END
 
@@ -152,9 +152,9 @@ def read_table(path: Path) -> Iterator[Entry]:
     for handle in table.blocks():
         for entry in table.entries(*handle.extent):
             if previous is not None and entry.key <= previous:
-                raise FormatError(path, f"key {entry.key!r:.200} is out of order", offset=entry.offset)
+                raise FormatError(path, f"key {quoted(entry.key)} is out of order", offset=entry.offset)
             if entry.key > handle.last_key:
-                raise FormatError(path, f"key {entry.key!r:.200} lies in the wrong block", offset=entry.offset)
+                raise FormatError(path, f"key {quoted(entry.key)} lies in the wrong block", offset=entry.offset)
             previous = entry.key
             yield entry
         previous = handle.last_key if previous is None else max(previous, handle.last_key)

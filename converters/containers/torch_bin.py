@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from . import pickle_opcodes as opcodes
 from . import signatures
-from .pickle_machine import PickleMachine, kind_of, shown
+from .pickle_machine import PickleMachine, kind_of
 from .state_tree import flatten
 from .stored import Index, NewTensor, OpenFiles
 from .torch_tensors import STORAGES, Storages, TorchTensor
@@ -60,7 +60,7 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
     folder = folders[0]
     for name in members:
         if not name.startswith(f"{folder}/"):
-            raise FormatError(path, f"the member {shown(name)} lies outside {shown(folder)}, where torch's lie")
+            raise FormatError(path, f"the member {quoted(name)} lies outside {quoted(folder)}, where torch's lie")
     if f"{folder}/constants.pkl" in members:
         raise FormatError(
             path,
@@ -87,11 +87,11 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
     for key, storage in storages.by_key.items():
         member = members.get(f"{folder}/data/{key}")
         if member is None:
-            raise FormatError(path, f"the storage {shown(key)} is missing: the zip has no {shown(f'data/{key}')}")
+            raise FormatError(path, f"the storage {quoted(key)} is missing: the zip has no {quoted(f'data/{key}')}")
         if member.nbytes != storage.nbytes:
             raise FormatError(
                 path,
-                f"the storage {shown(key)} has {member.nbytes:,} bytes in the zip, want {storage.nbytes:,}:"
+                f"the storage {quoted(key)} has {member.nbytes:,} bytes in the zip, want {storage.nbytes:,}:"
                 f" {storage.count:,} of {storage.dtype}",
                 offset=member.offset,
             )
@@ -158,16 +158,16 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
         key = keys.text(item, "a storage's key")
         storage = storages.by_key.get(key)
         if storage is None or storage.offset is not None:
-            keys.fail(f"the storage {shown(key)} is listed twice or used by no tensor")
+            keys.fail(f"the storage {quoted(key)} is listed twice or used by no tensor")
         count = bytearray(min(8, size - position))
         files.read_into(path, position, memoryview(count))
         number = int.from_bytes(count, "little", signed=True)
         if len(count) < 8 or position + 8 + storage.nbytes > size:
-            what = f"the file is cut short in the storage {shown(key)}"
+            what = f"the file is cut short in the storage {quoted(key)}"
             raise FormatError(path, what, offset=position, next_step=FETCH_AGAIN)
         if number != storage.count:
             raise FormatError(
-                path, f"the storage {shown(key)} has {number:,} elements, want {storage.count:,}", offset=position
+                path, f"the storage {quoted(key)} has {number:,} elements, want {storage.count:,}", offset=position
             )
         storage.offset = position + 8
         position += 8 + storage.nbytes

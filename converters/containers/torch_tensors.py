@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .numpy_pickle import checked_nbytes, ordered_dict
-from .pickle_machine import Allowed, Global, PickleMachine, kind_of, shown
+from .pickle_machine import Allowed, Global, PickleMachine, kind_of
 from .state_tree import OpaqueLeaf, TensorLeaf
 from .stored import ChecksummedExtent, Extent, StoredTensor
 
@@ -99,7 +99,7 @@ class TorchTensor(TensorLeaf):
             FormatError: The storage is not in the file, or the tensor is not one run of its bytes.
         """
         if self.storage.offset is None:
-            raise FormatError(path, f"the storage {shown(self.storage.key)} of {shown(name)} is not in the file")
+            raise FormatError(path, f"the storage {quoted(self.storage.key)} of {quoted(name)} is not in the file")
         offset = self.storage.offset + self.start * self.itemsize
         nbytes = math.prod(self.shape) * self.itemsize
         if nbytes == 0:
@@ -115,7 +115,7 @@ class TorchTensor(TensorLeaf):
             return StoredTensor(name, self.dtype, self.shape, data, "F")
         raise FormatError(
             path,
-            f"{shown(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered over a "
+            f"{quoted(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered over a "
             "larger tensor, or repeated, and not one run of bytes",
             offset=offset,
             next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
@@ -142,14 +142,14 @@ class Storages:
         if type(identity) is not tuple or len(identity) not in (5, 6):
             machine.fail(f"the persistent id is {kind_of(identity)}, want ('storage', type, key, location, count)")
         if machine.text(identity[0], "'storage'") != "storage":
-            machine.fail(f"a persistent {shown(machine.text(identity[0]))}, want 'storage'")
+            machine.fail(f"a persistent {quoted(machine.text(identity[0]))}, want 'storage'")
         dtype, itemsize = _storage_type(machine, identity[1])
         key = machine.text(identity[2], "a storage's key")
         count = machine.size(identity[4], "a storage's size")
         storage = self.by_key.setdefault(key, Storage(key, dtype, itemsize, count))
         if (storage.dtype, storage.count) != (dtype, count):
             machine.fail(
-                f"storage {shown(key)} is {count:,} of {dtype} here and {storage.count:,} of {storage.dtype} before"
+                f"storage {quoted(key)} is {count:,} of {dtype} here and {storage.count:,} of {storage.dtype} before"
             )
         if len(identity) == 5 or identity[5] is None:
             return storage
@@ -158,7 +158,9 @@ class Storages:
             machine.fail(f"the view of a storage is {kind_of(view)}, want (key, offset, count)")
         start, size = machine.size(view[1], "a view's offset"), machine.size(view[2], "a view's size")
         if start + size > storage.count:
-            machine.fail(f"elements {start:,} to {start + size:,} of storage {shown(key)}, which has {storage.count:,}")
+            machine.fail(
+                f"elements {start:,} to {start + size:,} of storage {quoted(key)}, which has {storage.count:,}"
+            )
         return StorageView(storage, start, size)
 
     def globals(self) -> Allowed:
