@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
+from .containers.checksums import require, running
 from .containers.stored import Extent, OpenFiles, StoredTensor
 from .identification import Found
 from .mapping import GROUPS, MLM, Dialect, Group, Tensor
@@ -151,7 +152,7 @@ class Checkpoint:
 
         Raises:
             KeyError: The checkpoint has no such tensor.
-            FormatError: The file was cut short since it was opened.
+            FormatError: The file was cut short since it was opened, or has a checksum that is wrong.
         """
         import numpy
 
@@ -160,7 +161,11 @@ class Checkpoint:
         held = self._held(name)
         stored = held.stored
         array = numpy.empty(stored.size, numpy_dtype(stored.dtype))
-        stored.data.read_into(self.files, 0, array.view(numpy.uint8).data)
+        content = array.view(numpy.uint8).data
+        stored.data.read_into(self.files, 0, content)
+        checksum = running(stored)
+        checksum.update(content)
+        require(stored, checksum)
         shape = self.shape(name)
         array = array.reshape(shape[::-1]).T.copy() if held.turned else array.reshape(shape)
         return array if dtype is None else cast(array, stored.dtype, dtype, name=name)

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError, quoted
+from .checksums import CheckedPart
 from .numpy_pickle import checked_nbytes, ordered_dict
 from .pickle_machine import Allowed, Global, PickleMachine, kind_of
 from .state_tree import OpaqueLeaf, TensorLeaf
-from .stored import ChecksummedExtent, Extent, StoredTensor
+from .stored import ChecksummedExtent, Data, Extent, StoredTensor
 
 # fmt: off
 #: torch's storage class, without "Storage" → (our dtype, bytes an element).
@@ -65,6 +66,12 @@ class Storage:
     def nbytes(self) -> int:
         return self.count * self.itemsize
 
+    def whole(self, path: Path) -> ChecksummedExtent | None:
+        """All its bytes in the file, where the container keeps their CRC."""
+        if self.crc is None or self.offset is None:
+            return None
+        return ChecksummedExtent(path, self.offset, self.nbytes, self.crc, "crc32")
+
 
 @dataclass(slots=True, eq=False)
 class StorageView:
@@ -106,20 +113,24 @@ class TorchTensor(TensorLeaf):
             return StoredTensor(name, self.dtype, self.shape, Extent(path, self.storage.offset, 0))
         # A dimension of one element is never stepped along, whatever its stride says.
         steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
-        data = Extent(path, offset, nbytes)
-        if self.storage.crc is not None and nbytes == self.storage.nbytes:
-            data = ChecksummedExtent(path, offset, nbytes, self.storage.crc, "crc32")
-        if steps == _c_order(steps):
-            return StoredTensor(name, self.dtype, self.shape, data)
-        if len(self.shape) == 2 and len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]):
-            return StoredTensor(name, self.dtype, self.shape, data, "F")
-        raise FormatError(
-            path,
-            f"{quoted(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered over a "
-            "larger tensor, or repeated, and not one run of bytes",
-            offset=offset,
-            next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
-        )
+        data: Data = Extent(path, offset, nbytes)
+        order = "C"
+        if steps != _c_order(steps):
+            order = "F"
+            if len(self.shape) != 2 or len(steps) != 2 or steps[::-1] != _c_order(steps[::-1]):
+                raise FormatError(
+                    path,
+                    f"{quoted(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered "
+                    "over a larger tensor, or repeated, and not one run of bytes",
+                    offset=offset,
+                    next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
+                )
+        whole = self.storage.whole(path)
+        if whole is not None:
+            # what is read from its first byte to its last is checked on the way
+            same = nbytes == whole.nbytes
+            data = whole if same else CheckedPart(data, whole, f"the storage {quoted(self.storage.key)}")
+        return StoredTensor(name, self.dtype, self.shape, data, order)
 
 
 def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
