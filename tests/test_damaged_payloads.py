@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from random_checkpoints import CONFIG, random_tensors, save
 
-from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.compare import compare
 from roformer_convert.converters.errors import FormatError
 from roformer_convert.converters.mapping import Dialect
@@ -23,11 +23,11 @@ def to_paddle(ckpt: Path, name: str) -> None:
 
 
 def to_float16(ckpt: Path, name: str) -> None:
-    convert(ckpt, to="torch", dtype="float16")
+    convert(ckpt, to="torch", options=ConvertOptions(dtype="float16"))
 
 
 def unverified(ckpt: Path, name: str) -> None:
-    convert(ckpt, to="torch", container="safetensors", verify=False)
+    convert(ckpt, to="torch", options=ConvertOptions(container="safetensors", verify=False))
 
 
 def read_it(ckpt: Path, name: str) -> None:

@@ -894,9 +894,6 @@ VIEWS: dict[str, Any] = {
     "the first rows": lambda base: base[:24].view(6, 4),
     "the last rows": lambda base: base[76:].view(6, 4),
     "turned rows": lambda base: base[8:32].view(4, 6).t(),
-    "columns": lambda base: base.view(10, 10)[2:8, 3:7],
-    "steps": lambda base: base[::4][:24].view(6, 4),
-    "one row repeated": lambda base: base[40:44].expand(6, 4),
 }
 
 

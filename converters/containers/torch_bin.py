@@ -74,7 +74,7 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
     if pickle.nbytes > _LARGEST_PICKLE:
         raise FormatError(path, f"a pickle of {pickle.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
     _check_crc(path, files, pickle, "data.pkl")
-    storages = Storages(size)
+    storages = Storages()
     machine = PickleMachine(
         path,
         files,
