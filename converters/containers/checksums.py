@@ -6,12 +6,8 @@ torch does not look at it. Both are checked here: a damaged download is otherwis
 
 from __future__ import annotations
 
-import functools
-import sys
 import zlib
 from collections.abc import Callable
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
 from typing import Any
 
 from ..errors import ConvertError, FormatError
@@ -21,30 +17,20 @@ _CHUNK_BYTES = 1 << 20
 _WORDS = {"crc32": "CRC32", "crc32c": "CRC32C"}
 
 
-@functools.cache
 def crc32c() -> Callable[..., int]:
-    """Load the function of the wheel of that name, which only TF checkpoints need.
+    """Import the function of the package of that name, which only TF checkpoints need.
 
     It takes content, and the checksum of what came before, and returns the checksum of both.
 
-    The wheel's compiled module is loaded without the package round it, which looks up its own version and prepares a
-    command of its own: 27 ms in release 2.9.
+    Raises:
+        ConvertError: The package cannot be imported.
     """
-    name = "crc32c._crc32c"
-    package = PathFinder.find_spec("crc32c")
-    places = package.submodule_search_locations if package is not None else None
-    inner = PathFinder.find_spec(name, places) if places else None
-    if inner is None or inner.loader is None or name in sys.modules:
-        try:
-            import crc32c  # release 2.4 is a single module; or somebody has the package already
-        except ImportError as error:
-            what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
-            raise ConvertError(what, "Install it: python -m pip install crc32c") from None
-        return crc32c.crc32c
-    module = module_from_spec(inner)
-    inner.loader.exec_module(module)
-    sys.modules[name] = module
-    return module.crc32c  # type: ignore[no-any-return]
+    try:
+        import crc32c
+    except ImportError as error:
+        what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
+        raise ConvertError(what, "Install it: python -m pip install crc32c") from None
+    return crc32c.crc32c  # type: ignore[no-any-return]
 
 
 class Checksum:
