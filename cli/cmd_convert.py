@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command_group import end_once, hold_signals, leave
+from .command_group import end_once, hold_signals
 from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
 from .converters.mapping import Dialect
@@ -112,7 +112,6 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
             to=to,  # type: ignore[arg-type]  # click.Choice and the command's name have checked it
             dialect=dialect,  # type: ignore[arg-type]
             verify=not no_verify,
-            may_fork=True,
             progress=bar.advance,
             started=bar.start,
             finishing=None if run_parity else hold_signals,  # a gate that follows may be stopped
@@ -125,8 +124,6 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
             click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
         elif not quiet:
             click.echo(render(report, dry_run=options["dry_run"]))
-        if not run_parity:
-            leave()
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not report.written:
             raise

@@ -25,7 +25,7 @@ from .output import OutputDirectory, check_room, check_target
 from .plan import Plan, make_plan, parse_size
 
 if TYPE_CHECKING:
-    from .two_processes import Progress
+    from .engine import Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
@@ -131,7 +131,6 @@ def convert(
     fsync: bool = False,
     dry_run: bool = False,
     any_vocab: bool = False,
-    may_fork: bool = False,
     progress: Progress | None = None,
     started: Callable[[Plan], None] | None = None,
     finishing: Callable[[], None] | None = None,
@@ -152,8 +151,6 @@ def convert(
         fsync: Force the result to disk before it gets its name.
         dry_run: Plan and check everything, write nothing.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
-        may_fork: Share the work with a forked process where there is another core for it. For a program that is nothing
-            but this conversion: a fork copies the locks of whatever else is loaded.
         progress: Called with bytes just written, then (verifying) just compared.
         started: Called once with the plan, before the first byte.
         finishing: Called once when all is written and compared, right before the result gets its name.
@@ -189,9 +186,7 @@ def convert(
                 started(plan)
             try:
                 with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=force) as output:
-                    write_directory(
-                        plan, checkpoint, output.path, verify=verify, fsync=fsync, may_fork=may_fork, progress=progress
-                    )
+                    write_directory(plan, checkpoint, output.path, verify=verify, fsync=fsync, progress=progress)
                     _require_unchanged(checkpoint, before)
                     if finishing is not None:
                         finishing()
@@ -252,7 +247,6 @@ def write_directory(
     *,
     verify: bool,
     fsync: bool,
-    may_fork: bool = False,
     progress: Progress | None,
 ) -> None:
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
@@ -263,7 +257,7 @@ def write_directory(
     from . import engine
 
     watch = engine.nothing if progress is None else progress
-    written = engine.run(plan, directory, verify=verify, fsync=fsync, may_fork=may_fork, progress=watch)
+    written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=watch)
     try:
         if plan.shard_index is not None:
             _write_json(directory / plan.shard_index, _shard_map(plan), fsync)

@@ -448,10 +448,3 @@ def test_an_error_that_cannot_be_printed_has_its_status(words: list[str]) -> Non
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "roformer_convert", *words], stderr=full, check=False)
     assert done.returncode == 2
-
-
-def test_a_profiler_has_its_say_at_the_end(tmp_path: Path) -> None:
-    write_random(tmp_path / "ckpt", "paddle")
-    words = ["-m", "cProfile", "-o", str(tmp_path / "profile"), "-m", "roformer_convert", "paddle2torch"]
-    subprocess.run([sys.executable, *words, str(tmp_path / "ckpt"), "--quiet"], check=True, timeout=60)
-    assert (tmp_path / "profile").exists()
