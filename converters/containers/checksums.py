@@ -30,7 +30,7 @@ def crc32c() -> Callable[..., int]:
     except ImportError as error:
         what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
         raise ConvertError(what, "Install it: python -m pip install crc32c") from None
-    return crc32c.crc32c  # type: ignore[no-any-return]
+    return crc32c.crc32c
 
 
 class Checksum:

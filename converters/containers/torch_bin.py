@@ -71,7 +71,7 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
         raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little'")
     pickle = members[f"{folder}/data.pkl"]
     _check_crc(path, files, pickle)
-    storages = Storages(size)
+    storages = Storages()
     machine = PickleMachine(
         path,
         files,
@@ -143,7 +143,7 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
     system = machine.run()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise FormatError(path, "the tensors' byte order is not said to be little-endian", offset=position)
-    storages = Storages(size)
+    storages = Storages()
     machine = PickleMachine(
         path, files, machine.position, size, storages.globals(), persistent=storages.persistent_load
     )

@@ -1,8 +1,8 @@
 """torch tensors as pickles describe them: the globals a ``.bin`` may name, storages, and strides made into extents.
 
 A torch tensor is a view (offset, shape, strides) of a storage, and a storage is raw bytes elsewhere in the file. Most
-views are plain; a transposed one is the same bytes in the other order; the rest (sliced columns, expanded rows) are
-gathered when they are read.
+views are plain, and a transposed one is the same bytes in the other order. The rest (sliced columns, expanded rows) are
+refused: no software was seen to save a model's weights so.
 
 Sources: torch/_utils.py ``_rebuild_tensor*`` and ``_rebuild_parameter*``, torch/serialization.py ``persistent_id``,
 torch/storage.py ``_dtype_to_storage_type_map``.
@@ -19,7 +19,7 @@ from ..errors import FormatError
 from .numpy_pickle import checked_nbytes, ordered_dict
 from .pickle_machine import Allowed, Global, PickleMachine, kind_of, shown
 from .state_tree import OpaqueLeaf, TensorLeaf
-from .stored import ChecksummedExtent, Data, Extent, OpenFiles, StoredTensor
+from .stored import ChecksummedExtent, Extent, StoredTensor
 
 # fmt: off
 #: torch's storage class, without "Storage" → (our dtype, bytes an element).
@@ -37,9 +37,6 @@ _DTYPES = {
     "float8_e5m2fnuz": ("float8_e5m2fnuz", 1), "float8_e8m0fnu": ("float8_e8m0fnu", 1),
 }
 # fmt: on
-
-#: A view may repeat bytes (``expand``). Up to this size, or four times its file, it is believed to be a tensor.
-_EXPANDED = 64 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +93,11 @@ class TorchTensor(TensorLeaf):
         return f"one tensor ({self.dtype}, shape {self.shape})"
 
     def stored(self, path: Path, name: str) -> StoredTensor:
-        """Say where the tensor's bytes are, the storage's place in the file being known by now."""
+        """Say where the tensor's bytes are, the storage's place in the file being known by now.
+
+        Raises:
+            FormatError: The storage is not in the file, or the tensor is not one run of its bytes.
+        """
         if self.storage.offset is None:
             raise FormatError(path, f"the storage {shown(self.storage.key)} of {shown(name)} is not in the file")
         offset = self.storage.offset + self.start * self.itemsize
@@ -105,15 +106,20 @@ class TorchTensor(TensorLeaf):
             return StoredTensor(name, self.dtype, self.shape, Extent(path, self.storage.offset, 0))
         # A dimension of one element is never stepped along, whatever its stride says.
         steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
-        data: Data = Extent(path, offset, nbytes)
+        data = Extent(path, offset, nbytes)
         if self.storage.crc is not None and nbytes == self.storage.nbytes:
             data = ChecksummedExtent(path, offset, nbytes, self.storage.crc, "crc32")
         if steps == _c_order(steps):
             return StoredTensor(name, self.dtype, self.shape, data)
         if len(self.shape) == 2 and len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]):
             return StoredTensor(name, self.dtype, self.shape, data, "F")
-        data = Gathered(path, offset, self.itemsize, self.shape, self.strides)
-        return StoredTensor(name, self.dtype, self.shape, data)
+        raise FormatError(
+            path,
+            f"{shown(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered over a "
+            "larger tensor, or repeated, and not one run of bytes",
+            offset=offset,
+            next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
+        )
 
 
 def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -125,66 +131,11 @@ def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return wanted[::-1]
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """A view that is not one run of its storage; its elements are collected in C order when read.
-
-    Attributes:
-        offset: Of its first element.
-        strides: In elements, never negative; the index checked that the last element lies in the storage.
-    """
-
-    path: Path
-    offset: int
-    itemsize: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
-
-    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
-        import mmap
-
-        import numpy as np
-
-        if start < 0 or start + len(out) > self.nbytes:
-            raise ValueError(f"bytes {start} to {start + len(out)} are outside the tensor's {self.nbytes}")
-        if not out:
-            return
-        strides = tuple(stride * self.itemsize for stride in self.strides)
-        try:
-            # The map costs no anonymous memory, whatever order the pages are read in.
-            file = mmap.mmap(files.descriptor(self.path), 0, access=mmap.ACCESS_READ)
-            view = np.ndarray(self.shape, f"V{self.itemsize}", file, self.offset, strides)
-        except (TypeError, ValueError):
-            raise FormatError(self.path, "the file became shorter while it was read", offset=self.offset) from None
-        with memoryview(out).cast("B") as filled:
-            done = 0
-            while done < len(filled):
-                element, skip = divmod(start + done, self.itemsize)
-                wanted = min(_GATHERED_AT_ONCE, -(-(skip + len(filled) - done) // self.itemsize))
-                piece = view.flat[element : element + wanted].tobytes()[skip : skip + len(filled) - done]
-                filled[done : done + len(piece)] = piece
-                done += len(piece)
-        del view
-        file.close()
-
-
-_GATHERED_AT_ONCE = 1 << 16
-
-
 class Storages:
-    """The storages one pickle refers to, by key: the persistent ids of a torch file.
+    """The storages one pickle refers to, by key: the persistent ids of a torch file."""
 
-    Args:
-        expanded: How many bytes a view that repeats its storage may have.
-    """
-
-    def __init__(self, file_size: int) -> None:
+    def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
-        self._largest = max(_EXPANDED, 4 * file_size)
 
     def persistent_load(self, machine: PickleMachine, identity: object) -> Storage | StorageView:
         """Answer for ``("storage", FloatStorage, key, location, count)``; before 1.6 a sixth part may name a view."""
@@ -279,8 +230,6 @@ class Storages:
                     f"a tensor of shape {shape}, strides {strides} at element {start:,} ends {last + 1:,} elements into"
                     f" its storage of {size // itemsize:,}"
                 )
-            if nbytes > size and nbytes > self._largest:
-                machine.fail(f"a tensor of shape {shape} repeats a storage of {size:,} bytes into {nbytes:,}")
         first_element, odd = divmod(first * owner.itemsize, itemsize)
         if odd:
             machine.fail(f"a tensor of {dtype} begins inside an element of its storage")
