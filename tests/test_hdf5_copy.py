@@ -439,6 +439,21 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    packed(tmp_path / "x.h5", chunks=(7, 7))
+    program = (
+        "from roformer_convert.converters.containers import hdf5_copy_process as process\n"
+        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
+        "process.h5py.Dataset.__setitem__ = full\n"
+        "process.main()"
+    )
+    with open(tmp_path / "x.h5", "rb") as source, open(tmp_path / "out", "w+b") as out:
+        done = subprocess.run([sys.executable, "-c", program], stdin=source, stdout=out, stderr=subprocess.PIPE)
+    assert done.returncode == hdf5_copy.REFUSED
+    assert json.loads(done.stderr)[0] == "there is no room for a plain copy of it"
+
+
+@posix
 def test_the_process_opens_no_file(tmp_path: Path) -> None:
     program = (
         "from roformer_convert.converters.containers import hdf5_copy_process as process\n"

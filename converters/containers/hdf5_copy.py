@@ -25,8 +25,6 @@ from .stored import Data, OpenFiles
 
 #: The other process's exit status where it said why it does not copy.
 REFUSED = 3
-#: The most that is read of what it said.
-_MOST_WORDS = 1 << 12
 
 
 class PlainCopy(OpenFiles):
@@ -88,12 +86,12 @@ def plain_copy(form: UnfamiliarError, source: int) -> PlainCopy:
     # not -m, which puts the current directory first on the path: a numpy.py beside a checkpoint would be imported
     code = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.hdf5_copy_process import main; main()"
     try:
-        with tempfile.TemporaryFile() as target, tempfile.TemporaryFile() as words:
+        with tempfile.TemporaryFile() as target:
             done = subprocess.run(
                 [sys.executable, "-c", code, *filter(None, sys.path)],
                 stdin=source,
                 stdout=target,
-                stderr=words,
+                stderr=subprocess.PIPE,
                 env={
                     **os.environ,
                     "OPENBLAS_NUM_THREADS": "1",  # or numpy reserves memory for a thread a core
@@ -104,8 +102,7 @@ def plain_copy(form: UnfamiliarError, source: int) -> PlainCopy:
             )
             if done.returncode == 0:
                 return PlainCopy(target)
-            words.seek(0)
-            raise _refusal(path, done.returncode, words.read(_MOST_WORDS))
+            raise _refusal(path, done.returncode, done.stderr)
     except subprocess.TimeoutExpired:
         what = f"the HDF5 library gave no answer within {seconds:,} seconds"
         raise FormatError(path, what, next_step=DAMAGED) from None
@@ -128,5 +125,5 @@ def _refusal(path: Path, status: int, words: bytes) -> FormatError:
         what = f"the HDF5 library crashed (signal {-status}) on this file"
     else:
         *_, last = words.decode("utf-8", "replace").splitlines() or [""]
-        what = f"the process that reads HDF5 ended with status {status}: {printable(last)}"
+        what = f"the process that reads HDF5 ended with status {status}: {printable(last[:300])}"
     return FormatError(path, what, next_step=DAMAGED)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -66,6 +67,8 @@ def main() -> None:
     except MemoryError:
         _refuse(f"reading it with h5py takes more than {MEMORY >> 20:,} MB of memory", _REWRITE)
     except Exception as error:  # h5py raises nearly every class there is on a broken file
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _refuse("there is no room for a plain copy of it", "Make room, or name another directory in TMPDIR.")
         _refuse(f"the HDF5 library cannot read it: {str(error)[:300]}", DAMAGED)
 
 

@@ -151,6 +151,8 @@ def checked_nbytes(machine: PickleMachine, shape: tuple[int, ...], itemsize: int
 class LatinText:
     """An array's bytes as the text that protocol 2 makes of them: latin-1 characters, written in UTF-8.
 
+    Protocol 2 was the default of ``paddle.save`` in Paddle 2.0.
+
     Attributes:
         offset, stored: Where the text lies in the file.
         nbytes: How many characters it must have.
