@@ -93,6 +93,7 @@ def _memory_efficient(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[
 def _fused_rotation(x: Tensor, turns: Tensor) -> Tensor:
     from paddle.incubate.nn.functional import fused_rotary_position_embedding
 
+    turns = turns.astype(x.dtype)  # a half type rounds the table, as it rounds what comes out
     cos, sin = (turns[..., i].repeat_interleave(2, axis=-1).unsqueeze(0) for i in (0, 1))  # (1, P, 1, D)
     # "neox" is what Paddle calls adjacent pairs; everybody else calls the other style so
     return fused_rotary_position_embedding(x.unsqueeze(0), sin=sin, cos=cos, use_neox_rotary_style=True)[0].squeeze(0)
@@ -135,8 +136,7 @@ KERNELS: tuple[Kernel, ...] = (
         f"{_WHEEL}; cutlass's forward and backward for sm 50, 70, 75 and 80",
     ),
     Kernel(
-        # its table of angles has the input's type, and a table in a half type moves logits by 1e-3
-        "fused rotation", "rotation", (5, 0), ("float32",),
+        "fused rotation", "rotation", (5, 0), ("float16", "bfloat16", "float32"),
         ("fused_rotary_position_embedding", "fused_rotary_position_embedding_grad"), _fused_rotation, _WHEEL,
     ),
     Kernel(

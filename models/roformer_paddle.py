@@ -96,7 +96,7 @@ def traced() -> bool:
 
 def at_hand(x: Tensor) -> bool:
     """Say whether values can be looked at without waiting for a device."""
-    return not traced() and x.place.is_cpu_place() and on_cpu()
+    return not traced() and x.place.is_cpu_place()
 
 
 def all_real(attention_mask: Tensor) -> bool:
@@ -580,6 +580,7 @@ class RoFormerModel(nn.Layer):
         tap(taps, "embeddings", hidden, layout)
         for i, layer in enumerate(self.layers):
             if self.gradient_checkpointing and self.training and taps is None:
+                # not use_reentrant=False, which in Paddle 2.6 knows no CPU
                 hidden = recompute(layer, hidden, layout, f"layers.{i}", None)
             else:
                 hidden = layer(hidden, layout, f"layers.{i}", taps)
@@ -595,11 +596,14 @@ class RoFormerModel(nn.Layer):
             raise ModelError(
                 "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
             )
-        mask = None if attention_mask is None else key_mask(attention_mask, self.embeddings.word.weight)
+        like = self.embeddings.word.weight
         packing = pack(attention_mask.numpy()) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             found = [paddle.to_tensor(a) for a in (packing.columns, packing.tokens, packing.slots)]
+            # a CPU needs none; a GPU's is made of the slots, for attention_mask may have stayed on the host
+            mask = None if on_cpu() else key_mask((found[2] < found[1].shape[0]).reshape([rows, columns]), like)
             return Layout(rows, columns, self.rotary.look_up(found[0]), mask, packing.lengths, found[1], found[2])
+        mask = None if attention_mask is None else key_mask(attention_mask, like)
         return Layout(rows, columns, self.rotary(rows, columns), mask)
 
     def pool(self, hidden: Tensor, taps: Taps | None) -> Tensor | None:

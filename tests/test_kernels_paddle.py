@@ -147,11 +147,6 @@ def test_attention_is_chosen_by_capability_and_type(
     assert [kernel.name for kernel in candidates(Device("faked", capability), "attention", dtype)] == want
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_half_types_rotate_by_an_exact_table(dtype: str) -> None:
-    assert bool(candidates(V100, "rotation", dtype)) == (dtype == "float32")
-
-
 def test_every_kernel_stands_in_somewhere() -> None:
     asked: set[str] = set()
     for device in (V100, Device("A100", (8, 0))):
