@@ -95,8 +95,10 @@ def _fused_rotation(x: Tensor, turns: Tensor) -> Tensor:
 
     turns = turns.astype(x.dtype)  # a half type rounds the table, as it rounds what comes out
     cos, sin = (turns[..., i].repeat_interleave(2, axis=-1).unsqueeze(0) for i in (0, 1))  # (1, P, 1, D)
-    # "neox" is what Paddle calls adjacent pairs; everybody else calls the other style so
-    return fused_rotary_position_embedding(x.unsqueeze(0), sin=sin, cos=cos, use_neox_rotary_style=True)[0].squeeze(0)
+    with paddle.amp.auto_cast(False):  # which in Paddle 3 would halve float32 input
+        # "neox" is what Paddle calls adjacent pairs; everybody else calls the other style so
+        found = fused_rotary_position_embedding(x.unsqueeze(0), sin=sin, cos=cos, use_neox_rotary_style=True)
+    return found[0].squeeze(0)
 
 
 def _fused_add_norm(

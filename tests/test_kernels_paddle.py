@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -18,7 +19,7 @@ pytest.importorskip("paddle")
 from roformer_convert.models import kernel_trials_paddle as trials
 from roformer_convert.models import kernels_paddle as kernels
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.kernel_trials_paddle import attempt, settle
+from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt, settle
 from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
 from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
@@ -332,6 +333,62 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
 
 def test_a_cpu_has_nothing_to_prove() -> None:
     assert trials.prove(CONFIG, ("float32",)) == ()
+
+
+def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Need]] = []
+
+    class Agreeing:
+        def __init__(self, device: str) -> None:
+            pass
+
+        def __enter__(self) -> Agreeing:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def attempt(self, kernel: Kernel, need: Need) -> Verdict:
+            asked.append((kernel.name, need))
+            return Verdict(kernel.name, need, need.dtype == "float16", "told so")
+
+    monkeypatch.setattr(trials, "current_device", lambda: V100)
+    monkeypatch.setattr(trials, "_Elsewhere", Agreeing)
+    trials.prove.cache_clear()
+    try:
+        verdicts = trials.prove(CONFIG, ("float16", "float32"))
+        assert trials.prove(CONFIG, ("float16", "float32")) == verdicts
+    finally:
+        trials.prove.cache_clear()
+    wanted = trials.needs(CONFIG, ["float16", "float32"])
+    assert [need for _, need in asked] == wanted  # one candidate each on this device
+    for need in wanted:
+        assert (find(need.place, need.dtype, *need.sizes) is not None) == (need.dtype == "float16")
+    assert {need.dropout for need in wanted if need.place in ("attention", "add_norm")} == {0.1}
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = replace(NEEDS["attention"], dtype=kind)
+    with pretending(Device("A100", (8, 0))):
+        verdicts = settle([need], lambda kernel, need: Verdict(kernel.name, need, kernel.name != "FlashAttention", ""))
+    names = [verdict.kernel for verdict in verdicts]
+    assert names == ["FlashAttention"] * (kind == "float16") + ["memory-efficient attention"]
+    found = find("attention", kind, *need.sizes)
+    assert found is next(kernel.run for kernel in KERNELS if kernel.name == "memory-efficient attention")
+
+
+def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from roformer_convert.models import worker
+    from roformer_convert.parity import run_paddle
+
+    model, asked = _model(), []
+    for module in (trials, run_paddle):
+        monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
+    worker._RUNNERS["paddle"](model)
+    ids = numpy.ones((1, 3), numpy.int64)
+    run_paddle.run(model, SimpleNamespace(arrays=lambda: {"input_ids": ids}), taps=False)  # type: ignore[arg-type]
+    assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
