@@ -158,7 +158,7 @@ def _score(
         paddle.to_tensor(input_ids),
         attention_mask=paddle.to_tensor(attention_mask),
         positions=paddle.to_tensor(positions),
-        packed=paddle.device.get_device().startswith("cpu"),  # on a GPU attention takes whole batches alone
+        packed=True,
     )
     scores: NDArray[Any] = logits.astype("float32").numpy()
     return scores

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import FrameType
 
 from ..converters.errors import ConvertError
+from ..models import kernel_trials_paddle
 from .agreement import require_agreement
 from .evaluation import evaluate, fill_lines, sentences_to_fill
 from .feed import Feed, in_sequences
 from .log import RunLog
 from .meter import Clock
 from .parallel import Ranks
-from .precision import choose_device
+from .precision import choose_device, types_of
 from .records import StageRecord, StepRecord
 from .run_directory import claim, held
 from .schedule import learning_rate
@@ -49,6 +50,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
         settings = in_sequences(settings, sources, run / "samples")
         require_work_for_all(settings, ranks.count)
         trainer = Trainer(settings, sources, ranks)
+        verdicts = kernel_trials_paddle.prove(trainer.model.config, types_of(settings.run.precision))
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
         if found is not None:
             trainer.restore(found)
@@ -63,6 +65,8 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             log.rewind(trainer.step)
             for note in trainer.notes if found is None else ():
                 log.say(f"{settings.run.init}: {note}")
+            for line in kernel_trials_paddle.lines(verdicts):
+                log.say(f"kernels: {line}")
         Loop(trainer, feed, log, asked_to_end, sentences).run()
     return trainer.saved
 
