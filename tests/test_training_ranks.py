@@ -91,7 +91,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     held_out = records(one, "evaluation"), records(other, "evaluation")
     assert len(held_out[0]) == len(held_out[1]) == 2
     for here, there in zip(*held_out, strict=True):
-        assert here["mlm_loss"] == pytest.approx(there["mlm_loss"], abs=LOSS_BOUND)
+        assert here["lm_loss"] == pytest.approx(there["lm_loss"], abs=LOSS_BOUND)
     last = f"step-{STEPS:06d}"
     with open_checkpoint(one / last) as here, open_checkpoint(other / last) as there:
         assert list(here) == list(there)

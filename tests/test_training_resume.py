@@ -278,7 +278,7 @@ def test_a_directory_without_its_state_is_no_checkpoint(corpus, tmp_path):
         (ARRAYS, lambda data: data[:-8]),
         (STATE, lambda data: data.replace(b'"version": 1', b'"version": 7')),
         (STATE, lambda data: data.replace(b'"step": 4', b'"step": "4"', 1)),
-        (STATE, lambda data: data.replace(b'"mlm_loss"', b'"other"')),
+        (STATE, lambda data: data.replace(b'"lm_loss"', b'"other"')),
         (STATE, lambda data: data.replace(b'"corpora": [', b'"corpora": [7,', 2)),
         (STATE, lambda data: data[: len(data) // 2]),
     ],

@@ -83,8 +83,8 @@ class EvaluationRecord:
 
     Attributes:
         step: Steps of the run before it.
-        mlm_loss: Mean cross-entropy of a masked token, in nats; None where the objective is off.
-        mlm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None likewise.
+        lm_loss: Mean cross-entropy of a masked token, in nats; None where the objective is off.
+        lm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None likewise.
         sop_loss: Mean cross-entropy of an order, in nats; None where nothing has a second sentence.
         sop_accuracy: Share of orders, 0 to 1; None likewise.
         tokens: Tokens read, padding left out.
@@ -94,8 +94,8 @@ class EvaluationRecord:
     """
 
     step: int
-    mlm_loss: float | None
-    mlm_accuracy: float | None
+    lm_loss: float | None
+    lm_accuracy: float | None
     sop_loss: float | None
     sop_accuracy: float | None
     tokens: int
@@ -107,8 +107,8 @@ class EvaluationRecord:
         """Write it in the manner of the step's line."""
         parts = [f"evaluation at step {self.step}"]
         for name, value in (
-            ("lm_loss", self.mlm_loss),
-            ("lm_accuracy", self.mlm_accuracy),
+            ("lm_loss", self.lm_loss),
+            ("lm_accuracy", self.lm_accuracy),
             ("sop_loss", self.sop_loss),
             ("sop_accuracy", self.sop_accuracy),
         ):

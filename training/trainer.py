@@ -110,10 +110,10 @@ class Trainer:
             self.weights.collect()
             sums += paddle.stack([mlm, sop]).detach()
         self.ranks.add_gradients(trained)
-        mlm_loss, sop_loss, endings = self.ranks.add([*sums.numpy().tolist(), float(ending)]).tolist()
+        lm_loss, sop_loss, endings = self.ranks.add([*sums.numpy().tolist(), float(ending)]).tolist()
 
         norm = gradient_norm(trained, scale)
-        finite = math.isfinite(norm) and math.isfinite(mlm_loss + sop_loss)
+        finite = math.isfinite(norm) and math.isfinite(lm_loss + sop_loss)
         if self.scaler is not None:
             self.scaler.update(finite)
         self.meter.count(int(tokens), int(sequences))
@@ -123,9 +123,9 @@ class Trainer:
             if self.settings.run.shard_optimizer:
                 self.ranks.publish(self._shares)
             self.weights.publish()
-            self.meter.add(mlm_loss if mlm_count else None, sop_loss if sop_count else None, norm)
+            self.meter.add(lm_loss if mlm_count else None, sop_loss if sop_count else None, norm)
         elif self.scaler is None or self.scaler.vanished:
-            raise self._bad_number(batches, scale, mlm_loss, sop_loss, norm)
+            raise self._bad_number(batches, scale, lm_loss, sop_loss, norm)
         clear_gradients(trained)
         self.step = step
         return bool(endings)
@@ -197,9 +197,9 @@ class Trainer:
         return int(mixed.generate_state(1, numpy.uint64)[0] >> numpy.uint64(2))  # Paddle takes a signed number
 
     def _bad_number(
-        self, batches: Sequence[Batch], scale: float, mlm_loss: float, sop_loss: float, norm: float
+        self, batches: Sequence[Batch], scale: float, lm_loss: float, sop_loss: float, norm: float
     ) -> BadNumberError:
-        why = f"not finite: loss {mlm_loss + sop_loss} (lm {mlm_loss}, sop {sop_loss}), norm of the gradients {norm}"
+        why = f"not finite: loss {lm_loss + sop_loss} (lm {lm_loss}, sop {sop_loss}), norm of the gradients {norm}"
         if self.scaler is not None:
             why += f"; the loss scale fell to {self.scaler.scale:g}, below min_loss_scaling"
         precision = self.settings.run.precision
