@@ -16,10 +16,12 @@ from typing import Any, Literal, get_args
 Precision = Literal["fp32", "fp16-o1", "fp16-o2", "bf16-o1", "bf16-o2"]
 Device = Literal["auto", "cpu", "gpu"]
 Decay = Literal["linear", "cosine", "constant"]
+Exchange = Literal["float32", "half"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEVICES: tuple[Device, ...] = get_args(Device)
 DECAYS: tuple[Decay, ...] = get_args(Decay)
+EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Run:
     precision: Precision = _key("fp32", "Type of the arithmetic, and how much of it.", choices=PRECISIONS)
     recompute: bool = _key(False, "Compute each layer again on the way back instead of keeping it.", free=True)
     shard_optimizer: bool = _key(False, "Divide the optimiser's state among the ranks.", free=True)
+    exchange: Exchange = _key(
+        "float32", "Type in which ranks exchange gradients; half: that of precision.", free=True, choices=EXCHANGES
+    )
 
 
 @dataclass(frozen=True)

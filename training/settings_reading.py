@@ -110,6 +110,8 @@ def impossible(settings: Settings) -> list[str]:
     data, model, scaling = settings.data, settings.model, settings.scaling
     if not data.mlm and not data.sop:
         out.append("data.mlm and data.sop are both off: want at least one objective")
+    if settings.run.exchange == "half" and settings.run.precision == "fp32":
+        out.append("run.exchange = 'half': want a precision with a half type, or 'float32'")
     head, rest = divmod(model.hidden_size, model.num_attention_heads)
     if rest or head % 2:
         out.append(

@@ -20,6 +20,7 @@ from ..models.roformer_paddle import as_numpy
 from ..models.start_paddle import paddle
 from .agreement import digest, settings_facts
 from .batches import NO_ORDER, Batch
+from .exchange import GradientExchange
 from .health import BadNumberError, first_bad_tensor
 from .meter import Meter
 from .objective import losses
@@ -66,6 +67,7 @@ class Trainer:
         self.model.train()
         trained = self.weights.trained
         self._shares = ranks.shares(trained) if settings.run.shard_optimizer else [trained] * ranks.count
+        self._exchange = GradientExchange(ranks, self.weights, half if settings.run.exchange == "half" else None)
         self.optimizer = AdamW(self._shares[ranks.rank], settings.optimizer)
         scaled = half == "float16" if scaled is None else scaled
         self.scaler = LossScaler.fresh(settings.scaling) if scaled else None
@@ -106,10 +108,12 @@ class Trainer:
                 found = losses(self.model, batch, accuracy=False)
             # divided by the counts of the whole global batch: gradients of parts and ranks then simply add up
             mlm, sop = found.mlm_sum / max(1.0, mlm_count), found.sop_sum / max(1.0, sop_count)
+            if part == len(batches) - 1:
+                self._exchange.begin()
             ((mlm + sop) * scale).backward()
             self.weights.collect()
             sums += paddle.stack([mlm, sop]).detach()
-        self.ranks.add_gradients(trained)
+        self._exchange.finish()
         lm_loss, sop_loss, endings = self.ranks.add([*sums.numpy().tolist(), float(ending)]).tolist()
 
         norm = gradient_norm(trained, scale)
