@@ -48,6 +48,8 @@ class StepRecord:
         gradient_norm: Before clipping; None where it is unknown.
         lm_accuracy: Share of masked tokens that the model got right, 0 to 1; None where it is unknown.
         sop_accuracy: Share of sentence orders, likewise.
+        peak_share: Share of the devices' peak rate that the steps' products reached, 0 to 1; a time, too. None on a CPU
+            and where the peak is unknown.
     """
 
     step: int
@@ -66,6 +68,7 @@ class StepRecord:
     gradient_norm: float | None = None
     lm_accuracy: float | None = None
     sop_accuracy: float | None = None
+    peak_share: float | None = None
 
     def line(self) -> str:
         """Write the log line of PaddleNLP's ernie-1.0 example, field for field, which people grep and plot."""
