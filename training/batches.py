@@ -153,6 +153,11 @@ class StageData:
         return -(-sum(self._epoch) // self.batch_size)
 
     @property
+    def tokens(self) -> tuple[int, ...]:
+        """Text tokens of each corpus in an epoch, on this side of the held-out split."""
+        return tuple(int(source.map(0)[:, 1].sum()) for source in self._sources)
+
+    @property
     def mean_tokens(self) -> float:
         """Tokens of a sample on average, corpora mixed by their weights and special tokens counted as in a pair."""
         means = [float(source.map(0)[:, 1].mean()) for source in self._sources]
@@ -209,7 +214,7 @@ class StageData:
         steps = [self.batches(step) for step in range(first, first + min(_DESCRIBED, self.steps_per_epoch))]
         return StageDescription(
             samples=self._epoch,
-            tokens=tuple(int(source.map(0)[:, 1].sum()) for source in self._sources),
+            tokens=self.tokens,
             steps_per_epoch=self.steps_per_epoch,
             step_tokens=tuple(sum(int(batch.attention_mask.sum()) for batch in step) for step in steps),
             step_pairs=tuple(sum(int((batch.order != NO_ORDER).sum()) for batch in step) for step in steps),

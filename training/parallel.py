@@ -12,14 +12,16 @@ Source: Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
+from ..converters.errors import ConvertError
 from ..models.start_paddle import paddle
 
 #: Elements that are sent in one call: 64 MB of float32.
@@ -64,6 +66,25 @@ class Ranks:
         rows[self.rank, : len(data)] = data
         rows = self.add(rows)
         return [row[: int(size)].astype(numpy.uint8).tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+    def decide(self, find: Callable[[], Any]) -> Any:
+        """Let the first process find something out for all: plain values, as JSON gives them back.
+
+        Raises:
+            ConvertError: On all of them, where it was raised on the first.
+        """
+        if self.count == 1:
+            return find()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer = [find(), None]
+            except ConvertError as error:
+                answer = [None, [error.what, error.next_step]]
+        found, refusal = json.loads(self.share(json.dumps(answer))[0])
+        if refusal:
+            raise ConvertError(*refusal)
+        return found
 
     def shares(self, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Divide parameters among the processes, each about as many elements."""
