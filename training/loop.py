@@ -45,6 +45,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     run = Path(settings.run.output)
     device = choose_device(settings.run)
     ranks = Ranks()
+    require_work_for_all(settings, ranks.count)
     with ExitStack() as stack:
         if ranks.first:
             stack.enter_context(held(run))
@@ -56,7 +57,6 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             state = read_checkpoint(checkpoint)
             position, changes = go_on(checkpoint, state, settings, sources)
         settings = in_sequences(settings, sources, position, run / "samples")
-        require_work_for_all(settings, ranks.count)
         trainer = Trainer(settings, sources, ranks)
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
         if state is not None:
