@@ -46,6 +46,16 @@ def _option(each: Field[Any], hint: Any, words: str, *, several: bool) -> Callab
     return click.option(*names, each.name, type=kind, multiple=several, default=None, help=words)
 
 
+def named_configuration(path: Path) -> Path:
+    """Find the configuration that is named, and say so where it is one that comes along."""
+    from .training.settings_reading import find_configuration
+
+    found = find_configuration(path)
+    if found != path:
+        click.echo(f"{path}: no such file here; taking the configuration that comes along, {found}", err=True)
+    return found
+
+
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """Keep the flags that were used, those of several values as lists."""
     used = {key: value for key, value in flags.items() if value is not None and value != ()}
@@ -60,7 +70,9 @@ def given_flags(flags: dict[str, Any]) -> dict[str, Any]:
     type=click.Path(path_type=Path),
     help="TOML file, or one that comes along: configs/tiny.toml, configs/roformer_base_wwm.toml.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of --output, if it has one.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from the newest checkpoint of --output that is whole, if it has one."
+)
 @setting_options
 def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
     """Pretrain as a configuration says; flags overrule it.
@@ -72,11 +84,18 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
         python -m paddle.distributed.launch --gpus 0,1,2,3 "$(command -v roformer-pretrain)" \\
             train --config configs/roformer_base_wwm.toml --corpus corpus/ -o run/
 
+    \b
+    Further than was said first, from where it ended:
+        roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/ --resume --steps 20000
+    Past a step whose data make the numbers run away:
+        roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/ --resume --skip-steps 513
+
     Ctrl-C, or SIGTERM, finishes the step, saves and ends; --resume goes on from there. A second Ctrl-C stops at once.
+    A resumed run may have other steps, rates, batches, corpora and intervals; the log says what is another.
     """
     from .training.settings_reading import read_settings
 
-    settings = read_settings(configuration, given_flags(flags))
+    settings = read_settings(named_configuration(configuration), given_flags(flags))
     try:
         from .training.loop import train
 
@@ -92,7 +111,7 @@ def _what_is_saved(run: Path) -> str:
     found = checkpoints(run)
     if not found:
         return "no checkpoint was saved"
-    return f"{found[-1][1]} is whole, and --resume goes on from it"
+    return f"the newest checkpoint is {found[-1][1]}; --resume goes on"
 
 
 COMMANDS = {"train": train_command}

@@ -7,6 +7,7 @@ a tenth (tests/test_training_doctor.py). Half types were not measured on a GPU: 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 from ..models.config import RoFormerConfig
@@ -47,6 +48,24 @@ KINDS: dict[str, Kind] = {
     )
 }
 # fmt: on
+
+
+def peak_flops(device: str, precision: str) -> float | None:
+    """The data sheet's rate of a device by the name that it gives itself, such as Tesla V100-SXM2-32GB.
+
+    Args:
+        device: Its name.
+        precision: ``fp32`` takes the float32 units, everything else the half-precision matrix units.
+
+    Returns:
+        Operations a second; None where the device is not among :data:`KINDS`.
+    """
+    words = re.split(r"[\s-]+", device)
+    kind = next((kind for name, kind in KINDS.items() if name.partition("-")[0] in words), None)
+    if kind is None:
+        return None
+    return kind.flops_fp32 if precision == "fp32" else kind.flops
+
 
 #: Share of the data sheet's rate that the reference run reached: 287.13 sequences of 512 tokens a second on four V100s,
 #: at :func:`flop_per_token` operations each.

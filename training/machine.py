@@ -108,7 +108,7 @@ def look() -> Machine:
     else:
         why = f"Paddle {paddle.__version__} is built for CUDA {paddle.version.cuda()} and finds no device"
     return Machine(
-        cpu=Device(_processor(), memory, free),
+        cpu=Device(processor(), memory, free),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=int(os.environ.get("OMP_NUM_THREADS", "1") or 1),  # Paddle sets it to 1 on import where it is not set
         gpus=gpus,
@@ -195,7 +195,8 @@ def _host_memory() -> tuple[int, int]:
     return memory, free
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor calls itself."""
     try:
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
