@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .setting_flags import given_flags, setting_options
+from .setting_flags import given_flags, named_configuration, setting_options
 from .training.estimate import KINDS
 from .training.settings import TABLES, Settings, Stage
 
@@ -69,7 +69,7 @@ def doctor_command(
     used = given_flags(flags)
     if configuration is None and (used or gpu or ranks or vocab_size):
         raise click.UsageError("These flags belong to a configuration: name it with --config FILE.")
-    settings = None if configuration is None else read_settings(configuration, used)
+    settings = None if configuration is None else read_settings(named_configuration(configuration), used)
     output = Path(settings.run.output if settings else ".")
     here = machine.look()
     say = (lambda text: None) if as_json else click.echo

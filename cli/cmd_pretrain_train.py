@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .setting_flags import given_flags, setting_options
+from .setting_flags import given_flags, named_configuration, setting_options
 
 
 @click.command("train")
@@ -19,7 +19,9 @@ from .setting_flags import given_flags, setting_options
     type=click.Path(path_type=Path),
     help="TOML file, or one that comes along: configs/tiny.toml, configs/roformer_base_wwm.toml.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of --output, if it has one.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from the newest checkpoint of --output that is whole, if it has one."
+)
 @setting_options
 def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
     """Pretrain as a configuration says; flags overrule it.
@@ -31,11 +33,18 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
         python -m paddle.distributed.launch --gpus 0,1,2,3 "$(command -v roformer-pretrain)" \\
             train --config configs/roformer_base_wwm.toml --corpus corpus/ -o run/
 
+    \b
+    Further than was said first, from where it ended:
+        roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/ --resume --steps 20000
+    Past a step whose data make the numbers run away:
+        roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/ --resume --skip-steps 513
+
     Ctrl-C, or SIGTERM, finishes the step, saves and ends; --resume goes on from there. A second Ctrl-C stops at once.
+    A resumed run may have other steps, rates, batches, corpora and intervals; the log says what is another.
     """
     from .training.settings_reading import read_settings
 
-    settings = read_settings(configuration, given_flags(flags))
+    settings = read_settings(named_configuration(configuration), given_flags(flags))
     try:
         from .training.loop import train
 
@@ -51,7 +60,7 @@ def _what_is_saved(run: Path) -> str:
     found = checkpoints(run)
     if not found:
         return "no checkpoint was saved"
-    return f"{found[-1][1]} is whole, and --resume goes on from it"
+    return f"the newest checkpoint is {found[-1][1]}; --resume goes on"
 
 
 COMMANDS = {"train": train_command}

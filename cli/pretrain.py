@@ -12,6 +12,7 @@ COMMANDS = {
     "doctor": "cmd_pretrain_doctor",
     "vocab": "cmd_pretrain_vocab",
     "prepare": "cmd_pretrain_prepare",
+    "configs": "cmd_pretrain_configs",
     "train": "cmd_pretrain_train",
     "plot": "cmd_pretrain_plot",
 }
@@ -32,6 +33,8 @@ def cli() -> None:
     A vocabulary, if there is none, and the text as memory-mapped tokens:
         roformer-pretrain vocab news/*.txt.gz -o vocab.txt
         roformer-pretrain prepare news/*.txt.gz --vocab vocab.txt -o corpus/
+    What comes along to begin with:
+        roformer-pretrain configs
     Train, and go on after a stop:
         roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/
         roformer-pretrain train --config configs/tiny.toml --corpus corpus/ -o run/ --resume

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import click
@@ -42,6 +43,16 @@ def _option(each: Field[Any], hint: Any, words: str, *, several: bool) -> Callab
         kind = float
     names = (*_FURTHER_NAMES.get(each.name, ()), name)
     return click.option(*names, each.name, type=kind, multiple=several, default=None, help=words)
+
+
+def named_configuration(path: Path) -> Path:
+    """Find the configuration that is named, and say so where it is one that comes along."""
+    from .training.settings_reading import find_configuration
+
+    found = find_configuration(path)
+    if found != path:
+        click.echo(f"{path}: no such file here; taking the configuration that comes along, {found}", err=True)
+    return found
 
 
 def given_flags(flags: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ..converters.mapping import Dialect
 from ..converters.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
+from .kernels_paddle import find, on_cpu, product_type
 from .packing import pack, packed_positions, require_inside
 from .start_paddle import paddle, recompute
 
@@ -34,6 +35,8 @@ F = paddle.nn.functional
 nn = paddle.nn
 Tensor = paddle.Tensor
 Parameter = paddle.Tensor
+
+_LARGEST_EPSILON = 1e-3  # that Paddle's norms take
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
 DIALECT: Dialect = "paddle"
@@ -49,7 +52,7 @@ class Layout(NamedTuple):
         rows: B.
         columns: T.
         turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
-        mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
+        mask: (B, 1, 1, T) added to the scores of whole rows, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
         slots: (B * T,) place in a packed run of each of the batch's tokens, P where it is masked, or None.
@@ -89,10 +92,6 @@ def tap(taps: Taps | None, name: str, value: Tensor, layout: Layout | None = Non
 def traced() -> bool:
     """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
     return not paddle.in_dynamic_mode()
-
-
-def _on_cpu() -> bool:
-    return paddle.device.get_device().startswith("cpu")
 
 
 def at_hand(x: Tensor) -> bool:
@@ -160,7 +159,16 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
 
 def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
     """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
-    return activate(F.linear(x, weight, bias), activation)
+    fused = find("projection", product_type(x), *weight.shape)
+    return activate(F.linear(x, weight, bias) if fused is None else fused(x, weight, bias), activation)
+
+
+def add_norm(x: Tensor, residual: Tensor, norm: Norm, dropout: float, training: bool) -> Tensor:
+    """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
+    fused = find("add_norm", dtype_name(residual), x.shape[-1]) if norm.epsilon <= _LARGEST_EPSILON else None
+    if fused is not None:
+        return fused(x, residual, norm.weight, norm.bias, norm.epsilon, dropout if training else 0.0)
+    return norm(residual + drop(x, dropout, training))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -173,6 +181,9 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
     Source: RoFormer, equation 34; pairs are adjacent in every released RoFormer, unlike in GPT-NeoX and its heirs.
     """
+    fused = find("rotation", dtype_name(x), *x.shape[1:])
+    if fused is not None:
+        return fused(x, turns)
     pairs = x.astype(turns.dtype).reshape([-1, x.shape[1], x.shape[2] // 2, 2])
     turned = paddle.as_real(paddle.as_complex(pairs) * paddle.as_complex(turns))  # the fastest way, and the shortest
     return turned.reshape([-1, *x.shape[1:]]).astype(x.dtype)
@@ -181,19 +192,19 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
     """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
     heads, size = query.shape[1], query.shape[2]
-    batch = [layout.rows, layout.columns, heads, size]
-    if not _on_cpu() and layout.lengths is None:
-        q, k, v = (x.reshape(batch) for x in (query, key, value))
-        mask = None if layout.mask is None else layout.mask.astype(q.dtype)  # automatic mixed precision halves q alone
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return context.reshape([-1, heads * size])
+    if layout.mask is None or layout.lengths is not None:  # else nobody knows yet which tokens are real
+        dtype: Any = product_type(query)
+        fused = find("attention", dtype, heads, size)
+        if fused is not None:
+            q, k, v = (x.astype(dtype) for x in (query, key, value))
+            return fused(q, k, v, _lengths(layout), dropout).reshape([-1, heads * size])
     query = _times(query, size**-0.5)
-    if traced():
-        q, k, v = (x.reshape(batch).transpose([0, 2, 1, 3]) for x in (query, key, value))
+    if traced() or not on_cpu():
+        q, k, v = (layout.spread(x).transpose([0, 2, 1, 3]) for x in (query, key, value))
         context = _attend_together(q, k, v, layout.mask, dropout)
-        return context.transpose([0, 2, 1, 3]).reshape([-1, heads * size])
-    lengths = (layout.columns,) * layout.rows if layout.lengths is None else layout.lengths
-    order, back = _head_order(lengths, heads)
+        context = context.transpose([0, 2, 1, 3]).reshape([-1, heads * size])
+        return context if layout.tokens is None else paddle.gather(context, layout.tokens)
+    order, back = _head_order(_lengths(layout), heads)
     # Paddle's transposes cost a CPU more than the products: looking rows of D up in another order takes a tenth of it
     q, k, v = (F.embedding(order, x.reshape([-1, size])) for x in (query, key, value))
     if layout.lengths is None:
@@ -201,17 +212,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         context = _attend_together(q, k, v, layout.mask, dropout)
     else:
         # rows of one length at a time: no mask, and no work on padding
-        groups = [(length, len(list(rows))) for length, rows in groupby(each for each in lengths if each)]
+        real = [length for length in layout.lengths if length]
+        groups = [(length, len(list(rows))) for length, rows in groupby(real)]
         parts = [paddle.split(x, [heads * length * rows for length, rows in groups]) for x in (q, k, v)]
         runs = [[x.reshape([-1, length, size]) for x in run] for (length, _), *run in zip(groups, *parts, strict=True)]
         context = paddle.concat([_attend_together(q, k, v, None, dropout).reshape([-1, size]) for q, k, v in runs])
     return F.embedding(back, context.reshape([-1, size])).reshape([-1, heads * size])
 
 
+def _lengths(layout: Layout) -> tuple[int, ...]:
+    return (layout.columns,) * layout.rows if layout.lengths is None else layout.lengths
+
+
 def _attend_together(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     scores = paddle.matmul(query, key, transpose_y=True)
     if mask is not None:
-        scores = scores + mask.expand(scores.shape)  # ten times as fast on a CPU as adding with broadcasting
+        if mask.dtype != scores.dtype:  # automatic mixed precision halves the product alone
+            mask = mask.astype(scores.dtype)
+        # on a CPU copies are ten times as fast as broadcasting; a GPU broadcasts as it reads
+        scores = scores + (mask.expand(scores.shape) if on_cpu() else mask)
     weights = F.softmax(scores, axis=-1)
     return paddle.matmul(F.dropout(weights, dropout) if dropout else weights, value)
 
@@ -237,7 +256,7 @@ def as_numpy(parameter: Parameter) -> NDArray[Any]:
 
 def computes(dtype: str) -> bool:
     """Say whether the current device computes in a type."""
-    return dtype in ("float32", "float64") or not _on_cpu()
+    return dtype in ("float32", "float64") or not on_cpu()
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -293,9 +312,9 @@ class Norm(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize each token of x (P, width)."""
-        if x.dtype != paddle.float64 and self.epsilon <= 1e-3:
+        if x.dtype != paddle.float64 and self.epsilon <= _LARGEST_EPSILON:
             return F.layer_norm(x, x.shape[-1], self.weight, self.bias, self.epsilon)
-        # Paddle keeps epsilon in float32, and refuses one above 1e-3
+        # Paddle keeps epsilon in float32
         x = x - x.mean(-1, keepdim=True)
         return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + self.epsilon) * self.weight + self.bias
 
@@ -336,7 +355,7 @@ class RotaryTable(nn.Layer):
 
     def _for_heads(self, turns: Tensor) -> Tensor:
         # a CPU multiplies complex numbers ten times as fast by a copy for each head as by broadcasting
-        return turns.expand([-1, self.config.num_attention_heads, -1, -1]) if _on_cpu() else turns
+        return turns.expand([-1, self.config.num_attention_heads, -1, -1]) if on_cpu() else turns
 
     def _compute(self, dtype: str) -> Tensor:
         angles = rotary_angles(self.config.max_position_embeddings, self.config.head_size)
@@ -427,11 +446,11 @@ class RoFormerLayer(nn.Layer):
     def forward(self, hidden: Tensor, layout: Layout, name: str, taps: Taps | None) -> Tensor:
         """Map hidden (P, H)."""
         change = self.attention(hidden, layout, f"{name}.attention", taps)
-        hidden = self.attention_norm(hidden + drop(change, self.dropout, self.training))
+        hidden = add_norm(change, hidden, self.attention_norm, self.dropout, self.training)
         tap(taps, f"{name}.attention_norm", hidden, layout)
         change = self.feed_forward(hidden)
         tap(taps, f"{name}.feed_forward", change, layout)
-        hidden = self.feed_forward_norm(hidden + drop(change, self.dropout, self.training))
+        hidden = add_norm(change, hidden, self.feed_forward_norm, self.dropout, self.training)
         tap(taps, f"{name}.feed_forward_norm", hidden, layout)
         return hidden
 
@@ -561,7 +580,8 @@ class RoFormerModel(nn.Layer):
         tap(taps, "embeddings", hidden, layout)
         for i, layer in enumerate(self.layers):
             if self.gradient_checkpointing and self.training and taps is None:
-                hidden = recompute(layer, hidden, layout, f"layers.{i}", None, use_reentrant=False)
+                # not use_reentrant=False, which in Paddle 2.6 knows no CPU
+                hidden = recompute(layer, hidden, layout, f"layers.{i}", None)
             else:
                 hidden = layer(hidden, layout, f"layers.{i}", taps)
         return hidden, layout
@@ -576,11 +596,14 @@ class RoFormerModel(nn.Layer):
             raise ModelError(
                 "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
             )
+        like = self.embeddings.word.weight
         packing = pack(attention_mask.numpy()) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             found = [paddle.to_tensor(a) for a in (packing.columns, packing.tokens, packing.slots)]
-            return Layout(rows, columns, self.rotary.look_up(found[0]), None, packing.lengths, found[1], found[2])
-        mask = None if attention_mask is None else key_mask(attention_mask, self.embeddings.word.weight)
+            # a CPU needs none; a GPU's is made of the slots, for attention_mask may have stayed on the host
+            mask = None if on_cpu() else key_mask((found[2] < found[1].shape[0]).reshape([rows, columns]), like)
+            return Layout(rows, columns, self.rotary.look_up(found[0]), mask, packing.lengths, found[1], found[2])
+        mask = None if attention_mask is None else key_mask(attention_mask, like)
         return Layout(rows, columns, self.rotary(rows, columns), mask)
 
     def pool(self, hidden: Tensor, taps: Taps | None) -> Tensor | None:

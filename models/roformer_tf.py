@@ -48,7 +48,7 @@ class Layout(NamedTuple):
         rows: B.
         columns: T.
         turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
-        mask: (B, 1, 1, T) added to the scores, or None where that adds nothing.
+        mask: (B, 1, 1, T) added to the scores of whole rows, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
         slots: (B * T,) place in a packed run of each of the batch's tokens, P where it is masked, or None.
@@ -154,6 +154,11 @@ def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = No
 def _widen(x: Tensor) -> Tensor:
     """Return x in float32 where its type is a half one, which TensorFlow would compute a function in."""
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+
+
+def add_norm(x: Tensor, residual: Tensor, norm: Norm, dropout: float, training: bool) -> Tensor:
+    """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
+    return norm(residual + drop(x, dropout, training))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -389,11 +394,11 @@ class RoFormerLayer(Module):
     def forward(self, hidden: Tensor, layout: Layout, name: str, taps: Taps | None) -> Tensor:
         """Map hidden (P, H)."""
         change = self.attention(hidden, layout, f"{name}.attention", taps)
-        hidden = self.attention_norm(hidden + drop(change, self.dropout, self.training))
+        hidden = add_norm(change, hidden, self.attention_norm, self.dropout, self.training)
         tap(taps, f"{name}.attention_norm", hidden, layout)
         change = self.feed_forward(hidden)
         tap(taps, f"{name}.feed_forward", change, layout)
-        hidden = self.feed_forward_norm(hidden + drop(change, self.dropout, self.training))
+        hidden = add_norm(change, hidden, self.feed_forward_norm, self.dropout, self.training)
         tap(taps, f"{name}.feed_forward_norm", hidden, layout)
         return hidden
 

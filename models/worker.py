@@ -92,6 +92,10 @@ def _torch(model: Any) -> Score:
 def _paddle(model: Any) -> Score:
     import paddle
 
+    from .kernel_trials_paddle import prove
+
+    prove(model.config, ("float32",))
+
     def score(input_ids: Int64, attention_mask: Int64, positions: Int64) -> NDArray[Any]:
         with paddle.no_grad():
             logits: NDArray[Any] = model(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.kernel_trials_paddle import prove
+from ..models.roformer_paddle import dtype_name
 from ..models.start_paddle import paddle
 from .cases import Case, Training
 from .step import BETAS, DECAY, EPSILON, RATE
@@ -18,6 +20,7 @@ Array = NDArray[Any]
 def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
     """Run one case; return every tap, or the taps that are results."""
     recorded: dict[str, Any] = {}
+    prove(model.config, (dtype_name(model.embeddings.word.weight),))
     with paddle.no_grad():
         model(**{name: paddle.to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
         _pool(model, recorded)

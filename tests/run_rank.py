@@ -5,14 +5,19 @@ The word RANK in the settings stands for the rank's number.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from pathlib import Path
 
+from roformer_convert.training import trainer
+from roformer_convert.training.exchange import GradientExchange
 from roformer_convert.training.loop import train
 from roformer_convert.training.settings_reading import settings_from_tree
 
 if __name__ == "__main__":
+    # so small that even a small model's gradients are sent in several
+    trainer.GradientExchange = functools.partial(GradientExchange, bucket=1000)  # type: ignore[misc]
     text = Path(sys.argv[1]).read_text().replace("RANK", os.environ["PADDLE_TRAINER_ID"])
     train(settings_from_tree(json.loads(text)), resume="--resume" in sys.argv)

@@ -11,13 +11,17 @@ import pytest
 from memory_corpus import SPECIAL, MemoryCorpus, MemoryShard, chi_square, numbered_shard, random_shard
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.batches import NO_ORDER, Batch, Prefetching, SamplingOptions, StageData
+from roformer_convert.training.batches import NO_ORDER, Batch, Origin, Prefetching, SamplingOptions, StageData
 from roformer_convert.training.sampling import held_out_documents
 
 Row = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 
 def stage(*corpora: MemoryCorpus, **changes: object) -> StageData:
+    return stage_of([(corpus, 1.0) for corpus in corpora], **changes)
+
+
+def stage_of(weighted: list[tuple[MemoryCorpus, float]], **changes: object) -> StageData:
     options = {name: changes.pop(name) for name in list(changes) if name in SamplingOptions.__dataclass_fields__}
     values: dict[str, object] = {
         "length": 48,
@@ -27,7 +31,6 @@ def stage(*corpora: MemoryCorpus, **changes: object) -> StageData:
         "special": SPECIAL,
         **changes,
     }
-    weighted = [(corpus, 1.0) for corpus in corpora]
     return StageData(weighted, options=SamplingOptions(**options), **values)  # type: ignore[arg-type]
 
 
@@ -379,7 +382,8 @@ def test_an_origin_goes_on_from_a_sample_at_a_step(batch_tokens: int) -> None:
     corpus = random_corpus()
     before = stage(corpus, batch_size=12, batch_tokens=batch_tokens)
     seen = sum(len(rows_of(before.batches(step))) for step in range(5))
-    after = stage(corpus, batch_size=7, batch_tokens=batch_tokens // 2, origin=(5, seen))
+    after = stage(corpus, batch_size=7, batch_tokens=batch_tokens // 2, origin=before.origin_at(5))
+    assert before.origin_at(5) == Origin(5, seen, (seen,))
     numbers = [number for step in range(5, 9) for number in sorted(row[0] for row in rows_of(after.batches(step)))]
     assert numbers == list(range(seen, seen + len(numbers)))
     assert batch_tokens or len(numbers) == 28
@@ -387,6 +391,57 @@ def test_an_origin_goes_on_from_a_sample_at_a_step(batch_tokens: int) -> None:
     assert all(row == every[row[0]] for row in rows_of(after.batches(6))), "a sample is what it would have been"
     with pytest.raises(ValueError, match="step 4"):
         after.batches(4)
+
+
+def places_of(data: StageData, steps: range) -> list[tuple[int, int, int]]:
+    """Corpus, first token and number of tokens of every sample of some steps."""
+    places = []
+    for step in steps:
+        _, corpora, entries = data._step(step)
+        places += [(int(corpus), *map(int, entry)) for corpus, entry in zip(corpora, entries, strict=True)]
+    return places
+
+
+def test_another_batch_neither_repeats_nor_leaves_out_a_sample_of_the_epoch() -> None:
+    corpus = random_corpus()
+    whole = stage(corpus, batch_size=1)
+    epoch = whole.describe().samples[0]
+    origin, taken, first, places = Origin(), 0, 0, []
+    for batch in (7, 12, 5, 1):  # the last to the epoch's end
+        data = stage(corpus, batch_size=batch, origin=origin)
+        steps = range(first, first + (4 if batch > 1 else epoch - taken))
+        places += places_of(data, steps)
+        first, taken, origin = steps.stop, taken + len(steps) * batch, data.origin_at(steps.stop)
+    assert len(places) == len(set(places)) == epoch
+    assert places == places_of(whole, range(epoch)), "in the order of the epoch"
+    assert origin == Origin(first, epoch, (epoch,))
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 500])
+def test_corpora_that_come_and_go_lose_and_repeat_none_of_their_samples(batch_tokens: int) -> None:
+    one, two, three = (random_corpus(seed=seed) for seed in (1, 2, 3))
+    begun = stage_of([(one, 1.0), (two, 2.0)], batch_size=7, batch_tokens=batch_tokens)
+    more = stage_of(
+        [(two, 1.0), (three, 3.0)], batch_size=5, batch_tokens=batch_tokens, numbers=(1, 2), origin=begun.origin_at(6)
+    )
+    back = stage_of([(one, 1.0), (two, 1.0)], batch_size=4, numbers=(0, 1), origin=more.origin_at(11))
+    assert back.origin.taken[2] == len([1 for corpus, *_ in places_of(more, range(6, 11)) if corpus == 1])
+    whole = [places_of(stage_of([(corpus, 1.0)], batch_size=1, numbers=(number,)), range(200))
+             for number, corpus in enumerate((one, two, three))]  # fmt: skip
+    seen: list[list[tuple[int, int]]] = [[], [], []]
+    for data, steps, numbers in (
+        (begun, range(6), (0, 1)),
+        (more, range(6, 11), (1, 2)),
+        (back, range(11, 16), (0, 1)),
+    ):
+        for corpus, begin, count in places_of(data, steps):
+            seen[numbers[corpus]].append((begin, count))
+    for mine, alone in zip(seen, whole, strict=True):
+        assert len(mine) > 10
+        assert mine == [place[1:] for place in alone[: len(mine)]]
+    numbers = [int(each) for data, steps in ((begun, range(6)), (more, range(6, 11)), (back, range(11, 16)))
+               for step in steps for each in data._step(step)[0]]  # fmt: skip
+    assert numbers == list(range(len(numbers))), "masks are drawn by the number: none comes twice"
 
 
 def test_any_step_can_be_asked_for_at_once() -> None:

@@ -18,7 +18,9 @@ from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training import estimate, machine, probe, targets
 from roformer_convert.training.doctor import Target, diagnose, lines
 from roformer_convert.training.estimate import KINDS, Pace
+from roformer_convert.training.settings import Data
 from roformer_convert.training.settings_reading import settings_from_tree
+from roformer_convert.training.weights import Weights
 
 REFERENCE = RoFormerConfig(
     vocab_size=12000,
@@ -131,10 +133,25 @@ def test_what_does_not_depend_on_the_batch_is_counted_by_parameter():
     fp32 = estimate.memory(**shape)
     assert (fp32.weights, fp32.gradients, fp32.moments, fp32.masters) == (4 * count, 4 * count, 8 * count, 0)
     o2 = estimate.memory(**shape, precision="fp16-o2")
-    assert (o2.weights, o2.gradients, o2.moments, o2.masters) == (2 * count, 2 * count, 8 * count, 4 * count)
+    assert (o2.weights, o2.gradients, o2.moments, o2.masters) == (2 * count, 6 * count, 8 * count, 4 * count)
     divided = estimate.memory(**shape, precision="fp16-o2", ranks=4, shard_optimizer=True)
-    assert (divided.moments, divided.masters) == (2 * count, count)
+    assert (divided.moments, divided.masters) == (2 * count, 4 * count)
     assert divided.total == sum(vars(divided).values())
+
+
+def test_half_gradients_and_their_sums_are_there_at_once():
+    """O2 with float32 in place of the half type, which a CPU has not: both kinds then take 4 bytes."""
+    core = paddle.base.core
+    weights = Weights(RoFormerForPretraining(SMALL), Data(), half="float32")
+    step = probe._forward_backward(weights.model, 1, 4, "fp32", 0.5)
+    step()
+    weights.collect()  # the sums are there from now on, as after the first micro-batch
+    held = core.host_memory_stat_current_value("Allocated", 0)
+    step()
+    halves = core.host_memory_stat_current_value("Allocated", 0) - held
+    count = estimate.parameter_count(SMALL)
+    assert all(master.grad is not None for master in weights.trained.values())
+    assert halves == pytest.approx(4 * count, rel=0.05)
 
 
 def test_recompute_fused_attention_and_half_types_take_less():
@@ -192,6 +209,33 @@ def test_what_does_not_fit_is_named_with_what_would():
     assert diagnose(settings(run={"precision": "fp16-o1", "recompute": True}), REFERENCE, v100(16)).cannot == ()
 
 
+def test_memory_is_planned_without_a_kernel_that_is_not_proven():
+    given = settings(run={"precision": "fp16-o2"})
+    target = v100(32, given=given)
+    assert (target.attention, target.proven) == ("memory-efficient attention", False)
+    cost = diagnose(given, REFERENCE, target).stages[1]
+    proven = diagnose(given, REFERENCE, replace(target, proven=True)).stages[1]
+    assert (cost.fast_memory, proven.fast_memory) == (proven.memory, None)
+    assert cost.memory.total > 1.5 * cost.fast_memory.total
+    said = "\n".join(lines(diagnose(given, REFERENCE, target), given))
+    assert "attention  memory-efficient attention if it proves itself there, " in said
+    refused = replace(target, attention=None)
+    assert diagnose(given, REFERENCE, refused).stages[1].memory == cost.memory
+
+
+def test_a_run_that_fits_with_the_fast_kernel_alone_is_warned():
+    given = settings(run={"precision": "fp16-o2"})
+    target = v100(32, given=given)
+    cost = diagnose(given, REFERENCE, target).stages[1]
+    found = diagnose(given, REFERENCE, replace(target, room=(cost.memory.total + cost.fast_memory.total) // 2))
+    assert found.cannot == ()
+    assert "it fits only where memory-efficient attention proves itself" in found.warnings[-1]
+    said = "\n".join(lines(found, given))
+    assert "if fast" in said
+    assert "can run" in said
+    assert diagnose(given, REFERENCE, replace(target, room=cost.fast_memory.total - 1)).cannot != ()
+
+
 def test_a_model_that_never_fits_is_told_so():
     huge = replace(REFERENCE, hidden_size=8192, embedding_size=8192, num_attention_heads=64, intermediate_size=32768)
     (first, second) = diagnose(settings(), huge, v100(16)).cannot
@@ -204,7 +248,7 @@ def test_a_type_that_the_device_lacks_is_refused_and_the_rest_still_estimated():
     found = diagnose(given, REFERENCE, v100(32, given=given))
     assert "precision bf16-o1: V100-32GB trains in fp32, fp16" in found.cannot[0]
     assert found.stages[1].memory.masters == 0
-    cpu = Target("a processor", 10**12, ("fp32",), False, 1, lambda rows, length: Pace(1e11, 0.0, "measured"))
+    cpu = Target("a processor", 10**12, ("fp32",), None, 1, lambda rows, length: Pace(1e11, 0.0, "measured"))
     assert "Use --precision fp32." in diagnose(settings(), REFERENCE, cpu).cannot[0]
 
 
@@ -247,11 +291,22 @@ def test_a_cpu_trains_in_float32_alone():
 
 
 @pytest.mark.parametrize(
-    ("capability", "types", "fuses"), [((7, 0), ("fp32", "fp16"), False), ((8, 0), ("fp32", "fp16", "bf16"), True)]
+    ("capability", "types", "attention"),
+    [
+        ((5, 0), ("fp32",), "memory-efficient attention in fp32, FlashAttention wants compute capability 8.0"),
+        (
+            (7, 0),
+            ("fp32", "fp16"),
+            "memory-efficient attention in fp32 and fp16, FlashAttention wants compute capability 8.0",
+        ),
+        ((9, 0), ("fp32", "fp16", "bf16"), "memory-efficient attention in fp32; FlashAttention in fp16 and bf16"),
+        ((3, 7), ("fp32",), "products and softmax in fp32, FlashAttention wants compute capability 8.0"),
+    ],
 )
-def test_a_gpu_trains_in_what_its_capability_says(capability, types, fuses):
+def test_a_gpu_trains_in_what_its_capability_says(capability, types, attention):
     device = machine.Device("a GPU", 1, 1, capability)
-    assert (device.types, device.fuses_attention) == (types, fuses)
+    assert device.types == types
+    assert machine.attention(device) == f"{attention}; where it does not prove itself, products and softmax"
 
 
 def test_every_fact_has_a_line(tmp_path):

@@ -100,7 +100,7 @@ def reference(model, samples):
 def test_losses_and_accuracies_are_means_over_all_batches(model):
     found = evaluate(model, Data(), 3, micro_tokens=60, step=700, stage=2)
     wanted = reference(model, [Data().sample(number) for number in range(24)])
-    got = [found.mlm_loss, found.mlm_accuracy, found.sop_loss, found.sop_accuracy]
+    got = [found.lm_loss, found.lm_accuracy, found.sop_loss, found.sop_accuracy]
     assert got == pytest.approx(wanted, rel=2e-5)  # float32 logits of about 10, summed
     assert (found.step, found.stage, found.masked, found.orders) == (700, 2, 72, 16)
     assert found.tokens == sum(len(Data().sample(number)[0]) for number in range(24))
@@ -159,8 +159,8 @@ def test_two_ranks_score_what_one_does(model):
     for rank in (0, 1):
         evaluate(model, Data(), 2, micro_tokens=80, rank=rank, ranks=2, reduce=gather)
     together = evaluate(model, Data(), 2, micro_tokens=80, rank=0, ranks=2, reduce=lambda sums: parts[0] + parts[1])
-    assert together.mlm_loss == pytest.approx(whole.mlm_loss, rel=1e-6)
-    assert (together.mlm_accuracy, together.sop_accuracy) == (whole.mlm_accuracy, whole.sop_accuracy)
+    assert together.lm_loss == pytest.approx(whole.lm_loss, rel=1e-6)
+    assert (together.lm_accuracy, together.sop_accuracy) == (whole.lm_accuracy, whole.sop_accuracy)
     assert (together.tokens, together.masked, together.orders) == (whole.tokens, whole.masked, whole.orders)
 
 
@@ -169,7 +169,7 @@ def test_an_objective_without_samples_has_no_numbers(model):
     assert (found.sop_loss, found.sop_accuracy, found.orders) == (None, None, 0)
     assert "sop" not in found.line()
     found = evaluate(model, Data(masks=False), 1)
-    assert (found.mlm_loss, found.mlm_accuracy, found.masked) == (None, None, 0)
+    assert (found.lm_loss, found.lm_accuracy, found.masked) == (None, None, 0)
 
 
 def test_the_line_of_an_evaluation_can_be_read_as_the_steps_line(model):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -63,7 +64,29 @@ def test_the_line_goes_to_standard_output(tmp_path, capsys):
     with RunLog(tmp_path) as log:
         log.step(RECORD)
         log.fill_mask(["paddle: 今天[天||气]很好"], step=170100)
-    assert capsys.readouterr() == (f"{CARD}\n  paddle: 今天[天||气]很好\n", "")
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert (lines[0], lines[2], err) == (CARD, "  paddle: 今天[天||气]很好", "")
+
+
+def test_every_line_has_the_time_but_the_reference_runs_and_what_hangs_below_another(tmp_path):
+    lines = []
+    noon = time.mktime((2026, 11, 27, 12, 0, 0, 0, 0, -1))
+    with RunLog(tmp_path, echo=lines.append, now=lambda: noon, plan=[(200_000, 512)]) as log:
+        log.say("goes on", "changed: this", "changed: that")
+        log.stage(StageRecord(0, 1, 128, 64, 10))
+        log.step(replace(RECORD, peak_share=0.169))
+        log.evaluation(EVALUATION)
+    stamp = "[2026-11-27 12:00:00] "
+    assert lines == [
+        f"{stamp}goes on",
+        "  changed: this",
+        "  changed: that",
+        f"{stamp}stage 1: 10 steps of 64 sequences of at most 128 tokens",
+        CARD,
+        f"{stamp}step 170,100 of 200,000 · 85.0 % · 139,100 tokens/s (16.9 % of the peak)",
+        f"{stamp}{EVALUATION.line()}",
+    ]
 
 
 # metrics.jsonl -------------------------------------------------------------------------------------------------------
@@ -169,6 +192,10 @@ def test_a_file_that_cannot_be_written_says_so(tmp_path):
 # The progress line ---------------------------------------------------------------------------------------------------
 
 
+#: Eleven o'clock, in seconds since 1970.
+EVENING = time.mktime((2026, 11, 27, 23, 0, 0, 0, 0, -1))
+
+
 class Terminal:
     def __init__(self, live=True):
         self.written = ""
@@ -186,21 +213,30 @@ class Terminal:
 
 def test_time_left_is_reckoned_in_tokens_of_the_stages():
     now = [0.0]
-    progress = Progress([(100, 1000), (100, 4000)], Terminal(), clock=lambda: now[0])
+    progress = Progress([(100, 1000), (100, 4000)], Terminal(), clock=lambda: now[0], now=lambda: EVENING)
     progress.start(0)
     now[0] = 50.0
     progress.move(50)
     # a token takes a millisecond: 50 steps of the first stage and 100 of the second are left, 450 s
-    assert progress.text() == "step 50 of 200 · 25.0 % · stage 1 of 2 · 8 min left"
+    assert progress.text() == "step 50 of 200 · 25.0 % · stage 1 of 2 · 8 min left, until 23:07"
+
+
+def test_the_end_has_a_date_where_it_is_not_today():
+    now = [0.0]
+    progress = Progress([(100, 1000)], Terminal(), clock=lambda: now[0], now=lambda: EVENING)
+    progress.start(0)
+    now[0] = 3600.0
+    progress.move(50)
+    assert progress.text().endswith("60 min left, until 2026-11-28 00:00")
 
 
 def test_what_was_done_before_a_resume_is_no_speed():
     now = [0.0]
-    progress = Progress([(100, 10)], Terminal(), clock=lambda: now[0])
+    progress = Progress([(100, 10)], Terminal(), clock=lambda: now[0], now=lambda: EVENING)
     progress.start(90)
     now[0] = 10.0
     progress.move(95)
-    assert progress.text() == "step 95 of 100 · 95.0 % · 10 s left"
+    assert progress.text() == "step 95 of 100 · 95.0 % · 10 s left, until 23:00"
 
 
 def test_nothing_is_drawn_where_there_is_no_terminal():
@@ -216,12 +252,12 @@ def test_nothing_is_drawn_where_there_is_no_terminal():
 def test_the_progress_line_makes_room_for_a_log_line():
     stream = Terminal()
     now = [0.0]
-    progress = Progress([(100, 10)], stream, clock=lambda: now[0])
+    progress = Progress([(100, 10)], stream, clock=lambda: now[0], now=lambda: EVENING)
     progress.start(0)
     now[0] = 1.0
     progress.move(1)
     progress.clear()
-    assert stream.written == "\r\x1b[Kstep 1 of 100 · 1.0 % · 2 min left\r\x1b[K"
+    assert stream.written == "\r\x1b[Kstep 1 of 100 · 1.0 % · 2 min left, until 23:01\r\x1b[K"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(4, "4 s"), (600, "10 min"), (12_060, "3 h 21 min"), (1e6, "11.6 days")])

@@ -22,6 +22,7 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training import loop as loop_module
@@ -468,3 +469,19 @@ def test_the_run_begins_from_the_weights_of_init(corpus, tmp_path):
     for name, parameter in RoFormerForPretraining.from_pretrained(began).named_parameters():
         np.testing.assert_array_equal(trainer.weights.masters[name].numpy(), parameter.numpy(), err_msg=name)
     assert trainer.step == 0
+
+
+def test_the_log_says_what_became_of_each_kernel(corpus, tmp_path, capsys, monkeypatch):
+    need = Need("attention", "float32", (2, 8))
+    verdicts = (Verdict("one", need, False, "it raises"), Verdict("other", need, True, "its error is small"))
+    asked = []
+    monkeypatch.setattr(
+        loop_module.kernel_trials_paddle, "prove", lambda config, types: asked.append((config, types)) or verdicts
+    )
+    train(tiny_training.settings(corpus, tmp_path / "run", steps=1))
+    said = capsys.readouterr().out.splitlines()
+    first_step = next(number for number, line in enumerate(said) if line.startswith("global step 1,"))
+    assert "kernels: attention: one in float32 is left out: it raises" in said[:first_step]
+    assert "kernels: attention: other in float32, its error is small" in said[:first_step]
+    ((config, types),) = asked
+    assert (config.num_attention_heads, types) == (2, ("float32",))

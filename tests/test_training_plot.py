@@ -51,8 +51,17 @@ def test_curves_are_the_files_numbers(tmp_path):
     loss = run["step", "lm_loss"]
     assert loss.steps.tolist() == list(range(10, 201, 10))
     assert loss.values.tolist() == [8 - step / 100 for step in range(10, 201, 10)]
-    assert run["evaluation", "mlm_accuracy"].values.tolist() == [0.25] * 4
+    assert run["evaluation", "lm_accuracy"].values.tolist() == [0.25] * 4
     assert run.stages == ((0, "128 tokens × 64"), (100, "512 tokens × 16"))
+
+
+def test_curves_under_the_names_of_earlier_releases_are_drawn(tmp_path):
+    step = {"kind": "step", "step": 1, "lm_loss": 5.0}
+    evaluation = {"kind": "evaluation", "step": 1, "mlm_loss": 5.5, "mlm_accuracy": 0.25}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(step)}\n{json.dumps(evaluation)}\n")
+    (run,) = read_runs([tmp_path])
+    assert run["evaluation", "lm_loss"].values.tolist() == [5.5]
+    assert run["evaluation", "lm_accuracy"].values.tolist() == [0.25]
 
 
 def test_a_directory_and_its_file_are_the_same_run(tmp_path):

@@ -25,7 +25,7 @@ from roformer_convert.training.feed import Feed
 from roformer_convert.training.health import BadNumberError
 from roformer_convert.training.loop import train
 from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.precision import LossScaler, choose_device
+from roformer_convert.training.precision import LossScaler, autocast, choose_device, types_of
 from roformer_convert.training.settings import Data, Run, Scaling
 from roformer_convert.training.start import open_sources
 from roformer_convert.training.state import read_checkpoint
@@ -36,6 +36,28 @@ from roformer_convert.training.weights import Weights
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+# half types
+
+
+@pytest.mark.parametrize("precision", ["fp16-o1", "fp16-o2", "bf16-o1", "bf16-o2"])
+def test_embeddings_are_halved_under_o2_alone(precision):
+    """Paddle's own lists, as its tracer has them: it fills them in on a CPU, too, where it then casts nothing."""
+    tracer = paddle.base.framework._dygraph_tracer()
+    with pytest.warns(UserWarning, match="no effect"), autocast(precision):
+        halved, kept = tracer._get_amp_op_list()
+    assert "matmul_v2" in halved
+    assert "lookup_table_v2" in (halved if precision.endswith("o2") else kept)
+    assert not set(halved) & set(kept)
+
+
+def test_a_run_computes_in_the_half_type_and_under_o1_in_float32_too():
+    assert [types_of(each) for each in ("fp32", "fp16-o1", "bf16-o2")] == [
+        ("float32",),
+        ("float16", "float32"),
+        ("bfloat16",),
+    ]
 
 
 # the scaler

@@ -21,7 +21,9 @@ if sys.platform != "linux":
 import tiny_training
 
 from roformer_convert.converters import open_checkpoint
+from roformer_convert.converters.errors import ConvertError
 from roformer_convert.training.loop import train
+from roformer_convert.training.parallel import Ranks
 from roformer_convert.training.state import read_checkpoint
 
 HERE = Path(__file__).parent
@@ -91,7 +93,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     held_out = records(one, "evaluation"), records(other, "evaluation")
     assert len(held_out[0]) == len(held_out[1]) == 2
     for here, there in zip(*held_out, strict=True):
-        assert here["mlm_loss"] == pytest.approx(there["mlm_loss"], abs=LOSS_BOUND)
+        assert here["lm_loss"] == pytest.approx(there["lm_loss"], abs=LOSS_BOUND)
     last = f"step-{STEPS:06d}"
     with open_checkpoint(one / last) as here, open_checkpoint(other / last) as there:
         assert list(here) == list(there)
@@ -108,18 +110,44 @@ def test_two_ranks_equal_one(corpus: Path, alone: Path, tmp_path: Path) -> None:
     assert_same_run(alone, tmp_path / "run")
 
 
-def test_two_ranks_with_a_divided_optimizer_go_on_from_one_and_equal_it(
+def test_two_ranks_with_a_divided_optimizer_go_on_from_one_and_equal_it_past_a_damaged_checkpoint(
     corpus: Path, alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "metrics.jsonl").write_bytes((alone / "metrics.jsonl").read_bytes())
-    half = "step-000005"
-    (run / half).mkdir()
-    for path in (alone / half).iterdir():
-        (run / half / path.name).write_bytes(path.read_bytes())
-    launch(tree(corpus, run, shard_optimizer=True, micro_tokens=64), tmp_path, "--resume")
+    shutil.copytree(alone, run)
+    damaged = run / f"step-{STEPS:06d}" / "model_state.pdparams"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    launch(tree(corpus, run, shard_optimizer=True, recompute=True, micro_tokens=64), tmp_path, "--resume")
     assert_same_run(alone, run)
+    assert (run / f"step-{STEPS:06d}.damaged").is_dir()
+    said = [log.read_text() for log in sorted((tmp_path / "log").glob("workerlog.*"))]
+    assert f"goes on from {run / 'step-000005'}\n" in said[0]
+    assert "goes on" not in said[1], "the first rank alone speaks"
+
+
+class Listening(Ranks):
+    """One of two ranks, which hears what the first one would say."""
+
+    def __init__(self, rank: int, said: str = "") -> None:
+        self.count, self.rank, self.said = 2, rank, said
+
+    def share(self, text: str) -> list[str]:
+        if self.first:
+            self.said = text
+        return [self.said, text]
+
+
+def test_what_the_first_rank_finds_and_what_it_refuses_holds_for_all() -> None:
+    def refuse() -> None:
+        raise ConvertError("no checkpoint is whole", "Bring one back.")
+
+    first = Listening(0)
+    assert first.decide(lambda: (4, [("step-000008", "why")])) == [4, [["step-000008", "why"]]]
+    assert Listening(1, first.said).decide(refuse) == [4, [["step-000008", "why"]]]
+    with pytest.raises(ConvertError, match=r"no checkpoint is whole\n  Bring one back\."):
+        first.decide(refuse)
+    with pytest.raises(ConvertError, match=r"no checkpoint is whole\n  Bring one back\."):
+        Listening(1, first.said).decide(lambda: (4, []))
 
 
 def test_ranks_that_would_go_on_from_different_steps_are_all_refused(corpus: Path, alone: Path, tmp_path: Path) -> None:

@@ -18,14 +18,13 @@ if importlib.util.find_spec("paddle") is None:
 
 import tiny_training
 from click.testing import CliRunner
+from same_runs import metrics, same_run
 
 from roformer_convert import pretrain
-from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.errors import ConvertError
 from roformer_convert.training import state as state_module
 from roformer_convert.training.loop import Loop, train
-from roformer_convert.training.metrics import TIMES
-from roformer_convert.training.start import changed_corpora, open_sources
-from roformer_convert.training.state import ARRAYS, STATE, checkpoints, read_checkpoint
+from roformer_convert.training.state import checkpoints
 from roformer_convert.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -34,26 +33,6 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
-
-
-def same_run(one, other, step):
-    """Hold two runs' last checkpoints against each other byte for byte, and their metrics but for clocks."""
-    here, there = (run / f"step-{step:06d}" for run in (one, other))
-    assert sorted(os.listdir(here)) == sorted(os.listdir(there))
-    for name in os.listdir(here):
-        if name == STATE:
-            trees = [json.loads((each / name).read_text()) for each in (here, there)]
-            for tree in trees:
-                tree["settings"]["run"].pop("output")
-            assert trees[0] == trees[1]
-        else:
-            assert (here / name).read_bytes() == (there / name).read_bytes(), name
-    assert metrics(one) == metrics(other)
-
-
-def metrics(run):
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
 def run_and_kill(tree, kills):
@@ -108,7 +87,7 @@ def when_begun(run, number):
 
 @pytest.mark.parametrize(
     ("save_steps", "said"),
-    [(2, "stopped; {run}/step-000002 is whole, and --resume goes on from it\n"),
+    [(2, "stopped; the newest checkpoint is {run}/step-000002; --resume goes on\n"),
      (9, "stopped; no checkpoint was saved\n")],
 )  # fmt: skip
 def test_the_second_ctrl_c_interrupts_and_what_is_said_of_checkpoints_is_true(
@@ -192,105 +171,9 @@ def test_an_output_that_is_a_file_is_refused(corpus, tmp_path):
         train(tiny_training.settings(corpus, tmp_path / "run"))
 
 
-def test_a_changed_configuration_is_refused_with_its_fields_named(corpus, tmp_path):
-    train(tiny_training.settings(corpus, tmp_path, steps=4))
-    changed = tiny_training.settings(corpus, tmp_path, steps=8, seed=43, weight_decay=0.1, ngrams=2)
-    with pytest.raises(ConvertError) as caught:
-        train(changed, resume=True)
-    for line in (
-        "run.seed = 43, and 42 there",
-        "data.ngrams = 2, and 1 there",
-        "optimizer.weight_decay = 0.1, and 0.01 there",
-        "stages[0].steps = 8, and 4 there",
-    ):
-        assert line in str(caught.value)
-
-
-def test_what_does_not_change_the_numbers_may_change(corpus, tmp_path):
-    train(tiny_training.settings(corpus, tmp_path, steps=8, save_steps=4))
-    (tmp_path / "step-000008").rename(tmp_path / "elsewhere")
-    free = {"log_steps": 1, "save_steps": 2, "eval_steps": 2, "recompute": True, "micro_tokens": 96}
-    assert train(tiny_training.settings(corpus, tmp_path, steps=8, **free), resume=True) == 8
-
-
-def test_another_corpus_is_refused_wherever_it_lies(corpus, tmp_path):
-    settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
-    train(settings)
-    moved = tmp_path / "moved"
-    moved.symlink_to(corpus)
-    assert train(tiny_training.settings(moved, tmp_path / "run", steps=4), resume=True) == 4
-    other = tiny_training.make_corpus(tmp_path / "other", documents=59)
-    with pytest.raises(ConvertError) as caught:
-        train(tiny_training.settings(other, tmp_path / "run", steps=4), resume=True)
-    assert str(caught.value).splitlines()[:3] == [
-        f"{tmp_path / 'run' / 'step-000004'} was written by another configuration (2 differences)",
-        f"  corpora: {other} is added",
-        f"  corpora: {corpus} is missing",
-    ]
-
-
-def test_changed_corpora_are_named_with_what_changed(corpus, tmp_path):
-    one, two, three = (
-        str(corpus),
-        *(
-            str(tiny_training.make_corpus(tmp_path / name, documents))
-            for name, documents in (("two", 50), ("three", 40))
-        ),
-    )
-    before = open_sources([one, f"{two}=3"])
-
-    def changed(*entries, names=(one, f"{two}=3")):
-        return changed_corpora(open_sources(entries), before.contents, names)
-
-    assert changed(one, f"{two}=3") == []
-    assert changed(f"{one}=1", f"{two}=3.0", names=("/gone", "/a=b")) == []
-    assert changed(f"{one}=2", two) == [
-        f"corpora: {one} has weight 2, and 1 there",
-        f"corpora: {two} has weight 1, and 3 there",
-    ]
-    assert changed(one) == [f"corpora: {two} is missing"]
-    assert changed(one, f"{two}=3", three) == [f"corpora: {three} is added"]
-    assert changed(one, f"{three}=3", names=(one, f"{three}=3")) == [f"corpora: {three} holds other text than it did"]
-    assert changed(f"{two}=3", one) == [f"corpora: another order than {one}, {two}=3"]
-
-
-def test_one_difference_is_no_differences(corpus, tmp_path):
-    train(tiny_training.settings(corpus, tmp_path, steps=4))
-    with pytest.raises(ConvertError, match=r"another configuration \(1 difference\)\n  run\.seed = 43, and 42 there"):
-        train(tiny_training.settings(corpus, tmp_path, steps=4, seed=43), resume=True)
-
-
 def test_the_last_checkpoints_are_kept(corpus, tmp_path):
     train(tiny_training.settings(corpus, tmp_path, steps=11, save_steps=2, keep_checkpoints=3))
     assert [step for step, _ in checkpoints(tmp_path)] == [8, 10, 11]
-
-
-def test_a_directory_without_its_state_is_no_checkpoint(corpus, tmp_path):
-    train(tiny_training.settings(corpus, tmp_path, steps=8, save_steps=4))
-    (tmp_path / "step-000008" / STATE).unlink()
-    assert [step for step, _ in checkpoints(tmp_path)] == [4]
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        (ARRAYS, lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]),
-        (ARRAYS, lambda data: data[:-8]),
-        (STATE, lambda data: data.replace(b'"version": 1', b'"version": 7')),
-        (STATE, lambda data: data.replace(b'"step": 4', b'"step": "4"', 1)),
-        (STATE, lambda data: data.replace(b'"mlm_loss"', b'"other"')),
-        (STATE, lambda data: data.replace(b'"corpora": [', b'"corpora": [7,', 2)),
-        (STATE, lambda data: data[: len(data) // 2]),
-    ],
-)
-def test_a_damaged_state_is_refused_by_name(corpus, tmp_path, name, damage):
-    train(tiny_training.settings(corpus, tmp_path, steps=4))
-    path = tmp_path / "step-000004" / name
-    data = path.read_bytes()
-    assert damage(data) != data
-    path.write_bytes(damage(data))
-    with pytest.raises(FormatError, match=name):
-        read_checkpoint(tmp_path / "step-000004")
 
 
 def test_a_save_that_fails_leaves_the_checkpoint_before_it(corpus, tmp_path, monkeypatch):

@@ -1,12 +1,13 @@
 """Configurations: what is read, what is refused and in which words, and every key as a flag."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from roformer_convert import pretrain
-from roformer_convert.cmd_pretrain_train import given_flags, train_command
+from roformer_convert.cmd_pretrain_train import given_flags, named_configuration, train_command
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.training.settings import TABLES, Stage
 from roformer_convert.training.settings_reading import SHIPPED, SettingsError, read_settings, settings_from_tree
@@ -121,6 +122,40 @@ def test_a_shipped_configuration_is_found_by_its_name_and_can_be_run(path, tmp_p
         read_settings(Path("configs/none.toml"))
 
 
+def test_a_path_that_is_not_there_is_not_taken_for_a_shipped_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        tmp_path / "tiny.toml",
+        Path("elsewhere/configs/tiny.toml"),
+        Path("configs/tiny"),
+        Path("../tiny.toml"),
+    ):
+        with pytest.raises(ConvertError, match=r"tiny(\.toml)?: no such configuration\n  Name a TOML file"):
+            read_settings(name)
+
+
+def test_taking_a_shipped_configuration_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert named_configuration(Path("configs/tiny.toml")) == SHIPPED / "tiny.toml"
+    said = f"configs/tiny.toml: no such file here; taking the configuration that comes along, {SHIPPED / 'tiny.toml'}\n"
+    assert capsys.readouterr() == ("", said)
+    (tmp_path / "tiny.toml").write_text("")
+    assert named_configuration(Path("tiny.toml")) == Path("tiny.toml")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_shipped_configurations_are_listed_and_printed():
+    listed = CliRunner().invoke(pretrain.cli, ["configs"])
+    assert [line.split()[0] for line in listed.output.splitlines()] == [path.stem for path in sorted(SHIPPED.iterdir())]
+    assert "tiny" in listed.output
+    assert "  13,000 steps  A small model for two CPU cores\n" in listed.output
+    for name in ("tiny", "tiny.toml", "configs/tiny.toml"):
+        printed = CliRunner().invoke(pretrain.cli, ["configs", name])
+        assert printed.output == (SHIPPED / "tiny.toml").read_text(encoding="utf-8")
+    missing = CliRunner().invoke(pretrain.cli, ["configs", "huge"])
+    assert str(missing.exception).startswith("huge: no such configuration\n  Name a TOML file, or one of those shipped")
+
+
 def test_a_file_of_that_name_comes_before_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text("[[stages]]\nlength = 32\nbatch_size = 8\nsteps = 77\nmax_lr = 1e-3\n")
@@ -130,19 +165,26 @@ def test_a_file_of_that_name_comes_before_the_shipped_one(tmp_path, monkeypatch)
 def test_settings_survive_a_checkpoint():
     settings = settings_from_tree({"data": {"corpora": ["a", "b=2"]}, "stages": [STAGE, {**STAGE, "max_lr": None}]})
     assert settings_from_tree(settings.as_tree()) == settings
-    assert settings.changed(settings.as_tree()) == []
+    tokens = settings_from_tree({"stages": [{**STAGE, "batch_size": 0, "batch_tokens": 256}]})
+    reckoned = replace(tokens, stages=(replace(tokens.stages[0], batch_size=8),))
+    assert settings_from_tree(reckoned.as_tree()) == tokens
 
 
-def test_a_missing_or_further_key_in_a_checkpoint_is_a_change():
-    settings = settings_from_tree({"stages": [STAGE]})
-    tree = settings.as_tree()
-    del tree["optimizer"]["beta2"]
-    tree["model"]["new"] = 1
-    tree["stages"].append(dict(tree["stages"][0]))
-    found = settings.changed(tree)
-    assert "optimizer.beta2 = 0.999, and None there" in found
-    assert "model.new = None, and 1 there" in found
-    assert "stages[1].steps = None, and 10 there" in found
+@pytest.mark.parametrize("text", ["", "0", "5-", "5-4", "-5", "5 - 6", "5,6", "٥", "x"])
+def test_steps_to_skip_are_a_step_or_a_range(text):
+    settings = settings_from_tree({"data": {"skip_steps": ["7", "9-11"]}, "stages": [STAGE]})
+    assert [step for step in range(1, 13) if settings.skipped(step)] == [7, 9, 10, 11]
+    assert settings.skipped(10) == (9, 11)
+    assert problems({"data": {"skip_steps": ["7", text]}, "stages": [STAGE]}) == (
+        f"data.skip_steps: {text!r}: want a step, such as 513, or a range, such as 510-520",
+    )
+
+
+def test_a_half_exchange_wants_a_half_type():
+    tree = {"run": {"exchange": "half", "precision": "fp16-o1"}, "stages": [STAGE]}
+    assert settings_from_tree(tree).run.exchange == "half"
+    tree["run"]["precision"] = "fp32"
+    assert problems(tree) == ("run.exchange = 'half': want a precision with a half type, or 'float32'",)
 
 
 def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path):

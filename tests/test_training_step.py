@@ -126,7 +126,7 @@ def losses_of_a_step(corpus, tmp_path, monkeypatch, *, rank=0, **changes):
     monkeypatch.setattr(trainer_module, "losses", recorded)
     trainer.take_step([batch, batch])
     without = float(plain.mlm_sum) / plain.mlm_count
-    return trainer.meter.mlm_loss, [float(part.mlm_sum) for part in parts], without
+    return trainer.meter.lm_loss, [float(part.mlm_sum) for part in parts], without
 
 
 def test_a_step_is_taken_with_dropout_and_every_micro_batch_and_rank_draws_its_own(corpus, tmp_path, monkeypatch):

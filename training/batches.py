@@ -28,7 +28,16 @@ from .splitmix import derive
 
 Int64 = NDArray[np.int64]
 
-__all__ = ["NO_ORDER", "Batch", "Prefetching", "SamplingOptions", "SpecialIds", "StageData", "StageDescription"]
+__all__ = [
+    "NO_ORDER",
+    "Batch",
+    "Origin",
+    "Prefetching",
+    "SamplingOptions",
+    "SpecialIds",
+    "StageData",
+    "StageDescription",
+]
 
 _PURPOSE_CORPUS, _PURPOSE_SAMPLE = 1, 2
 
@@ -55,6 +64,21 @@ class StageDescription:
     step_pairs: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where in a stage's data steps of one batch and one mixture of corpora begin; others may have gone before.
+
+    Attributes:
+        step: Of the stage, from 0.
+        sample: Number in the stage of that step's first sample; masks and swaps are drawn by it.
+        taken: How many samples of each corpus came before, by the corpus's number; none of those past the end.
+    """
+
+    step: int = 0
+    sample: int = 0
+    taken: tuple[int, ...] = ()
+
+
 class StageData:
     """One stage's data: random access by step, no state.
 
@@ -67,7 +91,9 @@ class StageData:
         batch_size: Samples of a step over all ranks; on average, where there is a `batch_tokens`.
         batch_tokens: Tokens of a step over all ranks, to within a sample, special tokens counted as in a pair; 0: a
             step is `batch_size` samples, whatever they hold.
-        origin: A step and the sample, both counted from 0, with which it begins; the steps after it take up from there.
+        origin: From where on steps take what the other arguments say; those before it are past.
+        numbers: Of each corpus, which its order and its samples' boundaries are drawn by; its place where none are
+            given. A run keeps them when corpora come and go.
         held_out: The held-out documents instead of the training ones, with the same masks each time: a fixed random
             order in which each sample comes once. The last step may be a smaller one, and those after it are empty.
         held_out_fraction: Share of documents held out. Which ones is a function of this and their number alone.
@@ -87,7 +113,8 @@ class StageData:
         special: SpecialIds,
         batch_size: int,
         batch_tokens: int = 0,
-        origin: tuple[int, int] = (0, 0),
+        origin: Origin = Origin(),
+        numbers: Sequence[int] | None = None,
         held_out: bool = False,
         held_out_fraction: float = 0.005,
         cache: Path | None = None,
@@ -96,6 +123,8 @@ class StageData:
         self.length, self.batch_size, self.origin, self.held_out = length, batch_size, origin, held_out
         self._cuts = _Cuts(batch_tokens, origin, self._tokens) if batch_tokens and not held_out else None
         self._options, self._special = options, special
+        self._numbers = tuple(range(len(corpora)) if numbers is None else numbers)
+        self._taken = np.array([_at(origin.taken, number) for number in self._numbers])
         if held_out:
             seed = 0
         self._sample_key = derive(seed, _PURPOSE_SAMPLE)
@@ -112,7 +141,7 @@ class StageData:
                 ),
                 cache,
             )
-            for number, (corpus, _) in enumerate(corpora)
+            for number, (corpus, _) in zip(self._numbers, corpora, strict=True)
         ]
         self._epoch = tuple(len(source.map(0)) for source in self._sources)  # samples of each
         self._mixture = Mixture([weight for _, weight in corpora])
@@ -122,6 +151,11 @@ class StageData:
     def steps_per_epoch(self) -> int:
         """Steps that take as many samples as all corpora together hold, rounded up; all steps of held-out data."""
         return -(-sum(self._epoch) // self.batch_size)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Text tokens of each corpus in an epoch, on this side of the held-out split."""
+        return tuple(int(source.map(0)[:, 1].sum()) for source in self._sources)
 
     @property
     def mean_tokens(self) -> float:
@@ -135,8 +169,18 @@ class StageData:
 
     def corpus_epochs(self, step: int) -> tuple[float, ...]:
         """Say how often each corpus has been seen before `step`."""
-        samples = self._first_sample(step) * self._mixture.shares
-        return tuple(float(seen) / size for seen, size in zip(samples, self._epoch, strict=True))
+        taken = self.origin_at(step).taken
+        return tuple(taken[number] / size for number, size in zip(self._numbers, self._epoch, strict=True))
+
+    def origin_at(self, step: int) -> Origin:
+        """Say where other steps would have to begin that go on after `step` steps."""
+        sample = self._first_sample(step)
+        taken = [
+            _at(self.origin.taken, number) for number in range(max(len(self.origin.taken), 1 + max(self._numbers)))
+        ]
+        for number, count in zip(self._numbers, self._mixture.counts(sample - self.origin.sample), strict=True):
+            taken[number] += int(count)
+        return Origin(step, sample, tuple(taken))
 
     def batches(self, step: int, *, rank: int = 0, ranks: int = 1, micro_tokens: int = 0) -> list[Batch]:
         """Make one rank's share of a step, in micro-batches.
@@ -148,7 +192,7 @@ class StageData:
             micro_tokens: Tokens of a micro-batch at most, counted as its samples times its longest one, so that the
                 memory of a padded batch is bounded too; a longer sample stands alone. 0: no bound.
         """
-        if step < self.origin[0] or not 0 <= rank < ranks or micro_tokens < 0:
+        if step < self.origin.step or not 0 <= rank < ranks or micro_tokens < 0:
             raise ValueError(f"no batches for step {step}, rank {rank} of {ranks}, micro-batches of {micro_tokens}")
         numbers, corpora, entries = self._step(step)
         by_length = np.argsort(entries[:, 1], kind="stable")[rank::ranks]
@@ -166,11 +210,11 @@ class StageData:
 
     def describe(self) -> StageDescription:
         """Count samples and tokens, of the corpora and of the first steps."""
-        first = self.origin[0]
+        first = self.origin.step
         steps = [self.batches(step) for step in range(first, first + min(_DESCRIBED, self.steps_per_epoch))]
         return StageDescription(
             samples=self._epoch,
-            tokens=tuple(int(source.map(0)[:, 1].sum()) for source in self._sources),
+            tokens=self.tokens,
             steps_per_epoch=self.steps_per_epoch,
             step_tokens=tuple(sum(int(batch.attention_mask.sum()) for batch in step) for step in steps),
             step_pairs=tuple(sum(int((batch.order != NO_ORDER).sum()) for batch in step) for step in steps),
@@ -180,7 +224,7 @@ class StageData:
         """Give the number of the sample with which a step begins."""
         if self._cuts is not None:
             return self._cuts.first_sample(step)
-        return self.origin[1] + (step - self.origin[0]) * self.batch_size
+        return self.origin.sample + (step - self.origin.step) * self.batch_size
 
     def _step(self, step: int) -> tuple[Int64, Int64, Int64]:
         """Give the samples of a step: their numbers and corpora, (B,), and their map entries, (B, 2)."""
@@ -191,7 +235,11 @@ class StageData:
 
     def _look_up(self, numbers: Int64) -> tuple[Int64, Int64]:
         """Give the corpora, (n,), and map entries, (n, 2), of samples."""
-        corpora, indices = self._mixture.locate(numbers) if self._once is None else self._once[numbers].T
+        if self._once is None:
+            corpora, indices = self._mixture.locate(numbers - self.origin.sample)
+            indices = indices + self._taken[corpora]
+        else:
+            corpora, indices = self._once[numbers].T
         entries = np.empty((len(numbers), 2), np.int64)
         for corpus in np.unique(corpora):
             here = corpora == corpus
@@ -213,13 +261,13 @@ class _Cuts:
 
     Args:
         budget: Tokens of a step.
-        origin: A step and the sample with which it begins.
+        origin: The first step, and the sample with which it begins.
         tokens: Gives the tokens of samples by their numbers.
     """
 
-    def __init__(self, budget: int, origin: tuple[int, int], tokens: Callable[[Int64], Int64]) -> None:
+    def __init__(self, budget: int, origin: Origin, tokens: Callable[[Int64], Int64]) -> None:
         self._budget = budget
-        self._first_step, self._next_sample = origin
+        self._first_step, self._next_sample = origin.step, origin.sample
         self._tokens = tokens
         self._counted = 0  # tokens before the next sample
         self._samples: list[int] = [self._next_sample]
@@ -245,6 +293,11 @@ def _micro_batches(sizes: Int64, budget: int) -> Iterator[tuple[int, int]]:
             end += 1
         yield first, end
         first = end
+
+
+def _at(taken: Sequence[int], number: int) -> int:
+    """Give the samples that were taken of a corpus; 0 of one that has come since."""
+    return taken[number] if number < len(taken) else 0
 
 
 def _check(
@@ -293,6 +346,10 @@ class Prefetching:
         batches = self._next[1].result()
         self._begin(step + 1)
         return batches
+
+    def origin_at(self, step: int) -> Origin:
+        """As :meth:`StageData.origin_at`; asked in the thread, for two must not count through samples at once."""
+        return self._thread.submit(self._data.origin_at, step).result()
 
     def _begin(self, step: int) -> None:
         make = self._data.batches

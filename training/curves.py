@@ -28,8 +28,8 @@ STEP_CURVES = {
 
 #: Curve → field of an evaluation's record.
 EVALUATION_CURVES = {
-    "held_out/mlm_loss": "mlm_loss",
-    "held_out/mlm_accuracy": "mlm_accuracy",
+    "held_out/lm_loss": "lm_loss",
+    "held_out/lm_accuracy": "lm_accuracy",
     "held_out/sop_loss": "sop_loss",
     "held_out/sop_accuracy": "sop_accuracy",
 }

@@ -29,17 +29,21 @@ class Target:
         name: For messages.
         room: Bytes that one rank can have.
         types: Types it trains in.
-        fuses_attention: Whether scores are never written out in a half type.
+        attention: The kernel that stands in for attention in the run's type, or None.
         ranks: Processes, a device each.
         measure: Its pace.
+        proven: Whether that kernel proved itself; where it did not yet, memory is planned without it.
+        kernels: What became of every kernel's trial, a line each.
     """
 
     name: str
     room: int
     types: tuple[str, ...]
-    fuses_attention: bool
+    attention: str | None
     ranks: int
     measure: Measure
+    proven: bool = True
+    kernels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class StageCost:
         rows: Sequences that one device computes at once.
         passes: Such micro-batches in a step, one after another.
         memory: Of a rank.
+        fast_memory: The same once a kernel that is not proven stands in for attention, or None.
         pace: Of a device.
         step_seconds: Of a step.
     """
@@ -61,8 +66,15 @@ class StageCost:
     rows: int
     passes: int
     memory: Memory
+    fast_memory: Memory | None
     pace: Pace
     step_seconds: float
+
+    def fits(self, room: int) -> str:
+        """Say whether it fits: ``yes``, ``if fast`` where that takes a kernel that is not proven, or ``no``."""
+        if self.memory.total <= room:
+            return "yes"
+        return "if fast" if self.fast_memory is not None and self.fast_memory.total <= room else "no"
 
     @property
     def tokens_per_second(self) -> float:
@@ -105,12 +117,19 @@ class Diagnosis:
         return {
             "parameters": estimate.parameter_count(self.config),
             "matmul_parameters": estimate.matmul_parameters(self.config),
-            "target": {"name": self.target.name, "room": self.target.room, "ranks": self.target.ranks},
+            "target": {
+                "name": self.target.name,
+                "room": self.target.room,
+                "ranks": self.target.ranks,
+                "attention": self.target.attention,
+                "kernels": list(self.target.kernels),
+            },
             "stages": [
                 {
                     **asdict(cost.stage),
                     "sequences": cost.rows,
                     "memory": {**asdict(cost.memory), "total": cost.memory.total},
+                    "fast_memory": cost.fast_memory and {**asdict(cost.fast_memory), "total": cost.fast_memory.total},
                     "step_seconds": cost.step_seconds,
                     "tokens_per_second": cost.tokens_per_second,
                     "seconds": cost.seconds,
@@ -143,11 +162,10 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
             + (", or fp16-o1." if "fp16" in target.types else ".")
         )
         precision = "fp32"
-    half = precision != "fp32"
     shape: dict[str, Any] = {
         "precision": precision,
         "masked": settings.data.masked_lm_probability if settings.data.mlm else 0.0,
-        "fused_attention": target.fuses_attention and half,
+        "fused_attention": target.attention is not None and target.proven,
         "ranks": target.ranks,
         "shard_optimizer": settings.run.shard_optimizer,
     }
@@ -156,8 +174,12 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
         stage = replace(given, batch_size=given.sequences(given.length))  # every sequence is taken to be full
         cost = _cost(number, stage, settings, config, target, shape)
         costs.append(cost)
-        if cost.memory.total > target.room:
-            cannot.append(_too_large(cost, settings, config, target, shape))
+        if (fits := cost.fits(target.room)) != "yes":
+            said = _too_large(cost, settings, config, target, shape)
+            if fits == "no":
+                cannot.append(said)
+            else:
+                warnings.append(f"{said} As it is, it fits only where {target.attention} proves itself.")
         if stage.batch_size < target.ranks:
             cannot.append(
                 f"stage {number}: batch_size {stage.batch_size} leaves some of {target.ranks} ranks without work."
@@ -195,7 +217,11 @@ def _cost(
         recompute=recompute,
     )
     memory = estimate.memory(config, rows=rows, length=stage.length, recompute=recompute, **shape)
-    return StageCost(number, stage, rows, -(-share // rows), memory, pace, seconds)
+    fast = None
+    if target.attention is not None and not target.proven:
+        fused = {**shape, "fused_attention": True}
+        fast = estimate.memory(config, rows=rows, length=stage.length, recompute=recompute, **fused)
+    return StageCost(number, stage, rows, -(-share // rows), memory, fast, pace, seconds)
 
 
 def _too_large(
@@ -225,6 +251,18 @@ def _too_large(
     )
 
 
+def _attention(target: Target, cost: StageCost) -> str:
+    """Say which attention a run gets, and what it would hold with another."""
+    if target.attention is None:
+        return "products and softmax"
+    if cost.fast_memory is None:
+        return target.attention
+    return (
+        f"{target.attention} if it proves itself there, {amount(cost.fast_memory.total)} in all; "
+        f"products and softmax until then, {amount(cost.memory.total)}"
+    )
+
+
 def lines(found: Diagnosis, settings: Settings) -> list[str]:
     """Lay a diagnosis out for a person."""
     config, target = found.config, found.target
@@ -248,6 +286,8 @@ def lines(found: Diagnosis, settings: Settings) -> list[str]:
     heaviest = max(found.stages, key=lambda cost: cost.memory.total)
     parts = [f"{each.name} {amount(size)}" for each in fields(Memory) if (size := getattr(heaviest.memory, each.name))]
     out.append(f"  memory     {', '.join(parts)}" + (" a rank" if target.ranks > 1 else ""))
+    out.append(f"  attention  {_attention(target, heaviest)}")
+    out += [f"  kernel     {text}" for text in target.kernels]
     out.append(f"  checkpoint {amount(found.checkpoint_bytes)} each")
     rows = [
         [
@@ -256,7 +296,7 @@ def lines(found: Diagnosis, settings: Settings) -> list[str]:
             str(cost.stage.length),
             f"{cost.stage.batch_size} = {target.ranks} × {cost.passes} × {cost.rows}",
             amount(cost.memory.total),
-            "yes" if cost.memory.total <= target.room else "no",
+            cost.fits(target.room),
             f"{cost.step_seconds:.3g} s",
             f"{cost.tokens_per_second:,.0f}",
             duration(cost.seconds),
@@ -269,6 +309,7 @@ def lines(found: Diagnosis, settings: Settings) -> list[str]:
     out += [f"  cannot run: {text}" for text in found.cannot]
     out += [f"  warning: {text}" for text in found.warnings]
     if not found.cannot:
-        memory = f"{amount(heaviest.memory.total)} of {amount(target.room)}"
+        planned = heaviest.memory if heaviest.fits(target.room) == "yes" else heaviest.fast_memory or heaviest.memory
+        memory = f"{amount(planned.total)} of {amount(target.room)}"
         out.append(f"  can run: {memory}, {duration(found.seconds)} at this pace, evaluations and checkpoints left out")
     return out

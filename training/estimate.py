@@ -7,6 +7,7 @@ a tenth (tests/test_training_doctor.py). Half types were not measured on a GPU: 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 from ..models.config import RoFormerConfig
@@ -47,6 +48,24 @@ KINDS: dict[str, Kind] = {
     )
 }
 # fmt: on
+
+
+def peak_flops(device: str, precision: str) -> float | None:
+    """The data sheet's rate of a device by the name that it gives itself, such as Tesla V100-SXM2-32GB.
+
+    Args:
+        device: Its name.
+        precision: ``fp32`` takes the float32 units, everything else the half-precision matrix units.
+
+    Returns:
+        Operations a second; None where the device is not among :data:`KINDS`.
+    """
+    words = re.split(r"[\s-]+", device)
+    kind = next((kind for name, kind in KINDS.items() if name.partition("-")[0] in words), None)
+    if kind is None:
+        return None
+    return kind.flops_fp32 if precision == "fp32" else kind.flops
+
 
 #: Share of the data sheet's rate that the reference run reached: 287.13 sequences of 512 tokens a second on four V100s,
 #: at :func:`flop_per_token` operations each.
@@ -90,9 +109,9 @@ class Memory:
 
     Attributes:
         weights: As the forward pass holds them.
-        gradients: Of all parameters.
+        gradients: Of all parameters; of half ones also the sums in float32 (O2).
         moments: AdamW's two, float32.
-        masters: Weights in float32 beside half ones (O2).
+        masters: Weights in float32 beside half ones (O2); every rank holds all of them.
         copies: Half copies of weights that O1 makes for the way back, and what ranks exchange gradients through.
         activations: Kept for the way back.
         head: Scores of the masked positions and their gradients.
@@ -133,13 +152,14 @@ def memory(
         precision: ``fp32``, or ``fp16`` or ``bf16`` with ``-o1`` or ``-o2``.
         recompute: Keep each layer's input alone.
         masked: Share of the tokens whose words are scored.
-        fused_attention: Whether scores are never written out, as in FlashAttention.
+        fused_attention: Whether scores are never written out, as by FlashAttention and memory-efficient attention.
         ranks: Processes that train together.
-        shard_optimizer: Whether they divide moments and masters among them.
+        shard_optimizer: Whether they divide the moments among them.
     """
     count, tokens = parameter_count(config), rows * length
     o1, o2 = precision.endswith("o1"), precision.endswith("o2")
-    held = 2 if o2 else 4  # bytes of a weight, and of its gradient
+    held = 2 if o2 else 4  # bytes of a weight
+    summed = 6 if o2 else 4  # of its gradient: at the end of a backward pass a half one and its sum are both there
     parts = ranks if shard_optimizer else 1
     layer = _layer_bytes(config, length, half=o1 or o2, wide_norms=not o2, fused_attention=fused_attention)
     stream = 2 if o2 else 4
@@ -151,10 +171,10 @@ def memory(
     scored = int(masked * tokens)
     return Memory(
         weights=held * count,
-        gradients=held * count,
+        gradients=summed * count,
         moments=8 * count // parts,
-        masters=4 * count // parts if o2 else 0,
-        copies=(2 * matmul_parameters(config) if o1 else 0) + (min(held * count, _BUCKETS) if ranks > 1 else 0),
+        masters=4 * count if o2 else 0,
+        copies=(2 * matmul_parameters(config) if o1 else 0) + (min(4 * count, _BUCKETS) if ranks > 1 else 0),
         activations=int(tokens * kept),
         head=scored * config.vocab_size * (14 if o1 or o2 else 12) + 4 * scored * config.embedding_size * 4,
     )
@@ -172,8 +192,8 @@ def _layer_bytes(config: RoFormerConfig, length: int, *, half: bool, wide_norms:
     kept += 2 * h  # dropout's masks, a byte an element
     if fused_attention:
         return float(kept + 4 * n)
-    # softmax's output in float32, dropout's mask, and what it leaves
-    return float(kept + n * length * (4 + 1 + size))
+    # softmax's output, which O1 leaves in float32; dropout's mask, and what it leaves
+    return float(kept + n * length * ((4 if wide_norms else size) + 1 + size))
 
 
 def largest_rows(room: int, rows: int, **shape: object) -> int:

@@ -73,8 +73,8 @@ def evaluate(
     mlm_sum, mlm_count, mlm_correct, sop_sum, sop_count, sop_correct, tokens = sums.tolist()
     return EvaluationRecord(
         step=step,
-        mlm_loss=mlm_sum / mlm_count if mlm_count else None,
-        mlm_accuracy=mlm_correct / mlm_count if mlm_count else None,
+        lm_loss=mlm_sum / mlm_count if mlm_count else None,
+        lm_accuracy=mlm_correct / mlm_count if mlm_count else None,
         sop_loss=sop_sum / sop_count if sop_count else None,
         sop_accuracy=sop_correct / sop_count if sop_count else None,
         tokens=int(tokens),
@@ -158,7 +158,7 @@ def _score(
         paddle.to_tensor(input_ids),
         attention_mask=paddle.to_tensor(attention_mask),
         positions=paddle.to_tensor(positions),
-        packed=paddle.device.get_device().startswith("cpu"),  # on a GPU attention takes whole batches alone
+        packed=True,
     )
     scores: NDArray[Any] = logits.astype("float32").numpy()
     return scores

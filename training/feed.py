@@ -7,20 +7,26 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 
-from .batches import Batch, Prefetching, SamplingOptions, SpecialIds, StageData
+from .batches import Batch, Origin, Prefetching, SamplingOptions, SpecialIds, StageData
+from .position import Position
 from .settings import Settings
 from .start import Sources
 
+_BEGINNING = Position()
 
-def in_sequences(settings: Settings, sources: Sources, cache: Path | None = None) -> Settings:
+
+def in_sequences(
+    settings: Settings, sources: Sources, position: Position = _BEGINNING, cache: Path | None = None
+) -> Settings:
     """Say of every stage how many sequences a step has: where ``batch_tokens`` decides, on average.
 
     Args:
         settings: Of the run.
         sources: Corpora and vocabulary.
-        cache: As :class:`Feed` takes it.
+        position: As :class:`Feed` takes it.
+        cache: Likewise.
     """
-    feed = Feed(settings, sources, cache=cache)
+    feed = Feed(settings, sources, position, cache=cache)
     stages = [
         stage if stage.batch_size else replace(stage, batch_size=stage.sequences(feed.stage(number).mean_tokens))
         for number, stage in enumerate(settings.stages)
@@ -34,16 +40,25 @@ class Feed:
     Args:
         settings: Stages and how samples are made.
         sources: Corpora and vocabulary.
+        position: From where the run goes on.
         rank: Of this process.
         ranks: How many there are.
         cache: Directory for sample maps, which are slow to make for large corpora; None keeps them in memory.
     """
 
     def __init__(
-        self, settings: Settings, sources: Sources, *, rank: int = 0, ranks: int = 1, cache: Path | None = None
+        self,
+        settings: Settings,
+        sources: Sources,
+        position: Position = _BEGINNING,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        cache: Path | None = None,
     ) -> None:
         self.settings = settings
         self.sources = sources
+        self._position = position.with_corpora(sources.contents)
         self.rank, self.ranks = rank, ranks
         self.cache = cache
         self._stage = -1
@@ -53,13 +68,13 @@ class Feed:
     def batches(self, step: int) -> Sequence[Batch]:
         """Give this rank's micro-batches of a step of the run, counted from 0."""
         number, index = self.settings.stage_at(step)
-        if self._training is None or self._stage != number:
-            self.close()
-            data = self.stage(number)
-            micro_tokens = self.settings.stages[number].micro_tokens
-            self._training = Prefetching(data, rank=self.rank, ranks=self.ranks, micro_tokens=micro_tokens)
-            self._stage = number
-        return self._training.batches(index)
+        return self._prefetching(number).batches(index)
+
+    def position(self, step: int) -> Position:
+        """Say how far the data are read when ``step`` steps of the run are taken, of which there is one at least."""
+        number, index = self.settings.stage_at(step - 1)
+        reached = self._prefetching(number).origin_at(index + 1)
+        return replace(self._position, stage=number, begun=self._origin(number), reached=reached)
 
     def check(self) -> None:
         """Lay out every stage's data once, held-out ones where they are scored; the cache keeps what was made.
@@ -89,10 +104,26 @@ class Feed:
             special=SpecialIds.of_vocabulary([tokenizer.token(row) or "" for row in range(tokenizer.size)]),
             batch_size=max(1, stage.batch_size),
             batch_tokens=stage.batch_tokens,
+            origin=Origin() if held_out else self._origin(number),
+            numbers=self._position.numbers(self.sources.contents),
             held_out=held_out,
             held_out_fraction=data.held_out_fraction,
             cache=self.cache,
         )
+
+    def _origin(self, number: int) -> Origin:
+        """Where the steps of the batch and the corpora of now begin in a stage."""
+        return self._position.begun if number == self._position.stage else Origin()
+
+    def _prefetching(self, number: int) -> Prefetching:
+        if self._training is None or self._stage != number:
+            self.close()
+            micro_tokens = self.settings.stages[number].micro_tokens
+            self._training = Prefetching(
+                self.stage(number), rank=self.rank, ranks=self.ranks, micro_tokens=micro_tokens
+            )
+            self._stage = number
+        return self._training
 
     def close(self) -> None:
         """End the thread."""

@@ -35,7 +35,7 @@ class BadNumberError(ConvertError):
         super().__init__(
             f"step {step}: {why}\n  first bad tensor   {found}\n  samples            {shown}{more}\n"
             f"  newest checkpoint  {saved or 'none'}",
-            f"Go on from its weights (--init {saved}) into another --output, with a lower --max-lr."
+            f"Pass these data over (--resume --skip-steps {step}), or go on with a lower --max-lr (--resume)."
             if saved
             else "Start again with a lower --max-lr or more --warmup-steps.",
         )

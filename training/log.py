@@ -2,10 +2,14 @@
 
 One :class:`RunLog`, on the first rank alone. The order that makes a resumed run's file equal an uninterrupted one's:
 report a step, evaluate, then save the checkpoint; on resume call :meth:`RunLog.rewind` with the checkpoint's step.
+
+Every line begins with the time, but for the reference run's, which programs read field for field, and what hangs
+indented below another.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +36,7 @@ class RunLog:
         terminal: Keep a progress line at the bottom of the terminal; nothing where stderr is none.
         plan: Steps and tokens a step of each stage, for the progress line's share and time left.
         echo: Takes each line of the log; standard output where nothing else is said.
+        now: Seconds since 1970.
 
     Raises:
         MissingPackageError: Curves are asked for and their package is not installed.
@@ -46,11 +51,13 @@ class RunLog:
         terminal: bool = False,
         plan: Sequence[tuple[int, int]] = (),
         echo: Callable[[str], None] = _print,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._metrics = MetricsFile(directory / METRICS)
         self._curves = curves_asked_for(directory, tensorboard=tensorboard, visualdl=visualdl)
-        self._progress = Progress(plan) if terminal else None
+        self._progress = Progress(plan, live=terminal, now=now)
         self._echo = echo
+        self._now = now
         self._stages: set[int] = set()
 
     def __enter__(self) -> RunLog:
@@ -69,8 +76,7 @@ class RunLog:
         self._stages = {record["stage"] for record in kept if record["kind"] == "stage"}
         for curves in self._curves:
             curves.rewind(step)
-        if self._progress is not None:
-            self._progress.start(step)
+        self._progress.start(step)
 
     def stage(self, record: StageRecord) -> None:
         """Report that a stage begins; a stage that was reported already, before a resume, is passed over."""
@@ -88,8 +94,10 @@ class RunLog:
         self._metrics.write("step", asdict(record))
         for curves in self._curves:
             curves.step(record)
-        self.say(record.line())
-        self.progress(record.step)
+        self._write(record.line())
+        self._progress.move(record.step)
+        self._progress.speed(record.tokens_per_second, record.peak_share)
+        self.say(self._progress.text())
 
     def evaluation(self, record: EvaluationRecord) -> None:
         """Report an evaluation on held-out text."""
@@ -105,20 +113,23 @@ class RunLog:
         for curves in self._curves:
             curves.text("fill_mask", lines, step)
         for line in lines:
-            self.say(f"  {line}")
+            self._write(f"  {line}")
 
     def progress(self, step: int) -> None:
         """Move the progress line; cheap enough for every step."""
-        if self._progress is not None:
-            self._progress.move(step)
+        self._progress.move(step)
 
-    def say(self, line: str) -> None:
-        """Print a line that is in no file, above the progress line."""
-        if self._progress is not None:
-            self._progress.clear()
-        self._echo(line)
-        if self._progress is not None:
-            self._progress.draw()
+    def say(self, line: str, *below: str) -> None:
+        """Print a line that is in no file, with the time before it, and others indented below it."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._now()))
+        self._write(f"[{stamp}] {line}", *(f"  {each}" for each in below))
+
+    def _write(self, *lines: str) -> None:
+        """Print lines above the progress line."""
+        self._progress.clear()
+        for line in lines:
+            self._echo(line)
+        self._progress.draw()
 
     def sync(self) -> None:
         """Force the records to the disk; call it before a checkpoint is given its name."""
@@ -126,8 +137,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close every file and clear the progress line."""
-        if self._progress is not None:
-            self._progress.clear()
+        self._progress.clear()
         self._metrics.close()
         for curves in self._curves:
             curves.close()

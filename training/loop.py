@@ -11,19 +11,24 @@ from pathlib import Path
 from types import FrameType
 
 from ..converters.errors import ConvertError
+from ..models import kernel_trials_paddle
 from .agreement import require_agreement
+from .estimate import flop_per_token
 from .evaluation import evaluate, fill_lines, sentences_to_fill
 from .feed import Feed, in_sequences
 from .log import RunLog
 from .meter import Clock
+from .opening import ending_line, opening, peak
 from .parallel import Ranks
-from .precision import choose_device
+from .position import Position
+from .precision import choose_device, types_of
 from .records import StageRecord, StepRecord
+from .resume import Change, change_lines, go_on
 from .run_directory import claim, held
 from .schedule import learning_rate
 from .settings import Settings
 from .start import open_sources
-from .state import clear_unfinished
+from .state import checkpoint_path, clear_unfinished, read_checkpoint, set_aside
 from .trainer import Trainer
 
 
@@ -39,31 +44,46 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
         ConvertError: The settings, the corpora or the run's directory do not allow it, or the numbers went wrong.
     """
     run = Path(settings.run.output)
-    choose_device(settings.run)
+    device = choose_device(settings.run)
     ranks = Ranks()
+    require_work_for_all(settings, ranks.count)
     with ExitStack() as stack:
         if ranks.first:
             stack.enter_context(held(run))
-        found = claim(run, resume=resume)
+        # one rank decides for all: each would read every file, and two could find different ones damaged
+        found, damaged = ranks.decide(lambda: claim(run, resume=resume))
         sources = open_sources(settings.data.corpora)
-        settings = in_sequences(settings, sources, run / "samples")
-        require_work_for_all(settings, ranks.count)
+        position, changes, state = Position(), list[Change](), None
+        if found is not None and (checkpoint := checkpoint_path(run, found)).exists():  # else the ranks disagree
+            state = read_checkpoint(checkpoint)
+            position, changes = go_on(checkpoint, state, settings, sources)
+        settings = in_sequences(settings, sources, position, run / "samples")
         trainer = Trainer(settings, sources, ranks)
+        verdicts = kernel_trials_paddle.prove(trainer.model.config, types_of(settings.run.precision))
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
-        if found is not None:
-            trainer.restore(found)
+        if state is not None:
+            trainer.restore(checkpoint, state, changes)
         if ranks.count > 1:
             require_agreement(ranks, trainer.facts())
-        feed = stack.enter_context(Feed(settings, sources, rank=ranks.rank, ranks=ranks.count, cache=run / "samples"))
+        feed = stack.enter_context(
+            Feed(settings, sources, position, rank=ranks.rank, ranks=ranks.count, cache=run / "samples")
+        )
         feed.check()  # what an evaluation lacks shows now, not after a thousand steps
         asked_to_end = stack.enter_context(ending_by_signal(tell=ranks.first))
         log = stack.enter_context(open_log(settings, run, terminal=terminal)) if ranks.first else None
         if log is not None:
             clear_unfinished(run)
             log.rewind(trainer.step)
-            for note in trainer.notes if found is None else ():
-                log.say(f"{settings.run.init}: {note}")
-        Loop(trainer, feed, log, asked_to_end, sentences).run()
+            for line in opening(trainer, feed, device, kernel_trials_paddle.lines(verdicts)):
+                log.say(line)
+            for name, why in damaged:
+                log.say(f"{name} is damaged and now called {set_aside(run / name).name}: {why}")
+            if state is None:
+                log.say(f"begins {f'from {settings.run.init}' if settings.run.init else 'at random'}", *trainer.notes)
+            else:
+                log.say(f"goes on from {checkpoint}", *change_lines(changes, state, settings))
+        state = None  # its arrays, twice the size of the model, are the optimiser's by now
+        Loop(trainer, feed, log, asked_to_end, sentences, peak(device, settings.run.precision, ranks.count)).run()
     return trainer.saved
 
 
@@ -77,6 +97,7 @@ class Loop:
         log: On the first rank; None on the others.
         asked_to_end: Set when the run shall save and end.
         sentences: Each evaluation fills them in.
+        peak: Operations a second of all devices by their data sheet, or None.
     """
 
     def __init__(
@@ -86,12 +107,15 @@ class Loop:
         log: RunLog | None,
         asked_to_end: threading.Event,
         sentences: Sequence[str] = (),
+        peak: float | None = None,
     ) -> None:
         self.trainer = trainer
         self.feed = feed
         self.log = log
         self.asked_to_end = asked_to_end
         self.sentences = sentences
+        self.peak = peak
+        self.passed_over: tuple[int, int] | None = None  # what was said of last
         self.clock = Clock()
 
     def run(self) -> None:
@@ -99,11 +123,12 @@ class Loop:
         trainer, settings = self.trainer, self.trainer.settings
         watch = settings.watch
         ending = trainer.step >= settings.steps
+        if ending and self.log is not None:
+            self.log.say(f"nothing is left to do: all {settings.steps:,} steps are taken; for more, raise --steps")
         while not ending:
             stage, _ = settings.stage_at(trainer.step)
             self.announce(stage)
-            asked = trainer.take_step(self.feed.batches(trainer.step), ending=self.asked_to_end.is_set())
-            self.clock.tick()
+            asked = self.step()
             last = trainer.step == settings.steps
             ending = asked or last
             if last or trainer.step % watch.log_steps == 0:
@@ -117,6 +142,24 @@ class Loop:
                 self.log.progress(trainer.step)
                 if asked and not last:
                     self.log.say(f"asked to end: step {trainer.step} is saved, and --resume goes on from it")
+        if trainer.step >= settings.steps and self.log is not None:
+            self.log.say(ending_line(checkpoint_path(Path(settings.run.output), trainer.step)))
+
+    def step(self) -> bool:
+        """Take the next step, or pass it over; return whether a rank was asked to end."""
+        trainer, settings = self.trainer, self.trainer.settings
+        skipped = settings.skipped(trainer.step + 1)
+        if skipped is None:
+            asked = trainer.take_step(self.feed.batches(trainer.step), ending=self.asked_to_end.is_set())
+            self.clock.tick()
+            return asked
+        if self.log is not None and skipped != self.passed_over:
+            first, last = trainer.step + 1, skipped[1]
+            steps = f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
+            self.log.say(f"passed over, with the data: {steps} (skip_steps)")
+        self.passed_over = skipped
+        trainer.pass_over()
+        return False
 
     def announce(self, stage: int) -> None:
         """Report that a stage begins, once."""
@@ -126,10 +169,13 @@ class Loop:
             self.log.stage(StageRecord(step - index, stage + 1, each.length, each.batch_size, each.steps))
 
     def report(self, stage: int) -> None:
-        """Write the log's line."""
+        """Write the log's line, of the steps that were taken since the last."""
         trainer, meter, scaler = self.trainer, self.trainer.meter, self.trainer.scaler
+        if not meter.taken:
+            return
         steps, seconds = self.clock.lap()
         data = trainer.settings.data
+        tokens_per_second = steps * meter.tokens / meter.taken / seconds
         loss, lm_loss, sop_loss, gradient_norm = meter.means(mlm=data.mlm, sop=data.sop)
         record = StepRecord(
             step=trainer.step,
@@ -140,17 +186,24 @@ class Loop:
             steps_per_second=steps / seconds,
             # of the steps that this process took; the meter also holds those before a resume
             sequences_per_second=steps * meter.sequences / meter.taken / seconds,
-            tokens_per_second=steps * meter.tokens / meter.taken / seconds,
+            tokens_per_second=tokens_per_second,
             loss_scaling=1.0 if scaler is None else scaler.scale,
             good_steps=0 if scaler is None else scaler.good_steps,
             bad_steps=0 if scaler is None else scaler.bad_steps,
             stage=stage + 1,
             tokens=meter.all_tokens,
             gradient_norm=gradient_norm,
+            peak_share=None if self.peak is None else tokens_per_second * self.work_of_token(stage) / self.peak,
         )
         meter.reset()
         if self.log is not None:
             self.log.step(record)
+
+    def work_of_token(self, stage: int) -> float:
+        """Operations of one token of a stage, as an estimate counts them."""
+        data, length = self.trainer.settings.data, self.trainer.settings.stages[stage].length
+        masked = data.masked_lm_probability if data.mlm else 0.0
+        return flop_per_token(self.trainer.model.config, length, masked=masked)
 
     def evaluate(self, stage: int) -> None:
         """Score held-out text, and fill in some masks."""
@@ -177,7 +230,10 @@ class Loop:
         """Write a checkpoint."""
         settings = self.trainer.settings
         sync = self.log.sync if self.log is not None else lambda: None
-        self.trainer.save(Path(settings.run.output), keep=settings.watch.keep_checkpoints, sync=sync)
+        run, step = Path(settings.run.output), self.trainer.step
+        position = self.feed.position(step)
+        if self.trainer.save(run, position, keep=settings.watch.keep_checkpoints, sync=sync) and self.log is not None:
+            self.log.say(f"saved {checkpoint_path(run, step)}")
 
 
 def require_work_for_all(settings: Settings, ranks: int) -> None:

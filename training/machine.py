@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.amounts import amount
+from ..models import kernels_paddle
+from ..models.kernels_paddle import candidates
 from ..models.processor import processor
 from ..models.start_paddle import NOTES, paddle
 
@@ -24,6 +26,9 @@ OPTIONAL: Mapping[str, str] = {
     "visualdl": "curves for VisualDL",
     "matplotlib": "plot",
 }
+
+#: Types that a run can train in, as its precision names them, and as Paddle does.
+TYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 _BELOW = (2, 4)  # of numpy: from here on float() of a one-element tensor raises TypeError
 
@@ -51,10 +56,10 @@ class Device:
             return ("fp32",)  # Paddle's AMP leaves everything as it is on a CPU, whatever is_bfloat16_supported says
         return ("fp32", *["fp16"] * (self.capability >= (5, 3)), *["bf16"] * (self.capability >= (8, 0)))
 
-    @property
-    def fuses_attention(self) -> bool:
-        """Whether FlashAttention 2 has kernels for it."""
-        return self.capability is not None and self.capability >= (8, 0)
+    def fast_attention(self, dtype: str) -> str | None:
+        """Name the kernel that may stand in for attention in a type (``float16``), or None; it has to prove itself."""
+        found = candidates(kernels_paddle.Device(self.name, self.capability), "attention", dtype)
+        return found[0].name if found else None
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,18 @@ def room(directory: Path) -> tuple[Path, int]:
     return there, shutil.disk_usage(there).free
 
 
+def attention(device: Device) -> str:
+    """Say which attention a device gets in each of its types, and why."""
+    if device.capability is None:
+        return "products and softmax: there is no fast kernel for CPUs"
+    found: dict[str, list[str]] = {}
+    for short in device.types:
+        found.setdefault(device.fast_attention(TYPES[short]) or "products and softmax", []).append(short)
+    said = "; ".join(f"{kernel} in {' and '.join(types)}" for kernel, types in found.items())
+    why = "" if device.capability >= (8, 0) else ", FlashAttention wants compute capability 8.0"
+    return f"{said}{why}; where it does not prove itself, products and softmax"
+
+
 def lines(machine: Machine, directory: Path) -> list[tuple[str, str]]:
     """Say what this machine can do: what, and how it stands with it.
 
@@ -227,12 +244,7 @@ def lines(machine: Machine, directory: Path) -> list[tuple[str, str]]:
         out.append(("GPU", f"none: {machine.why_no_gpu}"))
     why = "" if machine.gpus else " (Paddle's automatic mixed precision does nothing on a CPU)"
     out.append(("types", ", ".join(device.types) + why))
-    if device.fuses_attention:
-        out.append(("attention", "fused: FlashAttention 2 in fp16 and bf16"))
-    elif device.capability is not None:
-        out.append(("attention", "scores are written out: FlashAttention 2 wants compute capability 8.0"))
-    else:
-        out.append(("attention", "scores are written out: there is no fused kernel for CPUs"))
+    out.append(("attention", attention(device)))
     wanted = "nccl" if machine.gpus else "gloo"
     talk = wanted if wanted in machine.collectives else f"no {wanted} in this Paddle: one rank alone"
     out.append(("ranks", f"{talk} (python -m paddle.distributed.launch)" if talk == wanted else talk))

@@ -15,9 +15,9 @@ class Meter:
 
     Attributes:
         steps: Steps whose gradients were finite.
-        mlm_steps: Those of them that had a masked token.
+        lm_steps: Those of them that had a masked token.
         sop_steps: Those that had a sample of two sentences; a batch of short samples may have none.
-        mlm_loss: Of the masked-LM part, nats.
+        lm_loss: Of the masked-LM part, nats.
         sop_loss: Of the sentence-order part, nats.
         gradient_norm: Before clipping.
         taken: Steps.
@@ -27,9 +27,9 @@ class Meter:
     """
 
     steps: int = 0
-    mlm_steps: int = 0
+    lm_steps: int = 0
     sop_steps: int = 0
-    mlm_loss: float = 0.0
+    lm_loss: float = 0.0
     sop_loss: float = 0.0
     gradient_norm: float = 0.0
     taken: int = 0
@@ -44,12 +44,12 @@ class Meter:
         self.sequences += sequences
         self.all_tokens += tokens
 
-    def add(self, mlm_loss: float | None, sop_loss: float | None, gradient_norm: float) -> None:
+    def add(self, lm_loss: float | None, sop_loss: float | None, gradient_norm: float) -> None:
         """Add a step's numbers; a loss is None where nothing was to be predicted."""
         self.steps += 1
-        self.mlm_steps += mlm_loss is not None
+        self.lm_steps += lm_loss is not None
         self.sop_steps += sop_loss is not None
-        self.mlm_loss += mlm_loss or 0.0
+        self.lm_loss += lm_loss or 0.0
         self.sop_loss += sop_loss or 0.0
         self.gradient_norm += gradient_norm
 
@@ -65,7 +65,7 @@ class Meter:
         """
         lm_loss, sop_loss = (
             total / steps if steps else math.nan if on else 0.0
-            for total, steps, on in ((self.mlm_loss, self.mlm_steps, mlm), (self.sop_loss, self.sop_steps, sop))
+            for total, steps, on in ((self.lm_loss, self.lm_steps, mlm), (self.sop_loss, self.sop_steps, sop))
         )
         if not self.steps:
             return math.nan, lm_loss, sop_loss, None

@@ -19,10 +19,13 @@ from ..converters.errors import ConvertError, FormatError
 METRICS = "metrics.jsonl"
 
 #: Fields that hold a clock's reading: they alone differ between two runs of one configuration on one machine.
-TIMES = frozenset({"steps_per_second", "sequences_per_second", "tokens_per_second"})
+TIMES = frozenset({"steps_per_second", "sequences_per_second", "tokens_per_second", "peak_share"})
 
 #: What a stage's record is read for.
 _STAGE_FIELDS = ("stage", "length", "batch_size")
+
+#: What releases before 2026-11-27 called two fields: a run's picture must not lose half its lines without a word.
+_RENAMED = {"mlm_loss": "lm_loss", "mlm_accuracy": "lm_accuracy"}
 
 _LONGEST_LINE = 1 << 20  # bytes
 
@@ -134,7 +137,7 @@ def _records(path: Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
                 offset=offset,
                 next_step=f"Remove the line, or name another {METRICS}.",
             )
-        yield record
+        yield {_RENAMED.get(name, name): value for name, value in record.items()}
         offset += len(line)
 
 

@@ -143,6 +143,12 @@ class Mixture:
         corpora = self._pattern[places]
         return corpora, rounds * self._quota[corpora] + self._before[places]
 
+    def counts(self, positions: int) -> Int64:
+        """Say how many of the first `positions` samples are of each corpus, (n,)."""
+        rounds, rest = divmod(positions, len(self._pattern))
+        counts: Int64 = rounds * self._quota + np.bincount(self._pattern[:rest], minlength=len(self._quota))
+        return counts
+
 
 def each_once(sizes: Sequence[int], shares: NDArray[np.float64]) -> Int64:
     """Lay out all samples of some corpora, each once: corpus and number of each, (n, 2).

@@ -1,10 +1,10 @@
 """The processes of a run: who this one is, and sums over all of them.
 
 ``python -m paddle.distributed.launch`` starts one process a device and says so in the environment; ``fleet`` joins
-them, through NCCL between GPUs and gloo between CPUs. Each computes its part of the global batch. Gradients are summed,
-never averaged: the losses were divided by the counts of the whole global batch, so that the sum is its gradient
-whatever the number of processes. Where the optimiser's state is divided (ZeRO's first stage), each process updates its
-share of the weights and hands it to the others.
+them, through NCCL between GPUs and gloo between CPUs. Each computes its part of the global batch. Gradients are summed
+(:mod:`.exchange`), never averaged: the losses were divided by the counts of the whole global batch, so that the sum is
+its gradient whatever the number of processes. Where the optimiser's state is divided (ZeRO's first stage), each process
+updates its share of the weights and hands it to the others.
 
 Source: Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models (arXiv 1910.02054).
 """
@@ -12,18 +12,20 @@ Source: Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
+from ..converters.errors import ConvertError
 from ..models.start_paddle import paddle
 
 #: Elements that are sent in one call: 64 MB of float32.
-_BUCKET = 1 << 24
+BUCKET = 1 << 24
 
 
 class Ranks:
@@ -65,15 +67,24 @@ class Ranks:
         rows = self.add(rows)
         return [row[: int(size)].astype(numpy.uint8).tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
-    def add_gradients(self, parameters: Mapping[str, Any]) -> None:
-        """Replace every gradient by its sum over all processes."""
+    def decide(self, find: Callable[[], Any]) -> Any:
+        """Let the first process find something out for all: plain values, as JSON gives them back.
+
+        Raises:
+            ConvertError: On all of them, where it was raised on the first.
+        """
         if self.count == 1:
-            return
-        with paddle.no_grad():
-            for bucket in _buckets([parameter.grad for parameter in parameters.values()]):
-                flat = _flatten(bucket)
-                paddle.distributed.all_reduce(flat)
-                _unflatten(flat, bucket)
+            return find()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer = [find(), None]
+            except ConvertError as error:
+                answer = [None, [error.what, error.next_step]]
+        found, refusal = json.loads(self.share(json.dumps(answer))[0])
+        if refusal:
+            raise ConvertError(*refusal)
+        return found
 
     def shares(self, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Divide parameters among the processes, each about as many elements."""
@@ -92,10 +103,11 @@ class Ranks:
             return
         with paddle.no_grad():
             for owner, share in enumerate(shares):
-                for bucket in _buckets(list(share.values())):
-                    flat = _flatten(bucket)
+                for bucket in buckets(share):
+                    flat = flatten(bucket.values())
                     paddle.distributed.broadcast(flat, owner)
-                    _unflatten(flat, bucket)
+                    for parameter, piece in zip(bucket.values(), pieces(flat, bucket.values()), strict=True):
+                        parameter.copy_(piece, False)
 
     def gather(self, array: NDArray[Any] | None, shape: tuple[int, ...], owner: int) -> NDArray[Any]:
         """Give every process the float32 array of one of them."""
@@ -110,25 +122,28 @@ class Ranks:
             paddle.distributed.barrier()
 
 
-def _flatten(tensors: Sequence[Any]) -> Any:
-    return paddle.concat([tensor.reshape([-1]) for tensor in tensors])
-
-
-def _unflatten(flat: Any, tensors: Sequence[Any]) -> None:
-    parts = paddle.split(flat, [math.prod(tensor.shape) for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.reshape(tensor.shape), False)
-
-
-def _buckets(tensors: Sequence[Any]) -> Iterator[list[Any]]:
-    bucket: list[Any] = []
+def buckets(parameters: Mapping[str, Any], most: int = BUCKET) -> Iterator[dict[str, Any]]:
+    """Divide parameters, in their order, among buckets of at most ``most`` elements; a larger one is alone."""
+    bucket: dict[str, Any] = {}
     elements = 0
-    for tensor in tensors:
-        size = math.prod(tensor.shape)
-        if bucket and elements + size > _BUCKET:
+    for name, parameter in parameters.items():
+        size = math.prod(parameter.shape)
+        if bucket and elements + size > most:
             yield bucket
-            bucket, elements = [], 0
-        bucket.append(tensor)
+            bucket, elements = {}, 0
+        bucket[name] = parameter
         elements += size
     if bucket:
         yield bucket
+
+
+def flatten(tensors: Iterable[Any]) -> Any:
+    """Lay out tensors one after the other, as one of rank 1."""
+    return paddle.concat([tensor.reshape([-1]) for tensor in tensors])
+
+
+def pieces(flat: Any, like: Iterable[Any]) -> Iterator[Any]:
+    """Cut what :func:`flatten` made into tensors of the shapes of those in ``like``."""
+    shapes = [tensor.shape for tensor in like]
+    parts = paddle.split(flat, [math.prod(shape) for shape in shapes])
+    return (part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))

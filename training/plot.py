@@ -81,7 +81,7 @@ _PANELS = {
         "masked-word loss (nats a masked token)",
         (
             Series(("step", "lm_loss"), "train", raw=True),
-            Series(("evaluation", "mlm_loss"), "held out", held_out=True),
+            Series(("evaluation", "lm_loss"), "held out", held_out=True),
         ),
         "{:.3f}".format,
         "{:g}".format,
@@ -100,7 +100,7 @@ _PANELS = {
         "held-out accuracy (%)",
         (
             Series(("evaluation", "sop_accuracy"), "order", held_out=True, always=True),
-            Series(("evaluation", "mlm_accuracy"), "words", held_out=True, always=True),
+            Series(("evaluation", "lm_accuracy"), "words", held_out=True, always=True),
         ),
         lambda value: f"{100 * value:.1f} %",
         lambda value: f"{100 * value:g}",

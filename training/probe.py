@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +17,8 @@ from ..models.config import RoFormerConfig
 from ..models.roformer_paddle import RoFormerForPretraining
 from ..models.start_paddle import paddle
 from .estimate import Pace, flop_per_token, parameter_count
+from .precision import autocast
+from .settings import Precision
 
 F = paddle.nn.functional
 
@@ -52,7 +53,7 @@ def probe(
     *,
     rows: int,
     length: int,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     recompute: bool = False,
     masked: float = 0.15,
     seconds: float = _SECONDS,
@@ -92,7 +93,7 @@ def probe(
     return Probe(rate, Pace(flop / whole, update, f"measured on {where}: {share:.0f} % of its bare matrix products"))
 
 
-def _forward_backward(model: Any, rows: int, length: int, precision: str, masked: float) -> Callable[[], object]:
+def _forward_backward(model: Any, rows: int, length: int, precision: Precision, masked: float) -> Callable[[], object]:
     rng = np.random.default_rng(0)
     words = model.config.vocab_size
     ids = paddle.to_tensor(rng.integers(0, words, (rows, length)))
@@ -102,7 +103,7 @@ def _forward_backward(model: Any, rows: int, length: int, precision: str, masked
     order = paddle.to_tensor(rng.integers(0, 2, rows))
 
     def run() -> object:
-        with _precision(precision):
+        with autocast(precision):
             logits, swapped = model(ids, positions=positions)
             loss = F.cross_entropy(logits.astype("float32"), labels) + F.cross_entropy(swapped.astype("float32"), order)
         loss.backward()
@@ -111,7 +112,7 @@ def _forward_backward(model: Any, rows: int, length: int, precision: str, masked
     return run
 
 
-def _layer_forward_backward(model: Any, rows: int, length: int, precision: str) -> Callable[[], object]:
+def _layer_forward_backward(model: Any, rows: int, length: int, precision: Precision) -> Callable[[], object]:
     layer, config = model.layers[0], model.config
     layout = model.lay_out(paddle.zeros([rows, length], "int64"), None, False)
     hidden = paddle.randn([rows * length, config.hidden_size]).astype(model.embeddings.word.weight.dtype)
@@ -119,7 +120,7 @@ def _layer_forward_backward(model: Any, rows: int, length: int, precision: str) 
 
     def run() -> object:
         hidden.clear_gradient(False)
-        with _precision(precision):
+        with autocast(precision):
             out = layer(hidden, layout, "", None)
         out.backward(paddle.ones_like(out))
         return out
@@ -136,14 +137,6 @@ def _update(model: Any) -> Callable[[], object]:
     )
     step: Callable[[], object] = optimizer.step  # the gradients of the last probe are still there
     return step
-
-
-def _precision(precision: str) -> AbstractContextManager[Any]:
-    if not precision.endswith(("o1", "o2")):
-        return nullcontext()
-    level = precision[-2:].upper()
-    context: AbstractContextManager[Any] = paddle.amp.auto_cast(level=level, dtype=_DTYPES[precision[:4]])
-    return context
 
 
 def _seconds(run: Callable[[], object], seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""The line at the bottom of the terminal: how far a run is, how fast, and how long it still takes."""
+"""How far a run is, how fast, how long it still takes and when it ends: in the log, and at the bottom of a terminal."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ _RECENT = 120.0  # seconds that the speed is taken from
 
 
 class Progress:
-    """A line on a terminal; silent where the stream is none.
+    """Reckons how far a run is, and keeps a line that says so on a terminal; silent where the stream is none.
 
     Args:
         plan: Steps of each stage and tokens of one of its steps: a longer stage's steps take longer, so time left is
             reckoned in tokens.
         stream: Standard error where nothing else is said.
+        live: Whether to keep the line at all.
         clock: Seconds.
+        now: Seconds since 1970, for the time of day.
     """
 
     def __init__(
         self,
         plan: Sequence[tuple[int, int]],
         stream: TextIO | None = None,
+        *,
+        live: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._plan = tuple(plan)
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._live = self._stream.isatty()
+        self._now = now
+        self._live = live and self._stream.isatty()
+        self._speed = ""
         self._step = 0
         self._drawn = -_REDRAW
         self._shown = False
@@ -44,8 +51,6 @@ class Progress:
 
     def move(self, step: int) -> None:
         """Say that ``step`` steps are done."""
-        if not self._live:
-            return
         now = self._clock()
         if not self._seen:
             self._seen = [(now, self._work(self._step))]
@@ -55,6 +60,11 @@ class Progress:
             while len(self._seen) > 2 and now - self._seen[1][0] > _RECENT:
                 del self._seen[0]
             self.draw()
+
+    def speed(self, tokens: float, peak_share: float | None) -> None:
+        """Say how many tokens a second were trained on last, and which share of the devices' peak rate that is."""
+        share = "" if peak_share is None else f" ({100 * peak_share:.1f} % of the peak)"
+        self._speed = f"{tokens:,.0f} tokens/s{share}"
 
     def draw(self) -> None:
         """Draw the line."""
@@ -80,11 +90,18 @@ class Progress:
         parts = [f"step {self._step:,} of {steps:,}", f"{100 * self._step / steps:.1f} %"]
         if len(self._plan) > 1:
             parts.append(f"stage {self._stage()} of {len(self._plan)}")
+        if self._speed:
+            parts.append(self._speed)
         (then, before), (now, done) = (self._seen[0], self._seen[-1]) if self._seen else ((0.0, 0.0), (0.0, 0.0))
-        if now > then and done > before:
+        if now > then and done > before and self._step < steps:
             left = (self._work(steps) - done) * (now - then) / (done - before)
-            parts.append(f"{duration(left)} left")
+            parts.append(f"{duration(left)} left, until {self._clock_time(left)}")
         return " · ".join(parts)
+
+    def _clock_time(self, left: float) -> str:
+        """The time of day that is so many seconds away, with the date where it is not today's."""
+        now, then = time.localtime(self._now()), time.localtime(self._now() + left)
+        return time.strftime("%H:%M" if now[:3] == then[:3] else "%Y-%m-%d %H:%M", then)
 
     def _stage(self) -> int:
         left = self._step

@@ -48,6 +48,8 @@ class StepRecord:
         gradient_norm: Before clipping; None where it is unknown.
         lm_accuracy: Share of masked tokens that the model got right, 0 to 1; None where it is unknown.
         sop_accuracy: Share of sentence orders, likewise.
+        peak_share: Share of the devices' peak rate that the steps' products reached, 0 to 1; a time, too. None on a CPU
+            and where the peak is unknown.
     """
 
     step: int
@@ -66,6 +68,7 @@ class StepRecord:
     gradient_norm: float | None = None
     lm_accuracy: float | None = None
     sop_accuracy: float | None = None
+    peak_share: float | None = None
 
     def line(self) -> str:
         """Write the log line of PaddleNLP's ernie-1.0 example, field for field, which people grep and plot."""
@@ -83,8 +86,8 @@ class EvaluationRecord:
 
     Attributes:
         step: Steps of the run before it.
-        mlm_loss: Mean cross-entropy of a masked token, in nats; None where the objective is off.
-        mlm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None likewise.
+        lm_loss: Mean cross-entropy of a masked token, in nats; None where the objective is off.
+        lm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None likewise.
         sop_loss: Mean cross-entropy of an order, in nats; None where nothing has a second sentence.
         sop_accuracy: Share of orders, 0 to 1; None likewise.
         tokens: Tokens read, padding left out.
@@ -94,8 +97,8 @@ class EvaluationRecord:
     """
 
     step: int
-    mlm_loss: float | None
-    mlm_accuracy: float | None
+    lm_loss: float | None
+    lm_accuracy: float | None
     sop_loss: float | None
     sop_accuracy: float | None
     tokens: int
@@ -107,8 +110,8 @@ class EvaluationRecord:
         """Write it in the manner of the step's line."""
         parts = [f"evaluation at step {self.step}"]
         for name, value in (
-            ("lm_loss", self.mlm_loss),
-            ("lm_accuracy", self.mlm_accuracy),
+            ("lm_loss", self.lm_loss),
+            ("lm_accuracy", self.lm_accuracy),
             ("sop_loss", self.sop_loss),
             ("sop_accuracy", self.sop_accuracy),
         ):

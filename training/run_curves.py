@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 #: Numbers that are drawn, by kind of record.
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "step": ("lm_loss", "sop_loss", "learning_rate", "tokens_per_second"),
-    "evaluation": ("mlm_loss", "mlm_accuracy", "sop_loss", "sop_accuracy"),
+    "evaluation": ("lm_loss", "lm_accuracy", "sop_loss", "sop_accuracy"),
 }
 
 

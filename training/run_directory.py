@@ -9,7 +9,7 @@ from pathlib import Path
 from ..converters.errors import ConvertError
 from ..converters.whole_files import lock
 from .metrics import METRICS
-from .state import checkpoints
+from .state import checkpoints, newest_whole
 
 #: Held while a process trains there; empty. It stays, for a file that is removed can be locked by two.
 LOCK = ".lock"
@@ -35,24 +35,26 @@ def held(run: Path) -> Iterator[None]:
         yield
 
 
-def claim(run: Path, *, resume: bool) -> Path | None:
-    """Return the checkpoint to go on from, or None where the run begins.
+def claim(run: Path, *, resume: bool) -> tuple[int | None, list[tuple[str, str]]]:
+    """Find the step to go on from, None where the run begins, and the newer checkpoints that are damaged, with why.
 
     Raises:
-        ConvertError: There are records or checkpoints of another run, and nobody said to resume.
+        ConvertError: There are records or checkpoints of another run and nobody said to resume, or no checkpoint of
+            the run is whole.
     """
-    found = [path for _, path in checkpoints(run)]
-    if not resume:
-        if found:
-            raise ConvertError(
-                f"{run} holds {found[-1].name} of another run", "Go on with --resume, or name another --output."
-            )
-        if _size(run / METRICS):
-            raise ConvertError(
-                f"{run} holds the {METRICS} of another run, which has no checkpoint",
-                "Begin again with --resume, which drops these records, or name another --output.",
-            )
-    return found[-1] if found else None
+    if resume:
+        return newest_whole(run)
+    found = checkpoints(run)
+    if found:
+        raise ConvertError(
+            f"{run} holds {found[-1][1].name} of another run", "Go on with --resume, or name another --output."
+        )
+    if _size(run / METRICS):
+        raise ConvertError(
+            f"{run} holds the {METRICS} of another run, which has no checkpoint",
+            "Begin again with --resume, which drops these records, or name another --output.",
+        )
+    return None, []
 
 
 def _size(path: Path) -> int:

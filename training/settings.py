@@ -9,17 +9,20 @@ optimiser.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 Precision = Literal["fp32", "fp16-o1", "fp16-o2", "bf16-o1", "bf16-o2"]
 Device = Literal["auto", "cpu", "gpu"]
 Decay = Literal["linear", "cosine", "constant"]
+Exchange = Literal["float32", "half"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEVICES: tuple[Device, ...] = get_args(Device)
 DECAYS: tuple[Decay, ...] = get_args(Decay)
+EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,9 @@ class Run:
     precision: Precision = _key("fp32", "Type of the arithmetic, and how much of it.", choices=PRECISIONS)
     recompute: bool = _key(False, "Compute each layer again on the way back instead of keeping it.", free=True)
     shard_optimizer: bool = _key(False, "Divide the optimiser's state among the ranks.", free=True)
+    exchange: Exchange = _key(
+        "float32", "Type in which ranks exchange gradients; half: that of precision.", free=True, choices=EXCHANGES
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,9 @@ class Data:
 
     corpora: tuple[str, ...] = _key(
         (), "Prepared corpora: DIR, or DIR=WEIGHT to draw from one more than another.", free=True
+    )
+    skip_steps: tuple[str, ...] = _key(
+        (), "Steps that are passed over with their data: 513, or 510-520; the schedule goes on.", free=True
     )
     mlm: bool = _key(True, "Train the masked-language-model head.")
     sop: bool = _key(True, "Train the sentence-order head.")
@@ -118,11 +127,11 @@ class Model:
 class Optimizer:
     """AdamW."""
 
-    weight_decay: float = _key(0.01, "Not on biases and norms.", _FROM_0)
+    weight_decay: float = _key(0.01, "Not on biases and norms.", _FROM_0, free=True)
     beta1: float = _key(0.9, "Decay of the first moment.", _SHARE)
     beta2: float = _key(0.999, "Decay of the second moment.", _SHARE)
     adam_epsilon: float = _key(1e-8, "Added to the root of the second moment.", _POSITIVE)
-    grad_clip: float = _key(1.0, "Largest norm of all gradients together; 0: no limit.", _FROM_0)
+    grad_clip: float = _key(1.0, "Largest norm of all gradients together; 0: no limit.", _FROM_0, free=True)
 
 
 @dataclass(frozen=True)
@@ -160,17 +169,17 @@ class Stage:
     """
 
     length: int = _key(MISSING, "Tokens of a sequence, [CLS] and [SEP] included.", Range(8))
-    steps: int = _key(MISSING, "Steps of the stage.", _FROM_1)
-    batch_size: int = _key(0, "Sequences of a step, over all ranks and micro-batches.", _FROM_0)
-    batch_tokens: int = _key(0, "In place of batch_size: tokens of a step, to within a sequence.", _FROM_0)
+    steps: int = _key(MISSING, "Steps of the stage.", _FROM_1, free=True)
+    batch_size: int = _key(0, "Sequences of a step, over all ranks and micro-batches.", _FROM_0, free=True)
+    batch_tokens: int = _key(0, "In place of batch_size: tokens of a step, to within a sequence.", _FROM_0, free=True)
     micro_tokens: int = _key(
         0, "Tokens that one device computes at once, at least length; 0: its share of the batch.", _FROM_0, free=True
     )
-    max_lr: float | None = _key(None, "Learning rate after the warm-up.", _POSITIVE)
-    min_lr: float = _key(0.0, "Learning rate at the end of the decay and after it.", _FROM_0)
-    warmup_steps: int = _key(0, "Steps in which the rate rises from 0 to max_lr.", _FROM_0)
-    decay: Decay = _key("linear", "Shape of the way from max_lr to min_lr.", choices=DECAYS)
-    decay_steps: int = _key(0, "Step of the schedule at which min_lr is reached; 0: its last.", _FROM_0)
+    max_lr: float | None = _key(None, "Learning rate after the warm-up.", _POSITIVE, free=True)
+    min_lr: float = _key(0.0, "Learning rate at the end of the decay and after it.", _FROM_0, free=True)
+    warmup_steps: int = _key(0, "Steps in which the rate rises from 0 to max_lr.", _FROM_0, free=True)
+    decay: Decay = _key("linear", "Shape of the way from max_lr to min_lr.", free=True, choices=DECAYS)
+    decay_steps: int = _key(0, "Step of the schedule at which min_lr is reached; 0: its last.", _FROM_0, free=True)
 
     def sequences(self, mean: float) -> int:
         """Sequences of a step on average, where one holds ``mean`` tokens."""
@@ -207,6 +216,11 @@ class Settings:
             step -= stage.steps
         raise IndexError("past the last stage")
 
+    def skipped(self, step: int) -> tuple[int, int] | None:
+        """The range of ``skip_steps``, first and last, that a step (from 1) of the run lies in, or None."""
+        ranges = map(read_range, self.data.skip_steps)
+        return next(((first, last) for first, last in ranges if first <= step <= last), None)
+
     @property
     def evaluates(self) -> bool:
         """Whether held-out text is scored."""
@@ -220,30 +234,22 @@ class Settings:
         tree["stages"] = [
             {name: value for name, value in asdict(stage).items() if value is not None} for stage in self.stages
         ]
+        for stage in tree["stages"]:
+            if stage["batch_tokens"]:
+                stage["batch_size"] = 0  # which may have been reckoned since, from the corpora
         return tree
 
-    def changed(self, tree: dict[str, Any]) -> list[str]:
-        """Name the keys whose value is another in ``tree``, of those that decide what is computed.
 
-        The free ones say where, how often, and by how many at once; ``corpora`` is free because a checkpoint knows the
-        corpora by their contents.
-        """
-        return [
-            f"{where} = {here!r}, and {there!r} there" for where, here, there in self._compared(tree) if here != there
-        ]
+def read_range(text: str) -> tuple[int, int]:
+    """Read a step or a range of steps, counted from 1: ``513`` or ``510-520``.
 
-    def _compared(self, tree: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-        mine = self.as_tree()
-        for name, kind in TABLES.items():
-            free = {each.name for each in fields(kind) if each.metadata["free"]}
-            theirs = tree.get(name, {})
-            for key in sorted((mine[name].keys() | theirs.keys()) - free):
-                yield f"{name}.{key}", mine[name].get(key), theirs.get(key)
-        stages = tree.get("stages", [])
-        for number in range(max(len(self.stages), len(stages))):
-            here, there = (each[number] if number < len(each) else {} for each in (mine["stages"], stages))
-            for key in sorted((here.keys() | there.keys()) - {"micro_tokens"}):
-                yield f"stages[{number}].{key}", here.get(key), there.get(key)
+    Raises:
+        ValueError: It is neither.
+    """
+    found = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text, re.ASCII)
+    if not found or int(found[2] or found[1]) < int(found[1]):
+        raise ValueError(text)
+    return int(found[1]), int(found[2] or found[1])
 
 
 #: Table of a configuration file → its record.

@@ -1,6 +1,6 @@
 """Read :class:`~.settings.Settings` from a TOML file and flags, and refuse what cannot be run, all problems at once.
 
-A shipped configuration is found by its name where no such file is in the working directory.
+A shipped configuration is found by its name where there is no such file; the commands say when that is so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from ..converters.errors import ConvertError
-from .settings import TABLES, Settings, Stage
+from .settings import TABLES, Settings, Stage, read_range
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,19 +41,33 @@ class SettingsError(ConvertError):
         self.problems = tuple(problems)
 
 
+def shipped_configurations() -> list[Path]:
+    """The configurations that come along, by name."""
+    return sorted(SHIPPED.glob("*.toml"))
+
+
+def find_shipped(path: Path) -> Path:
+    """Return the shipped configuration that is called so: by ``tiny``, ``tiny.toml`` or ``configs/tiny.toml``.
+
+    No other path will do: a mistyped directory must not become another file than the one that was meant.
+
+    Raises:
+        ConvertError: There is none.
+    """
+    for each in shipped_configurations():
+        if path in (Path(each.stem), Path(each.name), Path("configs", each.name)):
+            return each
+    names = ", ".join(f"configs/{each.name}" for each in shipped_configurations())
+    raise ConvertError(f"{path}: no such configuration", f"Name a TOML file, or one of those shipped: {names}.")
+
+
 def find_configuration(path: Path) -> Path:
-    """Return the file itself, or the shipped configuration of its name.
+    """Return the file itself or, where there is none, the shipped configuration that is called so.
 
     Raises:
         ConvertError: There is neither.
     """
-    if path.is_file():
-        return path
-    shipped = SHIPPED / (path.name if path.suffix else f"{path.name}.toml")
-    if shipped.is_file() and path.parent.name in ("", "configs"):
-        return shipped
-    names = ", ".join(f"configs/{each.name}" for each in sorted(SHIPPED.glob("*.toml")))
-    raise ConvertError(f"{path}: no such configuration", f"Name a TOML file, or one of those shipped: {names}.")
+    return path if path.is_file() else find_shipped(path)
 
 
 def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -110,6 +124,8 @@ def impossible(settings: Settings) -> list[str]:
     data, model, scaling = settings.data, settings.model, settings.scaling
     if not data.mlm and not data.sop:
         out.append("data.mlm and data.sop are both off: want at least one objective")
+    if settings.run.exchange == "half" and settings.run.precision == "fp32":
+        out.append("run.exchange = 'half': want a precision with a half type, or 'float32'")
     head, rest = divmod(model.hidden_size, model.num_attention_heads)
     if rest or head % 2:
         out.append(
@@ -121,6 +137,11 @@ def impossible(settings: Settings) -> list[str]:
             f"scaling.min_loss_scaling = {scaling.min_loss_scaling:g}: want at most init_loss_scaling = "
             f"{scaling.init_loss_scaling:g}"
         )
+    for text in data.skip_steps:
+        try:
+            read_range(text)
+        except ValueError:
+            out.append(f"data.skip_steps: {text!r}: want a step, such as 513, or a range, such as 510-520")
     for number, stage in enumerate(settings.stages):
         out.extend(f"stages[{number}].{problem}" for problem in _impossible_stage(stage, number, settings))
     return out

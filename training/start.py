@@ -65,43 +65,6 @@ class Sources:
         return [path for name in ("vocab.txt", "tokenizer_config.json") if (path := directory / name).is_file()]
 
 
-def changed_corpora(sources: Sources, contents: Sequence[Sequence[Any]], entries: Sequence[str]) -> list[str]:
-    """Name the corpora that a run's checkpoint knows and these are not, and the other way round, and other weights.
-
-    Args:
-        sources: The corpora of now.
-        contents: Those of the checkpoint, as :attr:`Sources.contents` gave them.
-        entries: What they were called there: ``DIR`` or ``DIR=WEIGHT``.
-    """
-    out: list[str] = []
-    added: list[str] = []
-    left = [(digest, weight, _named(entry, weight)) for (digest, weight), entry in zip(contents, entries, strict=True)]
-    for (corpus, weight), (digest, _) in zip(sources.corpora, sources.contents, strict=True):
-        same = next((each for each in left if each[0] == digest), None)
-        if same is None:
-            added.append(str(corpus.directory))
-            continue
-        left.remove(same)
-        if weight != same[1]:
-            out.append(f"corpora: {corpus.directory} has weight {weight:g}, and {same[1]:g} there")
-    removed = [name for _, _, name in left]
-    out += [f"corpora: {name} holds other text than it did" for name in added if name in removed]
-    out += [f"corpora: {name} is added" for name in added if name not in removed]
-    out += [f"corpora: {name} is missing" for name in removed if name not in added]
-    if not out and sources.contents != [list(each) for each in contents]:
-        out.append(f"corpora: another order than {', '.join(entries)}")
-    return out
-
-
-def _named(entry: str, weight: float) -> str:
-    """Take the weight off an entry whose directory may be gone by now."""
-    path, sign, written = entry.rpartition("=")
-    try:
-        return path if sign and float(written) == weight else entry
-    except ValueError:
-        return entry
-
-
 def open_sources(entries: Sequence[str]) -> Sources:
     """Open the corpora that ``DIR`` and ``DIR=WEIGHT`` name.
 

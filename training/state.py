@@ -3,9 +3,11 @@
 ``output/step-000500/`` holds ``config.json``, ``model_state.pdparams``, ``vocab.txt`` as any checkpoint here, and
 
     training.safetensors   the optimiser's arrays under canonical parameter names
-    training.json          step, settings, scaler, the sums of the log line, a checksum of the file above
+    training.json          step, settings and their history, place in the data, scaler, the sums of the log line, and
+                           a checksum of every file, its own included
 
-The directory appears under its name whole or not at all, so a name is enough to know that it is complete.
+The directory appears under its name whole or not at all. What happens to it afterwards shows by the checksums: a run
+goes on from the newest checkpoint that is whole, and sets those aside that are not.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,17 @@ from ..converters.containers.stored import Extent, NewTensor
 from ..converters.errors import ConvertError, FormatError
 from ..converters.output import OutputDirectory
 from .meter import Meter
+from .position import Position
+from .settings import Settings
+from .settings_reading import settings_from_tree
 
 STATE = "training.json"
 ARRAYS = "training.safetensors"
 
 _NAME = re.compile(r"step-(\d{6,})")
-_VERSION = 1
+#: What a killed run leaves: of a checkpoint that was being written, and of one that was being removed.
+_UNFINISHED = re.compile(r"\.step-\d{6,}\.(partial-\w+|old(-\w+)?)")
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,26 @@ class TrainingState:
     """What a run needs beside its weights to go on.
 
     Attributes:
-        step: Steps taken; the data's position and every random number follow from it.
-        settings: The run's settings as a tree.
+        step: Steps taken; every random number follows from it.
+        settings: The run's.
         vocabulary: Digest of the vocabulary that the corpora were prepared with.
         corpora: Digest and weight of each corpus.
+        position: How far they are read.
         scaler: Scale and counters of the loss scaler; empty where there is none.
         meter: Sums of the steps since the last line of the log.
+        history: What was changed on a resume, of each: ``step``, after which it is so, and ``changes``, each with
+            ``key``, ``before`` and ``now``.
         arrays: The optimiser's state.
     """
 
     step: int
-    settings: dict[str, Any]
+    settings: Settings
     vocabulary: str
     corpora: list[list[Any]]
+    position: Position
     scaler: dict[str, Any]
     meter: Meter
+    history: list[dict[str, Any]]
     arrays: Mapping[str, NDArray[Any]]
 
 
@@ -66,17 +78,56 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """The whole checkpoints of a run, oldest first."""
+    """The checkpoints of a run by their names, oldest first; whether they are whole, their contents tell."""
     if not run.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in run.iterdir())
-    return sorted((int(match.group(1)), path) for match, path in found if match and (path / STATE).is_file())
+    return sorted((int(match.group(1)), path) for match, path in found if match)
+
+
+def newest_whole(run: Path) -> tuple[int | None, list[tuple[str, str]]]:
+    """Find the newest checkpoint that is whole; every file of it is read.
+
+    Returns:
+        Its step, or None where the run has no checkpoint, and the names of newer ones that are damaged, with why.
+
+    Raises:
+        ConvertError: There are checkpoints, and none of them is whole.
+    """
+    damaged: list[tuple[str, str]] = []
+    for step, path in reversed(checkpoints(run)):
+        try:
+            _check(path)
+        except ConvertError as error:
+            damaged.append((path.name, error.what))
+        else:
+            return step, damaged
+    if damaged:
+        raise ConvertError(
+            "\n  ".join(
+                [f"{run} has no checkpoint that is whole ({len(damaged)} damaged)", *(why for _, why in damaged)]
+            ),
+            "Bring one back from a copy, or begin again in another --output.",
+        )
+    return None, []
+
+
+def set_aside(directory: Path) -> Path:
+    """Give a damaged checkpoint a name that says so, for the run to write its step again; return where it is now."""
+    number = 1
+    while os.path.lexists(
+        aside := directory.with_name(f"{directory.name}.damaged{'' if number == 1 else f'-{number}'}")
+    ):
+        number += 1
+    os.rename(directory, aside)
+    return aside
 
 
 def clear_unfinished(run: Path) -> None:
     """Remove what a killed run left half written or half removed; call it where no other process writes this run."""
     for path in run.glob(".step-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_checkpoint(
@@ -97,17 +148,20 @@ def write_checkpoint(
         for path in list((output.path / "model").iterdir()):
             os.rename(path, output.path / path.name)
         (output.path / "model").rmdir()
-        checksum = _write_arrays(output.path, state.arrays)
-        written = {
+        _write_arrays(output.path, state.arrays)
+        written: dict[str, Any] = {
             "version": _VERSION,
             "step": state.step,
-            "settings": state.settings,
+            "settings": state.settings.as_tree(),
             "vocabulary": state.vocabulary,
             "corpora": state.corpora,
+            "position": asdict(state.position),
             "scaler": state.scaler,
             "meter": asdict(state.meter),
-            "crc32c": {ARRAYS: checksum},
+            "history": state.history,
+            "crc32c": {path.name: _checksum(path) for path in sorted(output.path.iterdir())},
         }
+        written["crc32c"][STATE] = _own_checksum(written)
         (output.path / STATE).write_text(json.dumps(written, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         for path in output.path.iterdir():
             _force_to_disk(path)
@@ -120,10 +174,31 @@ def write_checkpoint(
 
 
 def read_checkpoint(directory: Path) -> TrainingState:
-    """Read what lies beside a checkpoint's model.
+    """Check a whole checkpoint, and read what lies beside its model.
 
     Raises:
-        FormatError: A file is damaged.
+        FormatError: A file is damaged, missing, or of another step.
+        ConvertError: It is not the checkpoint of a run.
+    """
+    tree = _check(directory)
+    return TrainingState(
+        step=tree["step"],
+        settings=settings_from_tree(tree["settings"], directory / STATE),
+        vocabulary=tree["vocabulary"],
+        corpora=tree["corpora"],
+        position=Position.from_tree(tree["position"]),
+        scaler=tree["scaler"],
+        meter=Meter(**tree["meter"]),
+        history=tree["history"],
+        arrays=_read_arrays(directory / ARRAYS),
+    )
+
+
+def _check(directory: Path) -> dict[str, Any]:
+    """Hold every file of a checkpoint against its checksum; return what ``training.json`` says, which is then ours.
+
+    Raises:
+        FormatError: A file is damaged, missing, or of another step.
         ConvertError: It is not the checkpoint of a run.
     """
     path = directory / STATE
@@ -131,47 +206,30 @@ def read_checkpoint(directory: Path) -> TrainingState:
         raise ConvertError(f"{directory}: no {STATE}: not the checkpoint of a run", "Start from its weights: --init.")
     tree = read_json(path)
     if tree.get("version") != _VERSION:
-        raise FormatError(path, f"version = {tree.get('version')!r}, want {_VERSION}")
-    kinds = {
-        "step": int,
-        "settings": dict,
-        "vocabulary": str,
-        "corpora": list,
-        "scaler": dict,
-        "meter": dict,
-        "crc32c": dict,
-    }
-    for key, kind in kinds.items():
-        if not isinstance(tree.get(key), kind):
-            raise FormatError(path, f"{key} = {tree.get(key)!r}, want a {kind.__name__}")
-    data = tree["settings"].get("data")
-    names = data.get("corpora") if isinstance(data, dict) else None
-    if not _are_corpora(tree["corpora"]) or not isinstance(names, list) or len(names) != len(tree["corpora"]):
-        raise FormatError(path, f"corpora = {tree['corpora']!r} of {names!r}: want a digest and a weight of each")
-    sums = {each.name for each in fields(Meter)}
-    if tree["meter"].keys() != sums or not all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) for value in tree["meter"].values()
-    ):
-        raise FormatError(path, f"meter = {tree['meter']!r}: want a number for each of {', '.join(sorted(sums))}")
-    return TrainingState(
-        step=tree["step"],
-        settings=tree["settings"],
-        vocabulary=tree["vocabulary"],
-        corpora=tree["corpora"],
-        scaler=tree["scaler"],
-        meter=Meter(**tree["meter"]),
-        arrays=_read_arrays(directory / ARRAYS, tree["crc32c"].get(ARRAYS)),
-    )
+        raise FormatError(
+            path,
+            f"version = {tree.get('version')!r}, want {_VERSION}: another release wrote it",
+            next_step="Start from its weights: --init.",
+        )
+    checksums = tree.get("crc32c")
+    if not isinstance(checksums, dict) or checksums.get(STATE) != _own_checksum(tree):
+        raise FormatError(path, "its own checksum is another: damaged, or changed by hand")
+    if directory.name != checkpoint_path(directory.parent, tree["step"]).name:
+        raise FormatError(path, f"is of step {tree['step']:,}, and lies in {directory.name}")
+    for name, checksum in checksums.items():
+        if name == STATE:
+            continue
+        file = directory / name
+        try:
+            found = _checksum(file)
+        except OSError as error:
+            raise FormatError(file, f"cannot be read: {error.strerror or error}") from None
+        if found != checksum:
+            raise FormatError(file, f"its checksum is {found}, {STATE} wants {checksum}: damaged, or of another step")
+    return tree
 
 
-def _are_corpora(value: list[Any]) -> bool:
-    return all(
-        isinstance(each, list) and len(each) == 2 and isinstance(each[0], str) and isinstance(each[1], (int, float))
-        for each in value
-    )
-
-
-def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
+def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     layout = safetensors.lay_out(
         ARRAYS, [NewTensor(name, array.dtype.name, array.shape) for name, array in arrays.items()], {}
     )
@@ -183,16 +241,11 @@ def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> int:
         for fragment in layout.fragments({}):
             file.seek(fragment.offset)
             file.write(fragment.content)
-    return _checksum(directory / ARRAYS)
 
 
-def _read_arrays(path: Path, checksum: object) -> dict[str, NDArray[Any]]:
-    index = safetensors.index(path)
-    found = _checksum(path)
-    if found != checksum:
-        raise FormatError(path, f"its checksum is {found}, {STATE} wants {checksum}: damaged, or of another checkpoint")
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     out: dict[str, NDArray[Any]] = {}
-    for tensor in index.tensors:
+    for tensor in safetensors.index(path).tensors:
         assert isinstance(tensor.data, Extent)
         flat = numpy.fromfile(path, tensor.dtype, tensor.size, offset=tensor.data.offset)
         out[tensor.name] = flat.reshape(tensor.shape)
@@ -205,6 +258,12 @@ def _checksum(path: Path) -> int:
         while piece := file.read(1 << 24):
             value = crc32c(piece, value)
     return value
+
+
+def _own_checksum(tree: Mapping[str, Any]) -> int:
+    """Of ``training.json``'s contents but for the checksum itself, however they are laid out as text."""
+    rest = {**tree, "crc32c": {name: value for name, value in tree["crc32c"].items() if name != STATE}}
+    return int(crc32c(json.dumps(rest, sort_keys=True).encode()))
 
 
 def _force_to_disk(path: Path) -> None:

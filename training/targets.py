@@ -6,11 +6,13 @@ from __future__ import annotations
 from functools import cache
 
 from ..converters.errors import ConvertError
+from ..models import kernel_trials_paddle
 from ..models.config import RoFormerConfig
 from ..models.start_paddle import paddle
 from .doctor import Target
 from .estimate import USABLE, Kind, Pace, by_data_sheet
-from .machine import Device, Machine
+from .machine import TYPES, Device, Machine
+from .precision import types_of
 from .probe import probe
 from .settings import Settings
 
@@ -18,15 +20,16 @@ from .settings import Settings
 def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
     """GPUs of a kind."""
     device = Device(kind.name, kind.memory, kind.memory, kind.capability)
-    trains = settings.run.precision[:4] in device.types
-    pace = by_data_sheet(kind, settings.run.precision if trains else "fp32")
+    precision = settings.run.precision if settings.run.precision[:4] in device.types else "fp32"
+    pace = by_data_sheet(kind, precision)
     return Target(
         name=f"a {kind.name}" if ranks == 1 else kind.name,
         room=int(USABLE * kind.memory),
         types=device.types,
-        fuses_attention=device.fuses_attention,
+        attention=device.fast_attention(TYPES[precision[:4]]),
         ranks=ranks,
         measure=lambda rows, length: pace,
+        proven=False,
     )
 
 
@@ -52,10 +55,11 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
         )
     half = settings.run.precision[:4]
     precision = settings.run.precision if half in device.types else "fp32"
+    paddle.device.set_device("gpu:0" if on_gpu else "cpu")
+    verdicts = kernel_trials_paddle.prove(config, types_of(precision))
 
     @cache
     def measure(rows: int, length: int) -> Pace:
-        paddle.device.set_device("gpu:0" if on_gpu else "cpu")
         found = probe(
             config,
             rows=rows,
@@ -72,7 +76,8 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
         name=device.name,
         room=int(USABLE * device.free / (1 if on_gpu else ranks)),
         types=device.types,
-        fuses_attention=device.fuses_attention,
+        attention=next((each.kernel for each in verdicts if each.need.place == "attention" and each.agrees), None),
         ranks=ranks,
         measure=measure,
+        kernels=tuple(kernel_trials_paddle.lines(verdicts)),
     )

@@ -9,27 +9,30 @@ number, and a run that goes on from them computes what an uninterrupted one woul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from ..converters.errors import ConvertError
 from ..models.roformer_paddle import as_numpy
 from ..models.start_paddle import paddle
 from .agreement import digest, settings_facts
 from .batches import NO_ORDER, Batch
+from .exchange import GradientExchange
 from .health import BadNumberError, first_bad_tensor
 from .meter import Meter
 from .objective import losses
 from .optimizer import KINDS, AdamW, Arrays, clip_factor
 from .parallel import Ranks
+from .position import Position
 from .precision import LossScaler, autocast, half_type, is_halved
+from .resume import Change
 from .schedule import learning_rate
 from .settings import Settings
-from .start import Sources, changed_corpora, load_weights, starting_model
-from .state import TrainingState, checkpoint_path, read_checkpoint, write_checkpoint
+from .start import Sources, load_weights, starting_model
+from .state import TrainingState, checkpoint_path, write_checkpoint
 from .weights import Weights, clear_gradients, gradient_norm
 
 
@@ -45,6 +48,7 @@ class Trainer:
     Attributes:
         step: Steps taken.
         saved: Step of the newest checkpoint, 0 where there is none.
+        history: What was changed on resumes, as :class:`.state.TrainingState` has it.
         notes: What is to be said of the weights that it starts from, a sentence each.
         model: What computes.
         weights: What is trained.
@@ -59,6 +63,7 @@ class Trainer:
         self.sources = sources
         self.ranks = ranks
         self.step = self.saved = 0
+        self.history: list[dict[str, Any]] = []
         model, self.notes = starting_model(settings, sources)
         self.weights = Weights(model, settings.data, half=half if is_halved(precision) else None)
         self.model = self.weights.model
@@ -66,6 +71,7 @@ class Trainer:
         self.model.train()
         trained = self.weights.trained
         self._shares = ranks.shares(trained) if settings.run.shard_optimizer else [trained] * ranks.count
+        self._exchange = GradientExchange(ranks, self.weights, half if settings.run.exchange == "half" else None)
         self.optimizer = AdamW(self._shares[ranks.rank], settings.optimizer)
         scaled = half == "float16" if scaled is None else scaled
         self.scaler = LossScaler.fresh(settings.scaling) if scaled else None
@@ -106,14 +112,16 @@ class Trainer:
                 found = losses(self.model, batch, accuracy=False)
             # divided by the counts of the whole global batch: gradients of parts and ranks then simply add up
             mlm, sop = found.mlm_sum / max(1.0, mlm_count), found.sop_sum / max(1.0, sop_count)
+            if part == len(batches) - 1:
+                self._exchange.begin()
             ((mlm + sop) * scale).backward()
             self.weights.collect()
             sums += paddle.stack([mlm, sop]).detach()
-        self.ranks.add_gradients(trained)
-        mlm_loss, sop_loss, endings = self.ranks.add([*sums.numpy().tolist(), float(ending)]).tolist()
+        self._exchange.finish()
+        lm_loss, sop_loss, endings = self.ranks.add([*sums.numpy().tolist(), float(ending)]).tolist()
 
         norm = gradient_norm(trained, scale)
-        finite = math.isfinite(norm) and math.isfinite(mlm_loss + sop_loss)
+        finite = math.isfinite(norm) and math.isfinite(lm_loss + sop_loss)
         if self.scaler is not None:
             self.scaler.update(finite)
         self.meter.count(int(tokens), int(sequences))
@@ -123,26 +131,42 @@ class Trainer:
             if self.settings.run.shard_optimizer:
                 self.ranks.publish(self._shares)
             self.weights.publish()
-            self.meter.add(mlm_loss if mlm_count else None, sop_loss if sop_count else None, norm)
+            self.meter.add(lm_loss if mlm_count else None, sop_loss if sop_count else None, norm)
         elif self.scaler is None or self.scaler.vanished:
-            raise self._bad_number(batches, scale, mlm_loss, sop_loss, norm)
+            raise self._bad_number(batches, scale, lm_loss, sop_loss, norm)
         clear_gradients(trained)
         self.step = step
         return bool(endings)
 
-    def save(self, run: Path, *, keep: int, sync: Any) -> None:
-        """Write a checkpoint of this step, unless it is written already; all ranks together."""
+    def pass_over(self) -> None:
+        """Count a step as taken whose data nobody shall see."""
+        self.step += 1
+
+    def save(self, run: Path, position: Position, *, keep: int, sync: Callable[[], None]) -> bool:
+        """Write a checkpoint of this step, unless it is written already; all ranks together.
+
+        Args:
+            run: The run's directory.
+            position: How far the data are read.
+            keep: As :func:`.state.write_checkpoint` takes it.
+            sync: Likewise.
+
+        Returns:
+            Whether one was written.
+        """
         if self.saved == self.step:
-            return
+            return False
         arrays = self._optimizer_state()
         if self.ranks.first:
             state = TrainingState(
                 step=self.step,
-                settings=self.settings.as_tree(),
+                settings=self.settings,
                 vocabulary=self.sources.vocabulary,
                 corpora=self.sources.contents,
+                position=position,
                 scaler={} if self.scaler is None else self.scaler.state(),
                 meter=self.meter,
+                history=self.history,
                 arrays=arrays,
             )
             write_checkpoint(
@@ -150,29 +174,22 @@ class Trainer:
             )
         self.ranks.wait()
         self.saved = self.step
+        return True
 
-    def restore(self, directory: Path) -> None:
-        """Go on from a checkpoint of this run.
+    def restore(self, directory: Path, state: TrainingState, changes: Sequence[Change] = ()) -> None:
+        """Go on from a checkpoint of this run, with what was changed since.
 
         Raises:
-            ConvertError: It is one of another configuration, vocabulary or corpus.
+            ConvertError: It is one of another model.
         """
-        state = read_checkpoint(directory)
-        changed = self.settings.changed(state.settings)
-        if state.vocabulary != self.sources.vocabulary:
-            changed.append("the vocabulary is another")
-        changed += changed_corpora(self.sources, state.corpora, state.settings["data"]["corpora"])
-        if changed:
-            count = f"{len(changed)} difference{'s' * (len(changed) != 1)}"
-            raise ConvertError(
-                "\n  ".join([f"{directory} was written by another configuration ({count})", *changed]),
-                "Resume with the settings of the run, or start a new one from these weights: --init, another --output.",
-            )
         self.weights.load(load_weights(directory, self.model.config))
         self.optimizer.load(state.arrays)
         if self.scaler is not None:
             self.scaler = LossScaler.loaded(self.settings.scaling, state.scaler)
         self.meter = state.meter
+        self.history = [*state.history]
+        if changes:
+            self.history.append({"step": state.step, "changes": [asdict(change) for change in changes]})
         if self.ranks.count > 1:  # else nobody asks
             self._restored = digest(state.arrays.items())
         self.step = self.saved = state.step
@@ -197,9 +214,9 @@ class Trainer:
         return int(mixed.generate_state(1, numpy.uint64)[0] >> numpy.uint64(2))  # Paddle takes a signed number
 
     def _bad_number(
-        self, batches: Sequence[Batch], scale: float, mlm_loss: float, sop_loss: float, norm: float
+        self, batches: Sequence[Batch], scale: float, lm_loss: float, sop_loss: float, norm: float
     ) -> BadNumberError:
-        why = f"not finite: loss {mlm_loss + sop_loss} (lm {mlm_loss}, sop {sop_loss}), norm of the gradients {norm}"
+        why = f"not finite: loss {lm_loss + sop_loss} (lm {lm_loss}, sop {sop_loss}), norm of the gradients {norm}"
         if self.scaler is not None:
             why += f"; the loss scale fell to {self.scaler.scale:g}, below min_loss_scaling"
         precision = self.settings.run.precision

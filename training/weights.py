@@ -41,13 +41,19 @@ class Weights:
         self.trained = {name: master for name, master in self.masters.items() if is_trained(name, data)}
         self.publish()
 
-    def collect(self) -> None:
-        """Add the copies' gradients to the masters', and clear them."""
+    def computing(self, name: str) -> Any:
+        """The parameter that the model computes with: a master or its copy."""
+        return self._copies[name]
+
+    def collect(self, names: Iterable[str] | None = None) -> None:
+        """Add the copies' gradients to the masters', and clear them; of all that are trained, or of some."""
         if not self.halved:
             return
         with paddle.no_grad():
-            for name, master in self.trained.items():
-                copy = self._copies[name]
+            for name in self.trained if names is None else names:
+                master, copy = self.trained[name], self._copies[name]
+                if copy.grad is None:  # collected already
+                    continue
                 gradient = copy.grad.astype("float32")
                 if master.grad is None:
                     master.grad = gradient

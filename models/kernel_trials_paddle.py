@@ -1,0 +1,396 @@
+"""Trials of fast kernels: each is held against the model's own operators on the device at hand before it is used.
+
+No device of ours has machine code for all of them, so nothing is taken on trust. A trial computes the same numbers
+three times, forward and backward: with the kernel, with the model's own operators in the same type, and with those in
+float64. The second's distance to the third is what the type costs; the kernel may cost :data:`SHARE` times as much. A
+share of dropout is part of the trial: what the kernel dropped is read off its results, and the same elements are
+dropped from the other two.
+
+Trials run in a process of their own (:func:`prove`), for a kernel can end its process. Whatever goes wrong with one, it
+is left out with a line that says so.
+"""
+
+# mypy: disable-error-code="no-untyped-call,arg-type"
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..converters.errors import ConvertError
+from ..converters.rotary import rotary_angles
+from .config import RoFormerConfig
+from .kernels_paddle import KERNELS, PLACES, Kernel, Place, candidates, choose, current_device
+from .packing import pack
+from .process import DeathError, Json, Process, serve
+from .roformer_paddle import F, Layout, Tensor, attend, key_mask, rotate
+from .start_paddle import paddle
+
+Arrays = dict[str, NDArray[numpy.float64]]
+#: A place's arithmetic: tensors by name to its result.
+Function = Callable[..., Tensor]
+
+#: How many times the plain operators' error a kernel's may be. Both round, each in another order: were their errors of
+#: one distribution, the largest of thousands would differ by far less, and a kernel that computes something else is off
+#: by hundreds of times as much.
+SHARE = 4.0
+
+_EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
+_LENGTHS = (130, 1, 0, 64, 37)  # rows of one block of a kernel and of several, with and without a rest
+_SEED = 20
+_SIGMAS = 6.0  # of the share that is dropped
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a kernel is wanted for.
+
+    Attributes:
+        place: In the model.
+        dtype: That it computes in.
+        sizes: As :func:`~.kernels_paddle.find` takes them.
+        dropout: Share of the elements that it drops.
+        epsilon: Of a norm.
+    """
+
+    place: Place
+    dtype: str
+    sizes: tuple[int, ...]
+    dropout: float = 0.0
+    epsilon: float = 1e-12
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a trial.
+
+    Attributes:
+        kernel: Its name.
+        need: What it was tried for.
+        agrees: Whether it may be used.
+        why: How far off it is, or what went wrong.
+    """
+
+    kernel: str
+    need: Need
+    agrees: bool
+    why: str
+
+
+class _DisagreesError(Exception):
+    """A kernel computes something else."""
+
+
+def needs(config: RoFormerConfig, dtypes: Iterable[str]) -> list[Need]:
+    """List what a model's layers compute that a kernel might, in some types."""
+    heads, hidden, inner = config.num_attention_heads, config.hidden_size, config.intermediate_size
+    found = []
+    for dtype in dtypes:
+        found += [
+            Need("attention", dtype, (heads, config.head_size), config.attention_probs_dropout_prob),
+            Need("rotation", dtype, (heads, config.head_size)),
+            Need("add_norm", dtype, (hidden,), config.hidden_dropout_prob, config.layer_norm_eps),
+            *(Need("projection", dtype, sizes) for sizes in ((hidden, hidden), (hidden, inner), (inner, hidden))),
+        ]
+    return list(dict.fromkeys(found))
+
+
+def attempt(kernel: Kernel, need: Need) -> Verdict:
+    """Try a kernel on the current device; nothing that it raises gets out."""
+    try:
+        worst = _TRIALS[need.place](kernel.run, need)
+    except _DisagreesError as error:
+        return Verdict(kernel.name, need, False, str(error))
+    except Exception as error:
+        return Verdict(kernel.name, need, False, f"{type(error).__name__}: {_gist(str(error))}")
+    return Verdict(kernel.name, need, True, f"its error is at most {worst:.2g} times the plain operators'")
+
+
+def settle(wanted: Sequence[Need], attempt: Callable[[Kernel, Need], Verdict]) -> list[Verdict]:
+    """Try the candidates of the current device, best first, and let the first of each need that agrees stand in."""
+    found = []
+    for need in wanted:
+        for kernel in candidates(current_device(), need.place, need.dtype):
+            found.append(attempt(kernel, need))
+            if found[-1].agrees:
+                choose(kernel, need.dtype, need.sizes)
+                break
+    return found
+
+
+@lru_cache(maxsize=8)
+def prove(config: RoFormerConfig, dtypes: tuple[str, ...]) -> tuple[Verdict, ...]:
+    """Let the kernels that prove themselves on the current device stand in for a model's functions from now on.
+
+    On a CPU there are none. On a GPU it takes some seconds, once a process.
+
+    Args:
+        config: Of the model.
+        dtypes: Types that it will compute in.
+    """
+    wanted = [need for need in needs(config, dtypes) if candidates(current_device(), need.place, need.dtype)]
+    if not wanted:
+        return ()
+    with _Elsewhere(paddle.device.get_device()) as elsewhere:
+        return tuple(settle(wanted, elsewhere.attempt))
+
+
+def lines(verdicts: Iterable[Verdict]) -> list[str]:
+    """Say which kernel stands in where, and which was left out and why: a line for each place and type."""
+    found: dict[tuple[str, str, str, bool], list[Verdict]] = {}
+    for each in verdicts:
+        found.setdefault((each.need.place, each.kernel, each.need.dtype, each.agrees), []).append(each)
+    out = []
+    for (place, kernel, dtype, agrees), group in found.items():
+        sizes = "" if len(group) == 1 else f" ({len(group)} sizes)"
+        what = f"{place}: {kernel} in {dtype}{sizes}"
+        out.append(f"{what}, {group[0].why}" if agrees else f"{what} is left out: {group[0].why}")
+    return out
+
+
+# --- a trial of each place -------------------------------------------------------------------------------------------
+
+
+def _try_attention(run: Function, need: Need) -> float:
+    heads, size = need.sizes
+    layout, tokens = _layout(_LENGTHS), sum(_LENGTHS)
+    arrays = _random(dict.fromkeys(("query", "key", "value", "upstream"), (tokens, heads, size)))
+
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return attend(query, key, value, layout, 0.0).reshape(query.shape)
+
+    def fast(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return run(query, key, value, _LENGTHS, 0.0)
+
+    worst = _compare(fast, plain, arrays, need.dtype, "")
+    if not need.dropout:
+        return worst
+
+    def dropping(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        paddle.seed(_SEED)
+        return run(query, key, value, _LENGTHS, need.dropout)
+
+    kept = _kept_weights(dropping, arrays, need)
+    _require_share(numpy.concatenate([each.reshape(-1) for each in kept]), need.dropout)
+
+    def plain_dropping(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        rows = []
+        for q, k, v, mask in zip(*(_split(x) for x in (query, key, value)), kept, strict=True):
+            weights = F.softmax(paddle.matmul(q * size**-0.5, k, transpose_y=True), axis=-1)
+            weights = weights * paddle.to_tensor(mask / (1 - need.dropout)).astype(weights.dtype)
+            rows.append(paddle.matmul(weights, v).transpose([1, 0, 2]))
+        return paddle.concat(rows)
+
+    return max(worst, _compare(dropping, plain_dropping, arrays, need.dtype, " with dropout"))
+
+
+def _kept_weights(dropping: Function, arrays: Arrays, need: Need) -> list[NDArray[numpy.float64]]:
+    """Read off what attention keeps: (N, L, L) ones and zeros for each row of L tokens.
+
+    Values that are unit vectors bring each weight out by itself, D of a row at a time. The same seed drops the same
+    weights, or a run could not be resumed bit for bit.
+    """
+    heads, size = need.sizes
+    row = numpy.repeat(numpy.arange(len(_LENGTHS)), _LENGTHS)
+    column = numpy.concatenate([numpy.arange(length) for length in _LENGTHS])
+    kept = [numpy.zeros((heads, length, length)) for length in _LENGTHS]
+    query, key = (_tensor(arrays[name], need.dtype) for name in ("query", "key"))
+    for first in range(0, max(_LENGTHS), size):
+        values = numpy.zeros((len(row), heads, size))
+        inside = (column >= first) & (column < first + size)
+        values[inside, :, column[inside] - first] = 1.0
+        out = _array(dropping(query, key, _tensor(values, need.dtype)))
+        for number, each in enumerate(kept):
+            part = each[:, :, first : first + size]
+            part[:] = out[row == number].transpose(1, 0, 2)[:, :, : part.shape[2]] != 0
+    return [each for each in kept if each.size]
+
+
+def _try_rotation(run: Function, need: Need) -> float:
+    heads, size = need.sizes
+    arrays = _random({name: (sum(_LENGTHS), heads, size) for name in ("x", "upstream")})
+    angles = rotary_angles(512, size)[numpy.concatenate([numpy.arange(length) for length in _LENGTHS]) * 3]
+    turns = numpy.stack([numpy.cos(angles), numpy.sin(angles)], axis=-1)[:, None].astype(numpy.float32)
+
+    def plain(x: Tensor) -> Tensor:
+        return rotate(x, paddle.to_tensor(turns.astype("float64") if x.dtype == paddle.float64 else turns))
+
+    return _compare(lambda x: run(x, paddle.to_tensor(turns)), plain, arrays, need.dtype, "")
+
+
+def _try_add_norm(run: Function, need: Need) -> float:
+    (width,) = need.sizes
+    runs = {name: (sum(_LENGTHS), width) for name in ("x", "residual", "upstream")}
+    arrays = _random({**runs, "weight": (width,), "bias": (width,)})
+    arrays["weight"] += 2.0
+
+    def plain(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(residual + x, width, weight, bias, need.epsilon)
+
+    def fast(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return run(x, residual, weight, bias, need.epsilon, 0.0)
+
+    worst = _compare(fast, plain, arrays, need.dtype, "")
+    if not need.dropout:
+        return worst
+
+    def dropping(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        paddle.seed(_SEED)
+        return run(x, residual, weight, bias, need.epsilon, need.dropout)
+
+    found = _differentiate(dropping, arrays, need.dtype)
+    # what is kept hands its gradient on, grown; held against the forward pass below
+    kept = abs(found["gradient of x"]) > abs(found["gradient of residual"]) / 2
+    _require_share(kept.reshape(-1), need.dropout)
+
+    def plain_dropping(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return plain(x * paddle.to_tensor(kept / (1 - need.dropout)).astype(x.dtype), residual, weight, bias)
+
+    return max(worst, _compare(dropping, plain_dropping, arrays, need.dtype, " with dropout"))
+
+
+def _try_projection(run: Function, need: Need) -> float:
+    inputs, outputs = need.sizes
+    shapes = {"x": (sum(_LENGTHS), inputs), "weight": (inputs, outputs), "bias": (outputs,)}
+    arrays = _random({**shapes, "upstream": (sum(_LENGTHS), outputs)})
+    return _compare(run, F.linear, arrays, need.dtype, "")
+
+
+_TRIALS: dict[Place, Callable[[Function, Need], float]] = {
+    "attention": _try_attention,
+    "rotation": _try_rotation,
+    "add_norm": _try_add_norm,
+    "projection": _try_projection,
+}
+assert tuple(_TRIALS) == PLACES
+
+
+def _compare(fast: Function, plain: Function, arrays: Arrays, dtype: str, when: str) -> float:
+    """Hold a kernel's result and gradients against the plain operators'; return the largest error in their errors.
+
+    Raises:
+        _DisagreesError: One is off by more than :data:`SHARE` times the plain operators' error, or than so many
+            roundings of the largest value, where those were lucky.
+    """
+    rounded = {name: _array(_tensor(array, dtype)) for name, array in arrays.items()}
+    exact = _differentiate(plain, rounded, "float64")
+    ours, theirs = _differentiate(plain, rounded, dtype), _differentiate(fast, rounded, dtype)
+    worst = 0.0
+    for name, want in exact.items():
+        unit = max(_largest(ours[name] - want), _EPSILONS[dtype] * _largest(want))
+        if theirs[name].shape != want.shape:
+            raise _DisagreesError(f"{name}{when} has shape {theirs[name].shape}, want {want.shape}")
+        error = _largest(theirs[name] - want)
+        if not error <= SHARE * unit:
+            raise _DisagreesError(f"{name}{when} is off by {error:.2g}; {SHARE * unit:.2g} is allowed")
+        worst = max(worst, error / unit)
+    return worst
+
+
+def _differentiate(function: Function, arrays: Arrays, dtype: str) -> Arrays:
+    """Compute a result and its gradients for an upstream one."""
+    inputs = {name: _tensor(array, dtype) for name, array in arrays.items() if name != "upstream"}
+    for each in inputs.values():
+        each.stop_gradient = False
+    result = function(*inputs.values())
+    result.backward(_tensor(arrays["upstream"], dtype).astype(result.dtype))
+    gradients = {f"gradient of {name}": _array(each.grad) for name, each in inputs.items()}
+    return {"the result": _array(result), **gradients}
+
+
+def _require_share(kept: NDArray[Any], dropout: float) -> None:
+    share, deviation = 1 - kept.mean(), (dropout * (1 - dropout) / kept.size) ** 0.5
+    if not abs(share - dropout) <= _SIGMAS * deviation:
+        raise _DisagreesError(f"it drops {100 * share:.1f} % of the elements, want {100 * dropout:.1f} %")
+
+
+def _gist(words: str) -> str:
+    """Take the line that says what happened out of an error of Paddle's, which may bring two stacks along."""
+    lines = [line.strip() for line in words.rpartition("Error Message Summary:")[2].splitlines()]
+    told = [line for line in lines if line[:1] not in ("", "=", "-", "{", "[") and line != "(External)"]
+    return next((line for line in told if "rror" in line or "fault" in line), told[0] if told else "")
+
+
+def _layout(lengths: tuple[int, ...]) -> Layout:
+    real = numpy.arange(max(lengths)) < numpy.array(lengths)[:, None]
+    packing = pack(real)
+    tokens, slots = paddle.to_tensor(packing.tokens), paddle.to_tensor(packing.slots)
+    mask = key_mask(paddle.to_tensor(real), paddle.zeros([1], "float32"))
+    rows, columns = real.shape
+    return Layout(rows, columns, paddle.zeros([0]), mask, packing.lengths, tokens, slots)
+
+
+def _split(x: Tensor) -> list[Tensor]:
+    """Split a run (P, N, D) into the rows that have tokens: (N, L, D) each."""
+    return [each.transpose([1, 0, 2]) for each in paddle.split(x, [length for length in _LENGTHS if length])]
+
+
+def _random(shapes: dict[str, tuple[int, ...]]) -> Arrays:
+    generator = numpy.random.default_rng(_SEED)
+    return {name: generator.standard_normal(shape) for name, shape in shapes.items()}
+
+
+def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
+    return paddle.to_tensor(array).astype(dtype)
+
+
+def _array(tensor: Tensor) -> NDArray[numpy.float64]:
+    found: NDArray[numpy.float64] = tensor.detach().astype("float64").numpy()
+    return found
+
+
+def _largest(array: NDArray[Any]) -> float:
+    return float(abs(array).max())
+
+
+# --- a process for them ----------------------------------------------------------------------------------------------
+
+
+class _Elsewhere:
+    """Tries kernels in a process of its own, and starts another where one ends it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._process: Process | None = None
+
+    def __enter__(self) -> _Elsewhere:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def attempt(self, kernel: Kernel, need: Need) -> Verdict:
+        """Try a kernel there."""
+        if self._process is None:
+            self._process = Process("kernel trial", __name__, [self.device])
+        try:
+            self._process.ask({"kernel": kernel.name, "need": asdict(need)})
+            found = self._process.answer()
+            return Verdict(kernel.name, need, found["agrees"], found["why"])
+        except DeathError as error:
+            self._end()
+            return Verdict(kernel.name, need, False, f"it ends its process: {_gist(error.last_words) or error.status}")
+        except ConvertError as error:
+            return Verdict(kernel.name, need, False, error.what)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+
+def main(device: str) -> None:
+    """Serve trials on a device."""
+    paddle.device.set_device(device)
+    by_name = {kernel.name: kernel for kernel in KERNELS}
+
+    def answer(request: Json) -> Json:
+        need = Need(**{**request["need"], "sizes": tuple(request["need"]["sizes"])})
+        verdict = attempt(by_name[request["kernel"]], need)
+        return {"agrees": verdict.agrees, "why": verdict.why}
+
+    serve(answer)

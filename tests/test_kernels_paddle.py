@@ -1,0 +1,498 @@
+"""Fast kernels of Paddle: which may be tried where, what a trial finds out, and what the model then calls.
+
+No GPU is here, so kernels are planted: right ones and wrong ones, which the CPU can compute.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+
+pytest.importorskip("paddle")
+
+from roformer_convert.models import kernel_trials_paddle as trials
+from roformer_convert.models import kernels_paddle as kernels
+from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt, settle
+from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
+from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
+from roformer_convert.models.start_paddle import paddle
+
+CONFIG = RoFormerConfig(
+    vocab_size=60,
+    embedding_size=24,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    max_position_embeddings=64,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+)
+V100 = Device("V100", (7, 0))
+NEEDS = {need.place: need for need in trials.needs(CONFIG, ["float32"])}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_chosen", {})
+
+
+# --- planted kernels, with the arguments of their places --------------------------------------------------------------
+
+
+def attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float) -> Any:
+    """Attend row by row, as a right kernel would."""
+    return _attention(query, key, value, lengths, lambda weights: F.dropout(weights, dropout))
+
+
+def _attention(query: Any, key: Any, value: Any, lengths: Any, drop: Callable[[Any], Any], scale: float = 1.0) -> Any:
+    real = [length for length in lengths if length]
+    rows = []
+    for q, k, v in zip(*(paddle.split(x, real) for x in (query, key, value)), strict=True):
+        q, k, v = (x.transpose([1, 0, 2]) for x in (q, k, v))
+        scores = paddle.matmul(q * (scale * q.shape[2] ** -0.5), k, transpose_y=True)
+        rows.append(paddle.matmul(drop(F.softmax(scores, axis=-1)), v).transpose([1, 0, 2]))
+    return paddle.concat(rows)
+
+
+def rotation(x: Any, turns: Any) -> Any:
+    """Turn pairs by the matrix of their angle."""
+    cos, sin = (turns[..., i].astype(x.dtype) for i in (0, 1))
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return paddle.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
+
+
+def add_norm(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
+    return F.layer_norm(residual + F.dropout(x, dropout), x.shape[-1], weight, bias, epsilon)
+
+
+def projection(x: Any, weight: Any, bias: Any) -> Any:
+    return F.linear(x, weight, bias)
+
+
+RIGHT: dict[str, Callable[..., Any]] = {
+    "attention": attention,
+    "rotation": rotation,
+    "add_norm": add_norm,
+    "projection": projection,
+}
+
+
+class WrongGradient(paddle.autograd.PyLayer):  # type: ignore[misc]
+    """Hand x on, and its gradient a thousandth too large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient * 1.001
+
+
+class OtherGradientMask(paddle.autograd.PyLayer):  # type: ignore[misc]
+    """Drop elements, and drop others on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any, dropout: float) -> Any:
+        ctx.dropout = dropout
+        return F.dropout(x, dropout)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return F.dropout(gradient, ctx.dropout)
+
+
+def _first_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda first, *others: right(change(first), *others)
+
+
+def _result_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arguments: change(right(*arguments))
+
+
+def plant(place: str, run: Callable[..., Any], name: str = "planted", capability: tuple[int, int] = (5, 0)) -> Kernel:
+    return Kernel(name, place, capability, ("float32", "float64"), ("an_operator",), run, "here")  # type: ignore[arg-type]
+
+
+# --- selection --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "want"),
+    [
+        ((6, 1), "float16", ["memory-efficient attention"]),
+        ((6, 1), "float32", ["memory-efficient attention"]),
+        ((7, 0), "float16", ["memory-efficient attention"]),
+        ((7, 0), "float32", ["memory-efficient attention"]),
+        ((7, 5), "float16", ["memory-efficient attention"]),
+        ((8, 0), "float16", ["FlashAttention", "memory-efficient attention"]),
+        ((8, 0), "bfloat16", ["FlashAttention", "memory-efficient attention"]),
+        ((8, 0), "float32", ["memory-efficient attention"]),
+        ((9, 0), "bfloat16", ["FlashAttention", "memory-efficient attention"]),
+        ((3, 7), "float16", []),
+        ((8, 0), "float64", []),
+        (None, "float32", []),
+    ],
+)
+def test_attention_is_chosen_by_capability_and_type(
+    capability: tuple[int, int] | None, dtype: str, want: list[str]
+) -> None:
+    assert [kernel.name for kernel in candidates(Device("faked", capability), "attention", dtype)] == want
+
+
+def test_every_kernel_stands_in_somewhere() -> None:
+    asked: set[str] = set()
+    for device in (V100, Device("A100", (8, 0))):
+        with pretending(device, heard=lambda kernel, dtype: asked.add(kernel.name)):
+            for place in kernels.PLACES:
+                for dtype in ("float16", "bfloat16", "float32"):
+                    assert find(place, dtype, 1, 1) is None
+    assert asked == {kernel.name for kernel in KERNELS}
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", kernels.PLACES)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_right_kernel_agrees(place: str, dropout: float) -> None:
+    verdict = attempt(plant(place, RIGHT[place]), replace(NEEDS[place], dropout=dropout))  # type: ignore[index]
+    assert verdict.agrees, verdict
+
+
+@pytest.mark.parametrize("place", kernels.PLACES)
+def test_a_wrong_result_is_found(place: str) -> None:
+    verdict = attempt(plant(place, _result_wrong(lambda x: x * 1.001, RIGHT[place])), NEEDS[place])  # type: ignore[index]
+    assert not verdict.agrees
+    assert verdict.why.startswith("the result is off by"), verdict
+
+
+@pytest.mark.parametrize("place", kernels.PLACES)
+def test_a_wrong_gradient_is_found(place: str) -> None:
+    kernel = plant(place, _first_wrong(WrongGradient.apply, RIGHT[place]))
+    verdict = attempt(kernel, replace(NEEDS[place], dropout=0.0))  # type: ignore[index]
+    assert not verdict.agrees
+    assert verdict.why.startswith("gradient of "), verdict
+
+
+@pytest.mark.parametrize("place", kernels.PLACES)
+def test_numbers_that_are_not_finite_are_found(place: str) -> None:
+    verdict = attempt(plant(place, _result_wrong(lambda x: x * float("nan"), RIGHT[place])), NEEDS[place])  # type: ignore[index]
+    assert not verdict.agrees
+    assert "nan" in verdict.why
+
+
+def test_rows_that_see_each_other_are_found() -> None:
+    verdict = attempt(plant("attention", lambda q, k, v, n, p: attention(q, k, v, (sum(n),), p)), NEEDS["attention"])
+    assert not verdict.agrees
+
+
+@pytest.mark.parametrize(
+    ("drop", "what"),
+    [
+        (lambda w: F.dropout(w, 0.2), "drops 20."),
+        (lambda w: w, "drops 0.0 %"),
+        (lambda w: F.dropout(w, 0.1, mode="downscale_in_infer"), "result with dropout is off"),
+        (lambda w: OtherGradientMask.apply(w, 0.1), "with dropout is off"),
+        (lambda w: w * F.dropout(paddle.ones_like(w[:, :1]), 0.1), "it drops"),
+    ],
+)
+def test_wrong_dropout_of_attention_is_found(drop: Callable[[Any], Any], what: str) -> None:
+    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        return _attention(query, key, value, lengths, drop if dropout else lambda weights: weights)
+
+    verdict = attempt(plant("attention", run), NEEDS["attention"])
+    assert not verdict.agrees
+    assert what in verdict.why, verdict
+
+
+def test_another_mask_for_the_same_seed_is_found() -> None:
+    count = itertools.count()
+
+    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        paddle.seed(next(count))
+        return attention(query, key, value, lengths, dropout)
+
+    assert not attempt(plant("attention", run), NEEDS["attention"]).agrees
+
+
+@pytest.mark.parametrize(
+    ("drop", "what"),
+    [
+        (lambda x: F.dropout(x, 0.2), "drops 20."),
+        (lambda x: x, "drops 0.0 %"),
+        (lambda x: F.dropout(x, 0.1, mode="downscale_in_infer"), "with dropout is off"),
+        (lambda x: OtherGradientMask.apply(x, 0.1), "result with dropout is off"),
+    ],
+)
+def test_wrong_dropout_before_a_norm_is_found(drop: Callable[[Any], Any], what: str) -> None:
+    def run(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
+        return add_norm(drop(x) if dropout else x, residual, weight, bias, epsilon, 0.0)
+
+    verdict = attempt(plant("add_norm", run), NEEDS["add_norm"])
+    assert not verdict.agrees
+    assert what in verdict.why, verdict
+
+
+def test_a_kernel_that_raises_is_left_out_with_its_words() -> None:
+    def run(*arguments: Any) -> Any:
+        raise RuntimeError(
+            "\n--------\nError Message Summary:\n--------\nExternalError: CUDA error 209\n  [Hint: no image]"
+        )
+
+    verdict = attempt(plant("projection", run), NEEDS["projection"])
+    assert (verdict.agrees, verdict.why) == (False, "RuntimeError: ExternalError: CUDA error 209")
+
+
+def test_a_kernel_that_raises_on_the_way_back_is_left_out() -> None:
+    class Raising(paddle.autograd.PyLayer):  # type: ignore[misc]
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            return x * 1.0
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Any) -> Any:
+            raise NotImplementedError("no way back")
+
+    verdict = attempt(plant("projection", _first_wrong(Raising.apply, projection)), NEEDS["projection"])
+    assert not verdict.agrees
+    assert "no way back" in verdict.why
+
+
+# --- what is chosen ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_that_agrees_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = plant("projection", _result_wrong(lambda x: -x, projection), "bad")
+    good, other = plant("projection", projection, "good"), plant("projection", projection, "other")
+    late = plant("projection", projection, "late", (8, 0))
+    monkeypatch.setattr(kernels, "KERNELS", (late, bad, good, other))
+    with pretending(V100):
+        verdicts = settle([NEEDS["projection"]], attempt)
+    assert [(verdict.kernel, verdict.agrees) for verdict in verdicts] == [("bad", False), ("good", True)]
+    assert find("projection", "float32", *NEEDS["projection"].sizes) is projection
+    assert find("projection", "float16", *NEEDS["projection"].sizes) is None
+    assert find("projection", "float32", 7, 7) is None
+    assert trials.lines(verdicts) == [
+        f"projection: bad in float32 is left out: {verdicts[0].why}",
+        f"projection: good in float32, {verdicts[1].why}",
+    ]
+
+
+def test_a_kernel_that_is_wrong_in_one_type_serves_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(x: Any, weight: Any, bias: Any) -> Any:
+        return projection(x, weight, bias) * (1.01 if x.dtype == paddle.float32 else 1.0)
+
+    monkeypatch.setattr(kernels, "KERNELS", (plant("projection", run),))
+    with pretending(V100):
+        wide = replace(NEEDS["projection"], dtype="float64")
+        verdicts = settle([NEEDS["projection"], wide], attempt)
+    assert [verdict.agrees for verdict in verdicts] == [False, True]
+    assert find("projection", "float32", *wide.sizes) is None
+    assert find("projection", "float64", *wide.sizes) is run
+
+
+def test_the_kernels_of_paddle_are_left_out_here_one_by_one() -> None:
+    """A process tries each of them on a CPU, which has machine code for none; none of them is taken for good."""
+    with trials._Elsewhere("cpu") as elsewhere:
+        for kernel in KERNELS:
+            need = next(need for need in trials.needs(CONFIG, ["float32"]) if need.place == kernel.place)
+            verdict = elsewhere.attempt(kernel, need)
+            assert not verdict.agrees, verdict
+            assert "Error" in verdict.why, verdict
+
+
+def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Dying:
+        def __init__(self, *arguments: Any) -> None:
+            asked.append(self)
+
+        def ask(self, request: Any) -> None:
+            raise trials.DeathError("kernel trial", -11, "C++ Traceback\nSegmentation fault")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(trials, "Process", Dying)
+    with trials._Elsewhere("gpu:0") as elsewhere:
+        for kernel in KERNELS[:2]:
+            verdict = elsewhere.attempt(kernel, NEEDS["attention"])
+            assert (verdict.agrees, verdict.why) == (False, "it ends its process: Segmentation fault")
+    assert len(asked) == 2
+
+
+def test_a_cpu_has_nothing_to_prove() -> None:
+    assert trials.prove(CONFIG, ("float32",)) == ()
+
+
+def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Need]] = []
+
+    class Agreeing:
+        def __init__(self, device: str) -> None:
+            pass
+
+        def __enter__(self) -> Agreeing:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def attempt(self, kernel: Kernel, need: Need) -> Verdict:
+            asked.append((kernel.name, need))
+            return Verdict(kernel.name, need, need.dtype == "float16", "told so")
+
+    monkeypatch.setattr(trials, "current_device", lambda: V100)
+    monkeypatch.setattr(trials, "_Elsewhere", Agreeing)
+    trials.prove.cache_clear()
+    try:
+        verdicts = trials.prove(CONFIG, ("float16", "float32"))
+        assert trials.prove(CONFIG, ("float16", "float32")) == verdicts
+    finally:
+        trials.prove.cache_clear()
+    wanted = trials.needs(CONFIG, ["float16", "float32"])
+    assert [need for _, need in asked] == wanted  # one candidate each on this device
+    for need in wanted:
+        assert (find(need.place, need.dtype, *need.sizes) is not None) == (need.dtype == "float16")
+    assert {need.dropout for need in wanted if need.place in ("attention", "add_norm")} == {0.1}
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = replace(NEEDS["attention"], dtype=kind)
+    with pretending(Device("A100", (8, 0))):
+        verdicts = settle([need], lambda kernel, need: Verdict(kernel.name, need, kernel.name != "FlashAttention", ""))
+    names = [verdict.kernel for verdict in verdicts]
+    assert names == ["FlashAttention"] * (kind == "float16") + ["memory-efficient attention"]
+    found = find("attention", kind, *need.sizes)
+    assert found is next(kernel.run for kernel in KERNELS if kernel.name == "memory-efficient attention")
+
+
+def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from roformer_convert.models import worker
+    from roformer_convert.parity import run_paddle
+
+    model, asked = _model(), []
+    for module in (trials, run_paddle):
+        monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
+    worker._RUNNERS["paddle"](model)
+    ids = numpy.ones((1, 3), numpy.int64)
+    run_paddle.run(model, SimpleNamespace(arrays=lambda: {"input_ids": ids}), taps=False)  # type: ignore[arg-type]
+    assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _calls(model: Any) -> Iterator[tuple[str, Any]]:
+    """The results of padded, masked and packed batches, and the gradients of the last."""
+    ids = numpy.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
+    real = numpy.arange(17) < numpy.array([17, 5, 0, 9])[:, None]
+    positions = paddle.to_tensor(numpy.flatnonzero(real.reshape(-1))[::3])
+    for name, arguments in {
+        "whole": {},
+        "masked": {"attention_mask": real},
+        "packed": {"attention_mask": real, "packed": True},
+    }.items():
+        given = {key: paddle.to_tensor(x) if isinstance(x, numpy.ndarray) else x for key, x in arguments.items()}
+        words, order = model(paddle.to_tensor(ids), positions=positions, **given)
+        yield f"{name} words", words
+        yield f"{name} order", order
+    (words.square().sum() + order.square().sum()).backward()
+    for name, parameter in model.named_parameters():
+        yield f"gradient of {name}", parameter.grad
+        parameter.clear_gradient(False)
+
+
+def _model() -> Any:
+    paddle.seed(0)
+    model = RoFormerForPretraining(CONFIG, dtype="float64")
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_plain_path_of_a_gpu_computes_what_a_cpu_does(recompute: bool) -> None:
+    model = _model()
+    model.gradient_checkpointing = recompute
+    if recompute:
+        model.train()
+        for layer in model.sublayers():
+            if hasattr(layer, "dropout"):
+                layer.dropout = 0.0
+    want = {name: value.numpy() for name, value in _calls(model)}
+    with pretending(V100, fast=False):
+        for name, value in _calls(model):
+            assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
+
+
+def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
+    model = _model()
+    want = {name: value.numpy() for name, value in _calls(model)}
+    called = dict.fromkeys(kernels.PLACES, 0)
+
+    def counting(place: Any) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            called[place] += 1
+            return RIGHT[place](*arguments)
+
+        return run
+
+    for need in trials.needs(CONFIG, ["float64"]):
+        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes)
+    for name, value in _calls(model):
+        assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
+    layers = CONFIG.num_hidden_layers
+    # two of the three batches say which tokens are real; the masked one is found out on a CPU alone
+    assert called["attention"] == 2 * layers
+    assert called["rotation"] == 3 * 2 * layers
+    assert called["add_norm"] == 3 * 2 * layers
+    assert called["projection"] >= 3 * 6 * layers
+
+
+def test_dropout_goes_to_the_kernels_while_training() -> None:
+    model = _model()
+    model.train()
+    heard: dict[str, set[float]] = {"attention": set(), "add_norm": set()}
+
+    def attending(*arguments: Any) -> Any:
+        heard["attention"].add(arguments[-1])
+        return attention(*arguments)
+
+    def adding(*arguments: Any) -> Any:
+        heard["add_norm"].add(arguments[-1])
+        return add_norm(*arguments)
+
+    for need in trials.needs(CONFIG, ["float64"]):
+        if need.place in heard:
+            run = attending if need.place == "attention" else adding
+            kernels.choose(plant(need.place, run), need.dtype, need.sizes)
+    list(_calls(model))
+    assert heard == {"attention": {0.1}, "add_norm": {0.1}}
+
+
+def test_a_gpu_asks_for_every_place_it_could_speed_up() -> None:
+    paddle.seed(0)
+    model = RoFormerForPretraining(CONFIG)
+    model.train()
+    heard = set()
+    with pretending(V100, heard=lambda kernel, dtype: heard.add((kernel.name, dtype))):
+        list(_calls(model))
+    assert heard == {(kernel.name, "float32") for kernel in KERNELS if "float32" in kernel.types}
+
+
+def test_a_pretended_gpu_is_left_again() -> None:
+    with pretending(V100):
+        assert kernels.current_device() == V100
+        assert not kernels.on_cpu()
+    assert kernels.on_cpu()

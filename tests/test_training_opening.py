@@ -1,0 +1,141 @@
+"""What a run says of itself: what runs, how it goes on and ends, and the share of a device's peak."""
+
+import importlib.util
+import json
+import re
+import shlex
+
+import pytest
+
+# not importorskip: Paddle is to be imported by start_paddle
+if importlib.util.find_spec("paddle") is None:
+    pytest.skip("could not import 'paddle'", allow_module_level=True)
+
+import tiny_training
+from click.testing import CliRunner
+
+from roformer_convert import __version__, pretrain
+from roformer_convert.__main__ import cli
+from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training import loop as loop_module
+from roformer_convert.training import opening as opening_module
+from roformer_convert.training.estimate import flop_per_token, peak_flops
+from roformer_convert.training.feed import Feed
+from roformer_convert.training.loop import train
+from roformer_convert.training.opening import opening, peak
+from roformer_convert.training.parallel import Ranks
+from roformer_convert.training.start import open_sources
+from roformer_convert.training.trainer import Trainer
+
+STAMP = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
+def said(capsys):
+    """The log's lines without their times."""
+    return [STAMP.sub("", line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_log_opens_with_what_runs_and_ends_with_the_result_and_the_command_that_converts_it(
+    corpus, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    train(tiny_training.settings(corpus, run, steps=4))
+    lines = said(capsys)
+    assert lines[0] == f"roformer-pretrain {__version__}, Paddle {paddle.__version__}, into {run}"
+    parameters = 118 * 16 + 2 * 16 + 32 + 2 * (4 * (16 * 16 + 16) + 2 * 16 * 24 + 24 + 16 + 4 * 16)
+    parameters += 16 * 16 + 16 + 16 * 16 + 16 + 32 + 118 + 2 * 16 + 2
+    assert lines[1] == f"model    {parameters:,} parameters: 2 layers of 16, a vocabulary of 118"
+    assert re.fullmatch(r"device   .+, fp32", lines[2])
+    data = Feed(tiny_training.settings(corpus, run), open_sources([str(corpus)])).stage(0)
+    assert lines[3] == f"corpus   {corpus} (weight 1): {sum(data.describe().tokens):,} tokens an epoch"
+    assert lines[4] == f"steps    4 in one stage; an epoch is {data.steps_per_epoch}"
+    assert lines[5] == "begins at random"
+    assert lines[-2] == f"saved {run / 'step-000004'}"
+    assert lines[-1].startswith(f"done: the model lies in {run / 'step-000004'}; to convert it: roformer-convert ")
+    command = shlex.split(lines[-1].partition("to convert it: ")[2])
+    assert CliRunner().invoke(cli, [*command[1:], "-o", str(tmp_path / "torch")]).exit_code == 0
+    assert (tmp_path / "torch" / "config.json").is_file()
+
+
+def test_a_finished_run_that_is_resumed_says_so_and_ends_well(corpus, tmp_path, capsys):
+    tree = tiny_training.tree(corpus, tmp_path / "run", steps=4)
+    train(tiny_training.settings(corpus, tmp_path / "run", steps=4))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "step-000004").iterdir()}
+    command = ["train", "--config", str(tiny_training.write_toml(tmp_path / "run.toml", tree)), "--resume"]
+    result = CliRunner().invoke(pretrain.cli, command)
+    assert result.exit_code == 0
+    lines = [STAMP.sub("", line) for line in result.output.splitlines()]
+    assert lines[-3:] == [
+        f"goes on from {tmp_path / 'run' / 'step-000004'}",
+        "nothing is left to do: all 4 steps are taken; for more, raise --steps",
+        f"done: the model lies in {tmp_path / 'run' / 'step-000004'}; "
+        f"to convert it: roformer-convert paddle2torch {tmp_path / 'run' / 'step-000004'}",
+    ]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_init_left_out_is_said_below_where_the_run_begins(corpus, tmp_path, capsys):
+    train(tiny_training.settings(corpus, tmp_path / "first", steps=2))
+    began = tmp_path / "first" / "step-000002"
+    (began / "vocab.txt").unlink()
+    capsys.readouterr()
+    train(tiny_training.settings(corpus, tmp_path / "second", steps=2, init=str(began)))
+    lines = said(capsys)
+    place = lines.index(f"begins from {began}")
+    assert lines[place + 1].startswith("  it has no vocab.txt")
+
+
+def test_devices_ranks_kernels_stages_and_corpora_are_named(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"Tesla V100 of {device}")
+    stages = [{"steps": 2}, {"steps": 3, "length": 48, "batch_size": 4}]
+    settings = tiny_training.settings(corpus, tmp_path, stages)
+    sources = open_sources([f"{corpus}=2", str(corpus)])
+    trainer = Trainer(settings, sources, Ranks())
+    trainer.step = 2
+    trainer.ranks.count = 4
+    lines = opening(trainer, Feed(settings, sources), "gpu:0", ["fused attention: FlashAttention"])
+    assert lines[2] == "device   4 × Tesla V100 of gpu:0, fp32, gradients exchanged in float32"
+    assert lines[3] == "kernels  fused attention: FlashAttention"
+    data = Feed(settings, sources).stage(1)
+    first, second = data.tokens
+    assert lines[4] == (
+        f"corpus   {corpus} (weight 2): {first:,} tokens, {corpus} (weight 1): {second:,} tokens an epoch"
+    )
+    assert lines[5] == f"steps    5 in 2 stages; an epoch is {data.steps_per_epoch}"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "flops"),
+    [
+        ("Tesla V100-SXM2-32GB", "fp16-o2", 125e12),
+        ("Tesla V100-PCIE-16GB", "fp32", 15.7e12),
+        ("NVIDIA A100-SXM4-80GB", "bf16-o1", 312e12),
+        ("NVIDIA RTX A1000", "fp16-o1", None),
+        ("AMD EPYC 7B13", "fp32", None),
+    ],
+)
+def test_a_devices_peak_is_known_by_its_name(device, precision, flops):
+    assert peak_flops(device, precision) == flops
+
+
+def test_the_peak_is_that_of_all_devices_and_a_cpu_has_none(monkeypatch):
+    monkeypatch.setattr(opening_module, "device_name", lambda device: "Tesla V100-SXM2-16GB")
+    assert peak("gpu:1", "fp16-o2", 4) == 4 * 125e12
+    assert peak("cpu", "fp32", 4) is None
+
+
+def test_the_share_of_the_peak_is_what_the_tokens_cost(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop_module, "peak", lambda *given: 1e9)
+    settings = tiny_training.settings(corpus, tmp_path, steps=5)
+    train(settings)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    record = next(each for each in records if each["kind"] == "step")
+    config = Trainer(settings, open_sources([str(corpus)]), Ranks()).model.config
+    share = record["tokens_per_second"] * flop_per_token(config, 32) / 1e9
+    assert record["peak_share"] == pytest.approx(share)
+    assert f"{record['tokens_per_second']:,.0f} tokens/s ({100 * share:.1f} % of the peak)" in capsys.readouterr().out
