@@ -286,6 +286,24 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("words", "size"), [([], 64 << 20), (["--shard-size", "64MB"], 64_000_000), (["--shard-size", "1GiB"], 1 << 30)]
+)
+def test_a_size_means_one_thing_in_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], size: int
+) -> None:
+    prepare = pytest.importorskip("roformer_convert.training.prepare")
+    from roformer_convert.pretrain import cli as pretrain
+
+    def told(*_: object, shard_bytes: int, **__: object) -> None:
+        raise ConvertError(f"shards of {shard_bytes}")
+
+    monkeypatch.setattr(prepare, "prepare", told)
+    command = ["prepare", "text", "--vocab", str(tmp_path / "vocab.txt"), "-o", str(tmp_path / "c"), "-q", *words]
+    result = CliRunner().invoke(pretrain, command)
+    assert str(result.exception) == f"shards of {size}"
+
+
 # --- inspect and diff -----------------------------------------------------------------------------------------------
 
 
