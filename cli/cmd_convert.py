@@ -12,7 +12,7 @@ import click
 
 from .command_group import end_once, hold_signals
 from .converters.amounts import amount
-from .converters.containers.registry import all_containers
+from .converters.containers.registry import all_containers, containers_of
 from .converters.containers.stored import FLOATS
 from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.dialects import DIALECT_FILES
@@ -20,12 +20,19 @@ from .converters.errors import printable
 from .converters.mapping import DIALECTS, Dialect
 from .converters.rendering import plan_table
 from .progress_bar import WEIGHT_BYTES, ByteBar
+from .source_options import CONFIG, FROM
 
 if TYPE_CHECKING:
     from .converters.conversion import Report
     from .converters.plan import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _usual_containers() -> str:
+    """Say what is written of the dialects that leave a choice."""
+    offered = {dialect: containers_of(dialect) for dialect in DIALECTS}
+    return ", ".join(f"{several[0].name} for {dialect}" for dialect, several in offered.items() if len(several) > 1)
 
 
 def _options(function: Function) -> Function:
@@ -44,14 +51,10 @@ def _options(function: Function) -> Function:
         click.option(
             "--container",
             type=click.Choice([container.name for container in all_containers()]),
-            help="Format of the weight files.  [default: safetensors for torch, pdparams for paddle]",
+            help=f"Format of the weight files.  [default: {_usual_containers()}]",
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            help="Configuration file, where it does not lie beside the weights.",
-        ),
+        CONFIG,
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -176,7 +179,7 @@ def render(report: Report, *, dry_run: bool) -> str:
 
 @click.command("convert")
 @click.option("--to", "to", required=True, type=click.Choice(DIALECTS), help="Dialect to write.")
-@click.option("--from", "dialect", type=click.Choice(DIALECTS), help="Dialect of SOURCE, where its files do not say.")
+@FROM
 @_options
 def convert_command(source: Path, to: str, dialect: str | None, **options: Any) -> None:
     """Convert SOURCE into another dialect, whichever it is in.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .converters.mapping import DIALECTS
+from .source_options import CONFIG, FROM
 
 
 @click.command("fill-mask")
@@ -29,8 +29,8 @@ from .converters.mapping import DIALECTS
     type=click.IntRange(1, 1 << 17),
     help="Raise the longest text, in tokens, above the configuration's max_position_embeddings.",
 )
-@click.option("--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect the files look like.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@FROM
+@CONFIG
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a line: ids, offsets, logits, probabilities."
 )

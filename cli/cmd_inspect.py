@@ -10,7 +10,7 @@ import click
 
 from .converters.amounts import amount
 from .converters.errors import printable
-from .converters.mapping import DIALECTS
+from .source_options import CONFIG, FROM
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect the files look like.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@FROM
+@CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
 def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool) -> None:
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
