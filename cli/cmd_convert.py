@@ -12,6 +12,7 @@ import click
 
 from .command_group import end_once, hold_signals
 from .converters.amounts import amount
+from .converters.config_fields import parse_settings
 from .converters.containers.registry import all_containers, containers_of
 from .converters.containers.stored import FLOATS
 from .converters.conversion import ConvertOptions, Watcher, convert
@@ -20,7 +21,7 @@ from .converters.errors import printable
 from .converters.mapping import DIALECTS, Dialect
 from .converters.rendering import plan_table
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CONFIG, FROM
+from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.conversion import Report
@@ -55,6 +56,7 @@ def _options(function: Function) -> Function:
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
         CONFIG,
+        SET,
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -100,9 +102,10 @@ class _Watcher(Watcher):
 
 def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> None:
     quiet, as_json, output = given.pop("quiet"), given.pop("as_json"), given.pop("output")
-    run_parity = given.pop("run_parity")
+    run_parity, verify = given.pop("run_parity"), not given.pop("no_verify")
+    settings = parse_settings(given.pop("settings"))
     # click.Choice and the command's name have checked the dialects
-    options = ConvertOptions(dialect=dialect, verify=not given.pop("no_verify"), **given)  # type: ignore[arg-type]
+    options = ConvertOptions(dialect=dialect, set=settings, verify=verify, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     # a gate that follows may be stopped
@@ -123,7 +126,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     if run_parity:
         from .parity.command_line import gate_of_conversion
 
-        whole = options.config is None and _says_itself(source, dialect)
+        whole = options.config is None and not options.set and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)
 

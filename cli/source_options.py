@@ -12,3 +12,10 @@ FROM = click.option(
     "--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect that the files look like."
 )
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+SET = click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Set a field of the configuration, whatever its file says: --set pooler_activation=linear. Repeatable.",
+)

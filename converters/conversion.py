@@ -126,6 +126,7 @@ class ConvertOptions:
     Attributes:
         dialect: The source's dialect, where the files do not decide it.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
@@ -138,6 +139,7 @@ class ConvertOptions:
 
     dialect: Dialect | None = None
     config: str | Path | None = None
+    set: Mapping[str, Any] | None = None
     any_vocab: bool = False
     dtype: str | None = None
     container: str | None = None
@@ -194,7 +196,7 @@ def convert(
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
     shard_size = None if options.max_shard_size is None else parse_size(str(options.max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
-    found = identify(source, dialect=options.dialect, config=options.config)
+    found = identify(source, dialect=options.dialect, config=options.config, set=options.set)
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
         before = _stamps(checkpoint)

@@ -5,10 +5,11 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from . import config_fields
 from .checkpoint import Checkpoint, Held, model_class
 from .companions import vocabulary_problem
 from .config import RoFormerConfig
@@ -20,6 +21,7 @@ from .mapping import (
     GROUPS,
     IGNORED,
     MLM,
+    POOLER,
     PROJECT,
     SYMBOLS,
     TIED,
@@ -115,6 +117,9 @@ class _Fitting:
             return misread
         source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
         held = self._bind(by_name, base, source.config)
+        pooler = any(item.tensor.group is POOLER for item in held.values())
+        assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
+        source = replace(source, notes=(*source.notes, *assumed))
         rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
         tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
@@ -145,10 +150,12 @@ class _Fitting:
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread
-        hint = misread.next_step if misread.problems else _hint(self.problems, self.dialect)
+        problems = (*misread.problems, *self.problems, *rows)
+        hint: str | None = _hint(problems, self.dialect)
+        if any(problem.kind == "configuration" for problem in misread.problems):
+            hint = misread.next_step or hint
         present = {item.tensor.group.name for item in held.values()}
         against = model_class(tuple(group for group in GROUPS if group.name in present))
-        problems = (*misread.problems, *self.problems, *rows)
         return self._misfit(problems, f"{against} in {self.dialect}'s spelling", hint, where=self.found.entry)
 
     def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
@@ -339,7 +346,7 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _hint(problems: list[Problem], dialect: Dialect) -> str:
+def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     """The next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
@@ -354,6 +361,8 @@ def _hint(problems: list[Problem], dialect: Dialect) -> str:
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
     if any("BERT's learned positions" in problem.detail for problem in unknown):
         return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+    if "function" in kinds:
+        return config_fields.ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):

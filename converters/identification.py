@@ -7,10 +7,11 @@ Nothing is judged here: :mod:`.fitting` holds what was found against the table. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from . import config_fields, weight_files
 from .companions import find_companions
@@ -59,11 +60,16 @@ class Found:
         """The sizes that the tensors show."""
         return measure(self.dialect, self.index.tensors)
 
-    def with_tensors(self, tensors: Iterable[StoredTensor]) -> Found:
-        """The same files with other tensors, or other names for them: dialect and configuration are found anew."""
+    def with_tensors(self, tensors: Iterable[StoredTensor], *, excused: Collection[str] = ()) -> Found:
+        """The same files with other tensors, or other names for them: dialect and configuration are found anew.
+
+        Args:
+            tensors: All of them.
+            excused: Keys of the configuration that may say anything of the function (:func:`.config_fields.examine`).
+        """
         assert self.weights is not None, "tensors in memory have the names that they were given"
         index = replace(self.index, tensors=tuple(tensors))
-        return _recognise(self.path, self.weights, index, None, None)
+        return _recognise(self.path, self.weights, index, excused=excused)
 
 
 @dataclass(frozen=True)
@@ -79,27 +85,43 @@ class Shape:
     sizes: Mapping[str, int]
 
 
-def identify(path: str | Path, *, dialect: Dialect | None = None, config: str | Path | None = None) -> Found:
+def identify(
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Found:
     """Find a checkpoint's files, index them, detect the dialect and read the configuration.
 
     Args:
         path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of :class:`~.config.RoFormerConfig` → value, whatever the configuration says of it.
 
     Raises:
         FormatError: A file is broken or hostile.
         MisfitError: Several models in one directory, or shards that do not fit together.
-        ConvertError: Nothing there, or tensors that plainly have another dialect's names.
+        ConvertError: Nothing there, tensors that plainly have another dialect's names, or a field that cannot be set.
     """
     weights = weight_files.find(Path(path), dialect)
     index = weight_files.index(weights)
     if dialect is not None:
         _require_dialect(weights.entry, dialect, [tensor.name for tensor in index.tensors])
-    return _recognise(Path(path), weights, index, dialect, None if config is None else Path(config))
+    return _recognise(Path(path), weights, index, dialect, None if config is None else Path(config), given=set)
 
 
-def _recognise(path: Path, weights: WeightSet, index: Index, dialect: Dialect | None, config: Path | None) -> Found:
+def _recognise(
+    path: Path,
+    weights: WeightSet,
+    index: Index,
+    dialect: Dialect | None = None,
+    config: Path | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+    excused: Collection[str] = (),
+) -> Found:
     """Detect the dialect of indexed tensors and read the configuration that belongs to it."""
     directory = weights.directory
     detected = dialect or detect_dialect(weights.dialects, [tensor.name for tensor in index.tensors])
@@ -107,7 +129,7 @@ def _recognise(path: Path, weights: WeightSet, index: Index, dialect: Dialect | 
     if config_file is not None:
         weight_files.require_file(config_file)
     sizes = measure(detected, index.tensors).sizes
-    reading = config_fields.examine(config_file, detected, sizes, where=path)
+    reading = config_fields.examine(config_file, detected, sizes, where=path, given=given, excused=excused)
     other = _find_config(directory, DIALECTS) if config_file is None else None
     if other is not None:
         # not read unasked: what lies beside weights under another dialect's name may be another model's

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint
 from .fitting import fit
@@ -11,7 +13,11 @@ from .mapping import Dialect
 
 
 def open_checkpoint(
-    path: str | Path, *, dialect: Dialect | None = None, config: str | Path | None = None
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
 
@@ -21,10 +27,12 @@ def open_checkpoint(
         path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of :class:`~.config.RoFormerConfig` → value, whatever the configuration says of it:
+            ``{"pooler_activation": "linear"}``.
 
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to open.
+        ConvertError: Nothing there to open, or a field that cannot be set.
     """
-    return fit(identify(path, dialect=dialect, config=config), any_vocab=True).require()
+    return fit(identify(path, dialect=dialect, config=config, set=set), any_vocab=True).require()

@@ -24,6 +24,8 @@ from ..converters.identification import identify
 _POSITIONS = re.compile(r"(bert[./])?embeddings[./]position_(embeddings|ids)")
 #: What a RoFormer that starts from it has no use for, beside the positions.
 _DROPPED = re.compile(r"cls[./]seq_relationship[./]")
+#: What a BERT's configuration says of its function, which a RoFormer that starts from it does not keep.
+_OF_A_BERT = ("model_type", "architectures", "init_class", "position_embedding_type")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
 
 
@@ -53,7 +55,7 @@ def open_any(path: Path) -> Iterator[Opened]:
     notes: tuple[str, ...] = ()
     if any(_POSITIONS.match(tensor.name) for tensor in found.index.tensors):
         kept, dropped = _as_roformer(found.index.tensors)
-        found = found.with_tensors(kept)
+        found = found.with_tensors(kept, excused=_OF_A_BERT)
         notes = (f"a BERT: left out {', '.join(_folded(dropped))}; rotation takes their place",)
     with fit(found, any_vocab=True).require() as checkpoint:
         yield Opened(checkpoint, notes)
