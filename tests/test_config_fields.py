@@ -77,8 +77,8 @@ def test_configurations_are_translated_in_a_conversion(tmp_path: Path, source: D
     report = convert(tmp_path / "ckpt", to=target)
     with open_checkpoint(report.target) as opened:
         assert opened.config == CONFIG
-        assert opened.config_path is not None
-        assert opened.config_path.name == ("bert_config.json" if target == "tf1" else "config.json")
+        assert opened.found.config_file is not None
+        assert opened.found.config_file.name == ("bert_config.json" if target == "tf1" else "config.json")
 
 
 def test_the_keys_are_those_of_each_software() -> None:
@@ -555,7 +555,9 @@ def test_a_pooler_whose_activation_no_file_says_is_told(tmp_path: Path, dialect:
         told = [note for note in notes if words in note]
         assert len(told) == (shape == "everything")
         assert all("--set pooler_activation=linear" in note for note in told)
-    report = convert(tmp_path / "ckpt", tmp_path / "set", to=target, set={"pooler_activation": "linear"})
+    report = convert(
+        tmp_path / "ckpt", tmp_path / "set", to=target, options=ConvertOptions(set={"pooler_activation": "linear"})
+    )
     assert not [note for note in report.notes if "assumed" in note and "pooler" in note]
     assert "pooler_activation = linear, as it was set" in report.notes
     with open_checkpoint(tmp_path / "set") as there:
@@ -573,7 +575,11 @@ def test_the_mask_of_a_tf1_source_is_told_unless_a_file_says_it(tmp_path: Path) 
         assert "--set" not in note
     (tmp_path / "ckpt" / "bert_config.json").unlink()
     set_heads = {"num_attention_heads": 4, "max_position_embeddings": 47}
-    assert [note for note in convert(tmp_path / "ckpt", to="paddle", set=set_heads).notes if words in note]
+    assert [
+        note
+        for note in convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(set=set_heads)).notes
+        if words in note
+    ]
     # whose own software reads a key for it
     write_random(tmp_path / "other", "torch", "masked-lm")
     without(tmp_path / "other", "config.json", "is_decoder")
@@ -618,10 +624,11 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_set_is_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:
     write_random(tmp_path / "ckpt", "torch")
-    for use in (convert, inspect, open_checkpoint):
-        options: dict[str, Any] = {"to": "paddle"} if use is convert else {}
+    with pytest.raises(ConvertError, match=words):
+        convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(set=given))
+    for use in (inspect, open_checkpoint):
         with pytest.raises(ConvertError, match=words):
-            use(tmp_path / "ckpt", set=given, **options)  # type: ignore[operator]
+            use(tmp_path / "ckpt", set=given)  # type: ignore[operator]
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
