@@ -311,7 +311,7 @@ def _rotary_operator(q: Any, k: Any, v: Any, sin: Any, cos: Any, positions: Any,
 
 
 def _add_norm_operator(x: Any, residual: Any, bias: Any, weight: Any, shift: Any, *options: Any) -> Any:
-    """Source: `LaunchLayernormResidualDropoutBias`` in phi/kernels/fusion/gpu/fused_layernorm_residual_dropout_bias.h."""
+    """Source: phi/kernels/fusion/gpu/fused_layernorm_residual_dropout_bias.h."""
     assert bias is None
     named = isinstance(options[0], str)  # 2.6 names its attributes
     given = dict(zip(options[::2], options[1::2], strict=True)) if named else {}
