@@ -267,6 +267,93 @@ def test_a_kernel_that_raises_on_the_way_back_is_left_out() -> None:
     assert "no way back" in verdict.why
 
 
+# --- Paddle's own, with operators that compute on a CPU what their kernels do on a GPU --------------------------------
+
+
+def _memory_efficient_operator(
+    query: Any, key: Any, value: Any, bias: Any, starts: Any, key_starts: Any, diagonal: Any, lengths: Any,
+    longest: Any, longest_key: Any, causal: Any, dropout: float, scale: float, is_test: bool,
+) -> Any:  # fmt: skip
+    """Source: kernel_forward.h of cutlass's 41_fused_multi_head_attention, of which Paddle's is a copy."""
+    assert (bias, diagonal, lengths, causal, is_test) == (None, None, None, False, False)
+    assert starts is key_starts
+    rows = numpy.diff(starts.numpy())
+    assert longest == longest_key == rows.max()
+    context = _attention(
+        *(x.squeeze(0) for x in (query, key, value)), rows.tolist(), lambda w: F.dropout(w, dropout),
+        scale * query.shape[3] ** 0.5,
+    )  # fmt: skip
+    return context.unsqueeze(0), None, None
+
+
+def _flash_operator(
+    query: Any, key: Any, value: Any, starts: Any, key_starts: Any, seed: Any, mask: Any, longest: Any,
+    longest_key: Any, scale: float, dropout: float, causal: bool, with_softmax: bool, is_test: bool, name: str,
+) -> Any:  # fmt: skip
+    """Source: flash_fwd.h of FlashAttention 2, ``mha_varlen_fwd``."""
+    assert (seed, mask, causal, with_softmax, is_test, name) == (None, None, False, False, False, "")
+    assert starts.dtype == paddle.int32
+    rows = numpy.diff(starts.numpy())
+    assert longest == longest_key == rows.max()
+    scale = scale * query.shape[2] ** 0.5
+    return _attention(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale), None
+
+
+def _rotary_operator(q: Any, k: Any, v: Any, sin: Any, cos: Any, positions: Any, neox: bool, *_: Any) -> Any:
+    """Source: ``VectorizedFusedRopeWithRotateEveryTwoKernel`` in phi/kernels/fusion/gpu/fused_rope_utils.h."""
+    assert (k, v, positions, neox) == (None, None, None, True)
+    assert sin.shape == cos.shape == [1, q.shape[1], 1, q.shape[3]]
+    assert sin.dtype == cos.dtype == q.dtype
+    even, odd = q[..., 0::2], q[..., 1::2]
+    first = cos[..., 0::2] * even - sin[..., 0::2] * odd
+    second = sin[..., 1::2] * even + cos[..., 1::2] * odd
+    return paddle.stack([first, second], axis=-1).reshape(q.shape), None, None
+
+
+def _add_norm_operator(x: Any, residual: Any, bias: Any, weight: Any, shift: Any, *options: Any) -> Any:
+    """Source: phi/kernels/fusion/gpu/fused_layernorm_residual_dropout_bias.h."""
+    assert bias is None
+    named = isinstance(options[0], str)  # 2.6 names its attributes
+    given = dict(zip(options[::2], options[1::2], strict=True)) if named else {}
+    dropout = given["dropout_rate"] if named else options[0]
+    epsilon = given["ln_epsilon"] if named else next(each for each in options[1:] if isinstance(each, float))
+    assert "upscale_in_train" in options
+    assert weight.dtype == shift.dtype == paddle.float32
+    out = F.layer_norm(residual + F.dropout(x, dropout), x.shape[-1], weight, shift, epsilon)
+    return (None, None, None, None, out) if named else out
+
+
+def _projection_operator(x: Any, weight: Any, bias: Any, *options: Any) -> Any:
+    """Source: phi/kernels/funcs/fused_gemm_epilogue.h."""
+    assert not any(each is True for each in options)  # nothing is transposed
+    out = paddle.matmul(x, weight) + bias
+    return out if "trans_x" in options else (out, None)
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "flash_attn_unpadded": _flash_operator,
+    "memory_efficient_attention": _memory_efficient_operator,
+    "fused_rotary_position_embedding": _rotary_operator,
+    "fused_bias_dropout_residual_layer_norm": _add_norm_operator,
+    "fused_gemm_epilogue": _projection_operator,
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name.replace(" ", "_"))
+def test_paddles_functions_are_given_what_their_kernels_want(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def operator(*arguments: Any) -> Any:
+        called.append(kernel.operators[0])
+        return OPERATORS[kernel.operators[0]](*arguments)
+
+    for module in (paddle._C_ops, paddle._legacy_C_ops):
+        monkeypatch.setattr(module, kernel.operators[0], operator, raising=False)
+    verdict = attempt(kernel, replace(NEEDS[kernel.place], dropout=0.1))
+    assert verdict.agrees, verdict
+    assert called
+
+
 # --- what is chosen ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("paddle")
 
 from roformer_convert.cmd_pretrain_doctor import doctor_command
 from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training import estimate, machine, probe, targets
@@ -221,6 +223,32 @@ def test_memory_is_planned_without_a_kernel_that_is_not_proven():
     assert "attention  memory-efficient attention if it proves itself there, " in said
     refused = replace(target, attention=None)
     assert diagnose(given, REFERENCE, refused).stages[1].memory == cost.memory
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(monkeypatch, agrees):
+    asked = []
+
+    def prove(config, types):
+        asked.append(types)
+        return (Verdict("a kernel", Need("attention", "float16", (12, 64)), agrees, "told so"),)
+
+    monkeypatch.setattr(targets.kernel_trials_paddle, "prove", prove)
+    monkeypatch.setattr(targets.paddle.device, "set_device", lambda name: asked.append(name))
+    monkeypatch.setattr(targets, "probe", lambda config, **shape: SimpleNamespace(pace=Pace(1e13, 0.1, "measured")))
+    gpu = machine.Device("a V100", 32 << 30, 32 << 30, (7, 0))
+    here = replace(machine.look(), gpus=(gpu,), why_no_gpu="")
+    given = settings(run={"precision": "fp16-o2"})
+    found = diagnose(given, REFERENCE, targets.here(here, given, REFERENCE, 1))
+    assert asked == ["gpu:0", ("float16",)]
+    assert (found.target.attention, found.target.proven) == ("a kernel" if agrees else None, True)
+    said = "\n".join(lines(found, given))
+    assert f"  attention  {'a kernel' if agrees else 'products and softmax'}\n" in said
+    assert f"  kernel     attention: a kernel in float16{', ' if agrees else ' is left out: '}told so" in said
+    planned = estimate.memory(
+        REFERENCE, rows=64, length=512, precision="fp16-o2", masked=0.15, fused_attention=agrees
+    ).total
+    assert found.stages[1].memory.total == pytest.approx(planned, rel=0.01)
 
 
 def test_a_run_that_fits_with_the_fast_kernel_alone_is_warned():
