@@ -107,7 +107,7 @@ def check_leftovers(case: Case) -> None:
     """Whatever a kill left beside the target says by its name that it is partial, and no loader takes it for done."""
     known = {"ckpt", "out", *(path.name for path in case.partials())}
     assert {path.name for path in case.source.parent.iterdir()} <= known
-    for partial in case.partials():
+    for partial in (path / "new" for path in case.partials()):
         found = file_bytes(partial)
         if found in (case.old, case.new):  # whole: killed between writing and renaming, or while removing the old one
             continue

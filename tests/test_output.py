@@ -263,68 +263,6 @@ def test_a_rename_that_fails_puts_the_old_result_back(source: Path, monkeypatch:
     assert file_bytes(source.parent) == before
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next_and_what_runs_now_is_not(source: Path) -> None:
-    abandoned = source.parent / ".ckpt-torch.partial-0123456789ab"
-    abandoned.mkdir()
-    (abandoned / "model.safetensors").write_bytes(b"half")
-    other = source.parent / ".ckpt-tf.partial-0123456789ab"
-    other.mkdir()
-    lookalike = source.parent / ".ckpt-torch.partial-file"
-    lookalike.write_text("not a directory")
-    with OutputDirectory(source.parent / "ckpt-torch") as running:
-        (running.path / "model.safetensors").write_bytes(b"half")
-        assert not abandoned.exists()
-        convert(source, to="torch")
-        assert running.path.is_dir()
-        assert (running.path / "model.safetensors").read_bytes() == b"half"
-    assert not running.path.exists()
-    assert names(source.parent) == [".ckpt-tf.partial-0123456789ab", ".ckpt-torch.partial-file", "ckpt", "ckpt-torch"]
-
-
-@pytest.mark.parametrize("moment", ["mkdir", "lock"])
-def test_a_signal_while_the_directory_is_made_leaves_nothing(
-    source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    mkdir = Path.mkdir
-
-    def made(path: Path, *arguments: Any, **named: Any) -> None:
-        mkdir(path, *arguments, **named)
-        stop()
-
-    if moment == "mkdir":
-        monkeypatch.setattr(Path, "mkdir", made)
-    else:
-        monkeypatch.setattr(output, "_lock_directory", stop)
-    before = sorted(source.parent.iterdir())
-    with pytest.raises(KeyboardInterrupt):
-        convert(source, to="torch")
-    assert sorted(source.parent.iterdir()) == before
-
-
-def test_a_link_named_like_a_leftover_is_not_followed(source: Path) -> None:
-    precious = source.parent / "precious"
-    precious.mkdir()
-    (precious / "a").write_text("x")
-    (source.parent / ".ckpt-torch.partial-aaaaaaaaaaaa").symlink_to("precious")
-    convert(source, to="torch")
-    assert (precious / "a").read_text() == "x"
-
-
-def test_two_runs_to_one_output_do_not_mix(source: Path) -> None:
-    """The second to finish is refused, as an output that exists is."""
-    with OutputDirectory(source.parent / "out") as slow:
-        (slow.path / "config.json").write_text("{}")
-        convert(source, source.parent / "out", to="torch")
-        before = file_bytes(source.parent / "out")
-        with pytest.raises(ConvertError, match="already exists"):
-            slow.commit()
-    assert file_bytes(source.parent / "out") == before
-    assert names(source.parent) == ["ckpt", "out"]
-
-
 def test_names_with_brackets_and_spaces_are_names(tmp_path: Path) -> None:
     folder = tmp_path / "a [b] *c ？"
     folder.mkdir()
@@ -355,40 +293,7 @@ def test_save_checkpoint_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_replacement_killed_between_its_renames_is_undone_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a system cannot exchange two directories, the old state lies aside for an instant."""
-    from roformer_convert.converters import output
-
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "config.json").write_text("old")
-    monkeypatch.setattr(output, "_exchange", lambda one, other: False)
-    rename = os.rename
-
-    class Killed(BaseException):
-        pass
-
-    def once(first: Path, second: Path) -> None:
-        rename(first, second)
-        raise Killed
-
-    directory = output.OutputDirectory(target, force=True)
-    directory.__enter__()
-    (directory.path / "config.json").write_text("new")
-    monkeypatch.setattr(os, "rename", once)
-    with pytest.raises(Killed):
-        directory.commit()
-    assert not target.exists()
-    monkeypatch.setattr(os, "rename", rename)
-    with output.OutputDirectory(target, force=True):
-        assert (target / "config.json").read_text() == "old"
-
-
 def test_force_keeps_a_directory_with_anything_of_somebody_else(tmp_path: Path) -> None:
-    from roformer_convert.converters.output import OutputDirectory
-
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
     (tmp_path / "out" / "thesis.doc").write_text("years of work")
