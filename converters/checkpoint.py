@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import weight_files
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
+from .containers.checksums import require, running
 from .containers.stored import Extent, OpenFiles, StoredTensor
 from .dialects import Container
 from .mapping import (
@@ -153,7 +154,7 @@ class Checkpoint:
 
         Raises:
             KeyError: The checkpoint has no such tensor.
-            FormatError: The file was cut short since it was opened.
+            FormatError: The file was cut short since it was opened, or has a checksum that is wrong.
         """
         import numpy
 
@@ -162,7 +163,11 @@ class Checkpoint:
         held = self._held(name)
         stored = held.stored
         array = numpy.empty(stored.size, numpy_dtype(stored.dtype))
-        stored.data.read_into(self.files, 0, array.view(numpy.uint8).data)
+        content = array.view(numpy.uint8).data
+        stored.data.read_into(self.files, 0, content)
+        checksum = running(stored)
+        checksum.update(content)
+        require(stored, checksum)
         shape = self.shape(name)
         array = array.reshape(shape[::-1]).T.copy() if held.turned else array.reshape(shape)
         return array if dtype is None else cast(array, stored.dtype, dtype, name=name)

@@ -66,11 +66,13 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
             "a TorchScript archive, whose pickle belongs to the code in it",
             next_step="Load it with torch.jit.load and save its state_dict() with torch.save.",
         )
-    byte_order = _small(path, files, members.get(f"{folder}/byteorder"))
+    byte_order = _small(path, files, members.get(f"{folder}/byteorder"), "byteorder")
     if byte_order not in (None, b"little"):
         raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little'")
     pickle = members[f"{folder}/data.pkl"]
-    _check_crc(path, files, pickle)
+    if pickle.nbytes > _LARGEST_PICKLE:
+        raise FormatError(path, f"a pickle of {pickle.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
+    _check_crc(path, files, pickle, "data.pkl")
     storages = Storages(size)
     machine = PickleMachine(
         path,
@@ -95,32 +97,35 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
                 offset=member.offset,
             )
         storage.offset = member.offset
-        storage.crc = member.crc or None  # torch.serialization.set_crc32_options(False) leaves every CRC zero
+        storage.crc = member.crc or None
     return _to_index(path, machine, tree)
 
 
-def _small(path: Path, files: OpenFiles, member: Member | None) -> bytes | None:
+def _small(path: Path, files: OpenFiles, member: Member | None, name: str) -> bytes | None:
+    """Read a member of a few bytes, of a larger one its start."""
     if member is None:
         return None
+    _check_crc(path, files, member, name)
     content = bytearray(min(member.nbytes, 16))
     files.read_into(path, member.offset, memoryview(content))
     return bytes(content)
 
 
-def _check_crc(path: Path, files: OpenFiles, member: Member) -> None:
-    """Check the pickle against its CRC; payloads are checked when they are read, and torch checks neither."""
-    if member.nbytes > _LARGEST_PICKLE:
-        raise FormatError(path, f"a pickle of {member.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
+def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
+    """Check a member against its CRC; payloads are checked when they are read, and torch checks neither.
+
+    A CRC of zero is none: ``torch.serialization.set_crc32_options(False)`` leaves all of them so, ``skip_data`` those
+    of the payloads.
+    """
     crc = 0
     chunk = bytearray(min(member.nbytes, 1 << 18))
     for start in range(0, member.nbytes, 1 << 18):
         piece = memoryview(chunk)[: member.nbytes - start]
         files.read_into(path, member.offset + start, piece)
         crc = zlib.crc32(piece, crc)
-    # torch.serialization.set_crc32_options(False) leaves every CRC zero.
     if member.crc not in (0, crc):
         raise FormatError(
-            path, f"data.pkl is damaged: its CRC32 is {crc:08x}, want {member.crc:08x}", offset=member.offset
+            path, f"{name} is damaged: its CRC32 is {crc:08x}, want {member.crc:08x}", offset=member.offset
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError
+from .checksums import CheckedPart
 from .numpy_pickle import checked_nbytes, ordered_dict
 from .pickle_machine import Allowed, Global, PickleMachine, kind_of, shown
 from .state_tree import OpaqueLeaf, TensorLeaf
@@ -68,6 +69,12 @@ class Storage:
     def nbytes(self) -> int:
         return self.count * self.itemsize
 
+    def whole(self, path: Path) -> ChecksummedExtent | None:
+        """All its bytes in the file, where the container keeps their CRC."""
+        if self.crc is None or self.offset is None:
+            return None
+        return ChecksummedExtent(path, self.offset, self.nbytes, self.crc, "crc32")
+
 
 @dataclass(slots=True, eq=False)
 class StorageView:
@@ -106,14 +113,17 @@ class TorchTensor(TensorLeaf):
         # A dimension of one element is never stepped along, whatever its stride says.
         steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
         data: Data = Extent(path, offset, nbytes)
-        if self.storage.crc is not None and nbytes == self.storage.nbytes:
-            data = ChecksummedExtent(path, offset, nbytes, self.storage.crc, "crc32")
-        if steps == _c_order(steps):
-            return StoredTensor(name, self.dtype, self.shape, data)
+        order = "C"
         if len(self.shape) == 2 and len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]):
-            return StoredTensor(name, self.dtype, self.shape, data, "F")
-        data = Gathered(path, offset, self.itemsize, self.shape, self.strides)
-        return StoredTensor(name, self.dtype, self.shape, data)
+            order = "F"
+        elif steps != _c_order(steps):
+            data = Gathered(path, offset, self.itemsize, self.shape, self.strides)
+        whole = self.storage.whole(path)
+        if whole is not None:
+            # what is read from its first byte to its last is checked on the way
+            same = isinstance(data, Extent) and nbytes == whole.nbytes
+            data = whole if same else CheckedPart(data, whole, f"the storage {shown(self.storage.key)}")
+        return StoredTensor(name, self.dtype, self.shape, data, order)
 
 
 def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
