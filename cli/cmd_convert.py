@@ -29,6 +29,15 @@ _BAR_BYTES = 64 << 20
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+SET_OPTION = click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Set a field of the configuration, whatever its file says: --set pooler_activation=linear. Repeatable.",
+)
+
+
 def _options(function: Function) -> Function:
     """Declare the options that every direction has."""
     declared: tuple[Callable[[Any], Any], ...] = (
@@ -53,6 +62,7 @@ def _options(function: Function) -> Function:
             type=click.Path(path_type=Path),
             help="Configuration file, where it does not lie beside the weights.",
         ),
+        SET_OPTION,
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -97,8 +107,10 @@ class _Bar:
 
 
 def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) -> None:
+    from .converters.config_fields import parse_settings
     from .converters.conversion import convert
 
+    options["set"] = parse_settings(options.pop("settings"))
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     no_verify, run_parity = options.pop("no_verify"), options.pop("run_parity")
     if run_parity and options["dry_run"]:
@@ -135,7 +147,7 @@ def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) ->
     if run_parity:
         from .cmd_parity import gate_of_conversion
 
-        whole = options["config"] is None and _says_itself(source, dialect)
+        whole = options["config"] is None and not options["set"] and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)
 

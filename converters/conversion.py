@@ -123,6 +123,7 @@ def convert(
     to: Dialect,
     dialect: Dialect | None = None,
     config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
     dtype: str | None = None,
     container: str | None = None,
     max_shard_size: int | str | None = None,
@@ -144,6 +145,7 @@ def convert(
         to: Dialect to write: ``"paddle"``, ``"torch"``, ``"tf"`` or ``"tf1"``.
         dialect: The source's dialect, where the files do not decide it.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
         max_shard_size: Largest weight file in bytes of payload, or a text like ``"5GB"``.
@@ -171,7 +173,7 @@ def convert(
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
     shard_size = None if max_shard_size is None else parse_size(str(max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
-    with open_checkpoint(source, dialect=dialect, config=config, any_vocab=any_vocab) as checkpoint:
+    with open_checkpoint(source, dialect=dialect, config=config, any_vocab=any_vocab, set=set) as checkpoint:
         before = _stamps(checkpoint)
         plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
         if not any_vocab:

@@ -5,8 +5,10 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from . import config_fields, weight_files
 from .checkpoint import Checkpoint, Held, model_class
@@ -20,6 +22,7 @@ from .mapping import (
     GROUPS,
     IGNORED,
     MLM,
+    POOLER,
     PROJECT,
     SYMBOLS,
     TIED,
@@ -43,6 +46,9 @@ def resolve(
     dialect: Dialect,
     config: Path | SourceConfig | None,
     vocabulary: tuple[Path, ...] = (),
+    *,
+    given: Mapping[str, Any] | None = None,
+    excused: Collection[str] = (),
 ) -> Checkpoint:
     """Hold indexed tensors against the table and the configuration.
 
@@ -53,14 +59,17 @@ def resolve(
         dialect: The spelling they use.
         config: The configuration's file, None to work it out, or one that is known already (what was just written).
         vocabulary: Companions whose vocab.txt is told among the problems, where there are others.
+        given: Field name → value that holds whatever the configuration says.
+        excused: What the configuration may say of another function, as for :func:`.config_fields.examine`.
 
     Raises:
         MisfitError: Something does not fit; every problem is listed.
+        ConvertError: A field that is given is none, or has a value that cannot be.
     """
     where = weights.files[0] if weights.shard_index is None else weights.shard_index
     files = OpenFiles()
     try:
-        return _Resolver(path, where, weights, stored, dialect, files).resolve(config, vocabulary)
+        return _Resolver(path, where, weights, stored, dialect, files, given or {}, excused).resolve(config, vocabulary)
     except BaseException:
         files.__exit__(None, None, None)
         raise
@@ -74,6 +83,8 @@ class _Resolver:
     stored: list[StoredTensor]
     dialect: Dialect
     files: OpenFiles
+    given: Mapping[str, Any]
+    excused: Collection[str]
     problems: list[Problem] = field(default_factory=list)
     #: Fields whose value in the configuration is wrong and that the tensors do not show either.
     unsure: set[str] = field(default_factory=set)
@@ -96,7 +107,9 @@ class _Resolver:
         if isinstance(config, SourceConfig):
             source, config_path = config, None
         else:
-            reading = config_fields.examine(config, self.dialect, measured, where=self.path)
+            reading = config_fields.examine(
+                config, self.dialect, measured, where=self.path, given=self.given, excused=self.excused
+            )
             misread, config_path = reading.error, config
             if reading.source is None:
                 raise misread or MisfitError(self.where, "RoFormer's configuration", reading.problems)
@@ -104,6 +117,9 @@ class _Resolver:
             self.unsure = {problem.name for problem in reading.problems} - set(measured)
         source = self._count_layers(source, by_name, measured["num_hidden_layers"], base, config_path)
         held = self._fit(by_name, base, source.config, config_path)
+        pooler = any(item.tensor.group is POOLER for item in held.values())
+        assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
+        source = replace(source, notes=(*source.notes, *assumed))
         rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
         tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
@@ -144,7 +160,9 @@ class _Resolver:
         if misread is not None and not self.problems and rows is None:
             return misread
         problems = [*unread, *self.problems, *([] if rows is None else [rows])]
-        hint = _hint(self.problems, self.dialect) if misread is None else misread.next_step
+        hint = _hint(problems, self.dialect)
+        if misread is not None and any(problem.kind == "configuration" for problem in unread):
+            hint = misread.next_step or hint
         return MisfitError(self.where, f"{self._against(held)} in {self.dialect}'s spelling", problems, hint)
 
     def _require_unwrapped(self) -> None:
@@ -376,6 +394,8 @@ def _hint(problems: list[Problem], dialect: Dialect) -> str:
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
     if any("BERT's learned positions" in problem.detail for problem in unknown):
         return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+    if "function" in kinds:
+        return config_fields.ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,24 @@ class Inspection:
         return fold_layers(self.problems)
 
 
-def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | Path | None = None) -> Inspection:
+def inspect(
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Inspection:
     """Look at a checkpoint directory or file; a misfit is described, not raised.
+
+    Args:
+        path: What to look at.
+        dialect: Overrule what the files look like.
+        config: Configuration file, where it does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says.
 
     Raises:
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to look at.
+        ConvertError: Nothing there to look at, or a field that cannot be set.
     """
     path = Path(path)
     weights = weight_files.find(path, dialect)
@@ -115,7 +128,7 @@ def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | P
     hint: tuple[str, ...] = ()
     unsure: frozenset[str] = frozenset()
     try:
-        with resolve(path, weights, stored, spoken, config_path, companions) as known:
+        with resolve(path, weights, stored, spoken, config_path, companions, given=set) as known:
             vocabulary = vocabulary_problem(companions, known.config.vocab_size)
         if vocabulary is not None:
             problems = (vocabulary,)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import weight_files
 from .checkpoint import Checkpoint
@@ -48,6 +50,7 @@ def open_checkpoint(
     dialect: Dialect | None = None,
     config: str | Path | None = None,
     any_vocab: bool = True,
+    set: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
 
@@ -55,12 +58,14 @@ def open_checkpoint(
         path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of :class:`~.config.RoFormerConfig` → value, whatever the configuration says of it:
+            ``{"pooler_activation": "linear"}``.
         any_vocab: False to be told of a vocab.txt of another model too, where something else does not fit.
 
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to open.
+        ConvertError: Nothing there to open, or a field that cannot be set.
     """
     path = Path(path)
     weights = weight_files.find(path, dialect)
@@ -77,7 +82,7 @@ def open_checkpoint(
     rows = directory / "vocab.txt"
     vocabulary = (rows,) if not any_vocab and rows.is_file() else ()
     try:
-        checkpoint = resolve(path, weights, stored, spoken, config_path, vocabulary)
+        checkpoint = resolve(path, weights, stored, spoken, config_path, vocabulary, given=set)
     except MisfitError as error:
         if unread is not None and any(problem.kind == "configuration" for problem in error.problems):
             error.next_step = _say_unread(unread, spoken)

@@ -69,6 +69,7 @@ def test_every_direction_has_the_same_options(name: str) -> None:
         "--json",
         "--quiet",
         "--any-vocab",
+        "--set",
     } <= options
     assert ({"--to", "--from"} <= options) == (name == "convert")
 
@@ -455,3 +456,22 @@ def test_a_profiler_has_its_say_at_the_end(tmp_path: Path) -> None:
     words = ["-m", "cProfile", "-o", str(tmp_path / "profile"), "-m", "roformer_convert", "paddle2torch"]
     subprocess.run([sys.executable, *words, str(tmp_path / "ckpt"), "--quiet"], check=True, timeout=60)
     assert (tmp_path / "profile").exists()
+
+
+@pytest.mark.parametrize("name", ["convert", "tf2torch", "inspect"])
+def test_a_field_is_set_on_the_command_line(tmp_path: Path, name: str) -> None:
+    write_random(tmp_path / "ckpt", "tf")
+    words = {"convert": ("--to", "torch"), "tf2torch": (), "inspect": ("--json",)}[name]
+    given = ("--set", "pooler_activation=linear", "--set", "layer_norm_eps=1e-5")
+    result = run(name, tmp_path / "ckpt", *words, *given)
+    assert result.exit_code == 0, result.output
+    assert "pooler_activation = linear, as it was set" in result.output
+    if name == "inspect":
+        there = json.loads(result.output)["config"]
+    else:
+        there = json.loads((tmp_path / "ckpt-torch" / "config.json").read_text())
+    assert (there["pooler_activation"], there["layer_norm_eps"]) == ("linear", 1e-5)
+    for wrong in ("pooler=linear", "pooler_activation=lienar", "pooler_activation"):
+        result = run(name, tmp_path / "ckpt", *words, "--set", wrong)
+        assert isinstance(result.exception, ConvertError)
+        assert result.exception.exit_status == 2

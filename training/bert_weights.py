@@ -26,6 +26,8 @@ from ..converters.opening import find_config, spoken_dialect
 _POSITIONS = re.compile(r"(bert[./])?embeddings[./]position_(embeddings|ids)")
 #: What a RoFormer that starts from it has no use for, beside the positions.
 _DROPPED = re.compile(r"cls[./]seq_relationship[./]")
+#: What a BERT's configuration says of its function, which a RoFormer that starts from it does not keep.
+_OF_A_BERT = ("model_type", "architectures", "init_class", "position_embedding_type")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
 
 
@@ -60,7 +62,7 @@ def open_any(path: Path) -> Iterator[Opened]:
     kept, dropped = _as_roformer(stored)
     dialect: Dialect = spoken_dialect(weights, kept)
     config = find_config(weights.files[0].parent, (dialect,))
-    with resolve(path, weights, kept, dialect, config) as checkpoint:
+    with resolve(path, weights, kept, dialect, config, excused=_OF_A_BERT) as checkpoint:
         yield Opened(checkpoint, (f"a BERT: left out {', '.join(_folded(dropped))}; rotation takes their place",))
 
 
