@@ -17,7 +17,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 env: $(READY)  ## make the environment (all three frameworks, about 4 GB) in .venv
 
 parity: $(READY)  ## convert the fixture every way, run all three frameworks on it and say whether they agree
-	$(BIN)/python -m roformer_convert.parity
+	$(BIN)/python -m roformer_convert.parity fixtures/tiny --golden fixtures/tiny.golden.npz --conversions first
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer, processor
+from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 from sentences import MASK, token_ids
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
 from roformer_convert.converters.mapping import MLM, PROJECT, Table
+from roformer_convert.models.processor import processor
 
 _PRODUCT = (1024, 768, 3072)  # one feed-forward product at 1,024 tokens
 _SAMPLE_ROWS = 64
@@ -225,7 +226,7 @@ class Bench:
         for name, _ in (row.ours, row.peer):
             if not CONTESTANTS[name].python.exists():
                 return f"{CONTESTANTS[name].python} is absent (make peers)"
-        if "bfloat16" in row.name and not processor()[2] & {"avx512_bf16", "amx_bf16"}:
+        if "bfloat16" in row.name and not processor().flags & {"avx512_bf16", "amx_bf16"}:
             return "this processor has no bfloat16 products"
         return ""
 
@@ -348,7 +349,7 @@ class Bench:
         rates = {name: statistics.median(found) for name, found in self.products.items()}
         machine = max((max(found) for found in self.products.values()), default=0.0)
         told = [
-            f"{args.layers} layers, hidden {args.hidden}, vocabulary {args.vocab:,}, float32; {processor()[0]}, "
+            f"{args.layers} layers, hidden {args.hidden}, vocabulary {args.vocab:,}, float32; {processor().name}, "
             f"{args.threads} threads{', processor time' * args.processor_time}; "
             f"medians of {args.runs} runs in turn; Python {platform.python_version()}",
             *(f"{name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in self.versions.items()),

@@ -23,12 +23,14 @@ from typing import Any
 import numpy
 
 from roformer_convert.converters import RoFormerConfig, convert, save_checkpoint
+from roformer_convert.converters.amounts import amount
 from roformer_convert.converters.mapping import SOP, Table
-from roformer_convert.converters.rendering import amount, table
+from roformer_convert.converters.rendering import table
 from roformer_convert.models.process import Process
+from roformer_convert.models.processor import processor
 from roformer_convert.parity.cases import make_cases, make_training, read_cases, write_cases
 from roformer_convert.parity.dump import Dumper, peak_bytes
-from roformer_convert.parity.gate import WORKER, processor_name
+from roformer_convert.parity.gate import WORKER
 from roformer_convert.parity.participants import NATIVE
 
 
@@ -149,7 +151,7 @@ def main() -> None:
                 )
                 print(*rows[-1], sep="  ", file=sys.stderr, flush=True)
     tokens = sum(case.input_ids.size for case in cases)
-    print(f"{processor_name()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{processor().name}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{chosen.layers} layers, hidden 768, vocabulary {chosen.vocab:,}; {len(cases)} batches, {tokens} tokens\n")
     print(table(["framework", "process", "s", "most memory", "written", "seconds a part"], rows, right=[2, 3, 4]))
 

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy
 from bench_inference import make_sources
-from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer, processor
+from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 
+from roformer_convert.models.processor import processor
 from roformer_convert.training.batches import SamplingOptions, SpecialIds, StageData
 from roformer_convert.training.build_vocabulary import build
 from roformer_convert.training.corpus import Corpus
@@ -99,7 +100,7 @@ def measure_steps(args: argparse.Namespace, base: Path) -> tuple[dict[tuple[str,
     lines = [
         f"{args.layers} layers, hidden {args.hidden}, {config.num_attention_heads} heads, vocabulary {args.vocab:,}, "
         f"float32, dropout {config.hidden_dropout_prob:g} and {config.attention_probs_dropout_prob:g}, "
-        f"{_ROWS} × {_COLUMNS}; {processor()[0]}, {args.threads} threads{', processor time' * args.processor_time}; "
+        f"{_ROWS} × {_COLUMNS}; {processor().name}, {args.threads} threads{', processor time' * args.processor_time}; "
         f"medians of {args.runs} steps in turn; Python {platform.python_version()}",
         *(f"{name}: {', '.join(f'{k} {v}' for k, v in one.items())}" for name, one in versions.items()),
         "variables, the same on both sides: " + " ".join(f"{key}={value}" for key, value in chosen.items()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from roformer_convert.models.processor import processor
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -163,22 +164,9 @@ def environment(threads: int) -> tuple[dict[str, str], dict[str, str]]:
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     }
-    if "AuthenticAMD" in processor()[1]:
+    if "AuthenticAMD" in processor().vendor:
         chosen["MKL_DEBUG_CPU_TYPE"] = "5"
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS_", "KMP_", "MKL_", "OMP_"))
     }
     return {**kept, **chosen}, chosen
-
-
-def processor() -> tuple[str, str, set[str]]:
-    """Return the processor's model, its maker and its flags, as Linux names them."""
-    fields = {"model name": platform.processor(), "vendor_id": "", "flags": ""}
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in fields:
-                fields[name.strip()] = value.strip()
-    except OSError:
-        pass
-    return fields["model name"], fields["vendor_id"], set(fields["flags"].split())

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command_group import end_once, hold_signals, leave
+from .command_group import end_once, hold_signals
+from .converters.amounts import amount
+from .converters.config_fields import parse_settings
+from .converters.containers.registry import all_containers, containers_of
+from .converters.containers.stored import FLOATS
+from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
-from .converters.mapping import Dialect
-from .converters.rendering import amount, plan_table
+from .converters.mapping import DIALECTS, Dialect
+from .converters.rendering import plan_table
+from .progress_bar import WEIGHT_BYTES, ByteBar
+from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.conversion import Report
     from .converters.plan import Plan
 
-DIALECT_NAMES = ("paddle", "torch", "tf", "tf1")
-#: Work below this many bytes is over before a bar could be read.
-_BAR_BYTES = 64 << 20
-
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _usual_containers() -> str:
+    """Say what is written of the dialects that leave a choice."""
+    offered = {dialect: containers_of(dialect) for dialect in DIALECTS}
+    return ", ".join(f"{several[0].name} for {dialect}" for dialect, several in offered.items() if len(several) > 1)
 
 
 def _options(function: Function) -> Function:
@@ -39,20 +46,17 @@ def _options(function: Function) -> Function:
         click.option("--force", is_flag=True, help="Replace the output if it is a checkpoint directory."),
         click.option(
             "--dtype",
-            type=click.Choice(["float32", "float16", "bfloat16", "float64"]),
+            type=click.Choice(FLOATS),
             help="Cast every tensor; by default each keeps its own type.",
         ),
         click.option(
             "--container",
-            type=click.Choice(["safetensors", "bin", "pdparams", "h5", "ckpt"]),
-            help="Format of the weight files.  [default: safetensors for torch, pdparams for paddle]",
+            type=click.Choice([container.name for container in all_containers()]),
+            help=f"Format of the weight files.  [default: {_usual_containers()}]",
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
-        click.option(
-            "--config",
-            type=click.Path(path_type=Path),
-            help="Configuration file, where it does not lie beside the weights.",
-        ),
+        CONFIG,
+        SET,
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -71,71 +75,58 @@ def _options(function: Function) -> Function:
     return function
 
 
-class _Bar:
-    """A bar in bytes on stderr; silent where nobody would see it."""
+class _Watcher(Watcher):
+    """Shows a bar, and lets no signal disturb the command's last moments.
 
-    def __init__(self, quiet: bool, passes: int) -> None:
-        self._quiet = quiet
+    Args:
+        quiet: Show no bar.
+        passes: How often each byte is told: once when written, and once more when compared.
+        last: Whether nothing follows the conversion.
+    """
+
+    def __init__(self, *, quiet: bool, passes: int, last: bool) -> None:
+        self.bar = ByteBar("writing and checking" if passes == 2 else "writing", quiet, WEIGHT_BYTES)
         self._passes = passes
-        self._stack = ExitStack()
-        self._bar: Any = None
+        self._last = last
 
     def start(self, plan: Plan) -> None:
-        # stderr is None where the caller closed it
-        if self._quiet or plan.nbytes < _BAR_BYTES or sys.stderr is None or not sys.stderr.isatty():
-            return
-        label = "writing and checking" if self._passes == 2 else "writing"
-        bar = click.progressbar(length=plan.nbytes * self._passes, label=label, file=sys.stderr, show_pos=False)
-        self._bar = self._stack.enter_context(bar)
+        self.bar.start(plan.nbytes * self._passes)
 
-    def advance(self, count: int) -> None:
-        if self._bar is not None:
-            self._bar.update(count)
+    def advance(self, nbytes: int) -> None:
+        self.bar.advance(nbytes)
 
-    def close(self) -> None:
-        self._stack.close()
+    def finish(self) -> None:
+        if self._last:
+            hold_signals()
 
 
-def _run(source: Path, to: str, dialect: str | None, options: dict[str, Any]) -> None:
-    from .converters.conversion import convert
-
-    quiet, as_json = options.pop("quiet"), options.pop("as_json")
-    no_verify, run_parity = options.pop("no_verify"), options.pop("run_parity")
-    if run_parity and options["dry_run"]:
+def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> None:
+    quiet, as_json, output = given.pop("quiet"), given.pop("as_json"), given.pop("output")
+    run_parity, verify = given.pop("run_parity"), not given.pop("no_verify")
+    settings = parse_settings(given.pop("settings"))
+    # click.Choice and the command's name have checked the dialects
+    options = ConvertOptions(dialect=dialect, set=settings, verify=verify, **given)  # type: ignore[arg-type]
+    if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
-    bar = _Bar(quiet, 1 if no_verify else 2)
+    # a gate that follows may be stopped
+    watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, last=not run_parity)
     end_once()
-    try:
-        report = convert(
-            source,
-            options.pop("output"),
-            to=to,  # type: ignore[arg-type]  # click.Choice and the command's name have checked it
-            dialect=dialect,  # type: ignore[arg-type]
-            verify=not no_verify,
-            may_fork=True,
-            progress=bar.advance,
-            started=bar.start,
-            finishing=None if run_parity else hold_signals,  # a gate that follows may be stopped
-            **options,
-        )
-    finally:
-        bar.close()
+    with watcher.bar:
+        report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
     try:
         if as_json:
             click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
         elif not quiet:
-            click.echo(render(report, dry_run=options["dry_run"]))
-        if not run_parity:
-            leave()
+            click.echo(render(report, dry_run=options.dry_run))
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not report.written:
             raise
         what = f"{report.target} is written and whole; only its report could not be printed"
         raise OSError(error.errno, f"{what}: {error.strerror or error}") from None
     if run_parity:
-        from .cmd_parity import gate_of_conversion
+        from .parity.command_line import gate_of_conversion
 
-        whole = options["config"] is None and _says_itself(source, dialect)
+        whole = options.config is None and not options.set and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)
 
@@ -166,7 +157,7 @@ def render(report: Report, *, dry_run: bool) -> str:
     arrow = "would become" if dry_run else "→"
     lines.append(
         f"{report.source} ({report.source_dialect}, {report.source_container}) {arrow} "
-        f"{report.target} ({plan.target}, {plan.container})"
+        f"{report.target} ({plan.target}, {plan.container.name})"
     )
     files = len(plan.files)
     facts = [
@@ -190,10 +181,8 @@ def render(report: Report, *, dry_run: bool) -> str:
 
 
 @click.command("convert")
-@click.option("--to", "to", required=True, type=click.Choice(DIALECT_NAMES), help="Dialect to write.")
-@click.option(
-    "--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Dialect of SOURCE, where its files do not say."
-)
+@click.option("--to", "to", required=True, type=click.Choice(DIALECTS), help="Dialect to write.")
+@FROM
 @_options
 def convert_command(source: Path, to: str, dialect: str | None, **options: Any) -> None:
     """Convert SOURCE into another dialect, whichever it is in.

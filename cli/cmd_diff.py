@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cmd_convert import DIALECT_NAMES
+from .converters.mapping import DIALECTS
 from .converters.rendering import table
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.command("diff")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--from-first", type=click.Choice(DIALECT_NAMES), help="Dialect of FIRST, where its files do not say.")
-@click.option("--from-second", type=click.Choice(DIALECT_NAMES), help="Dialect of SECOND, where its files do not say.")
+@click.option("--from-first", type=click.Choice(DIALECTS), help="Dialect of FIRST, where its files do not say.")
+@click.option("--from-second", type=click.Choice(DIALECTS), help="Dialect of SECOND, where its files do not say.")
 @click.option("--config-first", type=click.Path(path_type=Path), help="FIRST's configuration, where it lies elsewhere.")
 @click.option(
     "--config-second", type=click.Path(path_type=Path), help="SECOND's configuration, where it lies elsewhere."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cmd_convert import DIALECT_NAMES
-from .converters.rendering import amount
+from .converters.amounts import amount
+from .source_options import CONFIG, FROM
 
 if TYPE_CHECKING:
     from .models.export import Export
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 17),
     help="Raise the longest sequence, in tokens, above the configuration's max_position_embeddings.",
 )
-@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@FROM
+@CONFIG
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
-from .cmd_convert import DIALECT_NAMES
-
-_LONGEST_LINE = 4 << 20  # bytes
+from .source_options import CONFIG, FROM
 
 
 @click.command("fill-mask")
@@ -32,8 +29,8 @@ _LONGEST_LINE = 4 << 20  # bytes
     type=click.IntRange(1, 1 << 17),
     help="Raise the longest text, in tokens, above the configuration's max_position_embeddings.",
 )
-@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@FROM
+@CONFIG
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a line: ids, offsets, logits, probabilities."
 )
@@ -65,6 +62,7 @@ def fill_mask_command(
         roformer-convert fill-mask ckpt/ --file sentences.txt --json > filled.jsonl
     """
     from .models.fill_mask import choose_frameworks, fill_mask
+    from .models.text_lines import read_lines
 
     if texts and file is not None:
         raise click.UsageError("Give texts or --file, not both.")
@@ -73,7 +71,7 @@ def fill_mask_command(
     frameworks = choose_frameworks(framework)
     results = fill_mask(
         directory,
-        texts or lines(file),
+        texts or read_lines(file),
         frameworks=frameworks,
         top_k=top_k,
         extend_to=max_length,
@@ -83,38 +81,6 @@ def fill_mask_command(
     )
     for filled in results:
         click.echo(json.dumps(filled.as_dict(), ensure_ascii=False) if as_json else filled.line)
-
-
-def lines(path: Path | None) -> Iterator[str]:
-    """Yield the lines of a file, or of stdin for None and ``-``; empty ones are passed over."""
-    if path is None or str(path) == "-":
-        yield from _decoded("stdin", sys.stdin.buffer)
-        return
-    from .converters.errors import ConvertError
-
-    try:
-        with path.open("rb") as stream:
-            yield from _decoded(str(path), stream)
-    except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}", "Name a text file, one text a line.") from None
-
-
-def _decoded(name: str, stream: IO[bytes]) -> Iterator[str]:
-    from .converters.errors import ConvertError
-
-    number = 0
-    while line := stream.readline(_LONGEST_LINE + 1):
-        number += 1
-        if len(line) > _LONGEST_LINE:
-            raise ConvertError(f"{name}: line {number} is longer than {_LONGEST_LINE:,} bytes", "Give one text a line.")
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ConvertError(
-                f"{name}: line {number} is not UTF-8, at its byte {error.start}", "Save the file as UTF-8."
-            ) from None
-        if text.strip():
-            yield text
 
 
 COMMANDS = {"fill-mask": fill_mask_command}

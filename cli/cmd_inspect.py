@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cmd_convert import DIALECT_NAMES
+from .converters.amounts import amount
 from .converters.errors import printable
-from .converters.rendering import amount
+from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @click.command("inspect")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--from", "dialect", type=click.Choice(DIALECT_NAMES), help="Overrule the dialect the files look like.")
-@click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
+@FROM
+@CONFIG
+@SET
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
-def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool) -> None:
+def inspect_command(path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
 
     Nothing of PATH is run, and no payload is read except where two copies of a tensor must be equal.
@@ -30,9 +31,10 @@ def inspect_command(path: Path, dialect: Any, config: Path | None, as_json: bool
     \b
         roformer-convert inspect ckpt/
     """
+    from .converters.config_fields import parse_settings
     from .converters.inspection import inspect
 
-    found = inspect(path, dialect=dialect, config=config)
+    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings))
     click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else render(found))
 
 

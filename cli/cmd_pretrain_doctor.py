@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cmd_pretrain_train import given_flags, named_configuration, setting_options
+from .setting_flags import given_flags, named_configuration, setting_options
 from .training.estimate import KINDS
 from .training.settings import TABLES, Settings, Stage
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .converters.errors import ConvertError
-from .converters.rendering import amount
-from .progress_bar import ByteBar
+from .converters.amounts import amount, parse_size
+from .progress_bar import TEXT_BYTES, ByteBar
 
 if TYPE_CHECKING:
     from .training.prepare import Report
@@ -68,7 +67,11 @@ class _Part(click.ParamType[tuple[int, int]]):
     help="ray: Ray Data on this machine, or on the cluster that RAY_ADDRESS names (needs the extra ray).",
 )
 @click.option(
-    "--shard-size", default="64MB", show_default=True, metavar="SIZE", help="Input that one shard is made of."
+    "--shard-size",
+    default="64MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Input that one shard is made of: 64MiB, 1GB …",
 )
 @click.option(
     "--only-shards",
@@ -110,12 +113,12 @@ def prepare_command(
         raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")
     if vocab is not None and vocab.is_dir():
         raise click.UsageError(f"--vocab {vocab} is a directory; name it with --tokenizer")
-    with ByteBar("preparing", quiet) as bar:
+    with ByteBar("preparing", quiet, TEXT_BYTES) as bar:
         report = prepare(
             inputs,
             output,
             vocab or tokenizer,  # type: ignore[arg-type]  # one of them is given
-            shard_bytes=size_in_bytes(shard_size),
+            shard_bytes=parse_size(shard_size),
             progress=bar.advance,
             started=bar.start,
             **options,
@@ -124,19 +127,6 @@ def prepare_command(
         click.echo(json.dumps({**asdict(report), "directory": str(report.directory)}, ensure_ascii=False, indent=2))
     elif not quiet:
         click.echo(render(report))
-
-
-def size_in_bytes(text: str) -> int:
-    """Read ``64MB``, ``1GB`` or a plain number of bytes.
-
-    Raises:
-        ConvertError: It is none.
-    """
-    for suffix, unit in (("KB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("", 1)):
-        number = text.upper().removesuffix(suffix)
-        if text.upper().endswith(suffix) and number.isascii() and number.isdecimal() and int(number) > 0:
-            return int(number) * unit
-    raise ConvertError(f"--shard-size {text!r}; wanted a size like 64MB or 1GB")
 
 
 def render(report: Report) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .progress_bar import ByteBar
+from .progress_bar import TEXT_BYTES, ByteBar
 
 
 @click.command("vocab")
@@ -42,14 +42,14 @@ def vocab_command(
         roformer-pretrain vocab news/*.txt --size 8000 -o vocab.txt
     """
     from .converters.errors import ConvertError
+    from .converters.whole_files import write_whole
     from .training.build_vocabulary import build
-    from .training.whole_files import write_whole
 
     if output.exists() and not force:
         raise ConvertError(f"{output} already exists", "Name another output with -o, or replace it with --force.")
     if not output.parent.is_dir():
         raise ConvertError(f"{output.parent}: no such directory", f"Make it first: mkdir -p {output.parent}")
-    with ByteBar("counting", quiet) as bar:
+    with ByteBar("counting", quiet, TEXT_BYTES) as bar:
         found = build(inputs, size, progress=bar.advance, started=bar.start, **options)
     write_whole(output, "".join(f"{token}\n" for token in found.tokens).encode("utf-8"))
     share = found.unknown / found.characters

@@ -117,20 +117,6 @@ def hold_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def leave() -> None:
-    """End the command now that its work is done: Python would free every object first, which takes 20 ms.
-
-    Raises:
-        OSError: What was printed could not be written.
-    """
-    # a profiler or a debugger has something to say at the end
-    if _own_process and sys.getprofile() is None and sys.gettrace() is None:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # closed by the caller
-                stream.flush()
-        os._exit(0)
-
-
 def _end(number: int, frame: FrameType | None) -> None:
     """Turn SIGTERM, or SIGHUP of a dropped connection, into an exit that cleans up behind itself."""
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""A bar in bytes on stderr, for reading text; silent where nobody would see it."""
+"""A bar in bytes on stderr; silent where nobody would see it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-#: Work below this many bytes is over before a bar could be read.
-_BAR_BYTES = 4 << 20
+#: Text is read at some megabytes a second, weights are moved at a gigabyte: what takes long enough for a bar.
+TEXT_BYTES, WEIGHT_BYTES = 4 << 20, 64 << 20
 
 
 class ByteBar:
@@ -19,11 +19,13 @@ class ByteBar:
     Args:
         label: Stands before the bar.
         quiet: Show none.
+        least: Work of fewer bytes is over before a bar could be read, and shows none.
     """
 
-    def __init__(self, label: str, quiet: bool) -> None:
+    def __init__(self, label: str, quiet: bool, least: int) -> None:
         self._label = label
         self._quiet = quiet
+        self._least = least
         self._stack = ExitStack()
         self._bar: Any = None
 
@@ -33,7 +35,7 @@ class ByteBar:
     def start(self, nbytes: int) -> None:
         """Show the bar, which is full after ``nbytes``."""
         # stderr is None where the caller closed it
-        if self._quiet or nbytes < _BAR_BYTES or sys.stderr is None or not sys.stderr.isatty():
+        if self._quiet or nbytes < self._least or sys.stderr is None or not sys.stderr.isatty():
             return
         bar = click.progressbar(length=nbytes, label=self._label, file=sys.stderr, show_pos=False)
         self._bar = self._stack.enter_context(bar)

@@ -14,7 +14,6 @@ import numpy
 from .containers.stored import Extent, OpenFiles, StoredTensor
 
 #: Largest piece held in memory at a time: a base-size kernel of 768 × 3072 in float32, whole, so that it is read once.
-#: Each of two processes holds one.
 BLOCK_BYTES = 9 << 20
 #: Rows turned at a time, and bytes left free between two of them in the buffer. The rows of a model's kernels are
 #: multiples of 1 kB long: one column of them shares a few sets of the cache, unless the rows are moved apart. Without

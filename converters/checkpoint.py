@@ -13,18 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import weight_files
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
+from .containers.checksums import require, running
 from .containers.stored import Extent, OpenFiles, StoredTensor
-from .dialects import Container
-from .mapping import (
-    GROUPS,
-    MLM,
-    Dialect,
-    Group,
-    Tensor,
-)
+from .identification import Found
+from .mapping import GROUPS, MLM, Dialect, Group, Tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,42 +47,30 @@ class Checkpoint:
     A context manager: closing it closes the files.
 
     Attributes:
-        path: What was opened.
-        dialect: The spelling its files use.
-        container: The format of its weight files.
-        weights: The files.
+        found: The files, and what lies beside them.
         base: Whether it is a bare base model (torch and Paddle then leave the outer prefix out).
         source_config: Configuration as read, with what the table has no field for.
-        config_path: The configuration's file, or None where the shapes decided.
         held: Canonical name → tensor, in the table's order.
         duplicates: Second copies of a tensor in the files (tied weights), checked to be equal.
         derived: Tables that the files carry and that were recomputed and checked.
         ignored: Names in the files that are no weights (optimizer slots).
         files: Where they are open; closed with the checkpoint.
-        companions: Tokenizer files and licences beside the weights.
-        no_tensors: Names in the files that are no tensors: an epoch, a note.
     """
 
-    path: Path
-    dialect: Dialect
-    container: Container
-    weights: weight_files.WeightSet
+    found: Found
     base: bool
     source_config: SourceConfig
-    config_path: Path | None
     held: dict[str, Held]
     duplicates: tuple[str, ...]
     derived: tuple[str, ...]
     ignored: tuple[str, ...]
     files: OpenFiles = field(repr=False)
-    companions: tuple[Path, ...] = ()
-    no_tensors: tuple[str, ...] = ()
 
     def __enter__(self) -> Checkpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.files.__exit__(kind, error, tb)
+        self.files.close()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.held)
@@ -104,17 +86,34 @@ class Checkpoint:
         return self.source_config.config
 
     @property
+    def path(self) -> Path:
+        """What was opened."""
+        return self.found.path
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose names its files use."""
+        return self.found.dialect
+
+    @property
     def directory(self) -> Path:
         """Where its files lie."""
-        return self.weights.files[0].parent
+        return self.found.directory
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """Tokenizer files and licences beside the weights."""
+        return self.found.companions
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file that is read: weights, shard index, configuration, companions."""
+        weights = self.found.weights
+        files = () if weights is None else (*weights.files, weights.shard_index)
         data = (held.stored.data for held in self.held.values())
         shards = dict.fromkeys(extent.path for extent in data if isinstance(extent, Extent))
-        others = (self.weights.shard_index, self.config_path, *self.companions)
-        return tuple(dict.fromkeys([*self.weights.files, *shards, *(path for path in others if path is not None)]))
+        read = (*files, *shards, self.found.config_file, *self.companions)
+        return tuple(dict.fromkeys(path for path in read if path is not None))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -153,7 +152,7 @@ class Checkpoint:
 
         Raises:
             KeyError: The checkpoint has no such tensor.
-            FormatError: The file was cut short since it was opened.
+            FormatError: The file was cut short since it was opened, or has a checksum that is wrong.
         """
         import numpy
 
@@ -162,7 +161,11 @@ class Checkpoint:
         held = self._held(name)
         stored = held.stored
         array = numpy.empty(stored.size, numpy_dtype(stored.dtype))
-        stored.data.read_into(self.files, 0, array.view(numpy.uint8).data)
+        content = array.view(numpy.uint8).data
+        stored.data.read_into(self.files, 0, content)
+        checksum = running(stored)
+        checksum.update(content)
+        require(stored, checksum)
         shape = self.shape(name)
         array = array.reshape(shape[::-1]).T.copy() if held.turned else array.reshape(shape)
         return array if dtype is None else cast(array, stored.dtype, dtype, name=name)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from .blocks import Scratch, blocks, together
+from .blocks import Scratch, blocks, in_order, together
 from .checkpoint import Checkpoint
+from .containers.checksums import require, running, verify_checksum
 from .dtypes import cast, numpy_dtype
 
 Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "only in the second"]
@@ -137,10 +138,21 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
 
 
 def _canonical(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
-    """A tensor's elements in canonical order, as bit patterns."""
+    """A tensor's elements in canonical order, as bit patterns.
+
+    Raises:
+        FormatError: The file has a checksum that is wrong, or ends early.
+    """
     held = checkpoint.held[name]
     turn = held.turned and len(held.stored.shape) == 2
-    return blocks(checkpoint.files, held.stored, turn=turn, scratch=Scratch())
+    kept = running(held.stored)
+    in_one_go = in_order(held.stored, turn=turn)
+    if not in_one_go:
+        verify_checksum(checkpoint.files, held.stored)
+    passing = kept.update if in_one_go and kept.kind else None
+    yield from blocks(checkpoint.files, held.stored, turn=turn, scratch=Scratch(), passing=passing)
+    if passing is not None:
+        require(held.stored, kept)
 
 
 def _float64(bits: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

@@ -8,24 +8,26 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import config_fields, weight_files
+from . import config_fields
+from .amounts import parse_size
 from .checkpoint import Checkpoint, model_class
-from .companions import copy_companion, vocabulary_problem
-from .dialects import Container
-from .errors import ConvertError, MisfitError
-from .fitting import resolve
+from .companions import copy_companion
+from .config_fields import Reading
+from .errors import ConvertError
+from .fitting import fit
+from .identification import Found, identify
 from .mapping import DIALECTS, Dialect
-from .opening import open_checkpoint
 from .output import OutputDirectory, check_room, check_target
-from .plan import Plan, make_plan, parse_size
+from .plan import Plan, make_plan
+from .weight_files import WeightSet
 
 if TYPE_CHECKING:
-    from .two_processes import Progress
+    from .engine import Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
@@ -38,7 +40,8 @@ class Report:
     Attributes:
         source: What was read.
         target: The directory written.
-        source_dialect: Its spelling.
+        source_dialect: Whose names it uses.
+        source_container: Name of its weight files' format.
         plan: Every tensor, its source and whether it was turned.
         duplicates: Second copies in the source, checked to be equal and not counted.
         verified: Whether the result was read back and compared.
@@ -50,7 +53,7 @@ class Report:
     source: Path
     target: Path
     source_dialect: Dialect
-    source_container: Container
+    source_container: str
     plan: Plan
     duplicates: tuple[str, ...]
     verified: bool
@@ -74,7 +77,7 @@ class Report:
             "target": {
                 "path": str(self.target),
                 "dialect": self.plan.target,
-                "container": self.plan.container,
+                "container": self.plan.container.name,
                 "files": [file.filename for file in self.plan.files],
             },
             "model_class": model_class(self.plan.groups),
@@ -116,34 +119,15 @@ def default_target(source: Path, to: str) -> Path:
     return resolved.parent / f"{name}-{to}"
 
 
-def convert(
-    source: str | Path,
-    target: str | Path | None = None,
-    *,
-    to: Dialect,
-    dialect: Dialect | None = None,
-    config: str | Path | None = None,
-    dtype: str | None = None,
-    container: str | None = None,
-    max_shard_size: int | str | None = None,
-    force: bool = False,
-    verify: bool = True,
-    fsync: bool = False,
-    dry_run: bool = False,
-    any_vocab: bool = False,
-    may_fork: bool = False,
-    progress: Progress | None = None,
-    started: Callable[[Plan], None] | None = None,
-    finishing: Callable[[], None] | None = None,
-) -> Report:
-    """Convert a checkpoint into ``to``'s dialect.
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How to read a source, what to write, and with how much care.
 
-    Args:
-        source: A checkpoint directory of any dialect, or one weight file.
-        target: Directory to make; by default ``SOURCE-to`` beside the source.
-        to: Dialect to write: ``"paddle"``, ``"torch"``, ``"tf"`` or ``"tf1"``.
+    Attributes:
         dialect: The source's dialect, where the files do not decide it.
         config: Configuration file, where it does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
+        any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
         max_shard_size: Largest weight file in bytes of payload, or a text like ``"5GB"``.
@@ -151,12 +135,53 @@ def convert(
         verify: Read the result back and compare it bit by bit.
         fsync: Force the result to disk before it gets its name.
         dry_run: Plan and check everything, write nothing.
-        any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
-        may_fork: Share the work with a forked process where there is another core for it. For a program that is nothing
-            but this conversion: a fork copies the locks of whatever else is loaded.
-        progress: Called with bytes just written, then (verifying) just compared.
-        started: Called once with the plan, before the first byte.
-        finishing: Called once when all is written and compared, right before the result gets its name.
+    """
+
+    dialect: Dialect | None = None
+    config: str | Path | None = None
+    set: Mapping[str, Any] | None = None
+    any_vocab: bool = False
+    dtype: str | None = None
+    container: str | None = None
+    max_shard_size: int | str | None = None
+    force: bool = False
+    verify: bool = True
+    fsync: bool = False
+    dry_run: bool = False
+
+
+class Watcher:
+    """Whoever wants to follow a conversion overrides these."""
+
+    def start(self, plan: Plan) -> None:
+        """Called once, before the first byte is written."""
+
+    def advance(self, nbytes: int) -> None:
+        """Called with bytes just written and, where the result is verified, once more for them when compared."""
+
+    def finish(self) -> None:
+        """Called once when all is written and compared, right before the result gets its name."""
+
+
+_DEFAULTS, _NOBODY = ConvertOptions(), Watcher()
+
+
+def convert(
+    source: str | Path,
+    target: str | Path | None = None,
+    *,
+    to: Dialect,
+    options: ConvertOptions = _DEFAULTS,
+    watcher: Watcher = _NOBODY,
+) -> Report:
+    """Convert a checkpoint into ``to``'s dialect.
+
+    Args:
+        source: A checkpoint directory of any dialect, or one weight file.
+        target: Directory to make; by default ``SOURCE-to`` beside the source.
+        to: Dialect to write: ``"paddle"``, ``"torch"``, ``"tf"`` or ``"tf1"``.
+        options: Everything else.
+        watcher: Told how it goes.
 
     Returns:
         What was done.
@@ -166,36 +191,39 @@ def convert(
     """
     began = time.perf_counter()
     source = Path(source)
-    for name in (to, dialect):
+    for name in (to, options.dialect):
         if name is not None and name not in DIALECTS:
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
-    shard_size = None if max_shard_size is None else parse_size(str(max_shard_size))
+    shard_size = None if options.max_shard_size is None else parse_size(str(options.max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
-    with open_checkpoint(source, dialect=dialect, config=config, any_vocab=any_vocab) as checkpoint:
+    found = identify(source, dialect=options.dialect, config=options.config, set=options.set)
+    assert found.weights is not None, "what was identified lies in files"
+    with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
         before = _stamps(checkpoint)
-        plan = make_plan(checkpoint, to, container=container, dtype=dtype, max_shard_size=shard_size)
-        if not any_vocab:
-            _check_vocabulary(checkpoint)
+        plan = make_plan(checkpoint, to, container=options.container, dtype=options.dtype, max_shard_size=shard_size)
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
         read_from = checkpoint.directory if source.is_dir() else source
         real_goal = Path(os.path.realpath(goal))
-        check_target(real_goal, source=read_from, files=checkpoint.paths, force=force)
+        check_target(real_goal, source=read_from, files=checkpoint.paths, force=options.force)
         check_room(real_goal, needed_room(plan))
-        if not dry_run:
+        if not options.dry_run:
             # not later: Python makes another error of a signal that falls into a class being made
             from . import engine  # noqa: F401
 
-            if started is not None:
-                started(plan)
+            watcher.start(plan)
             try:
-                with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=force) as output:
+                with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=options.force) as output:
                     write_directory(
-                        plan, checkpoint, output.path, verify=verify, fsync=fsync, may_fork=may_fork, progress=progress
+                        plan,
+                        checkpoint,
+                        output.path,
+                        verify=options.verify,
+                        fsync=options.fsync,
+                        progress=watcher.advance,
                     )
                     _require_unchanged(checkpoint, before)
-                    if finishing is not None:
-                        finishing()
-                    output.commit(fsync=fsync)
+                    watcher.finish()
+                    output.commit(fsync=options.fsync)
             except ConvertError:
                 _require_unchanged(checkpoint, before)  # which explains whatever was found
                 raise
@@ -203,13 +231,13 @@ def convert(
             source=source,
             target=goal,
             source_dialect=checkpoint.dialect,
-            source_container=checkpoint.container,
+            source_container=found.weights.container.name,
             plan=plan,
             duplicates=checkpoint.duplicates,
-            verified=verify and not dry_run,
-            written=not dry_run,
+            verified=options.verify and not options.dry_run,
+            written=not options.dry_run,
             seconds=time.perf_counter() - began,
-            left_behind=_left_behind(checkpoint),
+            left_behind=_left_behind(found, found.weights),
         )
 
 
@@ -250,10 +278,9 @@ def write_directory(
     source: Checkpoint,
     directory: Path,
     *,
-    verify: bool,
-    fsync: bool,
-    may_fork: bool = False,
-    progress: Progress | None,
+    verify: bool = True,
+    fsync: bool = False,
+    progress: Progress = _NOBODY.advance,
 ) -> None:
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
 
@@ -262,8 +289,7 @@ def write_directory(
     """
     from . import engine
 
-    watch = engine.nothing if progress is None else progress
-    written = engine.run(plan, directory, verify=verify, fsync=fsync, may_fork=may_fork, progress=watch)
+    written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=progress)
     try:
         if plan.shard_index is not None:
             _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
@@ -280,16 +306,9 @@ def write_directory(
 
 
 def reopen(plan: Plan, directory: Path) -> Checkpoint:
-    """Open what was just written through its own reader, with the configuration that is still to be written."""
-    names = [file.filename + (".index" if plan.container == "ckpt" else "") for file in plan.files]
-    weights = weight_files.WeightSet(
-        plan.container,
-        tuple(directory / name for name in names),
-        None if plan.shard_index is None else directory / plan.shard_index,
-        (plan.target,),
-    )
-    stored = weight_files.index(weights)
-    return resolve(directory, weights, stored, plan.target, plan.source_config)
+    """Open what was just written as a stranger's would be, with the configuration that is still to be written."""
+    found = identify(directory, dialect=plan.target)
+    return fit(replace(found, config=Reading(plan.source_config)), any_vocab=True).require()
 
 
 def _verify_config(path: Path, plan: Plan) -> None:
@@ -317,32 +336,10 @@ def _shard_map(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _check_vocabulary(checkpoint: Checkpoint) -> None:
-    """Refuse a vocab.txt that is of another model.
-
-    Raises:
-        MisfitError: Its number of rows is not ``vocab_size``.
-    """
-    problem = vocabulary_problem(checkpoint.companions, checkpoint.config.vocab_size)
-    if problem is not None:
-        raise MisfitError(
-            checkpoint.directory,
-            "its own vocabulary",
-            [problem],
-            "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab.",
-        )
-
-
-def _left_behind(checkpoint: Checkpoint) -> tuple[str, ...]:
+def _left_behind(found: Found, weights: WeightSet) -> tuple[str, ...]:
     """Files of the source directory that neither were converted nor travel, where a directory was named."""
-    if not checkpoint.path.is_dir():
+    if not found.path.is_dir():
         return ()
-    used = {path.name for path in (*checkpoint.weights.files, *checkpoint.companions)}
-    used |= {path.name for path in (checkpoint.config_path, checkpoint.weights.shard_index) if path is not None}
-    if checkpoint.container == "ckpt":
-        prefix = checkpoint.weights.files[0].name.removesuffix(".index")
-        used |= {"checkpoint", f"{prefix}.meta"}
-        names = (e.name for e in checkpoint.path.iterdir() if not e.name.startswith(f"{prefix}.data-"))
-    else:
-        names = (entry.name for entry in checkpoint.path.iterdir())
-    return tuple(sorted(name for name in names if name not in used and not name.startswith(".")))
+    used = {path.name for path in (*found.companions, found.config_file) if path is not None}
+    names = (entry.name for entry in found.path.iterdir())
+    return tuple(sorted(n for n in names if n not in used and not weights.has(n) and not n.startswith(".")))

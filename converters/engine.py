@@ -1,18 +1,16 @@
 """Run a plan: copy ranges, turn kernels in strips, checksum on the way, read every byte back and compare.
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
-refused by every loader. The command shares the tensors with a second process, each writing and comparing its own; in
-somebody's program, which may have threads, this one does it all. Either way what is compared is still in the page
-cache, and memory is a few blocks, whatever the checkpoint's size.
+refused by every loader. What is compared is still in the processor's cache or the page cache, and memory is a few
+blocks, whatever the checkpoint's size.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +21,15 @@ from .containers.stored import ChecksummedExtent, Extent, OpenFiles, Slot
 from .errors import ConvertError
 from .plan import FilePlan, Plan, Step
 from .read_back import ReadBack, Written, as_target
-from .two_processes import MOST_JOBS, Progress, Work, possible, share
 
 # numpy takes a tenth of the time of a whole conversion to import, so nothing here asks for it before it is needed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .blocks import Scratch
+
+#: Called with the number of bytes just written, and once more for the same bytes when they were compared.
+Progress = Callable[[int], None]
 
 #: Bytes that the kernel copies at a time, so that progress moves.
 _COPY_BYTES = 64 << 20
@@ -38,14 +38,8 @@ _COPY_BYTES = 64 << 20
 _WRITE_BYTES = 128 << 10
 #: Bytes written and then, if asked to, read back.
 _PART_BYTES = 256 << 10
-#: Work below this many bytes is not shared: a second process costs the time of some megabytes.
-_SHARED_BYTES = 8 << 20
 #: The file systems or the kernel cannot copy between these two files: the plain path does.
 _FALLBACK = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.EBADF}
-
-
-def nothing(_: int) -> None:
-    """Progress that nobody watches."""
 
 
 class _Output:
@@ -89,10 +83,9 @@ def run(
     plan: Plan,
     directory: Path,
     *,
-    verify: bool = True,
-    fsync: bool = False,
-    may_fork: bool = False,
-    progress: Progress = nothing,
+    verify: bool,
+    fsync: bool,
+    progress: Progress,
 ) -> list[Written]:
     """Write the weight files of ``plan`` into ``directory``; return where everything lies.
 
@@ -101,7 +94,6 @@ def run(
         directory: An empty directory.
         verify: Read every tensor back from the file and compare it with the source, bit by bit.
         fsync: Force the files to disk.
-        may_fork: Share the work with a forked process, where one is possible and worth it.
         progress: Told of every piece.
 
     Raises:
@@ -111,7 +103,7 @@ def run(
     written: list[Written] = []
     for file in plan.files:
         try:
-            written += _run_file(plan, file, directory, verify, fsync, may_fork, progress)
+            written += _run_file(plan, file, directory, verify, fsync, progress)
         except OSError as error:
             raise writing_failed(directory, error) from error
     return written
@@ -124,30 +116,16 @@ def writing_failed(directory: Path, error: OSError) -> ConvertError:
 
 
 def _run_file(
-    plan: Plan,
-    file: FilePlan,
-    directory: Path,
-    verify: bool,
-    fsync: bool,
-    may_fork: bool,
-    progress: Progress,
+    plan: Plan, file: FilePlan, directory: Path, verify: bool, fsync: bool, progress: Progress
 ) -> list[Written]:
     layout = plan.lay_out(file)
-    task = _Task(directory, layout.checksum, layout.create(directory), tuple(file.stored), verify)
-    if may_fork and file.nbytes >= _SHARED_BYTES and possible():
-        checksums = share(task.begin, len(task.jobs), progress)
-    else:
-        with task.begin() as work:
-            checksums = [work(number, progress) for number in range(len(task.jobs))]
-    known = {name: checksum for job in checksums for name, checksum in job.items()}
-    done = [task.written(step, known[step.new.name]) for step in task.steps]
+    slots = layout.create(directory)
     output = _Output(directory)
     try:
+        with _Worker(output, slots, layout.checksum, verify) as worker:
+            done = [worker.convert(step, progress) for step in file.stored]
         for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
             output.write(fragment.filename, fragment.offset, fragment.content)
-        if fsync:  # of the file, whichever process wrote to it
-            for slot in task.slots.values():
-                output.descriptor(slot.filename)
     except BaseException:
         output.close(fsync=False)
         raise
@@ -155,41 +133,22 @@ def _run_file(
     return done
 
 
-@dataclass(frozen=True)
-class _Task:
-    """The tensors to write into one file, and where: all that a second process must know."""
-
-    directory: Path
-    checksum: str | None
-    slots: dict[str, Slot]
-    steps: tuple[Step, ...]
-    verify: bool
-
-    def written(self, step: Step, checksum: int) -> Written:
-        slot = self.slots[step.new.name]
-        return Written(self.directory / slot.filename, slot, step, checksum)
-
-    @property
-    def jobs(self) -> list[list[Step]]:
-        """Groups of tensors, the large ones first, so that two processes end together."""
-        steps = sorted(self.steps, key=lambda step: step.new.nbytes, reverse=True)
-        return [steps[first::MOST_JOBS] for first in range(min(MOST_JOBS, len(steps)))]
-
-    @contextmanager
-    def begin(self) -> Iterator[Work]:
-        """Give what writes and compares the tensors of one job and returns their checksums."""
-        jobs = self.jobs
-        with _Worker(self) as worker:
-            yield lambda number, progress: {step.new.name: worker.convert(step, progress) for step in jobs[number]}
-
-
 class _Worker:
-    """Writes tensors of one file into their slots and compares them with the source; a context manager."""
+    """Writes the tensors of one file into their slots and compares them with the source; a context manager.
 
-    def __init__(self, task: _Task) -> None:
-        self._task = task
+    Args:
+        output: Where to write.
+        slots: Place of each tensor, by its name in the target.
+        checksum: Which one the container keeps of each payload, or None.
+        verify: Compare what was written with the source.
+    """
+
+    def __init__(self, output: _Output, slots: Mapping[str, Slot], checksum: str | None, verify: bool) -> None:
+        self._output = output
+        self._slots = slots
+        self._checksum = checksum
+        self._verify = verify
         self._files = OpenFiles()
-        self._output = _Output(task.directory)
         self._scratch: Scratch | None = None
         self._read_back = ReadBack()
 
@@ -197,32 +156,33 @@ class _Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._output.close(fsync=False)
         self._files.close()
         self._read_back.close()
 
-    def convert(self, step: Step, progress: Progress) -> int:
-        """Write one tensor and, if asked to, compare it; return its checksum (0 where the container keeps none).
+    def convert(self, step: Step, progress: Progress) -> Written:
+        """Write one tensor and, if asked to, compare it; its checksum is 0 where the container keeps none.
 
         Raises:
             FormatError: The source was cut short, or has a checksum that is wrong.
             ConvertError: A cast overflows, or the bits read back differ.
         """
-        plain = not step.turn and not step.casts and self._task.checksum is None
+        slot = self._slots[step.new.name]
+        written = Written(self._output.directory / slot.filename, slot, step, 0)
+        plain = not step.turn and not step.casts and self._checksum is None
         data = step.held.stored.data
         # with a checksum to look at, or bytes to compare, they come here anyway
-        if plain and not self._task.verify and type(data) is Extent:
-            done = _copy_in_kernel(data, self._files, self._output, self._task.slots[step.new.name], progress)
+        if plain and not self._verify and type(data) is Extent:
+            done = _copy_in_kernel(data, self._files, self._output, slot, progress)
             if done == data.nbytes:
-                return 0
-        return self._convert(step, progress)
+                return written
+        return replace(written, checksum=self._convert(written, progress))
 
-    def _convert(self, step: Step, progress: Progress) -> int:
+    def _convert(self, written: Written, progress: Progress) -> int:
         from .blocks import Scratch, blocks, in_order
 
         if self._scratch is None:
             self._scratch = Scratch()
-        written = self._task.written(step, 0)
+        step = written.step
         stored, start = step.held.stored, 0
         kept = running(stored)
         passing = kept.update if kept.kind else None
@@ -230,15 +190,15 @@ class _Worker:
         if step.casts or not in_order(stored, turn=step.turn):
             verify_checksum(self._files, stored)
             passing = None
-        checksum = Checksum(self._task.checksum)
-        turned = partial(self._read_back.turned, step) if self._task.verify else None
+        checksum = Checksum(self._checksum)
+        turned = partial(self._read_back.turned, step) if self._verify else None
         for block in blocks(self._files, stored, turn=step.turn, scratch=self._scratch, passing=passing, turned=turned):
             for bits in _parts(block):
                 part = as_target(bits, step)
                 checksum.update(part.data.cast("B"))
                 self._output.write(written.slot.filename, written.slot.offset + start, part.data.cast("B"))
                 progress(part.nbytes)
-                if self._task.verify:
+                if self._verify:
                     self._read_back.written(written, start, part)
                     progress(part.nbytes)
                 start += part.nbytes

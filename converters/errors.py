@@ -11,10 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
 
 
 class ConvertError(Exception):
@@ -69,14 +65,7 @@ class MisfitError(ConvertError):
         where: File or directory.
         against: What it should have fitted (a model class, a dialect).
         problems: All of them; never empty.
-
-    Attributes:
-        checkpoint: What is known all the same, closed, for ``inspect``; None where no configuration can be made out.
-        unsure: Fields of its configuration that nothing shows, with a value that stands in.
     """
-
-    checkpoint: Checkpoint | None = None
-    unsure: frozenset[str] = frozenset()
 
     def __init__(
         self, where: Path | str, against: str, problems: Iterable[Problem], next_step: str | None = None
@@ -111,6 +100,21 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def quoted(value: object, limit: int = 80) -> str:
+    """Quote what a stranger's file says, for a message: on one line, without control characters, and not endless.
+
+    Args:
+        value: A name or another value; bytes are shown as text where they are UTF-8.
+        limit: Letters of a text, or of another value's representation, that are shown.
+    """
+    if isinstance(value, bytes):
+        value = value[: limit + 1].decode(errors="backslashreplace")
+    if isinstance(value, str):
+        return repr(value) if len(value) <= limit else f"{value[:limit]!r}…"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 _LAYER = re.compile(r"(layers?[._]+)(\d+)(?=[./_]|$)")

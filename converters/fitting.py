@@ -5,21 +5,23 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import config_fields, weight_files
+from . import config_fields
 from .checkpoint import Checkpoint, Held, model_class
 from .companions import vocabulary_problem
 from .config import RoFormerConfig
-from .config_fields import SourceConfig
+from .config_fields import CONFIGURATION, SourceConfig
 from .containers.stored import FLOATS, OpenFiles, StoredTensor
 from .errors import MisfitError, Problem
+from .identification import Found, derived_name
 from .mapping import (
-    DERIVED,
     GROUPS,
     IGNORED,
     MLM,
+    POOLER,
     PROJECT,
     SYMBOLS,
     TIED,
@@ -27,6 +29,7 @@ from .mapping import (
     Duplicate,
     Table,
     Tensor,
+    count_known_names,
     count_layers,
     looks_like,
 )
@@ -36,74 +39,87 @@ from .payloads import first_difference, rotary_distance
 _ROUNDING = {"float64": 2.0**-24, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
-def resolve(
-    path: Path,
-    weights: weight_files.WeightSet,
-    stored: list[StoredTensor],
-    dialect: Dialect,
-    config: Path | SourceConfig | None,
-    vocabulary: tuple[Path, ...] = (),
-) -> Checkpoint:
+@dataclass(frozen=True)
+class Fit:
+    """What became of holding a checkpoint against the table: a checkpoint to read from, all problems, or both.
+
+    Attributes:
+        checkpoint: The tensors under canonical names as far as they are known; None where no configuration is.
+        problems: Everything that does not fit.
+        undetermined: Fields of the configuration that nothing shows; the checkpoint has some value in their place.
+        where: The file or directory that the problems are of.
+        against: What it should have fitted.
+        next_step: What to do about the problems.
+    """
+
+    checkpoint: Checkpoint | None
+    problems: tuple[Problem, ...] = ()
+    undetermined: frozenset[str] = frozenset()
+    where: Path = Path()
+    against: str = ""
+    next_step: str | None = None
+
+    def require(self) -> Checkpoint:
+        """Return the checkpoint.
+
+        Raises:
+            MisfitError: There is a problem; all of them are listed.
+        """
+        if self.problems or self.checkpoint is None:
+            raise MisfitError(self.where, self.against, self.problems, self.next_step)
+        return self.checkpoint
+
+
+def fit(found: Found, *, any_vocab: bool) -> Fit:
     """Hold indexed tensors against the table and the configuration.
 
     Args:
-        path: What was opened, for messages.
-        weights: Its files.
-        stored: Their tensors.
-        dialect: The spelling they use.
-        config: The configuration's file, None to work it out, or one that is known already (what was just written).
-        vocabulary: Companions whose vocab.txt is told among the problems, where there are others.
-
-    Raises:
-        MisfitError: Something does not fit; every problem is listed.
+        found: The checkpoint.
+        any_vocab: Whether vocab.txt may have another number of rows than the model has words.
     """
-    where = weights.files[0] if weights.shard_index is None else weights.shard_index
     files = OpenFiles()
     try:
-        return _Resolver(path, where, weights, stored, dialect, files).resolve(config, vocabulary)
+        made = _Fitting(found, files).fit(any_vocab)
     except BaseException:
-        files.__exit__(None, None, None)
+        files.close()
         raise
+    if made.problems:
+        files.close()
+    return made
 
 
 @dataclass
-class _Resolver:
-    path: Path
-    where: Path
-    weights: weight_files.WeightSet
-    stored: list[StoredTensor]
-    dialect: Dialect
+class _Fitting:
+    found: Found
     files: OpenFiles
     problems: list[Problem] = field(default_factory=list)
     #: Fields whose value in the configuration is wrong and that the tensors do not show either.
-    unsure: set[str] = field(default_factory=set)
+    undetermined: frozenset[str] = frozenset()
 
-    def resolve(self, config: Path | SourceConfig | None, vocabulary: tuple[Path, ...]) -> Checkpoint:
+    @property
+    def dialect(self) -> Dialect:
+        return self.found.dialect
+
+    def fit(self, any_vocab: bool) -> Fit:
         copies: dict[str, list[StoredTensor]] = {}
-        for tensor in self.stored:
+        for tensor in self.found.index.tensors:
             copies.setdefault(tensor.name, []).append(tensor)
         by_name = {name: same[0] for name, same in copies.items()}
-        word = Table(0).by_canonical["embeddings.word.weight"]
-        base = (
-            word.name(self.dialect, base=True) in by_name
-            and word.name(self.dialect) not in by_name
-            and word.name(self.dialect) != word.name(self.dialect, base=True)
-        )
-        measured = self._measure(by_name, base)
-        if "vocab_size" not in measured:
-            self._require_unwrapped()
-        misread: MisfitError | None = None
-        if isinstance(config, SourceConfig):
-            source, config_path = config, None
-        else:
-            reading = config_fields.examine(config, self.dialect, measured, where=self.path)
-            misread, config_path = reading.error, config
-            if reading.source is None:
-                raise misread or MisfitError(self.where, "RoFormer's configuration", reading.problems)
-            source = reading.source
-            self.unsure = {problem.name for problem in reading.problems} - set(measured)
-        source = self._count_layers(source, by_name, measured["num_hidden_layers"], base, config_path)
-        held = self._fit(by_name, base, source.config, config_path)
+        shape, reading = self.found.shape, self.found.config
+        base = shape.base
+        if "vocab_size" not in shape.sizes and self.found.weights is not None:
+            wrapped = self._wrapped(self.found.weights.dialects)
+            if wrapped is not None:
+                return wrapped
+        self.undetermined = frozenset(problem.name for problem in reading.problems) - shape.sizes.keys()
+        misread = self._misfit(reading.problems, CONFIGURATION, reading.next_step, where=self.found.config_file)
+        if reading.source is None:
+            return misread
+        source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
+        held = self._bind(by_name, base, source.config)
+        pooler = any(item.tensor.group is POOLER for item in held.values())
+        assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
+        source = replace(source, notes=(*source.notes, *assumed))
         rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
         tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
@@ -112,78 +128,64 @@ class _Resolver:
                 self._require_equal(tensor, other, f"{tensor.name} (stored twice)")
         wrong = {problem.name for problem in self.problems}
         checkpoint = Checkpoint(
-            path=self.path,
-            dialect=self.dialect,
-            container=self.weights.container,
-            weights=self.weights,
+            found=self.found,
             base=base or (self.dialect in ("tf", "tf1") and not any(h.tensor.group is MLM for h in held.values())),
             source_config=source,
-            config_path=config_path,
             held=held,
             duplicates=tuple(name for name in (*tied, *(tensor.name for tensor, _ in again)) if name not in wrong),
             derived=tuple(name for name in derived if name not in wrong),
             ignored=tuple(ignored),
             files=self.files,
         )
-        if self.problems or misread is not None:
-            error = self._misfit(held, source.config, misread, vocabulary)
-            error.checkpoint, error.unsure = checkpoint, frozenset(self.unsure)
-            raise error
-        return checkpoint
+        return replace(self._judge(misread, source.config, held, any_vocab), checkpoint=checkpoint)
 
-    def _misfit(
-        self,
-        held: dict[str, Held],
-        config: RoFormerConfig,
-        misread: MisfitError | None,
-        vocabulary: tuple[Path, ...],
-    ) -> MisfitError:
-        """One error for the configuration, the tensors and the vocabulary."""
-        unread = () if misread is None else misread.problems
-        rows = None if "vocab_size" in self.unsure else vocabulary_problem(vocabulary, config.vocab_size)
-        if misread is not None and not self.problems and rows is None:
+    def _judge(self, misread: Fit, config: RoFormerConfig, held: dict[str, Held], any_vocab: bool) -> Fit:
+        """Put the problems of the configuration, the tensors and the vocabulary together."""
+        vocabulary = None
+        if not any_vocab and "vocab_size" not in self.undetermined:
+            vocabulary = vocabulary_problem(self.found.companions, config.vocab_size)
+        rows = () if vocabulary is None else (vocabulary,)
+        if not misread.problems and not self.problems:
+            step = "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab."
+            return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
+        if not self.problems and not rows:
             return misread
-        problems = [*unread, *self.problems, *([] if rows is None else [rows])]
-        hint = _hint(self.problems, self.dialect) if misread is None else misread.next_step
-        return MisfitError(self.where, f"{self._against(held)} in {self.dialect}'s spelling", problems, hint)
+        problems = (*misread.problems, *self.problems, *rows)
+        hint: str | None = _hint(problems, self.dialect)
+        if any(problem.kind == "configuration" for problem in misread.problems):
+            hint = misread.next_step or hint
+        present = {item.tensor.group.name for item in held.values()}
+        against = model_class(tuple(group for group in GROUPS if group.name in present))
+        return self._misfit(problems, f"{against} in {self.dialect}'s spelling", hint, where=self.found.entry)
 
-    def _require_unwrapped(self) -> None:
-        """Refuse a state dict with something around it in one line, instead of each tensor missing and unknown.
+    def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
+        return Fit(None, tuple(problems), self.undetermined, where or self.found.path, against, next_step)
 
-        Raises:
-            MisfitError: No name is known, and without what all those of one part begin with most of them are.
+    def _wrapped(self, dialects: tuple[Dialect, ...]) -> Fit | None:
+        """Tell of a state dict with something around it in one line, instead of each tensor missing and unknown.
+
+        It is one where no name is known, and without what all those of one part begin with most of them are.
         """
-        if any(weight_files.spelled(dialect, self.stored) for dialect in self.weights.dialects):
-            return
-        parts: dict[str, list[StoredTensor]] = {}
-        for tensor in self.stored:
-            parts.setdefault(tensor.name.partition(".")[0], []).append(tensor)
-        wrapped = [(prefix, len(part)) for part in parts.values() if (prefix := self._wrapper(part)) is not None]
+        names = [tensor.name for tensor in self.found.index.tensors]
+        if any(count_known_names(dialect, names) for dialect in dialects):
+            return None
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            parts.setdefault(name.partition(".")[0], []).append(name)
+        wrapped = [(prefix, len(part)) for part in parts.values() if (prefix := _wrapper(part, dialects)) is not None]
         if not wrapped:
-            return
+            return None
         problems = []
         for prefix, count in wrapped:
-            many = "every name begins" if count == len(self.stored) else f"{count} of {len(self.stored)} names begin"
+            many = "every name begins" if count == len(names) else f"{count} of {len(names)} names begin"
             detail = f"{many} with {prefix}, which the table does not know"
             problems.append(Problem("wrapped", f"{prefix}*", detail))
         which = "the inner state dict" if len(wrapped) == 1 else "one of the inner state dicts"
         step = f"Save {which} alone, with names that do not begin with {wrapped[0][0]}, and convert that."
-        raise MisfitError(self.where, "RoFormer's names", problems, step)
-
-    def _wrapper(self, part: list[StoredTensor]) -> str | None:
-        """Find what all these names begin with and most are known without."""
-        first = min(tensor.name for tensor in part)
-        for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
-            if not all(tensor.name.startswith(first[:end]) for tensor in part):
-                return None
-            inner = [replace(tensor, name=tensor.name[end:]) for tensor in part]
-            known = max(weight_files.spelled(dialect, inner) for dialect in self.weights.dialects)
-            if known * 2 > len(part):
-                return first[:end]
-        return None
+        return self._misfit(problems, "RoFormer's names", step, where=self.found.entry)
 
     def _count_layers(
-        self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool, config_path: Path | None
+        self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool
     ) -> SourceConfig:
         """Say once that the tensors have another number of layers than the configuration, and go on with theirs.
 
@@ -198,48 +200,19 @@ class _Resolver:
             there[int(tensor.canonical.split(".")[1])] += tensor.name(self.dialect, base=base) in by_name
         if min(there.values()) * shown * 2 < len(rows):
             return source
-        origin = "the configuration" if config_path is None else config_path.name
+        origin = "the configuration" if self.found.config_file is None else self.found.config_file.name
         layers = f"{shown} layer{'s' * (shown != 1)}"
         detail = f"{said} in {origin}, the tensors show {layers}"
         self.problems.append(Problem("configuration", "num_hidden_layers", detail))
         return replace(source, config=replace(source.config, num_hidden_layers=shown))
 
-    def _against(self, held: dict[str, Held]) -> str:
-        present = {item.tensor.group.name for item in held.values()}
-        return model_class(tuple(group for group in GROUPS if group.name in present))
-
-    def _measure(self, by_name: dict[str, StoredTensor], base: bool) -> dict[str, int]:
-        """Configuration field → size that the tensors show."""
-        layers = count_layers(self.dialect, list(by_name))
-        measured = {"num_hidden_layers": layers}
-        for tensor in Table(min(layers, 1)).tensors:
-            found = by_name.get(tensor.name(self.dialect, base=base))
-            if found is None or len(found.shape) != len(tensor.axes):
-                continue
-            shape = found.shape[::-1] if tensor.turned(self.dialect) else found.shape
-            for axis, size in zip(tensor.axes, shape, strict=True):
-                if axis in SYMBOLS:
-                    measured.setdefault(SYMBOLS[axis], size)
-        table = by_name.get(self._derived_name(base) or "")
-        if table is not None and len(table.shape) == 2 and measured.get("hidden_size"):
-            positions, head_size = table.shape
-            measured["max_position_embeddings"] = positions
-            if head_size and measured["hidden_size"] % head_size == 0:
-                measured["num_attention_heads"] = measured["hidden_size"] // head_size
-        return measured
-
-    def _derived_name(self, base: bool) -> str | None:
-        name = DERIVED.in_(self.dialect)
-        return name.removeprefix("roformer.") if name is not None and base else name
-
-    def _fit(
-        self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig, config_path: Path | None
-    ) -> dict[str, Held]:
+    def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Held]:
         """Find every tensor that the table and the configuration ask for, and check its shape and type."""
         table = Table(config.num_hidden_layers)
         present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
         needs_project = config.embedding_size != config.hidden_size
-        origin = config_path.name if config_path is not None else "the tensors' shapes"
+        file = self.found.config_file
+        origin = "the tensors' shapes" if file is None else file.name
         # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
         seconds = {
             each.of: by_name.get(each.spelled.in_(self.dialect) or "") for each in TIED if each.written == "copy"
@@ -286,7 +259,7 @@ class _Resolver:
             if name in ties:
                 tied.append(name)
                 self._check_tie(ties[name], by_name[name], held)
-            elif name == self._derived_name(base):
+            elif name == derived_name(self.dialect, base=base):
                 derived.append(name)
                 self._check_derived(by_name[name], config)
             elif any(pattern.fullmatch(name) for pattern in IGNORED[self.dialect]):
@@ -323,7 +296,7 @@ class _Resolver:
 
     def _check_derived(self, table: StoredTensor, config: RoFormerConfig) -> None:
         """Recompute the rotary table and compare; the stored one may have been rounded to its type."""
-        if self.unsure & {"hidden_size", "num_attention_heads", "max_position_embeddings"}:
+        if self.undetermined & {"hidden_size", "num_attention_heads", "max_position_embeddings"}:
             return  # what it should be is not known
         want = (config.max_position_embeddings, config.head_size)
         if table.shape != want:
@@ -340,6 +313,18 @@ class _Resolver:
             if not worst <= bound:
                 detail = f"differs from the rotary table of this configuration by {worst:.2g} (bound {bound:.2g})"
                 self.problems.append(Problem("derived", table.name, detail))
+
+
+def _wrapper(part: list[str], dialects: tuple[Dialect, ...]) -> str | None:
+    """Find what all these names begin with and most are known without."""
+    first = min(part)
+    for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
+        if not all(name.startswith(first[:end]) for name in part):
+            return None
+        inner = [name[end:] for name in part]
+        if max(count_known_names(dialect, inner) for dialect in dialects) * 2 > len(part):
+            return first[:end]
+    return None
 
 
 def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], turned: bool, origin: str) -> str:
@@ -361,7 +346,7 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _hint(problems: list[Problem], dialect: Dialect) -> str:
+def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     """The next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
@@ -376,6 +361,8 @@ def _hint(problems: list[Problem], dialect: Dialect) -> str:
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
     if any("BERT's learned positions" in problem.detail for problem in unknown):
         return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+    if "function" in kinds:
+        return config_fields.ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import weight_files
 from .checkpoint import Checkpoint, model_class
-from .companions import find_companions, vocabulary_problem
-from .errors import MisfitError, Problem, fold_layers
-from .fitting import resolve
+from .errors import Problem, fold_layers
+from .fitting import fit
+from .identification import identify
 from .mapping import GROUPS, Dialect, Table, count_layers
-from .opening import find_config, spoken_dialect
 
 
 @dataclass(frozen=True)
@@ -72,69 +71,57 @@ class Inspection:
         return fold_layers(self.problems)
 
 
-def inspect(path: str | Path, *, dialect: Dialect | None = None, config: str | Path | None = None) -> Inspection:
+def inspect(
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Inspection:
     """Look at a checkpoint directory or file; a misfit is described, not raised.
+
+    Args:
+        path: What to look at.
+        dialect: Overrule what the files look like.
+        config: Configuration file, where it does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says.
 
     Raises:
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to look at.
+        ConvertError: Nothing there to look at, or a field that cannot be set.
     """
-    path = Path(path)
-    weights = weight_files.find(path, dialect)
-    stored = weight_files.index(weights)
-    spoken = dialect or spoken_dialect(weights, stored)
-    directory = weights.files[0].parent
-    config_path = find_config(directory, (spoken,)) if config is None else weight_files.require_file(Path(config))
-    companions = find_companions(directory)
-    files = {file.name: file.stat().st_size for file in weights.files}
-    if weights.container == "ckpt":
-        prefix = weights.files[0].name.removesuffix(".index")
-        files |= {shard.name: shard.stat().st_size for shard in sorted(directory.glob(f"{prefix}.data-*"))}
-    names = {tensor.name for tensor in stored}
-    table = Table(count_layers(spoken, list(names)))
+    found = identify(path, dialect=dialect, config=config, set=set)
+    held = fit(found, any_vocab=False)
+    weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
+    assert weights is not None, "what was identified lies in files"
+    table = Table(count_layers(found.dialect, names))
     present = {
         tensor.group.name
         for base in (False, True)
-        for name, tensor in table.by_name(spoken, base=base).items()
+        for name, tensor in table.by_name(found.dialect, base=base).items()
         if name in names
     }
-    common: dict[str, Any] = {
-        "path": str(path),
-        "dialect": spoken,
-        "container": weights.container,
-        "files": files,
-        "config_file": None if config_path is None else config_path.name,
-        "model_class": model_class(tuple(group for group in GROUPS if group.name in present)),
-        "tensors": len(stored),
-        "dtypes": dict(Counter(tensor.dtype for tensor in stored)),
-        "companions": tuple(file.name for file in companions),
-        "groups": tuple(group.name for group in GROUPS if group.name in present),
-    }
-    known: Checkpoint | None
-    problems: tuple[Problem, ...] = ()
-    hint: tuple[str, ...] = ()
-    unsure: frozenset[str] = frozenset()
-    try:
-        with resolve(path, weights, stored, spoken, config_path, companions) as known:
-            vocabulary = vocabulary_problem(companions, known.config.vocab_size)
-        if vocabulary is not None:
-            problems = (vocabulary,)
-    except MisfitError as error:
-        known, problems, unsure = error.checkpoint, error.problems, error.unsure
-        hint = (error.next_step,) if error.next_step else ()
-    if known is None:
-        return Inspection(
-            **common, config={}, parameters=None, tied=(), derived=(), ignored=(), problems=problems, notes=hint
-        )
+    groups = tuple(group for group in GROUPS if group.name in present)
+    known, hint = held.checkpoint, (held.next_step,) if held.next_step else ()
+    settings = {} if known is None else asdict(known.config)
     return Inspection(
-        **common,
-        config={name: value for name, value in asdict(known.config).items() if name not in unsure},
-        parameters=sum(held.stored.size for held in known.held.values()),
-        tied=known.duplicates,
-        derived=known.derived,
-        ignored=known.ignored,
-        problems=problems,
-        notes=(*_other_architectures(known), *known.source_config.notes, *hint),
+        path=str(path),
+        dialect=found.dialect,
+        container=weights.container.name,
+        files={part.name: part.stat().st_size for part in weights.parts},
+        config_file=None if found.config_file is None else found.config_file.name,
+        model_class=model_class(groups),
+        config={name: value for name, value in settings.items() if name not in held.undetermined},
+        tensors=len(names),
+        parameters=None if known is None else sum(each.stored.size for each in known.held.values()),
+        dtypes=dict(Counter(tensor.dtype for tensor in found.index.tensors)),
+        groups=tuple(group.name for group in groups),
+        tied=() if known is None else known.duplicates,
+        derived=() if known is None else known.derived,
+        ignored=() if known is None else known.ignored,
+        problems=held.problems,
+        notes=hint if known is None else (*_other_architectures(known), *known.source_config.notes, *hint),
+        companions=tuple(file.name for file in found.companions),
     )
 
 

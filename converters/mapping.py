@@ -15,7 +15,7 @@ Sources: live state dicts of PaddleNLP 2.8.1 and transformers 4.57 and 5 (torch 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -338,6 +338,19 @@ def count_layers(dialect: Dialect, names: Iterator[str] | list[str]) -> int:
     """One more than the highest layer number that ``names`` mention in ``dialect`` (at most 10,000)."""
     found = (match for match in map(_LAYER_NUMBER[dialect].match, names) if match is not None)
     return 1 + max((int(match.group(1)) for match in found), default=-1)
+
+
+def count_known_names(dialect: Dialect, names: Collection[str]) -> int:
+    """Count the names that are a row's in ``dialect``."""
+    table = Table(count_layers(dialect, list(names)))
+    return max(len(set(names) & table.by_name(dialect, base=base).keys()) for base in (False, True))
+
+
+def detect_dialect(dialects: Sequence[Dialect], names: Collection[str]) -> Dialect:
+    """Choose the dialect in which most of the names are known, the first of ``dialects`` on a tie."""
+    if len(dialects) == 1:
+        return dialects[0]
+    return max(dialects, key=lambda dialect: count_known_names(dialect, names))
 
 
 def looks_like(name: str) -> str:

@@ -1,33 +1,30 @@
 """Make an output directory appear whole or not at all.
 
-Everything is written into a temporary directory beside the target and renamed at the end; with ``force`` an existing
-directory is exchanged for the new one in one step where the system can. A process that is killed leaves at most a
-directory named ``.NAME.partial-…``, which the next run to the same target removes (a lock tells it from one in use).
+Everything is written into a working directory beside the target (:mod:`.working_directory`) and renamed at the end;
+with ``force`` an existing directory is exchanged for the new one in one step where the system can. A process that is
+killed leaves at most that working directory, which the next run to the same target removes.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import re
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from .containers.registry import all_containers
 from .dialects import COMPANIONS, DIALECT_FILES
 from .errors import ConvertError
+from .working_directory import WorkingDirectory
 
 #: Lies in every directory that ``export`` makes, and lists its entries.
 EXPORT_MANIFEST = "export.json"
 
 _CONFIGS = [files.configs for files in DIALECT_FILES.values()]
-_SHARD = re.compile(
-    r"(model|model_state|pytorch_model)-\d{5}-of-\d{5}\.\w+|bert_model\.ckpt\.(index|meta|data-\d{5}-of-\d{5})"
-)
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -49,12 +46,9 @@ class Replaceable:
 
 def _is_ours(name: str) -> bool:
     """Whether a conversion writes files of this name."""
-    names = set(COMPANIONS) | {"checkpoint"}
-    for files in DIALECT_FILES.values():
-        names.update(files.configs)
-        for weights in files.weights:
-            names.update(filter(None, (weights.single, weights.index)))
-    return name in names or _SHARD.fullmatch(name) is not None
+    if name in COMPANIONS or any(name in configs for configs in _CONFIGS):
+        return True
+    return any(container.writes(name) for container in all_containers())
 
 
 def _foreign_to_checkpoints(target: Path) -> str:
@@ -85,7 +79,7 @@ class OutputDirectory:
         replaces: What that may be.
 
     Raises:
-        ConvertError: The target exists, cannot be written, or is not ours to replace.
+        ConvertError: The target exists, cannot be written, is not ours to replace, or another run is writing it.
     """
 
     def __init__(
@@ -100,73 +94,50 @@ class OutputDirectory:
         self.target = Path(os.path.realpath(target))
         self.force = force
         self.replaces = replaces
-        self.partial: Path | None = None
-        self._lock: int | None = None
+        self._working = WorkingDirectory(self.target)
         check_target(self.target, source=source, files=files, force=force, replaces=replaces)
 
     def __enter__(self) -> OutputDirectory:
-        _restore_set_aside(self.target)
-        _remove_abandoned(self.target)
         try:
-            self._make()
+            self._working.take()
+            # a run that had it until now may have made the target
+            check_target(self.target, source=None, force=self.force, replaces=self.replaces)
         except BaseException:  # a signal, at any moment of it: nobody else would remove what was made
-            self.__exit__(None, None, None)
+            self._working.leave()
             raise
         return self
-
-    def _make(self) -> None:
-        """Make the directory to write into, and lock it."""
-        while True:
-            path = _beside(self.target, "partial")
-            self.partial = path
-            try:
-                path.mkdir()
-            except OSError as error:
-                self.partial = None
-                where = self.target.parent
-                raise ConvertError(f"{where}: cannot make {path.name} here: {error.strerror}") from None
-            self._lock = _lock_directory(path)
-            if path.exists():
-                return
-            # another run took it for abandoned before the lock was held
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
 
     @property
     def path(self) -> Path:
         """Where to write until the commit."""
-        assert self.partial is not None, "the directory is made on entering the context"
-        return self.partial
+        return self._working.new
 
     def commit(self, *, fsync: bool = False) -> None:
         """Give the directory its name.
 
         Args:
             fsync: Force the directory's entries to disk before and after.
+
+        Raises:
+            ConvertError: Something that is not to be replaced has the name by now, or the system refuses.
         """
         if fsync:
             _fsync_directory(self.path)
-        replaced: Path | None = None
+        check_target(self.target, source=None, force=self.force, replaces=self.replaces)
         try:
             if self.target.exists():
-                check_target(self.target, source=None, force=self.force, replaces=self.replaces)
-                replaced = _replace(self.path, self.target)
+                _replace(self.path, self.target, self._working.old)
             else:
                 os.rename(self.path, self.target)
         except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # made in this very moment
+                raise _already_there(self.target) from None
             raise ConvertError(f"{self.target}: cannot be put in place: {error.strerror or error}") from None
-        self.partial = None
         if fsync:
             _fsync_directory(self.target.parent)
-        if replaced is not None:
-            shutil.rmtree(replaced, ignore_errors=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self.partial is not None:
-            shutil.rmtree(self.partial, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        self._working.leave()
 
 
 def check_target(
@@ -208,13 +179,20 @@ def check_target(
     if not target.exists():
         return
     if not force:
-        raise ConvertError(f"{target} already exists", "Name another output with -o, or replace it with --force.")
-    foreign = replaces.foreign(target)
+        raise _already_there(target)
+    try:
+        foreign = replaces.foreign(target)
+    except FileNotFoundError:  # gone since, or just being replaced
+        return
     if foreign:
         raise ConvertError(
             f"{target} is not replaced: {foreign}",
             f"--force replaces {replaces.noun} and nothing else. Remove it yourself, or name another with -o.",
         )
+
+
+def _already_there(target: Path) -> ConvertError:
+    return ConvertError(f"{target} already exists", "Name another output with -o, or replace it with --force.")
 
 
 def check_room(target: Path, nbytes: int) -> None:
@@ -231,72 +209,17 @@ def check_room(target: Path, nbytes: int) -> None:
         )
 
 
-def _lock_directory(path: Path) -> int | None:
-    """Hold a lock on the directory itself, which ends with the process; None where the system has none."""
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    descriptor = os.open(path, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # a network file system without locks
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
-
-
-def _beside(target: Path, word: str) -> Path:
-    """A name beside ``target`` for a directory that is not (or no longer) it."""
-    return target.with_name(f".{_stem(target)}.{word}-{os.urandom(6).hex()}")
-
-
-def _stem(target: Path) -> str:
-    """The target's name, or what stands for a long one: a name has at most 255 bytes."""
-    name = target.name
-    return name if len(os.fsencode(name)) <= 200 else f"{zlib.crc32(os.fsencode(name)):08x}"
-
-
-def _restore_set_aside(target: Path) -> None:
-    """Undo a replacement that was killed between its two renames, or clear up after one killed later."""
-    for path in target.parent.glob(f".{_escape(_stem(target))}.old-*"):
-        with contextlib.suppress(OSError):
-            if target.exists():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.rename(path, target)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed runs to the same target left: directories whose lock nobody holds."""
-    if sys.platform == "win32":
-        return
-    import fcntl
-
-    for path in target.parent.glob(f".{_escape(_stem(target))}.partial-*"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def _escape(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _replace(new: Path, target: Path) -> Path:
-    """Put ``new`` where ``target`` is; return where the old one went."""
+def _replace(new: Path, target: Path, aside: Path) -> None:
+    """Put ``new`` where ``target`` is; that goes where ``new`` was, or to ``aside``."""
     if _exchange(new, target):
-        return new
+        return
     # No exchange here: for an instant the old state is under this name alone, from where the next run brings it back.
-    aside = _beside(target, "old")
     os.rename(target, aside)
     try:
         os.rename(new, target)
     except OSError:
         os.rename(aside, target)
         raise
-    return aside
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -5,7 +5,7 @@ Source files are read a piece at a time, whatever the tensor's size.
 
 from __future__ import annotations
 
-from .containers.stored import Extent, OpenFiles, StoredTensor
+from .containers.stored import OpenFiles, StoredTensor
 
 #: Bytes compared at a time where two copies of one tensor must be equal.
 _CHUNK = 1 << 20
@@ -15,38 +15,16 @@ _TABLE_ROWS = 1 << 10
 
 def first_difference(files: OpenFiles, one: StoredTensor, other: StoredTensor) -> int | None:
     """Byte at which two tensors of one size first differ, or None."""
-    if (
-        isinstance(one.data, Extent)
-        and isinstance(other.data, Extent)
-        and (one.data.path, one.data.offset) == (other.data.path, other.data.offset)
-    ):
+    if one.data == other.data:
         return None
     left, right = bytearray(_CHUNK), bytearray(_CHUNK)
-    starts = list(range(0, one.nbytes, _CHUNK))
-    if not (isinstance(one.data, Extent) and isinstance(other.data, Extent)):
-        # What is packed is unpacked in order, a large part at a time: taking turns, each would lose its part for every
-        # piece of the other's.
-        digests = [_digests(files, tensor, starts, left) for tensor in (one, other)]
-        starts = [start for start, mine, theirs in zip(starts, *digests, strict=True) if mine != theirs][:1]
-    for start in starts:
+    for start in range(0, one.nbytes, _CHUNK):
         count = min(_CHUNK, one.nbytes - start)
         one.data.read_into(files, start, memoryview(left)[:count])
         other.data.read_into(files, start, memoryview(right)[:count])
         if left[:count] != right[:count]:
             return start + next(i for i in range(count) if left[i] != right[i])
     return None
-
-
-def _digests(files: OpenFiles, tensor: StoredTensor, starts: list[int], room: bytearray) -> list[bytes]:
-    """Hash the pieces of a tensor that begin at ``starts`` and are as long as ``room``, but for the last."""
-    import hashlib  # 2 ms, for packed files alone
-
-    found = []
-    for start in starts:
-        piece = memoryview(room)[: tensor.nbytes - start]
-        tensor.data.read_into(files, start, piece)
-        found.append(hashlib.blake2b(piece, digest_size=16).digest())
-    return found
 
 
 def rotary_distance(files: OpenFiles, table: StoredTensor) -> float:

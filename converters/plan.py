@@ -5,7 +5,6 @@ Nothing is written here, and a dry run is this plan printed. :mod:`.engine` runs
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Any
 from . import config_fields
 from .checkpoint import Checkpoint, Held
 from .config_fields import SourceConfig
+from .containers.container import Container
+from .containers.registry import containers_of
 from .containers.stored import FLOATS, Layout, NewTensor
-from .dialects import DIALECT_FILES, KERAS_MODEL_NAME, SAFETENSORS_FORMAT, Container, WeightFiles
+from .dialects import DIALECT_FILES
 from .errors import ConvertError
-from .mapping import EMBEDDINGS, MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
+from .mapping import MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
 
-#: TF's masked-LM layer lists the embeddings again, because it is built on them.
-_SHARED_WITH_MLM = EMBEDDINGS
-_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 #: Names listed in one note.
 _NAMED = 8
-_SIZE_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 @dataclass(frozen=True)
@@ -105,63 +102,23 @@ class Plan:
     def lay_out(self, file: FilePlan) -> Layout:
         """Lay one weight file out in the target's container."""
         tensors = [step.new for step in file.steps]
-        if self.container == "pdparams":
-            from .containers import pdparams
-
-            return pdparams.lay_out(file.filename, tensors)
-        if self.container == "bin":
-            from .containers import torch_bin
-
-            return torch_bin.lay_out(file.filename, tensors)
-        if self.container == "safetensors":
-            from .containers import safetensors
-
-            return safetensors.lay_out(file.filename, tensors, {"format": SAFETENSORS_FORMAT[self.target]})
-        if self.container == "h5":
-            from .containers import keras_h5
-
-            layer = (MLM.prefix.tf or "").split("/")[0]
-            shared = [s.new.name for s in file.steps if s.held.tensor.group is _SHARED_WITH_MLM]
-            has_head = any(step.held.tensor.group is MLM for step in file.steps)
-            return keras_h5.lay_out(
-                file.filename, tensors, KERAS_MODEL_NAME[self.base], {layer: shared} if has_head else {}
-            )
-        from .containers import tensor_bundle
-
-        return tensor_bundle.lay_out(file.filename, tensors)
+        groups = {step.new.name: step.held.tensor.group for step in file.steps}
+        return self.container.lay_out(file.filename, tensors, self.target, groups)
 
 
-def parse_size(text: str) -> int:
-    """``"5GB"`` → 5,000,000,000 and ``"5GiB"`` → 5 × 2³⁰, as transformers reads them.
-
-    Raises:
-        ConvertError: Not a size, or zero.
-    """
-    match = _SIZE.fullmatch(text)
-    size = 0
-    if match is not None:
-        number, prefix, binary = match.groups()
-        size = int(float(number) * (1024 if binary else 1000) ** _SIZE_POWERS[prefix.upper()])
-    if size <= 0:
-        raise ConvertError(f"{text!r} is not a size", "Write it as 500MB, 5GB or 2GiB.")
-    return size
-
-
-def choose_container(target: Dialect, container: str | None) -> WeightFiles:
-    """The weight files to write: the dialect's first, or the one asked for.
+def choose_container(target: Dialect, name: str | None) -> Container:
+    """The container to write: the dialect's usual one, or the one asked for.
 
     Raises:
         ConvertError: The dialect's software does not read such a container.
     """
-    offered = DIALECT_FILES[target].weights
-    if container is None:
-        return offered[0]
-    found = DIALECT_FILES[target].weight_files(container)
+    offered = containers_of(target)
+    found = offered[0] if name is None else next((each for each in offered if each.name == name), None)
     if found is None:
-        names = " or ".join(files.container for files in offered)
+        names = " or ".join(each.name for each in offered)
         raise ConvertError(
-            f"{container} files are not read by {DIALECT_FILES[target].software}; wanted {names}",
-            f"Leave --container out to write {offered[0].container}.",
+            f"{name} files are not read by {DIALECT_FILES[target].software}; wanted {names}",
+            f"Leave --container out to write {offered[0].name}.",
         )
     return found
 
@@ -188,25 +145,23 @@ def make_plan(
     """
     if dtype is not None and dtype not in FLOATS:
         raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOATS)}")
-    weights = choose_container(target, container)
+    chosen = choose_container(target, container)
     groups = source.groups
     base = not any(group is MLM for group in groups)
-    steps = _steps(source, target, weights.container, dtype, base)
-    files = _shard(steps, weights, max_shard_size, target)
+    steps = _steps(source, target, chosen, dtype, base)
+    files = _shard(steps, chosen, max_shard_size, target)
     types = {step.new.dtype for step in steps}
     main_type = dtype or source.dtypes().most_common(1)[0][0]
-    if "bfloat16" in types and weights.container == "h5":
-        why = "--dtype asks for" if dtype is not None else "the source holds"
-        raise ConvertError(f"HDF5 has no bfloat16, which {why}", "Use --dtype float32, which is exact.")
+    _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
     architecture = "RoFormerModel" if base else "RoFormerForMaskedLM"
     config, config_notes = config_fields.write(source.source_config, target, architecture=architecture, dtype=main_type)
-    tensor_notes = _tensor_notes(source, target, weights.container, groups, types, dtype)
+    tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
     return Plan(
         target=target,
-        container=weights.container,
+        container=chosen,
         base=base,
         files=files,
-        shard_index=weights.index if len(files) > 1 else None,
+        shard_index=chosen.shard_index if len(files) > 1 else None,
         config_name=DIALECT_FILES[target].configs[0],
         config=config,
         companions=source.companions,
@@ -214,6 +169,19 @@ def make_plan(
         source_config=source.source_config,
         groups=groups,
     )
+
+
+def _require_dtypes(container: Container, dtypes: set[str], why: str) -> None:
+    """Refuse types that the container has no word for.
+
+    Raises:
+        ConvertError: There is one.
+    """
+    lacking = sorted(dtypes.difference(container.dtypes))
+    if lacking:
+        exact = "float32" in container.dtypes and "float64" not in lacking
+        step = "Use --dtype float32, which is exact." if exact else f"Use --dtype {container.dtypes[0]}, which rounds."
+        raise ConvertError(f"{container.title} has no {' or '.join(lacking)}, which {why}", step)
 
 
 def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str | None, base: bool) -> list[Step]:
@@ -233,21 +201,21 @@ def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str
             name = duplicate.spelled.in_(target)
             if duplicate.of != tensor.canonical or name is None or base:
                 continue
-            if duplicate.written == "copy" or container in ("pdparams", "bin"):
-                alias = new.name if container in ("pdparams", "bin") else None
+            if duplicate.written == "copy" or container.shares_storage:
+                alias = new.name if container.shares_storage else None
                 steps.append(Step(NewTensor(name, new.dtype, new.shape, alias), held, turn))
     return steps
 
 
 def _shard(
-    steps: Sequence[Step], weights: WeightFiles, max_shard_size: int | None, target: Dialect
+    steps: Sequence[Step], container: Container, max_shard_size: int | None, target: Dialect
 ) -> tuple[FilePlan, ...]:
     """Fill files in the table's order; a second name stays with the tensor it names."""
     if max_shard_size is None:
-        return (FilePlan(weights.single, tuple(steps)),)
-    if weights.shard is None:
+        return (FilePlan(container.single, tuple(steps)),)
+    if container.shard is None:
         raise ConvertError(
-            f"{weights.single} is always one file: shards of it are not read by {DIALECT_FILES[target].software}",
+            f"{container.single} is always one file: shards of it are not read by {DIALECT_FILES[target].software}",
             "Leave --max-shard-size out.",
         )
     shards: list[list[Step]] = [[]]
@@ -260,9 +228,9 @@ def _shard(
         shards[-1].append(step)
         room -= size
     if len(shards) == 1:
-        return (FilePlan(weights.single, tuple(steps)),)
+        return (FilePlan(container.single, tuple(steps)),)
     return tuple(
-        FilePlan(weights.shard.format(number=number, total=len(shards)), tuple(shard))
+        FilePlan(container.shard.format(number=number, total=len(shards)), tuple(shard))
         for number, shard in enumerate(shards, 1)
     )
 
@@ -285,8 +253,7 @@ def _tensor_notes(
     ]
     if target == "paddle" and POOLER not in groups:
         notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
-    if target == "paddle" and container == "safetensors" and "bfloat16" in types:
-        notes.append("PaddleNLP 2.8.1 cannot read bfloat16 from safetensors: use --container pdparams for it")
+    notes += container.notes(target, types)
     if source.derived and target in ("torch", "tf"):
         notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
     elif source.derived:
@@ -300,9 +267,10 @@ def _tensor_notes(
             f"left out, being no weights: {source.ignored[0]}"
             + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
         )
-    if source.no_tensors:
-        more = len(source.no_tensors) - _NAMED
-        named = ", ".join(source.no_tensors[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    others = tuple(source.found.index.metadata)
+    if others:
+        more = len(others) - _NAMED
+        named = ", ".join(others[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
         notes.append(f"left out, being no tensors: {named}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:

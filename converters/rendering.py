@@ -1,4 +1,4 @@
-"""Tables and amounts as the commands, the parity run and the benchmarks print them."""
+"""Tables as the commands, the parity run and the benchmarks print them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .plan import Plan
-
-
-def amount(nbytes: int) -> str:
-    """Write a number of bytes for a person: ``497.9 MB``."""
-    size = float(nbytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    raise AssertionError("unreachable")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:

@@ -1,25 +1,27 @@
 """Write arrays under canonical names as a checkpoint directory: the models' ``save_pretrained`` ends here.
 
-The arrays pose as an open checkpoint, so the plan, the engine and the comparison are those of every conversion.
+The arrays are held against the table as a file's tensors are, so the plan, the engine and the comparison are those of
+every conversion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import RoFormerConfig
-from .config_fields import SourceConfig
-from .containers.stored import OpenFiles, StoredTensor
+from .config_fields import Reading, SourceConfig
+from .containers.stored import Index, OpenFiles, StoredTensor
 from .conversion import needed_room, write_directory
 from .errors import MisfitError, Problem
-from .fitting import resolve
+from .fitting import fit
+from .identification import Found
 from .mapping import Dialect, Table
 from .output import OutputDirectory, check_room
 from .plan import make_plan
-from .weight_files import WeightSet, require_file
+from .weight_files import require_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,12 +91,19 @@ def save_checkpoint(
             stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
     if problems:
         raise MisfitError(directory, "the table", problems, "Name tensors as converters/mapping.py does.")
-    # torch's spelling is the canonical orientation, so an in-memory model reads as a torch file without a disk
-    nowhere = WeightSet("safetensors", (Path(directory),), None, ("torch",))
-    source = resolve(Path(directory), nowhere, stored, "torch", SourceConfig(config, extra=dict(extra or {})))
-    source = replace(source, companions=tuple(require_file(Path(path)) for path in companions))
+    # torch's names go with the canonical orientation
+    found = Found(
+        path=Path(directory),
+        weights=None,
+        index=Index(tuple(stored), {}),
+        dialect="torch",
+        config_file=None,
+        config=Reading(SourceConfig(config, extra=dict(extra or {}))),
+        companions=tuple(require_file(Path(path)) for path in companions),
+    )
+    source = fit(found, any_vocab=True).require()
     plan = make_plan(source, dialect, container=container, max_shard_size=max_shard_size)
     check_room(Path(directory).resolve(), needed_room(plan))
     with source, OutputDirectory(Path(directory), files=source.companions, force=force) as output:
-        write_directory(plan, source, output.path, verify=True, fsync=False, progress=None)
+        write_directory(plan, source, output.path)
         output.commit()

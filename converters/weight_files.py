@@ -1,6 +1,6 @@
 """Find a checkpoint's weight files and index them: a directory or one file in, tensors under the files' names out.
 
-First step of :mod:`.checkpoint`. A name proposes which container a file is; its first bytes decide.
+The first step of :mod:`.identification`. A name proposes which container a file is; its first bytes decide.
 """
 
 from __future__ import annotations
@@ -8,25 +8,18 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config_fields import read_json
-from .containers.hdf5_file import SIGNATURE as HDF5_SIGNATURE
+from .containers.container import HEAD_BYTES, TAIL_BYTES, Container
+from .containers.registry import all_containers, containers_of, recognise
 from .containers.stored import Index, StoredTensor
-from .dialects import CONTAINERS, DIALECT_FILES, USUAL_DIALECT, Container
 from .errors import ConvertError, FormatError, MisfitError, Problem
-from .mapping import Dialect, Table, count_layers
+from .mapping import DIALECTS, Dialect, detect_dialect
 
-_LEVELDB_MAGIC = bytes.fromhex("57fb808b247547db")
-#: ``pickle.dumps(0x1950a86a20f9469cfc6c, protocol)``, which torch.save put first before release 1.6; from protocol 4 on
-#: there is a frame around it. Its caller chose the protocol, and 2 was the default.
-_LEGACY_TORCH = re.compile(rb"\x80(?:[\2\3]|[\4\5]\x95\x0d\0{7})\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e")
-#: What a container's metadata says of the container itself.
-_OWN_METADATA: Mapping[Container, tuple[str, ...]] = {"safetensors": ("format",), "h5": ("backend", "keras_version")}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
-_SUFFIXES = {".pdparams", ".bin", ".pt", ".pth", ".safetensors", ".h5", ".index"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,27 @@ class WeightSet:
     shard_index: Path | None
     dialects: tuple[Dialect, ...]
 
+    @property
+    def entry(self) -> Path:
+        """The file that stands for all of them in messages."""
+        return self.shard_index or self.files[0]
+
+    @property
+    def directory(self) -> Path:
+        """Where they lie."""
+        return self.files[0].parent
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Every file that holds tensors or says where they are, but for the shard index."""
+        return tuple(part for file in self.files for part in self.container.parts(file))
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name in the directory is one of the set."""
+        if self.shard_index is not None and name == self.shard_index.name:
+            return True
+        return any(self.container.belongs(name, file.name) for file in self.files)
+
 
 def require_file(path: Path) -> Path:
     """Return ``path`` if it is a regular file (or a link to one): opening a pipe would wait for ever.
@@ -62,26 +76,18 @@ def require_file(path: Path) -> Path:
 
 
 def sniff(path: Path) -> Container | None:
-    """Tell a container by its first bytes (a TF checkpoint's index by its last), or None."""
+    """Tell a container by a file's first and last bytes, or None.
+
+    Raises:
+        FormatError: It cannot be read.
+    """
     try:
         with open(require_file(path), "rb") as file:
-            head = file.read(32)
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 8))
-            tail = file.read(8)
+            head = file.read(HEAD_BYTES)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return recognise(head, file.read(TAIL_BYTES))
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
-    if head.startswith(HDF5_SIGNATURE):
-        return "h5"
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or _LEGACY_TORCH.match(head):
-        return "bin"
-    if tail == _LEVELDB_MAGIC:
-        return "ckpt"
-    if len(head) > 8 and head[8:9] == b"{":
-        return "safetensors"
-    if head[:1] == b"\x80":
-        return "pdparams"
-    return None
 
 
 def find(source: Path, dialect: Dialect | None) -> WeightSet:
@@ -101,8 +107,10 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
     except OSError as error:
         raise ConvertError(f"{source}: cannot be read: {error.strerror or error}") from None
     if not os.path.lexists(source):
-        if Path(f"{source}.index").exists():
-            return _of_file(Path(f"{source}.index"), dialect)
+        for container in all_containers():
+            entry = source.parent / container.entry(source.name)
+            if entry.exists():  # the name that a TF checkpoint's files begin with
+                return _of_file(entry, dialect)
         raise ConvertError(f"{source}: no such file or directory", "Name a checkpoint directory or a weight file.")
     return _of_file(source, dialect)
 
@@ -111,21 +119,18 @@ def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
     require_file(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, dialect)
-    container = sniff(path) or _by_name(path)
+    return _weight_set((path,), None, dialect)
+
+
+def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dialect | None) -> WeightSet:
+    """Recognise the first file's container, by its name where its bytes say nothing: a reader names the damage."""
+    path = files[0]
+    container = sniff(path) or next((each for each in all_containers() if each.is_named(path.name)), None)
     if container is None:
         _refuse_stand_in(path)
-        known = "safetensors, .pdparams, torch .bin, HDF5 or a TF checkpoint's .index"
-        raise FormatError(path, f"not a weight file that is known here; wanted {known}")
-    usual = USUAL_DIALECT[container]
-    dialects: tuple[Dialect, ...] = (dialect,) if dialect else (usual,) if usual else ("torch", "paddle")
-    return WeightSet(container, (path,), None, dialects)
-
-
-def _by_name(path: Path) -> Container | None:
-    """The container that a file's name says, for one whose first bytes do not: its reader then names the damage."""
-    if path.suffix == ".index":
-        return "ckpt"
-    return next((container for container in CONTAINERS if path.suffix == f".{container}"), None)
+        *most, last = (each.title for each in all_containers())
+        raise FormatError(path, f"not a weight file that is known here; wanted {', '.join(most)} or {last}")
+    return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
 
 
 def _refuse_stand_in(path: Path) -> None:
@@ -172,45 +177,27 @@ def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
     if problems:
         raise MisfitError(path, "its directory", problems, "Fetch every shard into one directory and try again.")
     files = tuple(path.parent / name for name in sorted(names))
-    first = sniff(files[0]) or _by_name(files[0])
-    if first is None:
-        raise FormatError(files[0], "not a weight file that is known here")
-    usual = USUAL_DIALECT[first]
-    dialects: tuple[Dialect, ...] = (dialect,) if dialect else (usual,) if usual else ("torch", "paddle")
-    return WeightSet(first, files, path, dialects)
+    return _weight_set(files, path, dialect)
 
 
-def _candidates(directory: Path, dialects: Iterator[Dialect]) -> Iterator[Path]:
+def _candidates(directory: Path, dialects: Iterable[Dialect]) -> Iterator[Path]:
     for dialect in dialects:
-        for files in DIALECT_FILES[dialect].weights:
-            if files.container == "ckpt":
-                standard = directory / f"{files.single}.index"
-                # whatever lies under the standard name is meant to be one, and is told what is wrong with it
-                if os.path.lexists(standard):
-                    yield standard
-                others = (path for path in directory.glob("*.index") if path != standard and path.is_file())
-                yield from sorted(path for path in others if sniff(path) == "ckpt")
-                continue
-            for name in (files.single, files.index):
-                if name is not None and os.path.lexists(directory / name):
-                    yield directory / name
+        for container in containers_of(dialect):
+            yield from container.candidates(directory, sniff)
 
 
 def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
-    wanted: list[Dialect] = list(DIALECT_FILES) if dialect is None else [dialect]
-    found = list(dict.fromkeys(_candidates(directory, iter(wanted))))
+    wanted: tuple[Dialect, ...] = DIALECTS if dialect is None else (dialect,)
+    found = list(dict.fromkeys(_candidates(directory, wanted)))
     if not found:
         # the standard names first; then any one file that ends like weights
-        loose = [path for path in sorted(directory.iterdir()) if path.suffix in _SUFFIXES and path.is_file()]
+        endings = tuple(ending for container in all_containers() for ending in container.endings)
+        loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
         found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
     if not found:
-        names = [
-            files.single + (".index" if files.container == "ckpt" else "")
-            for name in wanted
-            for files in DIALECT_FILES[name].weights
-        ]
+        names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
         step = "Name the directory that holds them, or the weight file itself."
-        others = list(_candidates(directory, iter(DIALECT_FILES)))
+        others = list(_candidates(directory, DIALECTS))
         if others:
             step = f"It holds {others[0].name}. Without --from the dialect is found out: "
             step += "`roformer-convert convert SOURCE --to …`."
@@ -228,32 +215,19 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
 
 def _is_one_model(directory: Path, dialect: Dialect) -> bool:
     """Whether a directory holds one model in the dialect's files, so that naming the dialect says which is meant."""
-    found = set(_candidates(directory, iter([dialect])))
+    found = set(_candidates(directory, [dialect]))
     if len(found) != 1:
         return False
     try:
         weights = _of_file(found.pop(), None)
         if len(weights.dialects) == 1:
             return weights.dialects == (dialect,)
-        stored = index(weights)
+        return detect_dialect(weights.dialects, [tensor.name for tensor in index(weights).tensors]) == dialect
     except ConvertError:
         return False
-    return max(weights.dialects, key=lambda each: spelled(each, stored)) == dialect
 
 
-def spelled(dialect: Dialect, stored: Sequence[StoredTensor]) -> int:
-    """How many of the tensors have a row's name in ``dialect``."""
-    names = {tensor.name for tensor in stored}
-    table = Table(count_layers(dialect, list(names)))
-    return max(len(names & table.by_name(dialect, base=base).keys()) for base in (False, True))
-
-
-def index(weights: WeightSet) -> list[StoredTensor]:
-    """Index the tensors of every file of ``weights``, as :func:`index_all` does."""
-    return list(index_all(weights).tensors)
-
-
-def index_all(weights: WeightSet) -> Index:
+def index(weights: WeightSet) -> Index:
     """Index every file of ``weights``; no payload is read.
 
     Args:
@@ -271,7 +245,7 @@ def index_all(weights: WeightSet) -> Index:
     home: dict[str, Path] = {}
     problems: list[Problem] = []
     for path, found in zip(weights.files, _index_each(weights), strict=True):
-        own = _OWN_METADATA.get(weights.container, ())
+        own = weights.container.own_metadata
         others |= {name: text for name, text in found.metadata.items() if name not in own}
         for tensor in found.tensors:
             other = home.setdefault(tensor.name, path)
@@ -288,7 +262,7 @@ def index_all(weights: WeightSet) -> Index:
         for name in home.keys() - weight_map.keys():
             problems.append(Problem("unlisted", name, f"in {home[name].name}, which the index does not say"))
     if problems:
-        where = weights.shard_index or weights.files[0].parent
+        where = weights.shard_index or weights.directory
         raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
     return Index(tuple(tensors), others)
 
@@ -308,7 +282,7 @@ def _index_each(weights: WeightSet) -> list[Index]:
         problems = [Problem("damaged", error.path.name, error.problem) for error in errors]
         steps = {error.next_step for error in errors}
         step = steps.pop() if len(steps) == 1 else None
-        where = weights.shard_index or weights.files[0].parent
+        where = weights.shard_index or weights.directory
         raise MisfitError(where, "its shards", problems, step or "Fetch these files again.")
     return found
 
@@ -321,30 +295,7 @@ def index_file(container: Container, path: Path) -> Index:
     """
     require_file(path)
     try:
-        return _index_file(container, path)
+        return container.index(path)
     except FormatError as error:
         _refuse_stand_in(error.path)
         raise
-
-
-def _index_file(container: Container, path: Path) -> Index:
-    # imported here: each command pays only for the container in hand (h5 needs nine modules, ckpt loads crc32c)
-    if container == "pdparams":
-        from .containers import pdparams
-
-        return pdparams.index(path)
-    if container == "bin":
-        from .containers import torch_bin
-
-        return torch_bin.index(path)
-    if container == "safetensors":
-        from .containers import safetensors
-
-        return safetensors.index(path)
-    if container == "h5":
-        from .containers import keras_h5
-
-        return keras_h5.index(path)
-    from .containers import tensor_bundle
-
-    return tensor_bundle.index(path)

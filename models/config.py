@@ -23,7 +23,6 @@ from ..converters.config_fields import ACTIVATIONS, SYNONYMS
 from ..converters.errors import ConvertError
 
 __all__ = [
-    "DTYPES",
     "MASKED",
     "LengthError",
     "ModelError",
@@ -39,9 +38,6 @@ __all__ = [
 #: Added to the score of a key that is masked. float16 holds it with any score beside it (its largest is 65504), in
 #: every type exp(MASKED) is exactly 0 beside one real key, and a row with no real key at all stays finite.
 MASKED = -1e4
-
-#: Types of weights and activations.
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 
 class ModelError(ConvertError):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters import open_checkpoint
-from ..converters.errors import ConvertError
+from ..converters.errors import ConvertError, quoted
 from ..converters.mapping import Dialect
 from .config import RoFormerConfig, with_limit
 from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
@@ -230,7 +230,7 @@ def read_window(
             continue
         encoding = tokenizer.encode(text)
         if tokenizer.mask_id not in encoding.ids:
-            problems.append((number, f"no {mask} in {_shown(text)}"))
+            problems.append((number, f"no {mask} in {quoted(text, 40)}"))
         if len(encoding.ids) > limits.max_position_embeddings:
             longest = max(longest, len(encoding.ids))
             limit = f"the limit is {limits.max_position_embeddings:,} (max_position_embeddings)"
@@ -305,7 +305,3 @@ def card_line(framework: str, ids: Sequence[int], masks: Iterable[Mask], tokeniz
         for position, one in enumerate(ids)
     ]
     return f"{FRAMEWORKS[framework].label}: {''.join(parts)}"
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")

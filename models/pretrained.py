@@ -18,8 +18,9 @@ import numpy
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint, save_checkpoint
+from ..converters.containers.stored import FLOATS
 from ..converters.mapping import Dialect, Table
-from .config import DTYPES, ModelError, RoFormerConfig, supported, with_limit
+from .config import ModelError, RoFormerConfig, supported, with_limit
 
 _log = logging.getLogger(__name__)
 
@@ -96,8 +97,8 @@ def opened(
         computes: Says whether the framework's current device computes in a type. Stored half types that it does not
             compute in are widened to float32; one that was asked for is an error.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(DTYPES)}")
+    if dtype is not None and dtype not in FLOATS:
+        raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(FLOATS)}")
     if dtype is not None and not computes(dtype):
         raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
     with open_checkpoint(directory, dialect=dialect, config=config) as checkpoint:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import sys
 import warnings
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 
 from ..converters.errors import ConvertError
+from .processor import processor
 
 _MKL = "MKL_DEBUG_CPU_TYPE"
 _MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
@@ -28,17 +27,6 @@ class StartError(ConvertError):
     """Paddle cannot be started in this process."""
 
 
-def processor_vendor() -> str:
-    """Name the processor's maker as the processor does (``AuthenticAMD``), or return an empty string."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("vendor_id"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return next((word for word in platform.processor().replace(",", " ").split() if word.startswith("Authentic")), "")
-
-
 def choose_kernels(environment: MutableMapping[str, str], vendor: str, *, imported: bool) -> str | None:
     """Set MKL's processor type on AMD processors and say so.
 
@@ -47,7 +35,7 @@ def choose_kernels(environment: MutableMapping[str, str], vendor: str, *, import
 
     Args:
         environment: Changed.
-        vendor: As :func:`processor_vendor` gives it.
+        vendor: The processor's maker, as it says itself.
         imported: Whether Paddle was imported already: then it is too late.
     """
     if vendor != "AuthenticAMD" or _MKL in environment:
@@ -93,7 +81,7 @@ def refuse_after_tensorflow(modules: Mapping[str, object]) -> None:
 
 refuse_after_tensorflow(sys.modules)
 _notes = [
-    choose_kernels(os.environ, processor_vendor(), imported="paddle" in sys.modules),
+    choose_kernels(os.environ, processor().vendor, imported="paddle" in sys.modules),
     keep_freed_memory(os.environ),
 ]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.config_fields import Json, read_json
-from ..converters.errors import MisfitError, Problem
-from .vocabulary import read_vocabulary, shown
+from ..converters.errors import MisfitError, Problem, quoted
+from .vocabulary import read_vocabulary
 
 _MOST_ADDED = 1 << 16
 
@@ -172,7 +172,7 @@ def _added_tokens(
                 is_special = content in named
                 declared[number] = AddedToken(content, normalized=not is_special, special=is_special)
             else:
-                problems.append(Problem("setting", "added_tokens.json", f"gives {shown(content)} {shown(number)}"))
+                problems.append(Problem("setting", "added_tokens.json", f"gives {quoted(content)} {quoted(number)}"))
         for item in _list(written.get("added_tokens"), "added_tokens", problems):
             token_id = item.get("id") if isinstance(item, dict) else None
             token = _token(item, "added_tokens", problems)
@@ -236,7 +236,7 @@ def _declared(value: Any, name: str, problems: list[Problem]) -> Iterator[tuple[
     for key, item in value.items():
         token = _token(item, name, problems)
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            problems.append(Problem("setting", name, f"has the key {shown(key)}; want an id"))
+            problems.append(Problem("setting", name, f"has the key {quoted(key)}; want an id"))
         elif token is not None:
             yield int(key), token
 
@@ -266,12 +266,12 @@ def _token(value: Any, name: str, problems: list[Problem]) -> AddedToken | None:
     flags = {key: value[key] for key in AddedToken.__annotations__ if key in value} if isinstance(value, dict) else {}
     flags.pop("content", None)
     if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
-        problems.append(Problem("setting", name, f"got {shown(value)}, want a token or an object with its content"))
+        problems.append(Problem("setting", name, f"got {quoted(value)}, want a token or an object with its content"))
         return None
     try:
         content.encode("utf-8")
     except UnicodeEncodeError:
-        problems.append(Problem("setting", name, f"{shown(value)} holds half of a surrogate pair"))
+        problems.append(Problem("setting", name, f"{quoted(value)} holds half of a surrogate pair"))
         return None
     return AddedToken(content, **flags)
 
@@ -283,7 +283,7 @@ def _flag(config: Json, key: str, usual: bool | None, problems: list[Problem]) -
     value = config.get(key, usual)
     if isinstance(value, bool) or value is usual:
         return value
-    problems.append(Problem("setting", key, f"got {shown(value)}, want true or false"))
+    problems.append(Problem("setting", key, f"got {quoted(value)}, want true or false"))
     return usual
 
 
@@ -307,7 +307,7 @@ def _is_word_vocabulary(
                 Problem(
                     "setting",
                     "tokenizer_class",
-                    f"got {shown(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
+                    f"got {quoted(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
                 )
             )
     count = sum(1 for token in rows.values() if _CHINESE_WORD.fullmatch(token))

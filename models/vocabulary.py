@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..converters.config_fields import Json
-from ..converters.errors import FormatError, MisfitError, Problem
+from ..converters.errors import FormatError, MisfitError, Problem, quoted
 
 _LARGEST_VOCABULARY = 64 << 20  # bytes; a RoFormer's 50,000 rows are 0.5 MB, the largest multilingual BERT's 2 MB
 _MOST_ROWS = 1 << 22
@@ -82,14 +81,14 @@ def _wordpiece_ids(path: Path, written: Json) -> dict[str, int]:
     ids = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or model.get("type") not in ("WordPiece", None) or not isinstance(ids, dict):
         kind = model.get("type") if isinstance(model, dict) else model
-        raise FormatError(path, f"holds the model {shown(kind)}; wanted a WordPiece model with its vocab")
+        raise FormatError(path, f"holds the model {quoted(kind)}; wanted a WordPiece model with its vocab")
     if model.get("continuing_subword_prefix", "##") != "##":
         raise FormatError(
-            path, f"continuing_subword_prefix is {shown(model['continuing_subword_prefix'])}; wanted '##'"
+            path, f"continuing_subword_prefix is {quoted(model['continuing_subword_prefix'])}; wanted '##'"
         )
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < _MOST_ROWS:
-            raise FormatError(path, f"the id of {shown(token)} is {shown(number)}; wanted 0 to {_MOST_ROWS - 1:,}")
+            raise FormatError(path, f"the id of {quoted(token)} is {quoted(number)}; wanted 0 to {_MOST_ROWS - 1:,}")
     if len(set(ids.values())) != len(ids):
         raise FormatError(path, "two tokens of its vocabulary have one id")
     return ids
@@ -103,13 +102,7 @@ def _compare(path: Path, ids: Mapping[str, int], json_path: Path, other: Mapping
         first = min(different, key=lambda token: (ids.get(token, _MOST_ROWS), trimmed.get(token, _MOST_ROWS)))
         raise FormatError(
             json_path,
-            f"does not agree with {path.name} on {len(different):,} tokens, first {shown(first)}: "
+            f"does not agree with {path.name} on {len(different):,} tokens, first {quoted(first)}: "
             f"id {trimmed.get(first, 'none')} here, {ids.get(first, 'none')} there",
             next_step="Remove the one that does not belong to the checkpoint.",
         )
-
-
-def shown(value: Any) -> str:
-    """Write a value of an untrusted file for a message: short, and without control characters."""
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

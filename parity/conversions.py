@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ..converters.compare import compare
 from ..converters.conversion import convert
 from ..converters.mapping import DIALECTS
 from ..converters.opening import open_checkpoint
+from ..converters.rendering import table
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,25 @@ def _direction(checkpoint: Path, start: Path, source: str, target: str, out: Pat
         different=(*different, *comparison.config),
         seconds=seconds,
     )
+
+
+def report(checkpoint: Path, directions: Sequence[Direction]) -> str:
+    """Lay the conversions out as a table, with one sentence of what came of them all."""
+    rows = [
+        [
+            f"{one.source} → {one.target}",
+            str(one.tensors),
+            str(one.turned),
+            f"{one.nbytes:,}",
+            "DIFFER: " + ", ".join(one.different) if one.different else "every bit equal",
+            f"{one.seconds:.2f}",
+        ]
+        for one in directions
+    ]
+    head = ["direction", "tensors", "turned", "bytes", "against the source", "s"]
+    wrong = sum(bool(one.different) for one in directions)
+    if wrong:
+        said = f"{checkpoint}: {wrong} of {len(directions)} directions changed something"
+    else:
+        said = f"{checkpoint}: {len(directions)} directions, every tensor equal bit for bit"
+    return f"{table(head, rows, right=[1, 2, 3, 5])}\n{said}"

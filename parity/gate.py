@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..converters import open_checkpoint
 from ..models.config import supported, tap_names
 from ..models.process import Process
+from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
 from .cases import Case, fingerprint, make_cases, make_training, write_cases
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
@@ -97,7 +98,7 @@ class Result:
     def environment(self) -> dict[str, str]:
         """What it ran on."""
         found = {
-            "processor": processor_name(),
+            "processor": processor().name,
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -364,14 +365,3 @@ class Clock:
         now = time.monotonic()
         self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._then, 2)
         self._then = now
-
-
-def processor_name() -> str:
-    """Name the processor as the system does."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

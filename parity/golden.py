@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
+from ..converters.whole_files import write_whole
 from .dumps import Dump
 from .gate import Result
 from .measure import BOUND, results
@@ -125,12 +126,7 @@ def record(path: Path, result: Result) -> int:
     np.savez_compressed(
         held, about=text, float64=np.concatenate(doubles).astype("<f8"), float32=np.concatenate(floats).astype("<f4")
     )
-    try:
-        beside = path.with_name(path.name + ".part")
-        beside.write_bytes(held.getvalue())
-        beside.replace(path)
-    except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}", "Name a file that can be written.") from None
+    write_whole(path, held.getvalue())
     return len(held.getvalue())
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from ..converters.whole_files import write_whole
 from .gate import Result
-from .output import write_text
 from .screen import explanation
 
 
@@ -36,7 +36,8 @@ def write_junit(path: Path, result: Result) -> None:
         else:
             ElementTree.SubElement(case, "system-out").text = _plain(measured)
     ElementTree.indent(suite)
-    write_text(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n")
+    text = ElementTree.tostring(suite, "unicode")
+    write_whole(path, f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'.encode())
 
 
 def _plain(text: str) -> str:

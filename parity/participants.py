@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..converters import convert, open_checkpoint
+from ..converters import ConvertOptions, convert, open_checkpoint
 from ..converters.config import RoFormerConfig
 from ..converters.errors import ConvertError, MisfitError, Problem
 from ..converters.mapping import SYMBOLS, Dialect
@@ -157,5 +157,5 @@ def _converted(directory: Path, dialect: Dialect, framework: str, scratch: Path)
     if dialect == target:
         return directory
     # the vocabulary stays where it is: what has no row of its own there is not this check's business
-    convert(directory, scratch / target, to=target, any_vocab=True)
+    convert(directory, scratch / target, to=target, options=ConvertOptions(any_vocab=True))
     return scratch / target

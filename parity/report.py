@@ -9,12 +9,12 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from ..converters.rendering import amount
+from ..converters.amounts import amount
+from ..converters.whole_files import write_whole
 from .cases import Case
 from .chart import chart, legend
 from .gate import Result
 from .measure import BOUND, DTYPES
-from .output import write_text
 from .screen import conclusion, explanation
 from .verdicts import Best, Verdict
 
@@ -27,7 +27,7 @@ def write_report(path: Path, result: Result) -> None:
     Raises:
         ConvertError: It cannot be written.
     """
-    write_text(path, render(result))
+    write_whole(path, render(result).encode())
 
 
 def render(result: Result) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..converters.rendering import amount, table
+from ..converters.amounts import amount
+from ..converters.rendering import table
 from .causes import fold
 from .gate import Result
 from .verdicts import Verdict

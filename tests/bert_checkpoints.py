@@ -10,10 +10,10 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from roformer_convert.converters import weight_files
 from roformer_convert.converters.containers import tensor_bundle
 from roformer_convert.converters.containers.stored import NewTensor, OpenFiles
 from roformer_convert.converters.conversion import convert
+from roformer_convert.converters.identification import identify
 from roformer_convert.converters.mapping import Dialect
 
 Arrays = dict[str, NDArray[Any]]
@@ -24,7 +24,7 @@ def make_bert(source: Path, target: Path, dialect: Dialect, *, old_norms: bool =
     convert(source, target, to=dialect)
     arrays: Arrays = {}
     with OpenFiles() as files:
-        for tensor in weight_files.index(weight_files.find(target, dialect)):
+        for tensor in identify(target, dialect=dialect).index.tensors:
             flat = np.empty(tensor.size, tensor.dtype)
             tensor.data.read_into(files, 0, memoryview(flat.view(np.uint8)))
             arrays[_bert_name(tensor.name, dialect, old_norms)] = flat.reshape(tensor.shape)

@@ -17,7 +17,7 @@ import numpy
 import pytest
 from numpy_roformer import Array
 
-from roformer_convert.converters import convert
+from roformer_convert.converters import ConvertOptions, convert
 from roformer_convert.converters.mapping import DIALECTS, Dialect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,6 +94,15 @@ class Converted:
         return self.root / f"{folder}.{via}.torch"
 
 
+#: Dialect, container, and what the tests call the two together.
+_KINDS: tuple[tuple[Dialect, str, str], ...] = (
+    ("torch", "bin", "bin"),
+    ("paddle", "pdparams", "pd"),
+    ("torch", "safetensors", "st"),
+    ("paddle", "safetensors", "st"),
+)
+
+
 def convert_all(root: Path, folders: tuple[str, ...], *, back: bool = False) -> Converted:
     """Convert ``folders`` to every dialect (and each of those back to torch's), two of them to every container."""
     if not PEERS.is_dir():
@@ -102,17 +111,15 @@ def convert_all(root: Path, folders: tuple[str, ...], *, back: bool = False) -> 
     for folder in folders:
         for dialect in DIALECTS:
             dtype = "float32" if (folder, dialect) == (BFLOAT16, "tf") else None
-            convert(PEERS / folder, made.path(folder, dialect), to=dialect, dtype=dtype)
+            convert(PEERS / folder, made.path(folder, dialect), to=dialect, options=ConvertOptions(dtype=dtype))
             if dialect != "torch" and back:
                 convert(made.path(folder, dialect), made.back(folder, dialect), to="torch")
     for folder in BOTH:
         source = made.path(folder, "tf1")
         for note, size in (("", None), ("-sharded", "50KB")):
-            convert(source, made.path(folder, "torch", f"-bin{note}"), to="torch", container="bin", max_shard_size=size)
-            convert(source, made.path(folder, "paddle", f"-pd{note}"), to="paddle", max_shard_size=size)
-            options: dict[str, Any] = {"container": "safetensors", "max_shard_size": size}
-            convert(source, made.path(folder, "torch", f"-st{note}"), to="torch", **options)
-            convert(source, made.path(folder, "paddle", f"-st{note}"), to="paddle", **options)
+            for to, container, word in _KINDS:
+                options = ConvertOptions(container=container, max_shard_size=size)
+                convert(source, made.path(folder, to, f"-{word}{note}"), to=to, options=options)
     return made
 
 

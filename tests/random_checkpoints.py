@@ -16,10 +16,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from roformer_convert.converters import RoFormerConfig, save_checkpoint, weight_files
-from roformer_convert.converters.fitting import resolve
+from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
-from roformer_convert.converters.opening import find_config, spoken_dialect
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -151,10 +149,7 @@ def save(
 
 def read_all(path: Path) -> Tensors:
     """Read a checkpoint of ours back under canonical names."""
-    weights = weight_files.find(path, None)
-    stored = weight_files.index(weights)
-    dialect = spoken_dialect(weights, stored)
-    with resolve(path, weights, stored, dialect, find_config(weights.files[0].parent, (dialect,))) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         return {name: checkpoint.read(name) for name in checkpoint}
 
 

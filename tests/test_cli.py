@@ -69,6 +69,7 @@ def test_every_direction_has_the_same_options(name: str) -> None:
         "--json",
         "--quiet",
         "--any-vocab",
+        "--set",
     } <= options
     assert ({"--to", "--from"} <= options) == (name == "convert")
 
@@ -273,17 +274,35 @@ def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> 
     ("text", "size"), [("500MB", 500_000_000), ("5GB", 5 * 10**9), ("2GiB", 2 << 30), ("1.5 kb", 1500)]
 )
 def test_sizes_are_read_as_transformers_reads_them(text: str, size: int) -> None:
-    from roformer_convert.converters.plan import parse_size
+    from roformer_convert.converters.amounts import parse_size
 
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "many", "-5GB", "5PB", "1e9", "GB", "0.0001B", "5 G B"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    from roformer_convert.converters.plan import parse_size
+    from roformer_convert.converters.amounts import parse_size
 
     with pytest.raises(ConvertError, match="is not a size"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "size"), [([], 64 << 20), (["--shard-size", "64MB"], 64_000_000), (["--shard-size", "1GiB"], 1 << 30)]
+)
+def test_a_size_means_one_thing_in_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], size: int
+) -> None:
+    prepare = pytest.importorskip("roformer_convert.training.prepare")
+    from roformer_convert.pretrain import cli as pretrain
+
+    def told(*_: object, shard_bytes: int, **__: object) -> None:
+        raise ConvertError(f"shards of {shard_bytes}")
+
+    monkeypatch.setattr(prepare, "prepare", told)
+    command = ["prepare", "text", "--vocab", str(tmp_path / "vocab.txt"), "-o", str(tmp_path / "c"), "-q", *words]
+    result = CliRunner().invoke(pretrain, command)
+    assert str(result.exception) == f"shards of {size}"
 
 
 # --- inspect and diff -----------------------------------------------------------------------------------------------
@@ -426,7 +445,7 @@ def test_convert_with_parity_ends_with_what_the_gate_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], status: int
 ) -> None:
 
-    from roformer_convert import cmd_parity
+    from roformer_convert.parity import command_line
 
     write_random(tmp_path / "ckpt", "paddle")
     asked: list[tuple[Path, Path, bool]] = []
@@ -436,7 +455,7 @@ def test_convert_with_parity_ends_with_what_the_gate_found(
         asked.append((source, target, whole))
         return status
 
-    monkeypatch.setattr(cmd_parity, "gate_of_conversion", gate)
+    monkeypatch.setattr(command_line, "gate_of_conversion", gate)
     result = CliRunner().invoke(cli, [*command, str(tmp_path / "ckpt"), "--parity"])
     assert result.exit_code == status, result.output
     assert asked == [(tmp_path / "ckpt", tmp_path / "ckpt-torch", True)]
@@ -450,8 +469,20 @@ def test_an_error_that_cannot_be_printed_has_its_status(words: list[str]) -> Non
     assert done.returncode == 2
 
 
-def test_a_profiler_has_its_say_at_the_end(tmp_path: Path) -> None:
-    write_random(tmp_path / "ckpt", "paddle")
-    words = ["-m", "cProfile", "-o", str(tmp_path / "profile"), "-m", "roformer_convert", "paddle2torch"]
-    subprocess.run([sys.executable, *words, str(tmp_path / "ckpt"), "--quiet"], check=True, timeout=60)
-    assert (tmp_path / "profile").exists()
+@pytest.mark.parametrize("name", ["convert", "tf2torch", "inspect"])
+def test_a_field_is_set_on_the_command_line(tmp_path: Path, name: str) -> None:
+    write_random(tmp_path / "ckpt", "tf")
+    words = {"convert": ("--to", "torch"), "tf2torch": (), "inspect": ("--json",)}[name]
+    given = ("--set", "pooler_activation=linear", "--set", "layer_norm_eps=1e-5")
+    result = run(name, tmp_path / "ckpt", *words, *given)
+    assert result.exit_code == 0, result.output
+    assert "pooler_activation = linear, as it was set" in result.output
+    if name == "inspect":
+        there = json.loads(result.output)["config"]
+    else:
+        there = json.loads((tmp_path / "ckpt-torch" / "config.json").read_text())
+    assert (there["pooler_activation"], there["layer_norm_eps"]) == ("linear", 1e-5)
+    for wrong in ("pooler=linear", "pooler_activation=lienar", "pooler_activation"):
+        result = run(name, tmp_path / "ckpt", *words, "--set", wrong)
+        assert isinstance(result.exception, ConvertError)
+        assert result.exception.exit_status == 2

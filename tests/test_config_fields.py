@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from random_checkpoints import CONFIG, DIRECTIONS, read_all, same_bits, write_random
+from random_checkpoints import CONFIG, DIRECTIONS, SHAPES, read_all, same_bits, write_random
 
-from roformer_convert.converters import RoFormerConfig, config_fields, convert, open_checkpoint
-from roformer_convert.converters.config_fields import ACTIVATIONS, FIELDS, SYNONYMS, SourceConfig, canonical_activation
-from roformer_convert.converters.errors import FormatError, MisfitError
+from roformer_convert.converters import ConvertOptions, RoFormerConfig, config_fields, convert, open_checkpoint
+from roformer_convert.converters.config_fields import (
+    ACTIVATIONS,
+    FIELDS,
+    FUNCTION,
+    SYNONYMS,
+    SourceConfig,
+    canonical_activation,
+)
+from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
+from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.mapping import DIALECTS, Dialect
 
 #: Every field another than any dialect's default, so that a field that is dropped shows.
@@ -69,8 +77,8 @@ def test_configurations_are_translated_in_a_conversion(tmp_path: Path, source: D
     report = convert(tmp_path / "ckpt", to=target)
     with open_checkpoint(report.target) as opened:
         assert opened.config == CONFIG
-        assert opened.config_path is not None
-        assert opened.config_path.name == ("bert_config.json" if target == "tf1" else "config.json")
+        assert opened.found.config_file is not None
+        assert opened.found.config_file.name == ("bert_config.json" if target == "tf1" else "config.json")
 
 
 def test_the_keys_are_those_of_each_software() -> None:
@@ -396,3 +404,241 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     with pytest.raises((FormatError, MisfitError)):
         read(tmp_path, "torch", '{"hidden_size": ' + "9" * 5000 + "}")
+
+
+#: Values that say what RoFormer computes, and one that says something else, for each key of FUNCTION: (agree, differ).
+SAYINGS: dict[str, tuple[list[Any], Any]] = {
+    "model_type": (["roformer"], "nezha"),
+    "architectures": ([["RoFormerModel"], ["TFRoFormerForMaskedLM"], ["MyEncoder"], []], ["NezhaForMaskedLM"]),
+    "init_class": (["RoFormerForPretraining", "X"], "BertModel"),
+    "position_embedding_type": (["rotary"], "absolute"),
+    "use_rotary_position": ([True], False),
+    "use_relative_position": ([False, 0], True),
+    "max_relative_position": ([], 64),
+    "relative_attention": ([False], True),
+    "max_relative_positions": ([-1], 512),
+    "relative_attention_num_buckets": ([], 32),
+    "hierarchical_position": ([False], 0.4),
+    "rope_theta": ([10000, 10000.0], 500000.0),
+    "rope_scaling": ([{"rope_type": "default"}, {"type": "default", "factor": 1.0}], {"type": "linear", "factor": 2.0}),
+    "rope_parameters": ([{"rope_theta": 10000.0, "rope_type": "default"}], {"rope_theta": 160000.0}),
+    "rotary_emb_base": ([10000], 1000),
+    "rotary_emb_fraction": ([1.0], 0.5),
+    "rotary_pct": ([1.0], 0.25),
+    "partial_rotary_factor": ([1.0], 0.5),
+    "rotary_dim": ([6], 2),
+    "rotary_emb_interleaved": ([True], False),
+    "norm_type": (["layer_norm"], "rms_norm"),
+    "normalize_before": ([False], True),
+    "pre_norm": ([False], True),
+    "norm_first": ([False], True),
+    "prenorm": ([False], True),
+    "use_bias": ([True], False),
+    "attention_bias": ([True], False),
+    "mlp_bias": ([True], False),
+    "norm_bias": ([True], False),
+    "qkv_bias": ([True], False),
+    "num_hidden_groups": ([3], 1),
+    "inner_group_num": ([1], 2),
+    "shared_segment_embeddings": ([False], True),
+    "attention_head_size": ([6], 12),
+    "attention_key_size": ([6], 3),
+    "head_dim": ([6], 8),
+    "num_key_value_heads": ([4], 1),
+    "residual_attention_scores": ([False], True),
+    "attention_type": (["original_full"], "block_sparse"),
+    "attention_window": ([], [512, 512, 512]),
+    "add_cross_attention": ([False], True),
+    "is_encoder_decoder": ([False], True),
+}
+
+
+def test_every_key_that_may_say_another_function_is_tried() -> None:
+    assert [said.key for said in FUNCTION] == list(SAYINGS)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("key", SAYINGS)
+def test_what_is_said_of_another_function_is_a_problem(tmp_path: Path, dialect: Dialect, key: str) -> None:
+    """Tensors of the same names and shapes may be another model's: NEZHA's are, and convert without a word."""
+    settings, _ = written(CONFIG, dialect)
+    if key in ("architectures", "init_class"):
+        settings.pop("model_type", None)  # which says more than a class
+    agreeing, other = SAYINGS[key]
+    for value in (None, *agreeing):
+        assert read(tmp_path, dialect, {**settings, key: value}).config == CONFIG
+    with pytest.raises(MisfitError, match=rf"function +{key} +got .* in config\.json, want .*: ") as caught:
+        read(tmp_path, dialect, {**settings, key: other})
+    assert [(problem.kind, problem.name) for problem in caught.value.problems] == [("function", key)]
+    assert json.dumps(other)[:20] in str(caught.value)
+    assert "another model's are not converted" in str(caught.value)
+    assert "--config FILE" in str(caught.value)
+
+
+def test_a_class_of_somebodys_own_is_no_other_model_where_the_model_type_says_roformer(tmp_path: Path) -> None:
+    settings, _ = written(CONFIG, "torch")
+    assert read(tmp_path, "torch", {**settings, "architectures": ["MyModel"]}).config == CONFIG
+
+
+def test_another_function_is_told_with_everything_else(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    path = tmp_path / "ckpt" / "config.json"
+    settings = {**json.loads(path.read_text()), "model_type": "nezha", "hidden_size": 26, "num_attention_heads": "many"}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(MisfitError) as caught:
+        convert(tmp_path / "ckpt", to="paddle")
+    assert {"function", "configuration"} <= {problem.kind for problem in caught.value.problems}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt"]
+
+
+@pytest.mark.parametrize("name", ["49-nezha-tf1", "50-nezha-torch-base"])
+def test_nezha_is_refused(tmp_path: Path, name: str) -> None:
+    """Written by its own software; as a RoFormer its logits would be 2.73 off."""
+    case = Path(__file__).resolve().parents[2] / "shared" / "cases" / name
+    if not case.exists():
+        pytest.skip("no checkpoints of other software beside the repository")
+    for target in DIALECTS:
+        with pytest.raises(MisfitError, match="function"):
+            convert(case, tmp_path / "out", to=target)
+    found = inspect(case)
+    assert not found.converts
+    assert {problem.kind for problem in found.problems} == {"function"}
+    assert list(tmp_path.iterdir()) == []
+
+
+#: Configurations as they were published, with the keys that say something of the function.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # github.com/JunnYu/RoFormer_pytorch, converted/config.json at 5d14a44: what its first converter wrote
+    "JunnYu's first": {"inner_group_num": 1, "use_rotary_position": True, "classifier_dropout_prob": 0.1},
+    "JunnYu's package": {"norm_type": "layer_norm", "use_bias": True, "is_decoder": False, "eos_token_id": 102},
+    "transformers": {"rotary_value": False, "use_cache": True, "tokenizer_class": "RoFormerTokenizer"},
+    "PaddleNLP": {"normalize_before": False, "add_cross_attention": False, "act_dropout": 0, "paddlenlp_version": None},
+    "Google's": {"directionality": "bidi", "pooler_type": "first_token_transform", "pooler_num_fc_layers": 3},
+}
+
+
+@pytest.mark.parametrize("owner", PUBLISHED)
+def test_published_configurations_say_nothing_else(tmp_path: Path, owner: str) -> None:
+    for dialect in DIALECTS:
+        settings, _ = written(CONFIG, dialect)
+        assert read(tmp_path, dialect, {**settings, **PUBLISHED[owner]}).config == CONFIG
+
+
+@pytest.mark.parametrize("key", ["hidden_act", "pooler_activation"])
+def test_an_activation_that_no_software_has_is_refused(tmp_path: Path, key: str) -> None:
+    settings, _ = written(CONFIG, "torch")
+    with pytest.raises(MisfitError, match=f"{key} .*got 'geluu' in config.json, want an activation's name: gelu, "):
+        read(tmp_path, "torch", {**settings, key: "geluu"})
+    assert getattr(read(tmp_path, "torch", {**settings, key: "linear"}).config, key) == "linear"
+
+
+def without(directory: Path, name: str, *keys: str) -> None:
+    path = directory / name
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in settings.items() if key not in keys}))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("shape", ["everything", "no-pooler"])
+def test_a_pooler_whose_activation_no_file_says_is_told(tmp_path: Path, dialect: Dialect, shape: str) -> None:
+    write_random(tmp_path / "ckpt", dialect, shape)
+    target: Dialect = "torch" if dialect == "paddle" else "paddle"
+    words = "pooler_activation = tanh is assumed"
+    assert not [note for note in convert(tmp_path / "ckpt", tmp_path / "said", to=target).notes if words in note]
+    config = "bert_config.json" if dialect == "tf1" else "config.json"
+    without(tmp_path / "ckpt", config, "pool_act", "pooler_activation")
+    for notes in (
+        convert(tmp_path / "ckpt", tmp_path / "assumed", to=target).notes,
+        convert(tmp_path / "ckpt", to=target, options=ConvertOptions(dry_run=True)).notes,
+        inspect(tmp_path / "ckpt").notes,
+    ):
+        told = [note for note in notes if words in note]
+        assert len(told) == (shape == "everything")
+        assert all("--set pooler_activation=linear" in note for note in told)
+    report = convert(
+        tmp_path / "ckpt", tmp_path / "set", to=target, options=ConvertOptions(set={"pooler_activation": "linear"})
+    )
+    assert not [note for note in report.notes if "assumed" in note and "pooler" in note]
+    assert "pooler_activation = linear, as it was set" in report.notes
+    with open_checkpoint(tmp_path / "set") as there:
+        assert there.config == replace(SHAPES[shape][0], pooler_activation="linear")
+
+
+def test_the_mask_of_a_tf1_source_is_told_unless_a_file_says_it(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf1", "masked-lm")
+    words = "attention in both directions is assumed"
+    assert not [note for note in convert(tmp_path / "ckpt", to="torch").notes if words in note]
+    without(tmp_path / "ckpt", "bert_config.json", "is_decoder")
+    for notes in (convert(tmp_path / "ckpt", to="tf").notes, inspect(tmp_path / "ckpt").notes):
+        (note,) = (note for note in notes if words in note)
+        assert "cannot be expressed yet" in note
+        assert "--set" not in note
+    (tmp_path / "ckpt" / "bert_config.json").unlink()
+    set_heads = {"num_attention_heads": 4, "max_position_embeddings": 47}
+    assert [
+        note
+        for note in convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(set=set_heads)).notes
+        if words in note
+    ]
+    # whose own software reads a key for it
+    write_random(tmp_path / "other", "torch", "masked-lm")
+    without(tmp_path / "other", "config.json", "is_decoder")
+    assert not [note for note in convert(tmp_path / "other", to="tf").notes if words in note]
+
+
+def test_every_field_can_be_set(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    for item in FIELDS:
+        value = getattr(UNUSUAL, item.name)
+        if item.name in MEASURED:
+            continue
+        with open_checkpoint(tmp_path / "ckpt", set={item.name: value}) as checkpoint:
+            assert checkpoint.config == replace(CONFIG, **{item.name: value})
+        (given,) = config_fields.parse_settings([f"{item.name}={str(value).lower()}"]).values()
+        assert given == value
+        assert type(given) is type(value)
+    assert config_fields.parse_settings(["pad_token_id=null", "hidden_act=relu"]) == {
+        "pad_token_id": None,
+        "hidden_act": "relu",
+    }
+    with open_checkpoint(tmp_path / "ckpt", set={"pad_token_id": None}) as checkpoint:
+        assert checkpoint.config.pad_token_id is None
+    # against the tensors it is held as a file's value is
+    with pytest.raises(MisfitError, match="shape"):
+        open_checkpoint(tmp_path / "ckpt", set={"vocab_size": 60})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pooler": "linear"}, "--set 'pooler': no field of this name\n  Fields: vocab_size, .*is_decoder"),
+        ({"norm_type": "rms_norm"}, "no field of this name"),
+        ({"pooler_activation": "lienar"}, "got 'lienar', want an activation's name"),
+        ({"pooler_activation": True}, "got True, want an activation's name"),
+        ({"layer_norm_eps": "tiny"}, "want a number of at least 0"),
+        ({"hidden_dropout_prob": 2}, "want a probability"),
+        ({"rotary_value": "yes"}, "want true or false"),
+        ({"num_attention_heads": 0}, "want an integer from 1"),
+        ({"num_attention_heads": None}, "want an integer from 1"),
+    ],
+)
+def test_what_cannot_be_set_is_refused(tmp_path: Path, given: dict[str, Any], words: str) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    with pytest.raises(ConvertError, match=words):
+        convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(set=given))
+    for use in (inspect, open_checkpoint):
+        with pytest.raises(ConvertError, match=words):
+            use(tmp_path / "ckpt", set=given)  # type: ignore[operator]
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["pooler_activation"], "want FIELD=VALUE"),
+        (["hidden_act=relu", "hidden_act=gelu"], "gives hidden_act twice"),
+    ],
+)
+def test_what_is_no_setting_is_refused(texts: list[str], words: str) -> None:
+    with pytest.raises(ConvertError, match=words):
+        config_fields.parse_settings(texts)

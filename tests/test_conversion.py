@@ -25,8 +25,9 @@ from random_checkpoints import (
 )
 from safetensors import safe_open
 
-from roformer_convert.converters import ConvertError, convert, save_checkpoint, weight_files
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, save_checkpoint
 from roformer_convert.converters.containers.stored import OpenFiles
+from roformer_convert.converters.identification import identify
 from roformer_convert.converters.mapping import DIALECTS, MLM, Dialect
 
 PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
@@ -40,7 +41,7 @@ def there_and_back(tmp_path: Path, source: Dialect, target: Dialect, *, shape: s
     assert report.verified
     assert same_bits(read_all(tmp_path / "there"), tensors) == []
     back = {name: value for name, value in options.items() if name in ("container", "max_shard_size")}
-    convert(tmp_path / "there", tmp_path / "back", to=source, **back)
+    convert(tmp_path / "there", tmp_path / "back", to=source, options=ConvertOptions(**back))
     assert file_bytes(tmp_path / "back") == before
     assert file_bytes(tmp_path / "ckpt") == before
 
@@ -85,7 +86,12 @@ def test_shards_hold_the_model_and_stay_within_their_limit(
     tmp_path: Path, dialect: Dialect, container: str, limit: int, shape: str
 ) -> None:
     tensors = write_random(tmp_path / "ckpt", "tf1", shape, any_bits=True)
-    report = convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, container=container, max_shard_size=limit)
+    report = convert(
+        tmp_path / "ckpt",
+        tmp_path / "out",
+        to=dialect,
+        options=ConvertOptions(container=container, max_shard_size=limit),
+    )
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
     index = list((tmp_path / "out").glob("*.index.json"))
     if limit == 10**9:
@@ -108,7 +114,7 @@ def test_shards_hold_the_model_and_stay_within_their_limit(
 def test_sharding_what_has_no_shards_is_refused(tmp_path: Path, target: Dialect) -> None:
     write_random(tmp_path / "ckpt", "torch")
     with pytest.raises(ConvertError, match="always one file"):
-        convert(tmp_path / "ckpt", to=target, max_shard_size="1GB")
+        convert(tmp_path / "ckpt", to=target, options=ConvertOptions(max_shard_size="1GB"))
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
@@ -116,7 +122,7 @@ def test_sharding_what_has_no_shards_is_refused(tmp_path: Path, target: Dialect)
 @pytest.mark.parametrize("of", CONTAINERS)
 def test_every_container_becomes_every_other(tmp_path: Path, of: tuple[Any, str], to: tuple[Any, str]) -> None:
     tensors = write_random(tmp_path / "ckpt", of[0], container=of[1], any_bits=True, dtype="float16")
-    convert(tmp_path / "ckpt", tmp_path / "out", to=to[0], container=to[1])
+    convert(tmp_path / "ckpt", tmp_path / "out", to=to[0], options=ConvertOptions(container=to[1]))
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
     name = {"pdparams": "model_state.pdparams", "bin": "pytorch_model.bin", "safetensors": "model.safetensors"}[to[1]]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {name, "config.json"}
@@ -128,7 +134,7 @@ def test_every_container_becomes_every_other(tmp_path: Path, of: tuple[Any, str]
 def test_a_container_its_software_cannot_read_is_refused(tmp_path: Path, target: Dialect, container: str) -> None:
     write_random(tmp_path / "ckpt", "paddle")
     with pytest.raises(ConvertError, match=f"{container} files are not read by .*; wanted"):
-        convert(tmp_path / "ckpt", to=target, container=container)
+        convert(tmp_path / "ckpt", to=target, options=ConvertOptions(container=container))
 
 
 @pytest.mark.parametrize("shape", ["everything", "base-pooler"])
@@ -140,7 +146,7 @@ def test_the_result_is_spelled_and_turned_as_written_by_hand(
 ) -> None:
     """The files' own names and bytes, against names that were not computed from the table."""
     tensors = write_random(tmp_path / "ckpt", "paddle" if dialect != "paddle" else "torch", shape, any_bits=True)
-    convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, container=container)
+    convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, options=ConvertOptions(container=container))
     base = shape.startswith("base")
     # safetensors stores no payload twice: there only what PaddleNLP imports under no other name is copied
     want = spelled(tensors, dialect, base=base, ties=container in ("pdparams", "bin"))
@@ -148,7 +154,7 @@ def test_the_result_is_spelled_and_turned_as_written_by_hand(
         want["cls.predictions.decoder.bias"] = tensors["mlm.bias"]
     found = {}
     with OpenFiles() as files:
-        for stored in weight_files.index(weight_files.find(tmp_path / "out", None)):
+        for stored in identify(tmp_path / "out").index.tensors:
             array = numpy.empty(stored.size, stored.dtype)
             stored.data.read_into(files, 0, array.view(numpy.uint8).data)
             found[stored.name] = array.reshape(stored.shape)
@@ -162,7 +168,9 @@ def test_safetensors_say_the_format_that_its_loader_wants(
 ) -> None:
     """transformers refuses a file without "pt", PaddleNLP 2.8.1 one without "np"."""
     write_random(tmp_path / "ckpt", "tf1")
-    report = convert(tmp_path / "ckpt", to=dialect, container="safetensors", max_shard_size=limit)
+    report = convert(
+        tmp_path / "ckpt", to=dialect, options=ConvertOptions(container="safetensors", max_shard_size=limit)
+    )
     for path in report.target.glob("*.safetensors"):
         with safe_open(path, framework="numpy") as file:
             assert file.metadata() == {"format": word}
@@ -198,9 +206,9 @@ def test_bfloat16_in_h5_is_an_error_that_names_dtype(tmp_path: Path, source: Dia
     with pytest.raises(ConvertError, match=r"--dtype float32"):
         convert(tmp_path / "ckpt", to="tf")
     with pytest.raises(ConvertError, match=r"--dtype"):
-        convert(tmp_path / "ckpt", to="tf", dtype="bfloat16")
+        convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="bfloat16"))
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
-    report = convert(tmp_path / "ckpt", to="tf", dtype="float32")
+    report = convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="float32"))
     wide = {name: (bits.astype(numpy.uint32) << 16).view(numpy.float32) for name, bits in tensors.items()}
     assert same_bits(read_all(tmp_path / "ckpt-tf"), wide) == []
     assert "cast to float32 from bfloat16" in report.notes
@@ -210,7 +218,7 @@ def test_bfloat16_in_h5_is_an_error_that_names_dtype(tmp_path: Path, source: Dia
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_dtype_casts_every_tensor(tmp_path: Path, source: Dialect, target: Dialect, dtype: str) -> None:
     tensors = write_random(tmp_path / "ckpt", source)
-    report = convert(tmp_path / "ckpt", tmp_path / "out", to=target, dtype=dtype)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to=target, options=ConvertOptions(dtype=dtype))
     assert same_bits(read_all(tmp_path / "out"), {name: array.astype(dtype) for name, array in tensors.items()}) == []
     assert f"cast to {dtype} from float32" in report.notes
     config = json.loads((tmp_path / "out" / ("bert_config.json" if target == "tf1" else "config.json")).read_text())
@@ -223,7 +231,7 @@ def test_a_cast_that_overflows_is_an_error_that_names_the_tensor(tmp_path: Path)
     tensors["layers.1.feed_forward.up.weight"][3, 5] = 70000.0
     save(tmp_path / "ckpt", "paddle", tensors, CONFIG)
     with pytest.raises(ConvertError) as caught:
-        convert(tmp_path / "ckpt", to="torch", dtype="float16")
+        convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(dtype="float16"))
     for words in ("roformer.encoder.layers.1.linear1.weight", "overflow float16", "70000", "bfloat16"):
         assert words in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
@@ -232,4 +240,4 @@ def test_a_cast_that_overflows_is_an_error_that_names_the_tensor(tmp_path: Path)
 def test_a_dtype_that_is_none_is_refused(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "paddle")
     with pytest.raises(ConvertError, match="dtype 'int8' is not known"):
-        convert(tmp_path / "ckpt", to="torch", dtype="int8")
+        convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(dtype="int8"))

@@ -32,7 +32,16 @@ from random_checkpoints import (
 )
 from safetensors.numpy import load_file, save_file
 
-from roformer_convert.converters import ConvertError, FormatError, MisfitError, Problem, convert, open_checkpoint
+from roformer_convert.converters import (
+    ConvertError,
+    ConvertOptions,
+    FormatError,
+    MisfitError,
+    Problem,
+    Watcher,
+    convert,
+    open_checkpoint,
+)
 from roformer_convert.converters.errors import fold_layers
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, Dialect
 
@@ -58,7 +67,7 @@ def refused(directory: Path, to: Dialect = "tf1", **options: Any) -> ConvertErro
     before = file_bytes(directory.parent)
     folders = sorted(path.name for path in directory.parent.iterdir())
     with pytest.raises(ConvertError) as caught:
-        convert(directory, directory.parent / "out", to=to, **options)
+        convert(directory, directory.parent / "out", to=to, options=ConvertOptions(**options))
     assert sorted(path.name for path in directory.parent.iterdir()) == folders
     assert file_bytes(directory.parent) == before
     return caught.value
@@ -616,7 +625,7 @@ def test_a_directory_of_two_models_is_told_and_one_can_be_named(tmp_path: Path) 
     assert isinstance(error, MisfitError)
     assert {problem.name for problem in error.problems} == {"model_state.pdparams", "model.safetensors"}
     assert "or its dialect with --from torch." in str(error)
-    convert(tmp_path / "ckpt", tmp_path / "three", to="paddle", dialect="torch")
+    convert(tmp_path / "ckpt", tmp_path / "three", to="paddle", options=ConvertOptions(dialect="torch"))
     convert(tmp_path / "ckpt" / "model_state.pdparams", tmp_path / "one", to="tf1")
     assert same_bits(read_all(tmp_path / "one"), tensors) == []
     convert(tmp_path / "ckpt" / "model.safetensors", tmp_path / "two", to="tf1")
@@ -808,7 +817,7 @@ def test_a_source_whose_files_are_links_into_the_output_is_kept(tmp_path: Path) 
     for path in (tmp_path / "real").iterdir():
         (tmp_path / "links" / path.name).symlink_to(path)
     with pytest.raises(ConvertError, match="the output holds"):
-        convert(tmp_path / "links", tmp_path / "real", to="torch", force=True)
+        convert(tmp_path / "links", tmp_path / "real", to="torch", options=ConvertOptions(force=True))
     assert same_bits(read_all(tmp_path / "links"), tensors) == []
 
 
@@ -818,11 +827,12 @@ def test_a_source_that_changes_while_it_is_read_is_said_and_nothing_kept(
     write_random(tmp_path / "ckpt", "paddle")
     weights = tmp_path / "ckpt" / "model_state.pdparams"
 
-    def touch(count: int) -> None:
-        os.utime(weights, ns=(0, 12345))
+    class Toucher(Watcher):
+        def advance(self, nbytes: int) -> None:
+            os.utime(weights, ns=(0, 12345))
 
     with pytest.raises(ConvertError, match=r"model_state\.pdparams: changed while it was read"):
-        convert(tmp_path / "ckpt", to="torch", progress=touch)
+        convert(tmp_path / "ckpt", to="torch", watcher=Toucher())
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
@@ -849,7 +859,7 @@ def test_names_out_of_a_file_cannot_drive_a_terminal(tmp_path: Path) -> None:
     save_file({"evil\x1b[31m\nname": numpy.zeros(3, numpy.float32)}, tmp_path / "ckpt" / "model.safetensors")
     (tmp_path / "ckpt" / "config.json").write_text("{}")
     with pytest.raises(ConvertError) as caught:
-        convert(tmp_path / "ckpt", to="torch", config=write_config(tmp_path))
+        convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(config=write_config(tmp_path)))
     message = str(caught.value)
     assert "\x1b" not in message
     assert r"evil\x1b[31m\nname" in message

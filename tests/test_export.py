@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from numpy_roformer import Forward
 
 from roformer_convert.cmd_export import export_command
-from roformer_convert.converters import ConvertError, convert
+from roformer_convert.converters import ConvertError, ConvertOptions, convert
 from roformer_convert.converters.output import EXPORT_MANIFEST
 from roformer_convert.models import export as module
 from roformer_convert.models.config import ModelError
@@ -302,7 +302,7 @@ def test_a_conversion_does_not_replace_an_export(checkpoint, no_framework):
     (target / "weights" / "0").unlink()
     (target / "weights").rmdir()
     with pytest.raises(ConvertError, match=r"is not replaced(?s:.)*replaces a checkpoint directory and nothing else"):
-        convert(checkpoint, target, to="paddle", force=True)
+        convert(checkpoint, target, to="paddle", options=ConvertOptions(force=True))
 
 
 def test_output_in_the_source_is_refused(checkpoint):

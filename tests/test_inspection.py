@@ -13,7 +13,7 @@ import pytest
 from random_checkpoints import CONFIG, CONTAINERS, SHAPES, random_tensors, save, write_random
 from safetensors.numpy import load_file, save_file
 
-from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.compare import Comparison, compare
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.mapping import DIALECTS, Dialect
@@ -159,11 +159,11 @@ def test_a_nan_on_one_side_is_the_largest_difference(tmp_path: Path) -> None:
 
 def test_other_types_of_equal_values_are_called_so(tmp_path: Path) -> None:
     write_random(tmp_path / "one", "paddle", dtype="bfloat16")
-    convert(tmp_path / "one", tmp_path / "two", to="tf", dtype="float32")
+    convert(tmp_path / "one", tmp_path / "two", to="tf", options=ConvertOptions(dtype="float32"))
     comparison = difference(tmp_path / "one", tmp_path / "two")
     assert not comparison.equal
     assert {(tensor.verdict, tensor.detail) for tensor in comparison.tensors} == {("dtype", "bfloat16 and float32")}
-    convert(tmp_path / "two", tmp_path / "three", to="torch", dtype="float16")
+    convert(tmp_path / "two", tmp_path / "three", to="torch", options=ConvertOptions(dtype="float16"))
     rounded = difference(tmp_path / "two", tmp_path / "three").tensors
     assert {tensor.verdict for tensor in rounded} <= {"dtype", "differs"}
     assert all(tensor.largest < 2e-3 for tensor in rounded)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, same_bits, save
 
-from roformer_convert.converters import ConvertError, convert, open_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.mapping import MLM, POOLER, Dialect
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
@@ -78,7 +78,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         folder = tmp_path_factory.mktemp(f"{source}2{to}")
         save(folder / "ckpt", source, tensors, LARGE)  # type: ignore[arg-type]
         target = folder / "out"
-        convert(folder / "ckpt", target, to=to, dtype="float16")  # type: ignore[arg-type]
+        convert(folder / "ckpt", target, to=to, options=ConvertOptions(dtype="float16"))  # type: ignore[arg-type]
         shutil.copytree(target, folder.with_name(f"{folder.name}-old"))
         old = file_bytes(target)
         case = Case(folder / "ckpt", target, to, old, {}, 0.0, 0.0)  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def check_leftovers(case: Case) -> None:
     """Whatever a kill left beside the target says by its name that it is partial, and no loader takes it for done."""
     known = {"ckpt", "out", *(path.name for path in case.partials())}
     assert {path.name for path in case.source.parent.iterdir()} <= known
-    for partial in case.partials():
+    for partial in (path / "new" for path in case.partials()):
         found = file_bytes(partial)
         if found in (case.old, case.new):  # whole: killed between writing and renaming, or while removing the old one
             continue
@@ -154,7 +154,7 @@ def test_killed_at_any_moment_leaves_the_old_state_or_the_new_one(
         left += bool(case.partials())
         check_leftovers(case)
         # the next run succeeds and removes what the killed one left
-        convert(case.source, case.target, to=case.to, force=True, verify=False)
+        convert(case.source, case.target, to=case.to, options=ConvertOptions(force=True, verify=False))
         assert case.state() == "new"
         assert case.partials() == []
     assert file_bytes(case.source) == before

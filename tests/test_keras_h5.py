@@ -16,12 +16,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from random_checkpoints import CONFIG, random_tensors, save
 
-from roformer_convert.converters import open_checkpoint, payloads
-from roformer_convert.converters.containers import hdf5_chunks, keras_h5
+from roformer_convert.converters.containers import keras_h5
 from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
-from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
+from roformer_convert.converters.errors import ConvertError, FormatError
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT.parent / "shared/checkpoints/peers/hf4-MaskedLM_default_tf"
@@ -222,51 +220,6 @@ def test_the_size_is_known_before_a_byte_is_written(tmp_path: Path) -> None:
         assert 0 <= size - sum(written) < 64 * (len(tensors) + 1)  # what aligning payloads takes
 
 
-def chunked_file(path: Path, **options: Any) -> dict[str, np.ndarray[Any, Any]]:
-    arrays = {
-        f"m/{name}:0": values_of(shape, "float32", n)
-        for n, (name, shape) in enumerate({"wide": (91, 33), "vector": (300,), "deep": (5, 6, 7)}.items())
-    }
-    with h5py.File(path, "w") as file:
-        file.attrs["layer_names"] = np.asarray([b"roformer"])  # fixed-width text, as Keras of 2018 wrote it
-        file.create_group("roformer").attrs["weight_names"] = np.asarray([name.encode() for name in arrays])
-        for name, array in arrays.items():
-            file.create_dataset(f"roformer/{name}", data=array, **options)
-    return arrays
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"chunks": True}, {"compression": "gzip"}, {"compression": "gzip", "shuffle": True, "fletcher32": True}],
-    ids=str,
-)
-def test_chunked_tensors_are_put_together(tmp_path: Path, options: dict[str, Any]) -> None:
-    arrays = chunked_file(tmp_path / "chunked.h5", **options)
-    index = keras_h5.index(tmp_path / "chunked.h5")
-    rng = random.Random(3)
-    with OpenFiles() as files:
-        for tensor, array in zip(index.tensors, arrays.values(), strict=True):
-            assert not isinstance(tensor.data, Extent)
-            assert (tensor.nbytes, read(tensor)) == (array.nbytes, array.tobytes())
-            for _ in range(5):
-                start = rng.randrange(array.nbytes)
-                out = bytearray(rng.randrange(array.nbytes - start))
-                tensor.data.read_into(files, start, memoryview(out))
-                assert out == array.tobytes()[start : start + len(out)]
-            with pytest.raises(ValueError, match="outside"):
-                tensor.data.read_into(files, array.nbytes - 1, memoryview(bytearray(2)))
-
-
-def test_chunked_tensors_that_two_layers_share_are_one(tmp_path: Path) -> None:
-    chunked_file(tmp_path / "chunked.h5", compression="gzip")
-    with h5py.File(tmp_path / "chunked.h5", "r+") as file:
-        file.attrs["layer_names"] = [b"roformer", b"head"]
-        file.create_group("head").attrs["weight_names"] = [b"m/wide:0"]
-        file["head/m/wide:0"] = file["roformer/m/wide:0"]
-    tensors = keras_h5.index(tmp_path / "chunked.h5").tensors
-    assert tensors[3].data == tensors[0].data != tensors[1].data
-
-
 def test_shards_as_transformers_writes_them_are_indexed(tmp_path: Path) -> None:
     arrays = {"roformer/words/weight:0": values_of((5, 3), "float32", 1), "bias:0": values_of((4,), "float32", 2)}
     with h5py.File(tmp_path / "tf_model-00001-of-00002.h5", "w") as file:
@@ -326,31 +279,3 @@ print("\\n" + json.dumps({**{key: sorted(names) for key, names in info.items()},
     assert answer["off"] == answer["off"]
     assert answer["missing_keys"] == ["roformer/encoder/embed_positions/weight:0"]
     assert answer["unexpected_keys"] == answer["mismatched_keys"] == []
-
-
-@pytest.mark.parametrize("equal", [True, False])
-def test_tied_tensors_in_chunks_are_unpacked_in_order(
-    tmp_path: Path, equal: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both do not fit into memory at once: piece by piece in turn, each would be unpacked for every piece."""
-    save(tmp_path / "ckpt", "tf", random_tensors(), CONFIG)
-    name = "tf_ro_former_for_masked_lm/roformer/embeddings/word_embeddings/weight:0"
-    with h5py.File(tmp_path / "ckpt" / "tf_model.h5", "r+") as file:
-        values = file[f"roformer/{name}"][()]
-        for layer in ("roformer", "mlm___cls"):
-            del file[layer][name]
-            file[layer].create_dataset(name, data=values, chunks=values.shape, compression="gzip")
-            if not equal:
-                values[-1, 3] += 1
-    unpacked = []
-    chunk = hdf5_chunks.Chunked._chunk
-    monkeypatch.setattr(hdf5_chunks, "MAX_BAND", values.nbytes * 3 // 2)
-    monkeypatch.setattr(payloads, "_CHUNK", 64)
-    monkeypatch.setattr(hdf5_chunks.Chunked, "_chunk", lambda data, *rest: (unpacked.append(1), chunk(data, *rest))[1])
-    if equal:
-        with open_checkpoint(tmp_path / "ckpt"):
-            assert len(unpacked) == 2
-    else:
-        with pytest.raises(MisfitError, match=rf"first at element \({CONFIG.vocab_size - 1}, 3\)"):
-            open_checkpoint(tmp_path / "ckpt")
-        assert len(unpacked) == 4

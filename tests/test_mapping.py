@@ -24,10 +24,10 @@ from numpy_roformer import Array, Forward
 from random_checkpoints import CONFIG, SHAPES, UNPROJECTED, Tensors, random_tensors, same_bits
 from safetensors.numpy import save_file
 
-from roformer_convert.converters import RoFormerConfig, mapping, weight_files
-from roformer_convert.converters.containers.stored import StoredTensor
+from roformer_convert.converters import RoFormerConfig, mapping
 from roformer_convert.converters.errors import MisfitError
-from roformer_convert.converters.fitting import resolve
+from roformer_convert.converters.fitting import fit
+from roformer_convert.converters.identification import Found, identify
 from roformer_convert.converters.mapping import (
     DIALECTS,
     GROUPS,
@@ -43,8 +43,6 @@ from roformer_convert.converters.mapping import (
     count_layers,
     looks_like,
 )
-from roformer_convert.converters.opening import find_config, spoken_dialect
-from roformer_convert.converters.weight_files import WeightSet
 
 PEERS = Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers"
 #: A folder of each dialect, written by its own software; the last two have what the first lack.
@@ -140,7 +138,7 @@ def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
     if not PEERS.is_dir():
         pytest.skip("../shared/checkpoints is absent")
     dialect = FOLDERS[folder]
-    held = {tensor.name: tensor.shape for tensor in weight_files.index(weight_files.find(PEERS / folder, None))}
+    held = {tensor.name: tensor.shape for tensor in identify(PEERS / folder).index.tensors}
     config = json.loads(next((PEERS / folder).glob("*config.json")).read_text())
     sizes = {"V": 200, "E": config.get("embedding_size", 64), "S": 2, "H": 64, "F": 128}
     wanted: dict[str, tuple[int, ...]] = {}
@@ -209,31 +207,14 @@ def write_tf1(directory: Path, arrays: dict[str, Array]) -> None:
             file.write(fragment.content)
 
 
-@dataclass
-class Indexed:
-    """A checkpoint indexed once, to be held against many tables."""
-
-    path: Path
-    dialect: Dialect
-    weights: WeightSet
-    stored: list[StoredTensor]
-    config: Path | None
-
-    @classmethod
-    def of(cls, path: Path) -> Indexed:
-        weights = weight_files.find(path, None)
-        stored = weight_files.index(weights)
-        dialect = spoken_dialect(weights, stored)
-        return cls(path, dialect, weights, stored, find_config(path, (dialect,)))
-
-    def open(self) -> tuple[Tensors, RoFormerConfig]:
-        """Read every tensor through the table as it is now."""
-        with resolve(self.path, self.weights, self.stored, self.dialect, self.config) as checkpoint:
-            return {name: checkpoint.read(name) for name in checkpoint}, checkpoint.config
+def read_through_the_table(found: Found) -> tuple[Tensors, RoFormerConfig]:
+    """Read every tensor of a checkpoint that was found once through the table as it is now."""
+    with fit(replace(found), any_vocab=True).require() as checkpoint:
+        return {name: checkpoint.read(name) for name in checkpoint}, checkpoint.config
 
 
 @pytest.fixture(scope="module")
-def by_hand(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Dialect, bool], tuple[Indexed, Tensors]]:
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Dialect, bool], tuple[Found, Tensors]]:
     """A directory of each dialect written from the golden names, with and without the projection."""
     made = {}
     for dialect in DIALECTS:
@@ -242,7 +223,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Dialect, boo
             tensors = random_tensors(config)
             path = tmp_path_factory.mktemp("by-hand") / dialect
             write_by_hand(path, dialect, tensors, config)
-            made[dialect, projected] = (Indexed.of(path), tensors)
+            made[dialect, projected] = (identify(path), tensors)
     return made
 
 
@@ -251,7 +232,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Dialect, boo
 def test_files_written_by_hand_open_to_what_was_written(by_hand: Any, dialect: Dialect, projected: bool) -> None:
     indexed, tensors = by_hand[dialect, projected]
     assert indexed.dialect == dialect
-    assert same_bits(indexed.open()[0], tensors) == []
+    assert same_bits(read_through_the_table(indexed)[0], tensors) == []
 
 
 # --- what the writers computed --------------------------------------------------------------------------------------
@@ -261,7 +242,7 @@ def test_files_written_by_hand_open_to_what_was_written(by_hand: Any, dialect: D
 class Witness:
     """A checkpoint of other software with what that software computed from it."""
 
-    indexed: Indexed
+    found: Found
     inputs: dict[str, Array]
     logits: Array
     pair: Array | None = None
@@ -269,7 +250,7 @@ class Witness:
     def complaint(self) -> str:
         """Say how our reading of the file differs from its writer's, or nothing."""
         try:
-            tensors, config = self.indexed.open()
+            tensors, config = read_through_the_table(self.found)
             forward = Forward(tensors, config)
             hidden = forward.hidden(**self.inputs)
             worst = float(numpy.abs(forward.logits(hidden) - self.logits).max())
@@ -289,7 +270,7 @@ def peer(folder: str) -> Witness:
     with numpy.load(path / "inputs.npz") as inputs:
         pair = path / "out0.npy"
         return Witness(
-            Indexed.of(path), dict(inputs), numpy.load(path / "logits.npy"), numpy.load(pair) if pair.exists() else None
+            identify(path), dict(inputs), numpy.load(path / "logits.npy"), numpy.load(pair) if pair.exists() else None
         )
 
 
@@ -322,7 +303,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Witness:
         logits = model(**{name: torch.from_numpy(array) for name, array in inputs.items()}).logits.numpy()
     path = tmp_path_factory.mktemp("live") / "saved-by-transformers"
     model.save_pretrained(path)
-    return Witness(Indexed.of(path), inputs, logits)
+    return Witness(identify(path), inputs, logits)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -495,7 +476,7 @@ def test_a_fault_in_the_table_is_caught_by_name(mutation: Mutation, by_hand: Any
                     continue
                 indexed, tensors = by_hand[dialect, projected]
                 try:
-                    wrong = same_bits(indexed.open()[0], tensors)
+                    wrong = same_bits(read_through_the_table(indexed)[0], tensors)
                 except (MisfitError, KeyError) as error:
                     wrong = [str(error)]
                 assert wrong, f"files of {dialect} written by hand still open to what was written"

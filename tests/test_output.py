@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, read_all, same_bits, save, write_random
 
-from roformer_convert.converters import ConvertError, convert, output, save_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, output, save_checkpoint
 from roformer_convert.converters.mapping import Dialect
 from roformer_convert.converters.output import OutputDirectory
 
@@ -52,7 +52,7 @@ def test_force_replaces_a_whole_checkpoint_directory(source: Path) -> None:
     target = source.parent / "out"
     write_random(target, "tf1", "base", seed=9)
     (target / "vocab.txt").write_text("old\n")
-    convert(source, target, to="torch", force=True)
+    convert(source, target, to="torch", options=ConvertOptions(force=True))
     assert names(target) == ["config.json", "model.safetensors"]
     assert same_bits(read_all(target), read_all(source)) == []
     assert names(source.parent) == ["ckpt", "out"]
@@ -75,7 +75,7 @@ def test_force_replaces_nothing_but_a_checkpoint(source: Path, kind: str) -> Non
             (target / "model.safetensors.jpg").write_text("precious")
     before = file_bytes(source.parent)
     with pytest.raises(ConvertError, match="is not replaced"):
-        convert(source, target, to="torch", force=True)
+        convert(source, target, to="torch", options=ConvertOptions(force=True))
     assert file_bytes(source.parent) == before
     assert names(source.parent) == ["ckpt", "out"]
 
@@ -84,7 +84,7 @@ def test_force_fills_an_empty_directory(source: Path) -> None:
     (source.parent / "out").mkdir()
     with pytest.raises(ConvertError, match="already exists"):
         convert(source, source.parent / "out", to="torch")
-    convert(source, source.parent / "out", to="torch", force=True)
+    convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=True))
     assert names(source.parent / "out") == ["config.json", "model.safetensors"]
 
 
@@ -108,9 +108,9 @@ def test_an_output_in_the_sources_way_is_refused(source: Path, target: str, word
     (source.parent / "link").symlink_to("ckpt")
     before = file_bytes(source.parent)
     with pytest.raises(ConvertError, match=words):
-        convert(source, source.parent / target, to="torch", force=force)
+        convert(source, source.parent / target, to="torch", options=ConvertOptions(force=force))
     with pytest.raises(ConvertError, match=words):
-        convert(source.parent / "link", source.parent / target, to="torch", force=force)
+        convert(source.parent / "link", source.parent / target, to="torch", options=ConvertOptions(force=force))
     assert file_bytes(source.parent) == before
     assert names(source.parent) == ["ckpt", "link"]
 
@@ -125,14 +125,14 @@ def test_the_directory_of_a_source_file_is_no_output(source: Path, force: bool) 
         (source.parent, "holds"),
     ):
         with pytest.raises(ConvertError, match=words):
-            convert(weights, target, to="torch", config=config, force=force)
+            convert(weights, target, to="torch", options=ConvertOptions(config=config, force=force))
     assert file_bytes(source.parent) == before
 
 
 def test_a_target_that_is_a_link_to_an_old_result_replaces_what_it_leads_to(source: Path) -> None:
     convert(source, source.parent / "v1", to="torch")
     (source.parent / "current").symlink_to("v1")
-    convert(source, source.parent / "current", to="torch", force=True, dtype="float16")
+    convert(source, source.parent / "current", to="torch", options=ConvertOptions(force=True, dtype="float16"))
     assert (source.parent / "current").is_symlink()
     assert {str(a.dtype) for a in read_all(source.parent / "v1").values()} == {"float16"}
 
@@ -153,7 +153,7 @@ def test_no_permission_is_told_whoever_runs_it(source: Path, monkeypatch: pytest
 
 
 def test_no_room_is_told_before_a_byte_moves(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = convert(source, to="torch", dry_run=True).plan.nbytes
+    planned = convert(source, to="torch", options=ConvertOptions(dry_run=True)).plan.nbytes
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12 - planned, planned))
     with pytest.raises(ConvertError, match=f"the disk has {planned:,} free"):
         convert(source, to="torch")
@@ -184,7 +184,11 @@ def test_a_disk_that_fills_up_leaves_nothing(source: Path, monkeypatch: pytest.M
 def test_a_bit_that_the_disk_turns_is_found(tmp_path: Path, target: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever tensor it is in: every one is read back and compared."""
     save(tmp_path / "ckpt", "torch", random_tensors(), CONFIG)
-    steps = [step for step in convert(tmp_path / "ckpt", to=target, dry_run=True).plan.steps if not step.new.alias_of]
+    steps = [
+        step
+        for step in convert(tmp_path / "ckpt", to=target, options=ConvertOptions(dry_run=True)).plan.steps
+        if not step.new.alias_of
+    ]
     real = os.pwrite
     for step in steps[:: max(1, len(steps) // 8)]:
         size = step.new.nbytes
@@ -226,7 +230,7 @@ def test_what_the_kernel_copies_is_what_the_plain_path_writes(
     monkeypatch.setattr(os, "copy_file_range", copy)
     for target in targets:
         copied = 0
-        report = convert(source, source.parent / f"{target}-kernel", to=target, verify=False)
+        report = convert(source, source.parent / f"{target}-kernel", to=target, options=ConvertOptions(verify=False))
         assert file_bytes(source.parent / f"{target}-kernel") == file_bytes(source.parent / f"{target}-plain")
         lying = sum(step.new.nbytes for step in report.plan.steps if not step.turn and step.new.alias_of is None)
         assert copied == (lying if answer in ("all", "half") and target != "tf1" else 0)  # tf1 wants checksums
@@ -237,7 +241,7 @@ def test_where_no_directories_can_be_exchanged_force_still_replaces(
 ) -> None:
     convert(source, to="torch")
     monkeypatch.setattr(output, "_exchange", lambda one, other: False)
-    convert(source, to="torch", force=True, dtype="float64")
+    convert(source, to="torch", options=ConvertOptions(force=True, dtype="float64"))
     assert names(source.parent) == ["ckpt", "ckpt-torch"]
     assert {str(a.dtype) for a in read_all(source.parent / "ckpt-torch").values()} == {"float64"}
 
@@ -259,70 +263,8 @@ def test_a_rename_that_fails_puts_the_old_result_back(source: Path, monkeypatch:
     calls: list[int] = []
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(ConvertError, match="cannot be put in place"):
-        convert(source, to="torch", force=True, dtype="float64")
+        convert(source, to="torch", options=ConvertOptions(force=True, dtype="float64"))
     assert file_bytes(source.parent) == before
-
-
-def test_what_a_killed_run_left_is_removed_by_the_next_and_what_runs_now_is_not(source: Path) -> None:
-    abandoned = source.parent / ".ckpt-torch.partial-0123456789ab"
-    abandoned.mkdir()
-    (abandoned / "model.safetensors").write_bytes(b"half")
-    other = source.parent / ".ckpt-tf.partial-0123456789ab"
-    other.mkdir()
-    lookalike = source.parent / ".ckpt-torch.partial-file"
-    lookalike.write_text("not a directory")
-    with OutputDirectory(source.parent / "ckpt-torch") as running:
-        (running.path / "model.safetensors").write_bytes(b"half")
-        assert not abandoned.exists()
-        convert(source, to="torch")
-        assert running.path.is_dir()
-        assert (running.path / "model.safetensors").read_bytes() == b"half"
-    assert not running.path.exists()
-    assert names(source.parent) == [".ckpt-tf.partial-0123456789ab", ".ckpt-torch.partial-file", "ckpt", "ckpt-torch"]
-
-
-@pytest.mark.parametrize("moment", ["mkdir", "lock"])
-def test_a_signal_while_the_directory_is_made_leaves_nothing(
-    source: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    mkdir = Path.mkdir
-
-    def made(path: Path, *arguments: Any, **named: Any) -> None:
-        mkdir(path, *arguments, **named)
-        stop()
-
-    if moment == "mkdir":
-        monkeypatch.setattr(Path, "mkdir", made)
-    else:
-        monkeypatch.setattr(output, "_lock_directory", stop)
-    before = sorted(source.parent.iterdir())
-    with pytest.raises(KeyboardInterrupt):
-        convert(source, to="torch")
-    assert sorted(source.parent.iterdir()) == before
-
-
-def test_a_link_named_like_a_leftover_is_not_followed(source: Path) -> None:
-    precious = source.parent / "precious"
-    precious.mkdir()
-    (precious / "a").write_text("x")
-    (source.parent / ".ckpt-torch.partial-aaaaaaaaaaaa").symlink_to("precious")
-    convert(source, to="torch")
-    assert (precious / "a").read_text() == "x"
-
-
-def test_two_runs_to_one_output_do_not_mix(source: Path) -> None:
-    """The second to finish is refused, as an output that exists is."""
-    with OutputDirectory(source.parent / "out") as slow:
-        (slow.path / "config.json").write_text("{}")
-        convert(source, source.parent / "out", to="torch")
-        before = file_bytes(source.parent / "out")
-        with pytest.raises(ConvertError, match="already exists"):
-            slow.commit()
-    assert file_bytes(source.parent / "out") == before
-    assert names(source.parent) == ["ckpt", "out"]
 
 
 def test_names_with_brackets_and_spaces_are_names(tmp_path: Path) -> None:
@@ -355,40 +297,7 @@ def test_save_checkpoint_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_replacement_killed_between_its_renames_is_undone_by_the_next_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a system cannot exchange two directories, the old state lies aside for an instant."""
-    from roformer_convert.converters import output
-
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "config.json").write_text("old")
-    monkeypatch.setattr(output, "_exchange", lambda one, other: False)
-    rename = os.rename
-
-    class Killed(BaseException):
-        pass
-
-    def once(first: Path, second: Path) -> None:
-        rename(first, second)
-        raise Killed
-
-    directory = output.OutputDirectory(target, force=True)
-    directory.__enter__()
-    (directory.path / "config.json").write_text("new")
-    monkeypatch.setattr(os, "rename", once)
-    with pytest.raises(Killed):
-        directory.commit()
-    assert not target.exists()
-    monkeypatch.setattr(os, "rename", rename)
-    with output.OutputDirectory(target, force=True):
-        assert (target / "config.json").read_text() == "old"
-
-
 def test_force_keeps_a_directory_with_anything_of_somebody_else(tmp_path: Path) -> None:
-    from roformer_convert.converters.output import OutputDirectory
-
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
     (tmp_path / "out" / "thesis.doc").write_text("years of work")

@@ -12,7 +12,7 @@ import numpy
 import pytest
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
-from roformer_convert.converters import blocks, convert, engine
+from roformer_convert.converters import ConvertOptions, blocks, convert, engine
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.converters.mapping import Dialect
 
@@ -56,7 +56,7 @@ def damage(monkeypatch: pytest.MonkeyPatch, position: int, bit: int) -> Callable
 @pytest.mark.parametrize("dtype", [None, "float16"])
 @pytest.mark.parametrize("there", ["torch", "tf", "tf1"])
 def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, there: Dialect, dtype: str | None) -> None:
-    convert(source, tmp_path / "there", to=there, dtype=dtype)
+    convert(source, tmp_path / "there", to=there, options=ConvertOptions(dtype=dtype))
     for back in {"torch", "paddle"} - {there}:  # one turns, the other does not
         convert(tmp_path / "there", tmp_path / back, to=back)  # type: ignore[arg-type]
     if dtype is None:
@@ -68,10 +68,10 @@ def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, there: Dia
 def test_one_wrong_bit_anywhere_is_seen(
     source: Path, tmp_path: Path, way: str, share: float, dtype: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = convert(source, to="torch", dry_run=True, dtype=dtype).plan
+    plan = convert(source, to="torch", options=ConvertOptions(dry_run=True, dtype=dtype)).plan
     done = damage(monkeypatch, round(share * (plan.nbytes - 1)), bit=round(share * 7))
     with pytest.raises(ConvertError, match="was read back with other bits"):
-        convert(source, tmp_path / "out", to="torch", dtype=dtype)
+        convert(source, tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))
     assert done()
     assert not (tmp_path / "out").exists()
 
@@ -114,7 +114,7 @@ def test_a_sources_own_checksum_is_checked(
     tmp_path: Path, way: str, verify: bool, name: str, dtype: str | None
 ) -> None:
     save(tmp_path / "ckpt", "tf1", random_tensors(UNPROJECTED), UNPROJECTED)
-    plan = convert(tmp_path / "ckpt", to="torch", dry_run=True).plan
+    plan = convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(dry_run=True)).plan
     step = next(step for step in plan.steps if step.held.stored.name.startswith(name))
     assert step.turn == (name == TURNED)
     data: Any = step.held.stored.data
@@ -122,7 +122,7 @@ def test_a_sources_own_checksum_is_checked(
     content[data.offset + data.nbytes - 1] ^= 0x40  # of a float32's exponent: no float16 holds what becomes of it
     data.path.write_bytes(content)
     with pytest.raises(FormatError, match="wrong CRC32C"):
-        convert(tmp_path / "ckpt", tmp_path / "out", to="torch", verify=verify, dtype=dtype)
+        convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(verify=verify, dtype=dtype))
     assert not (tmp_path / "out").exists()
 
 
@@ -130,9 +130,11 @@ def test_a_sources_own_checksum_is_checked(
 def test_memory_is_a_block_whatever_is_cast(tmp_path: Path, dtype: str | None) -> None:
     config = replace(UNPROJECTED, embedding_size=768, hidden_size=768, intermediate_size=3072, num_hidden_layers=1)
     save(tmp_path / "ckpt", "paddle", random_tensors(config), config)
-    convert(tmp_path / "ckpt", tmp_path / "first", to="torch", dtype=dtype)  # imports are not counted
+    convert(
+        tmp_path / "ckpt", tmp_path / "first", to="torch", options=ConvertOptions(dtype=dtype)
+    )  # imports are not counted
     tracemalloc.start()
-    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", dtype=dtype)
+    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < blocks.BLOCK_BYTES + (4 << 20)

@@ -36,7 +36,7 @@ from peer_folders import (
 )
 from random_checkpoints import CONFIG, SHAPES, Tensors, random_tensors, same_bits, save
 
-from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, Dialect
 
 
@@ -197,7 +197,7 @@ def test_half_precision_weights_compute_what_they_hold(tmp_path: Path) -> None:
     given = {"input_ids": numpy.random.default_rng(4).integers(0, 61, (2, 9))}
     zeros, ones = numpy.zeros((2, 9), numpy.int64), numpy.ones((2, 9), numpy.int64)
     for dtype in ("float16", "bfloat16"):
-        convert(tmp_path / "ckpt", tmp_path / dtype, to="torch", dtype=dtype)
+        convert(tmp_path / "ckpt", tmp_path / dtype, to="torch", options=ConvertOptions(dtype=dtype))
         model = transformers.RoFormerForMaskedLM.from_pretrained(tmp_path / dtype, dtype=torch.float32)
         with open_checkpoint(tmp_path / dtype) as opened:
             rounded = {name: opened.read(name) for name in opened}
@@ -345,7 +345,7 @@ def spoken(program: str, dialect: Dialect, names: Iterable[str], tmp: Path) -> S
         tensors = random_tensors(config, groups, dtype=dtype, seed=len(name))
         source: Dialect = "torch" if dialect != "torch" else "paddle"
         save(tmp / f"{name}-source", source, tensors, config, dtype=dtype)
-        convert(tmp / f"{name}-source", tmp / name, to=dialect, max_shard_size=size)
+        convert(tmp / f"{name}-source", tmp / name, to=dialect, options=ConvertOptions(max_shard_size=size))
         files = sorted(str(path) for path in (tmp / name).iterdir() if path.suffix == ".pdparams")
         job = {"cwd": str(tmp), "files": files, "prefix": str(tmp / name / "bert_model.ckpt")}
         jobs.append({**job, "file": str(tmp / name / "tf_model.h5"), "out": str(tmp / f"{name}-read")})

@@ -22,8 +22,9 @@ from random_checkpoints import (
 )
 
 import roformer_convert
-from roformer_convert.converters import MisfitError, convert, open_checkpoint
+from roformer_convert.converters import ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
 from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.plan import Plan
 
 PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
 
@@ -43,7 +44,7 @@ def test_one_weight_file_with_its_configuration(tmp_path: Path, dialect: Dialect
     config = without_config(tmp_path / "ckpt")
     weights = next(path for path in (tmp_path / "ckpt").iterdir() if ".data-" not in path.name)
     target: Dialect = "torch" if dialect != "torch" else "paddle"
-    report = convert(weights, to=target, config=config)
+    report = convert(weights, to=target, options=ConvertOptions(config=config))
     # beside the file, by its name
     assert report.target == tmp_path / "ckpt" / f"{weights.name.split('.')[0]}-{target}"
     assert same_bits(read_all(report.target), tensors) == []
@@ -57,7 +58,7 @@ def test_a_weight_file_of_any_name_is_known_by_its_bytes(tmp_path: Path, dialect
     config = without_config(tmp_path / "ckpt")
     (weights,) = (tmp_path / "ckpt").iterdir()
     renamed = weights.rename(tmp_path / "epoch=3.ckpt")
-    convert(renamed, tmp_path / "out", to="tf1", config=config)
+    convert(renamed, tmp_path / "out", to="tf1", options=ConvertOptions(config=config))
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
@@ -138,7 +139,7 @@ def test_another_dialects_configuration_is_named_and_not_read(
     if dialect == "torch":  # a file that carries its rotary table needs no configuration
         add_rotary_table(tmp_path / "ckpt", dialect)
         assert said in convert(tmp_path / "ckpt", tmp_path / "guessed", to="paddle").notes
-    report = convert(tmp_path / "ckpt", to="paddle", config=path)
+    report = convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(config=path))
     assert same_bits(read_all(report.target), tensors) == []
     assert not [note for note in report.notes if "was not read" in note]
 
@@ -147,7 +148,7 @@ def test_another_dialects_configuration_is_named_and_not_read(
 def test_a_rounded_rotary_table_is_accepted_and_not_copied(tmp_path: Path, dtype: str) -> None:
     tensors = write_random(tmp_path / "ckpt", "torch", dtype=dtype)
     add_rotary_table(tmp_path / "ckpt", "torch", dtype=dtype)
-    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", container="bin")
+    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(container="bin"))
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
     with open_checkpoint(tmp_path / "ckpt") as before, open_checkpoint(tmp_path / "out") as after:
         assert before.derived == ("roformer.encoder.embed_positions.weight",)
@@ -232,7 +233,12 @@ def test_a_file_of_old_torch_is_known_in_every_protocol(tmp_path: Path, protocol
     path = tmp_path / "ckpt" / "pytorch_model.bin"
     torch.save(torch.load(path), path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
     path.rename(path.with_name("weights.ckpt"))
-    convert(path.with_name("weights.ckpt"), tmp_path / "out", to="tf1", config=tmp_path / "ckpt" / "config.json")
+    convert(
+        path.with_name("weights.ckpt"),
+        tmp_path / "out",
+        to="tf1",
+        options=ConvertOptions(config=tmp_path / "ckpt" / "config.json"),
+    )
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
@@ -243,7 +249,7 @@ def test_a_vocabulary_of_another_length_is_refused(tmp_path: Path, rows: int) ->
     with pytest.raises(MisfitError, match=rf"got {rows} rows, want vocab_size = 61"):
         convert(tmp_path / "ckpt", to="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
-    convert(tmp_path / "ckpt", to="torch", any_vocab=True)
+    convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(any_vocab=True))
     assert (tmp_path / "ckpt-torch" / "vocab.txt").read_text() == "字\n" * rows
 
 
@@ -286,7 +292,7 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
     assert data["written"]
     assert data["verified"]
     assert data["cast"] == 0
-    cast = convert(tmp_path / "ckpt", tmp_path / "half", to="torch", dtype="float16").as_dict()
+    cast = convert(tmp_path / "ckpt", tmp_path / "half", to="torch", options=ConvertOptions(dtype="float16")).as_dict()
     assert cast["cast"] == cast["tensors"] == len(tensors)
 
 
@@ -302,7 +308,7 @@ def test_what_the_target_does_not_know_is_kept_and_reported(tmp_path: Path) -> N
 def test_a_dry_run_plans_everything_and_writes_nothing(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "paddle")
     before = file_bytes(tmp_path)
-    planned = convert(tmp_path / "ckpt", to="torch", dry_run=True)
+    planned = convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(dry_run=True))
     assert file_bytes(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
     assert not planned.written
@@ -315,18 +321,31 @@ def test_verification_can_be_left_out_and_writes_the_same(tmp_path: Path) -> Non
     write_random(tmp_path / "ckpt", "tf1")
     for target in ("paddle", "torch", "tf"):
         one = convert(tmp_path / "ckpt", tmp_path / f"{target}1", to=target)
-        other = convert(tmp_path / "ckpt", tmp_path / f"{target}2", to=target, verify=False, fsync=True)
+        other = convert(
+            tmp_path / "ckpt", tmp_path / f"{target}2", to=target, options=ConvertOptions(verify=False, fsync=True)
+        )
         assert (one.verified, other.verified) == (True, False)
         assert file_bytes(tmp_path / f"{target}1") == file_bytes(tmp_path / f"{target}2")
 
 
 def test_progress_tells_every_byte_once_written_and_once_compared(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "paddle")
-    told: list[int] = []
-    plans: list[Any] = []
-    report = convert(tmp_path / "ckpt", to="torch", progress=told.append, started=plans.append)
-    assert sum(told) == 2 * report.plan.nbytes
-    assert plans == [report.plan]
+    told: list[Any] = []
+
+    class Listener(Watcher):
+        def start(self, plan: Plan) -> None:
+            told.append(plan)
+
+        def advance(self, nbytes: int) -> None:
+            told.append(nbytes)
+
+        def finish(self) -> None:
+            assert not (tmp_path / "ckpt-torch").exists()
+            told.append("finished")
+
+    report = convert(tmp_path / "ckpt", to="torch", watcher=Listener())
+    assert (told[0], told[-1]) == (report.plan, "finished")
+    assert sum(told[1:-1]) == 2 * report.plan.nbytes
 
 
 def test_the_source_is_never_touched(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_starting_sets_the_environment_before_paddle_and_says_so() -> None:
     code = """
 import json, os
 import roformer_convert.models.start_paddle as start
-print(json.dumps([os.environ.get("MKL_DEBUG_CPU_TYPE"), start.processor_vendor(), list(start.NOTES)]))
+print(json.dumps([os.environ.get("MKL_DEBUG_CPU_TYPE"), start.processor().vendor, list(start.NOTES)]))
 """
     found, vendor, notes = json.loads(run(code).stdout)
     assert found == ("5" if vendor == "AuthenticAMD" else None)

@@ -9,23 +9,23 @@ sentences; older torch files call the norms' weight and bias gamma and beta.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..converters import open_checkpoint, weight_files
 from ..converters.checkpoint import Checkpoint
 from ..converters.containers.stored import StoredTensor
 from ..converters.errors import Problem, fold_layers
-from ..converters.fitting import resolve
-from ..converters.mapping import Dialect
-from ..converters.opening import find_config, spoken_dialect
+from ..converters.fitting import fit
+from ..converters.identification import identify
 
 #: What makes a checkpoint a BERT.
 _POSITIONS = re.compile(r"(bert[./])?embeddings[./]position_(embeddings|ids)")
 #: What a RoFormer that starts from it has no use for, beside the positions.
 _DROPPED = re.compile(r"cls[./]seq_relationship[./]")
+#: What a BERT's configuration says of its function, which a RoFormer that starts from it does not keep.
+_OF_A_BERT = ("model_type", "architectures", "init_class", "position_embedding_type")
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}
 
 
@@ -51,20 +51,17 @@ def open_any(path: Path) -> Iterator[Opened]:
         FormatError: A file is broken or hostile.
         ConvertError: Nothing there to open.
     """
-    weights = weight_files.find(path, None)
-    stored = weight_files.index(weights)
-    if not any(_POSITIONS.match(tensor.name) for tensor in stored):
-        with open_checkpoint(path) as checkpoint:
-            yield Opened(checkpoint)
-        return
-    kept, dropped = _as_roformer(stored)
-    dialect: Dialect = spoken_dialect(weights, kept)
-    config = find_config(weights.files[0].parent, (dialect,))
-    with resolve(path, weights, kept, dialect, config) as checkpoint:
-        yield Opened(checkpoint, (f"a BERT: left out {', '.join(_folded(dropped))}; rotation takes their place",))
+    found = identify(path)
+    notes: tuple[str, ...] = ()
+    if any(_POSITIONS.match(tensor.name) for tensor in found.index.tensors):
+        kept, dropped = _as_roformer(found.index.tensors)
+        found = found.with_tensors(kept, excused=_OF_A_BERT)
+        notes = (f"a BERT: left out {', '.join(_folded(dropped))}; rotation takes their place",)
+    with fit(found, any_vocab=True).require() as checkpoint:
+        yield Opened(checkpoint, notes)
 
 
-def _as_roformer(stored: list[StoredTensor]) -> tuple[list[StoredTensor], list[str]]:
+def _as_roformer(stored: Iterable[StoredTensor]) -> tuple[list[StoredTensor], list[str]]:
     """Spell a BERT's tensors as a RoFormer's; name those that it has no use for."""
     kept: list[StoredTensor] = []
     dropped: list[str] = []

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..converters.errors import FormatError
+from ..converters.errors import FormatError, quoted
 from ..models.tokenizer import Tokenizer
-from ..models.vocabulary import shown
 from .corpus_file import Shard, ShardHeader
 
 __all__ = ["INDEX", "PLAN", "Corpus", "Shard", "shard_name", "vocabulary_digest"]
@@ -129,7 +128,7 @@ def check_entry(path: Path, header: ShardHeader, entry: dict[str, Any], index: d
     for name, value in got.items():
         if value != want.get(name):
             raise FormatError(
-                path, f"does not belong here: its {name} is {value}, but {INDEX} says {shown(want.get(name))}"
+                path, f"does not belong here: its {name} is {value}, but {INDEX} says {quoted(want.get(name))}"
             )
 
 

@@ -14,15 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..converters.errors import ConvertError, FormatError
-from ..models.vocabulary import shown
+from ..converters.errors import ConvertError, FormatError, quoted
+from ..converters.whole_files import remove_abandoned, write_whole
 from .carried_tokenizer import read_tokenizer, tokenizer_files, what_decides
 from .corpus import FORMAT, INDEX, PLAN, VERSION, entry_of, read_index, read_object, shard_name, vocabulary_digest
 from .corpus_file import ShardHeader, read_header
 from .make_shard import Job
 from .segmentation import load_segmenter, segmenter_version
 from .text import TextFormat, expand
-from .whole_files import remove_abandoned, write_whole
 from .work_units import as_json, describe, from_json, plan_units
 
 
@@ -137,7 +136,7 @@ def _refuse_changes(directory: Path, known: dict[str, Any], wanted: dict[str, An
     """Refuse to go on with other settings or inputs than a corpus was begun with, all of them named."""
     before, now = _flat(known), _flat(wanted)
     changes = [
-        f"  {name}: was {shown(before.get(name))}, now {shown(now.get(name))}"
+        f"  {name}: was {quoted(before.get(name))}, now {quoted(now.get(name))}"
         for name in [*before, *(name for name in now if name not in before)]
         if before.get(name) != now.get(name)
     ]

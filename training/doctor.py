@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from ..converters.rendering import amount, table
+from ..converters.amounts import amount
+from ..converters.rendering import table
 from ..models.config import RoFormerConfig
 from . import estimate
 from .estimate import Memory, Pace

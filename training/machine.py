@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..converters.rendering import amount
+from ..converters.amounts import amount
 from ..models import kernels_paddle
 from ..models.kernels_paddle import candidates
-from ..models.start_paddle import NOTES, paddle, processor_vendor
+from ..models.processor import processor
+from ..models.start_paddle import NOTES, paddle
 
 #: What a run uses where it is installed: package → what for.
 OPTIONAL: Mapping[str, str] = {
@@ -108,7 +109,7 @@ def look() -> Machine:
     else:
         why = f"Paddle {paddle.__version__} is built for CUDA {paddle.version.cuda()} and finds no device"
     return Machine(
-        cpu=Device(processor(), memory, free),
+        cpu=Device(processor().name, memory, free),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=int(os.environ.get("OMP_NUM_THREADS", "1") or 1),  # Paddle sets it to 1 on import where it is not set
         gpus=gpus,
@@ -129,7 +130,7 @@ def _warnings(versions: Mapping[str, str]) -> list[str]:
             f"numpy {versions['numpy']}: float() of a one-element Paddle tensor is a TypeError from 2.4 on, and "
             "Paddle's own GradScaler dies of it when it first lowers the scale; install 'numpy<2.4'"
         )
-    if processor_vendor() == "AuthenticAMD" and os.environ.get("MKL_DEBUG_CPU_TYPE") != "5":
+    if processor().vendor == "AuthenticAMD" and os.environ.get("MKL_DEBUG_CPU_TYPE") != "5":
         out.append("MKL_DEBUG_CPU_TYPE is not 5: matrix products on this AMD processor run at half speed and less")
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (cores := os.cpu_count() or 1) + 0.5:
         out.append(
@@ -193,17 +194,6 @@ def _host_memory() -> tuple[int, int]:
         except (OSError, ValueError):
             continue
     return memory, free
-
-
-def processor() -> str:
-    """What the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

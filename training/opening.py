@@ -7,16 +7,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..models.processor import processor
 from ..models.start_paddle import paddle
 from .estimate import peak_flops
 from .feed import Feed
-from .machine import processor
 from .trainer import Trainer
 
 
 def device_name(device: str) -> str:
     """What a device of Paddle's, ``cpu`` or ``gpu:0``, calls itself."""
-    return processor() if device == "cpu" else str(paddle.device.cuda.get_device_name(device))
+    return processor().name if device == "cpu" else str(paddle.device.cuda.get_device_name(device))
 
 
 def opening(trainer: Trainer, feed: Feed, device: str, kernels: Sequence[str] = ()) -> list[str]:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..converters.errors import ConvertError
+from ..converters.whole_files import lock
 from .metrics import METRICS
 from .state import checkpoints, newest_whole
-from .whole_files import lock
 
 #: Held while a process trains there; empty. It stays, for a file that is removed can be locked by two.
 LOCK = ".lock"

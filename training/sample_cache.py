@@ -6,10 +6,7 @@ against the corpus; a file that does not hold up is made again, since nothing bu
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
 from dataclasses import astuple
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError
+from ..converters.whole_files import whole_file
 from .sampling import Corpus, MapRecipe, build_map
 
 Int64 = NDArray[np.int64]
@@ -84,18 +82,8 @@ def _write(path: Path, samples: Int64) -> None:
     """Write the file whole or not at all; several ranks may do it at once, with the same bytes."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # not tempfile: its files are for their owner alone, and a cache may be shared
-        temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-        try:
-            with open(temporary, "xb") as file:
-                np.save(file, samples, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+        with whole_file(path) as file:
+            np.save(file, samples, allow_pickle=False)
     except OSError as error:
         raise ConvertError(
             f"{path.parent}: the sample map cannot be written: {error.strerror or error}",

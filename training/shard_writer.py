@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError
+from ..converters.whole_files import lock, partial_path
 from .corpus_file import HEADER_BYTES, Int64, ShardHeader, token_width
-from .whole_files import lock, partial_path
 
 _COPY_BYTES = 1 << 20
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .leveldb_table import Cursor, Entry, masked, put_varint, unmasked
 from .stored import ITEMSIZE, NewTensor
 
@@ -145,11 +145,11 @@ def read_entry(path: Path, entry: Entry) -> BundleEntry:
     for field in _fields(path, entry.value, entry.offset, _ENTRY, 7):
         values[field.number] = field.value
         if field.number == 2:
-            shape = _shape(path, shown(entry.key), field)
+            shape = _shape(path, quoted(entry.key), field)
         elif field.number == 7:
             partitioned = True
     if not 1 <= values[1] < 1 << 31:
-        raise FormatError(path, f"tensor {shown(entry.key)} has no dtype", offset=entry.offset)
+        raise FormatError(path, f"tensor {quoted(entry.key)} has no dtype", offset=entry.offset)
     dtype = _DTYPES.get(values[1], f"DT_{values[1]}")
     return BundleEntry(entry.key, dtype, shape, values[3], values[4], values[5], unmasked(values[6]), partitioned)
 
@@ -171,11 +171,6 @@ def _shape(path: Path, name: str, message: _Field) -> tuple[int, ...]:
                     path, f"tensor {name} has the shape {shape}, too much for an array", offset=field.offset
                 )
     return tuple(shape)
-
-
-def shown(key: bytes) -> str:
-    """Quote a key for a message, control characters escaped, as far as 200 characters."""
-    return f"{key.decode(errors='backslashreplace')!r:.200}"
 
 
 def header() -> bytes:

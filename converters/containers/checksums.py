@@ -6,45 +6,32 @@ torch does not look at it. Both are checked here: a damaged download is otherwis
 
 from __future__ import annotations
 
-import functools
-import sys
 import zlib
 from collections.abc import Callable
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConvertError, FormatError
-from .stored import ChecksummedExtent, OpenFiles, StoredTensor
+from ..errors import ConvertError, FormatError, quoted
+from .stored import ChecksummedExtent, Data, OpenFiles, StoredTensor
 
 _CHUNK_BYTES = 1 << 20
 _WORDS = {"crc32": "CRC32", "crc32c": "CRC32C"}
 
 
-@functools.cache
 def crc32c() -> Callable[..., int]:
-    """Load the function of the wheel of that name, which only TF checkpoints need.
+    """Import the function of the package of that name, which only TF checkpoints need.
 
     It takes content, and the checksum of what came before, and returns the checksum of both.
 
-    The wheel's compiled module is loaded without the package round it, which looks up its own version and prepares a
-    command of its own: 27 ms in release 2.9.
+    Raises:
+        ConvertError: The package cannot be imported.
     """
-    name = "crc32c._crc32c"
-    package = PathFinder.find_spec("crc32c")
-    places = package.submodule_search_locations if package is not None else None
-    inner = PathFinder.find_spec(name, places) if places else None
-    if inner is None or inner.loader is None or name in sys.modules:
-        try:
-            import crc32c  # release 2.4 is a single module; or somebody has the package already
-        except ImportError as error:
-            what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
-            raise ConvertError(what, "Install it: python -m pip install crc32c") from None
-        return crc32c.crc32c
-    module = module_from_spec(inner)
-    inner.loader.exec_module(module)
-    sys.modules[name] = module
-    return module.crc32c  # type: ignore[no-any-return]
+    try:
+        import crc32c
+    except ImportError as error:
+        what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
+        raise ConvertError(what, "Install it: python -m pip install crc32c") from None
+    return crc32c.crc32c
 
 
 class Checksum:
@@ -71,16 +58,19 @@ def verify_checksum(files: OpenFiles, tensor: StoredTensor) -> None:
     Raises:
         FormatError: The checksums differ, or the file ends early.
     """
-    data = tensor.data
-    if not isinstance(data, ChecksummedExtent):
-        return
-    scratch = memoryview(bytearray(min(_CHUNK_BYTES, data.nbytes)))
-    checksum = running(tensor)
-    for start in range(0, data.nbytes, _CHUNK_BYTES):
-        piece = scratch[: min(_CHUNK_BYTES, data.nbytes - start)]
-        data.read_into(files, start, piece)
+    if isinstance(tensor.data, ChecksummedExtent):
+        _require(tensor.data, _checksum(files, tensor.data), f"tensor {quoted(tensor.name)}")
+
+
+def _checksum(files: OpenFiles, extent: ChecksummedExtent) -> Checksum:
+    """Read an extent in pieces and take its checksum."""
+    scratch = memoryview(bytearray(min(_CHUNK_BYTES, extent.nbytes)))
+    checksum = Checksum(extent.kind)
+    for start in range(0, extent.nbytes, _CHUNK_BYTES):
+        piece = scratch[: extent.nbytes - start]
+        extent.read_into(files, start, piece)
         checksum.update(piece)
-    require(tensor, checksum)
+    return checksum
 
 
 def running(tensor: StoredTensor) -> Checksum:
@@ -94,12 +84,47 @@ def require(tensor: StoredTensor, checksum: Checksum) -> None:
     Raises:
         FormatError: They differ.
     """
-    data = tensor.data
-    if isinstance(data, ChecksummedExtent) and checksum.value != data.checksum:
+    if isinstance(tensor.data, ChecksummedExtent):
+        _require(tensor.data, checksum, f"tensor {quoted(tensor.name)}")
+
+
+def _require(extent: ChecksummedExtent, checksum: Checksum, what: str) -> None:
+    if checksum.value != extent.checksum:
         raise FormatError(
-            data.path,
-            f"tensor {tensor.name!r:.200} has the wrong {_WORDS[data.kind]}: got {checksum.value:08x}, "
-            f"wanted {data.checksum:08x}",
-            offset=data.offset,
+            extent.path,
+            f"{what} has the wrong {_WORDS[extent.kind]}: got {checksum.value:08x}, wanted {extent.checksum:08x}",
+            offset=extent.offset,
             next_step="The file is damaged: fetch it again.",
         )
+
+
+@dataclass(frozen=True)
+class CheckedPart:
+    """Data that lies in a larger run of bytes, of which as a whole the file keeps a checksum.
+
+    The whole is read and checked before the first byte is given, once for each :class:`OpenFiles`.
+
+    Attributes:
+        part: The data.
+        whole: The run of bytes.
+        owner: What the whole is called, for the message.
+    """
+
+    part: Data
+    whole: ChecksummedExtent
+    owner: str
+
+    @property
+    def nbytes(self) -> int:
+        return self.part.nbytes
+
+    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
+        """Fill ``out`` as the part itself does.
+
+        Raises:
+            FormatError: The whole has another checksum, or the file ends early.
+        """
+        if self.whole not in files.checked:
+            _require(self.whole, _checksum(files, self.whole), self.owner)
+            files.checked.add(self.whole)
+        self.part.read_into(files, start, out)

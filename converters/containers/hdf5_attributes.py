@@ -1,9 +1,8 @@
 """Attributes of HDF5 that hold text: where an object keeps them, and the strings in them.
 
-An attribute lies in its object's header, or in a fractal heap where there are many (:mod:`.hdf5_dense`). Strings are of
-one width, or of any length and then in a heap that the whole file shares.
+Strings are of one width, or of any length and then in a heap that the whole file shares.
 
-Source: HDF5 File Format Specification 3.0, IV.A.2.m (attribute), III.E (global heap).
+Source: HDF5 File Format Specification 3.0, IV.A.2.m (attribute), version 1, and III.E (global heap).
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import math
 import struct
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .hdf5_datatypes import STRING, VARIABLE_LENGTH
-from .hdf5_file import UNDEFINED, Cursor, Hdf5File
-from .hdf5_headers import ATTRIBUTE, ATTRIBUTE_INFO, Header
+from .hdf5_file import Cursor, Hdf5File
+from .hdf5_headers import ATTRIBUTE, Header
 from .hdf5_messages import Datatype, read_dataspace, read_datatype
 
 MAX_NAMES = 50_000  # names in one attribute, and tensors and layers a file; a 24-layer model has 400
@@ -28,8 +27,7 @@ _TEXT = 1
 
 _OBJECT_COST = 64  # of the budget, for one text
 
-_START = struct.Struct("<BBHHH")
-_INFO = struct.Struct("<BB")
+_START = struct.Struct("<BxHHH")
 _REFERENCE = struct.Struct("<IQI")
 _COLLECTION = struct.Struct("<4sB3xQ")
 _HEAP_OBJECT = struct.Struct("<HHIQ")
@@ -47,10 +45,10 @@ class Attributes:
         self._file = header.file
         self._heap = heap
         self._found: dict[bytes, Cursor] = {}
-        for cursor in _bodies(header):
-            name = attribute_name(cursor)
+        for cursor in header.all(ATTRIBUTE, "an attribute"):
+            name = _name(cursor)
             if self._found.setdefault(name, cursor) is not cursor:
-                raise cursor.broken(f"{ascii(name.decode('latin-1'))[:100]} is there twice")
+                raise cursor.broken(f"{quoted(name)} is there twice")
 
     def __contains__(self, name: str) -> bool:
         return name.encode() in self._found
@@ -63,7 +61,7 @@ class Attributes:
         """
         cursor = self._found[name.encode()]
         shape, kind = self._described(cursor)
-        if shape is None or len(shape) != dimensions:
+        if len(shape) != dimensions:
             raise self._refused(name, f"has shape {shape!s:.200}, want {dimensions} dimension(s)")
         count = math.prod(shape)
         if count == 0:
@@ -79,18 +77,14 @@ class Attributes:
             return [self._decoded(name, self._heap.text(piece)) for piece in pieces]
         return [self._decoded(name, self._unpadded(cursor, kind, piece)) for piece in pieces]
 
-    def _described(self, cursor: Cursor) -> tuple[tuple[int, ...] | None, Datatype]:
+    def _described(self, cursor: Cursor) -> tuple[tuple[int, ...], Datatype]:
         """Read an attribute's shape and type; the cursor stands at its values then."""
-        version, flags, name_bytes, type_bytes, space_bytes = cursor.numbers(_START)
-        if version > 1 and flags:
-            raise cursor.broken("shares its type with other objects (a committed datatype)")
-        cursor.take(1 if version == 3 else 0)
-        pad = 7 if version == 1 else 0  # version 1 fills each part up to a multiple of eight
-        cursor.take(name_bytes + pad & ~pad)
+        _, name_bytes, type_bytes, space_bytes = cursor.numbers(_START)
+        cursor.take(name_bytes + 7 & ~7)  # each part is filled up to a multiple of eight
         parts = []
         for nbytes in (type_bytes, space_bytes):
             at = cursor.address + cursor.at
-            parts.append(Cursor(self._file, cursor.take(nbytes + pad & ~pad), at, "an attribute"))
+            parts.append(Cursor(self._file, cursor.take(nbytes + 7 & ~7), at, "an attribute"))
         return read_dataspace(parts[1]), read_datatype(parts[0])
 
     def _unpadded(self, cursor: Cursor, kind: Datatype, piece: bytes) -> bytes:
@@ -116,39 +110,21 @@ class Attributes:
         return self._file.broken(f"attribute {name} {what}", next_step=None)
 
 
-def attribute_name(cursor: Cursor) -> bytes:
+def _name(cursor: Cursor) -> bytes:
     """Return an attribute's name; the cursor stays at its start.
 
     Raises:
-        FormatError: The attribute is of an unknown version, or its name does not end with a zero and no sooner: the
-            library would take it for another name.
+        UnfamiliarError: The attribute is of a newer version.
+        FormatError: Its name does not end with a zero and no sooner: the library would take it for another name.
     """
-    version, _, nbytes, _, _ = cursor.numbers(_START)
-    if version not in (1, 2, 3):
-        raise cursor.broken(f"has version {version}, want 1 to 3")
-    cursor.take(1 if version == 3 else 0)
+    version, nbytes, _, _ = cursor.numbers(_START)
+    if version != 1:
+        raise cursor.unfamiliar(f"has version {version}")
     name = cursor.take(nbytes)
     cursor.at = 0
     if name.find(b"\0") != nbytes - 1 or nbytes < 2:
-        raise cursor.broken(f"has a name that does not end where it should: {ascii(name)[:100]}")
+        raise cursor.broken(f"has a name that does not end where it should: {quoted(name)}")
     return name[:-1]
-
-
-def _bodies(header: Header) -> list[Cursor]:
-    """Return the attributes of an object, undecoded: those in its header, or those in its heap."""
-    info = header.one(ATTRIBUTE_INFO)
-    if info is not None:
-        cursor = header.cursor(info, "an attribute info message")
-        version, flags = cursor.numbers(_INFO)
-        if version != 0 or flags > 3:
-            raise cursor.broken(f"has version {version} and flags {flags}")
-        cursor.take(2 if flags & 1 else 0)
-        heap, names = cursor.number(8), cursor.number(8)
-        if heap != UNDEFINED:
-            from .hdf5_dense import dense_attributes  # imported here: few files have one
-
-            return dense_attributes(header.file, heap, names)
-    return [header.cursor(message, "an attribute") for message in header.all(ATTRIBUTE)]
 
 
 class GlobalHeap:
@@ -181,7 +157,7 @@ class GlobalHeap:
         what = "a heap of texts"
         signature, version, nbytes = _COLLECTION.unpack(self._file.read(address, _COLLECTION.size, what))
         if signature != b"GCOL" or version != 1 or nbytes < _COLLECTION.size:
-            raise self._file.broken(f"{what} is none", address)
+            raise self._file.broken(f"{what} is something else", address)
         cursor = Cursor(self._file, self._file.claim(address, nbytes, what), address, what)
         cursor.take(_COLLECTION.size)
         objects: dict[int, bytes] = {}

@@ -21,9 +21,10 @@ from itertools import pairwise
 from typing import TypeVar
 
 from .hdf5_datatypes import DATATYPES
-from .hdf5_file import SIGNATURE, UNDEFINED
+from .hdf5_file import UNDEFINED
 from .hdf5_headers import ATTRIBUTE, DATASPACE, DATATYPE, LAYOUT, SYMBOL_TABLE
 from .hdf5_messages import MAX_RANK
+from .signatures import HDF5 as SIGNATURE
 from .stored import ITEMSIZE
 
 SUPERBLOCK_BYTES = 96

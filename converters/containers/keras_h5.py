@@ -2,12 +2,13 @@
 
 A weight lies at ``<layer>/<weight name>``; the root's ``layer_names`` and each layer's ``weight_names`` list them. A
 weight name starts with the model's own prefix (``tf_ro_former_for_masked_lm_1/``), which readers ignore, and ends in
-``:0``. Keras writes payloads contiguous and uncompressed, so that the index gives extents and the engine copies them;
-payloads in chunks, which other programs make of them, are read too. Keras stores weights that two layers share under
-each of them: we write hard links instead.
+``:0``. Keras writes payloads contiguous and uncompressed, so that the index gives extents and the engine copies them.
+Keras stores weights that two layers share under each of them: we write hard links instead.
 
-The file is read by our own reader of HDF5 (:mod:`.hdf5_file` and its neighbours). Every object is reached component by
-component through hard links, looked at before it is opened: so nothing outside the file is ever followed.
+A file as Keras writes it is read by our own reader of HDF5 (:mod:`.hdf5_file` and its neighbours). Of any other form of
+HDF5 (chunks, compression, the newer formats, big-endian numbers) h5py makes a plain copy first (:mod:`.hdf5_copy`).
+Every object is reached component by component through hard links, looked at before it is opened: so nothing outside the
+file is ever followed.
 
 Source: tf_keras 2.19 ``saving/legacy/hdf5_format.py`` for names and attributes; transformers 4.57
 ``modeling_tf_utils.py``, also for sharded files, whose layer names are the tensors themselves.
@@ -17,24 +18,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
 from .hdf5_attributes import MAX_NAMES, Attributes, GlobalHeap
-from .hdf5_datasets import UNPACK, Dataset, is_dataset, read_dataset
-from .hdf5_file import UNDEFINED, Hdf5File, open_file, quoted
-from .hdf5_groups import EXTERNAL, HARD, SOFT, Link, is_group, read_links
-from .hdf5_headers import CACHE_IMAGE, DRIVER_INFO, Header, read_header
+from .hdf5_datasets import Dataset, is_dataset, read_dataset
+from .hdf5_file import Hdf5File, UnfamiliarError, open_content, open_file
+from .hdf5_groups import Link, is_group, read_links
+from .hdf5_headers import Header, read_header
 from .keras_h5_layout import TOP_LEVEL, KerasLayout, lay_out
-from .stored import Extent, Index, OpenFiles, StoredTensor
+from .regions import first_overlap
+from .stored import Index, OpenFiles, StoredTensor
 
 __all__ = ["KerasLayout", "index", "lay_out"]
 
 MAX_DEPTH = 32  # components of one weight name
-#: Unpacked tensors may take this many times the file's size, and this many bytes more, all together. gzip gains 10 % on
-#: weights and can be made to gain a thousandfold.
-UNPACKED_TIMES, UNPACKED_BYTES = 64, 1 << 26
-
 KERAS_3 = (
     "this is a Keras 3 .weights.h5 file: it holds no weight names, only attribute paths and positions of the class "
     "that wrote it, so nothing in it says which tensor is which",
@@ -49,37 +48,45 @@ NO_KERAS = (
     "Want tf_model.h5 as transformers 4 wrote it.",
 )
 #: Names in the root of a file that is something else → what it is.
-_OTHER_FILES = {
+OTHER_FILES = {
     "_layer_checkpoint_dependencies": KERAS_3,
     "layers": KERAS_3,
     "vars": KERAS_3,
     "model_weights": WHOLE_MODEL,
 }
-_LINK_WORDS = {SOFT: "a soft link", EXTERNAL: "a link into another file"}
 
 
 def index(path: Path) -> Index:
-    """Index the weights of ``path`` without reading a payload.
+    """Index the weights of ``path``; of a file as Keras writes it without reading a payload.
 
     Raises:
         FormatError: Not an HDF5 file, not Keras weights, a feature that is refused, or a file that is broken.
     """
     with OpenFiles() as files:
-        file, root = open_file(path, files)
-        weights = WeightFile(file, root)
-        # By its header's address, a dataset under its first path: others are hard links to it.
-        found: dict[int, tuple[str, Dataset]] = {}
-        tensors: list[StoredTensor] = []
-        for name, where, header in weights.weights():
-            if len(tensors) == MAX_NAMES:
-                raise FormatError(path, f"it holds more than {MAX_NAMES:,} tensors, more than any model has")
-            if header.address not in found:
-                found[header.address] = where, read_dataset(header, where)
-            dtype, shape, data, _ = found[header.address][1]
-            tensors.append(StoredTensor(name, dtype, shape, data))
-        metadata = weights.metadata()
+        try:
+            return _index(*open_file(path, files))
+        except UnfamiliarError as error:
+            from .hdf5_copy import CopiedExtent, plain_copy  # imported here: few files are in another form
+
+            copy = plain_copy(error, files.descriptor(path))
+    found = _index(*open_content(path, copy, copy.size))
+    tensors = [replace(tensor, data=CopiedExtent(tensor.data, copy)) for tensor in found.tensors]
+    return Index(tuple(tensors), found.metadata)
+
+
+def _index(file: Hdf5File, root: int) -> Index:
+    weights = WeightFile(file, root)
+    # By its header's address, a dataset under its first path: others are hard links to it.
+    found: dict[int, tuple[str, Dataset]] = {}
+    tensors: list[StoredTensor] = []
+    for name, where, header in weights.weights():
+        if len(tensors) == MAX_NAMES:
+            raise FormatError(file.path, f"it holds more than {MAX_NAMES:,} tensors, more than any model has")
+        if header.address not in found:
+            found[header.address] = where, read_dataset(header, where)
+        tensors.append(StoredTensor(name, *found[header.address][1]))
+    metadata = weights.metadata()
     _refuse_overlaps(file, found.values())
-    _refuse_bombs(file, [dataset for _, dataset in found.values()])
     return Index(tuple(tensors), metadata)
 
 
@@ -92,8 +99,6 @@ class WeightFile:
         self._headers: dict[int, Header] = {}
         self._links: dict[int, dict[bytes, Link]] = {}
         self._attributes: dict[int, Attributes] = {}
-        if file.superblock_extension != UNDEFINED:
-            _check_extension(self._header(file.superblock_extension))
         self._root = self._header(root)
         if not is_group(self._root):
             raise file.broken("the superblock's root is not a group", root)
@@ -106,7 +111,7 @@ class WeightFile:
         """
         layers = self._names(self._described(self._root), "layer_names")
         if layers is None:
-            words = (answer for name, answer in _OTHER_FILES.items() if self._has(self._root, name))
+            words = (answer for name, answer in OTHER_FILES.items() if self._has(self._root, name))
             what, next_step = next(words, NO_KERAS)
             raise self._file.broken(what, next_step=next_step)
         if TOP_LEVEL not in layers and self._has(self._root, TOP_LEVEL):
@@ -171,9 +176,8 @@ class WeightFile:
             link = self._linked(here).get(part.encode()) if is_group(here) else None
             if link is None:
                 raise self._refused(f"{what} {quoted(name)} names an object that the file does not hold")
-            if link.kind != HARD:
-                words = _LINK_WORDS.get(link.kind, "a link of an unknown kind")
-                raise self._refused(f"{what} {quoted(name)} leads through {words}")
+            if link.soft:
+                raise self._refused(f"{what} {quoted(name)} leads through a soft link")
             here = self._header(link.address)
             if here.address in above:
                 raise self._refused(f"{what} {quoted(name)} leads through a group that holds itself")
@@ -209,30 +213,14 @@ class WeightFile:
         return FormatError(self._file.path, what)
 
 
-def _check_extension(header: Header) -> None:
-    """Refuse what only the superblock's extension says: that structures lie elsewhere than their addresses."""
-    if DRIVER_INFO in header.kinds or CACHE_IMAGE in header.kinds:
-        raise header.file.broken("its structures lie in several files, or in an image of a cache", header.address, None)
-
-
 def _refuse_overlaps(file: Hdf5File, found: Iterable[tuple[str, Dataset]]) -> None:
     """Two datasets may not share a byte, nor may one lie over the file's structures, nor these over each other.
 
     Hard links to one dataset were folded before. ``found`` has each dataset once, with its path.
     """
     regions = [(begin, end, "") for begin, end in file.claimed.items()]
-    regions += [(begin, end, name) for name, dataset in found for begin, end in dataset.regions()]
-    end, last = 0, ""
-    for begin, stop, name in sorted(regions):
-        if begin < end:
-            one, other = (quoted(each) if each else "a structure of the file" for each in (name, last))
-            raise file.broken(f"{one} and {other} overlap", begin)
-        end, last = stop, name
-
-
-def _refuse_bombs(file: Hdf5File, found: Iterable[Dataset]) -> None:
-    """Refuse a small file that unpacks to far more."""
-    unpacked = sum(dataset.data.nbytes for dataset in found if not isinstance(dataset.data, Extent))
-    if unpacked > UNPACKED_TIMES * file.size + UNPACKED_BYTES:
-        what = f"{file.size:,} bytes claim to unpack to {unpacked:,}, more than {UNPACKED_TIMES} times as many"
-        raise file.broken(what, next_step=UNPACK)
+    regions += [(data.offset, data.offset + data.nbytes, name) for name, (_, _, data) in found if data.nbytes]
+    overlap = first_overlap(regions)
+    if overlap is not None:
+        names = (quoted(each) if each else "a structure of the file" for each in (overlap.later, overlap.earlier))
+        raise file.broken(f"{' and '.join(names)} overlap", overlap.offset)

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from .checksums import crc32c
+from .signatures import LEVELDB_END
 
 _FIXED32 = struct.Struct("<I")
 
-#: Source: kTableMagicNumber in format.h, as it lies in the file.
-_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5
 _UNCOMPRESSED, _SNAPPY = 0, 1
@@ -135,8 +134,8 @@ def is_table(path: Path) -> bool:
         if not stat.S_ISREG(status.st_mode):
             return False
         with open(path, "rb") as file:
-            file.seek(max(0, status.st_size - len(_MAGIC)))
-            return file.read(len(_MAGIC)) == _MAGIC
+            file.seek(max(0, status.st_size - len(LEVELDB_END)))
+            return file.read(len(LEVELDB_END)) == LEVELDB_END
     except OSError:
         return False
 
@@ -153,9 +152,9 @@ def read_table(path: Path) -> Iterator[Entry]:
     for handle in table.blocks():
         for entry in table.entries(*handle.extent):
             if previous is not None and entry.key <= previous:
-                raise FormatError(path, f"key {entry.key!r:.200} is out of order", offset=entry.offset)
+                raise FormatError(path, f"key {quoted(entry.key)} is out of order", offset=entry.offset)
             if entry.key > handle.last_key:
-                raise FormatError(path, f"key {entry.key!r:.200} lies in the wrong block", offset=entry.offset)
+                raise FormatError(path, f"key {quoted(entry.key)} lies in the wrong block", offset=entry.offset)
             previous = entry.key
             yield entry
         previous = handle.last_key if previous is None else max(previous, handle.last_key)
@@ -192,11 +191,11 @@ class _Table:
         if len(content) < _FOOTER_BYTES:
             what = f"{len(content)} bytes, the footer of a table alone takes {_FOOTER_BYTES}"
             raise FormatError(path, what, next_step=FETCH_AGAIN)
-        if not content.endswith(_MAGIC):
-            what = f"no table: it ends with {content[-8:].hex()}, wanted {_MAGIC.hex()}"
+        if not content.endswith(LEVELDB_END):
+            what = f"no table: it ends with {content[-8:].hex()}, wanted {LEVELDB_END.hex()}"
             raise FormatError(path, what, next_step=FETCH_AGAIN)
         self._body_bytes = len(content) - _FOOTER_BYTES
-        footer = Cursor(path, content, 0, self._body_bytes, len(content) - len(_MAGIC))
+        footer = Cursor(path, content, 0, self._body_bytes, len(content) - len(LEVELDB_END))
         self._metaindex = footer.varint(), footer.varint()
         self._index = footer.varint(), footer.varint()
 
@@ -310,7 +309,7 @@ def build_table(entries: Iterable[tuple[bytes, bytes]], block_bytes: int = _BLOC
         assert last_key is not None, "a block was closed, so it had a key"
         index.add(_successor(last_key), closed)
     footer = metaindex_handle + _append_block(table, index)
-    return bytes(table) + footer.ljust(_FOOTER_BYTES - len(_MAGIC), b"\0") + _MAGIC
+    return bytes(table) + footer.ljust(_FOOTER_BYTES - len(LEVELDB_END), b"\0") + LEVELDB_END
 
 
 class _BlockBuilder:

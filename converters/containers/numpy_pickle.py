@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from ..errors import FormatError
-from .pickle_machine import Allowed, Buildable, Global, PickleMachine, Span, kind_of, shown
+from ..errors import FormatError, quoted
+from .pickle_machine import Allowed, Buildable, Global, PickleMachine, Span, kind_of
 from .state_tree import OpaqueLeaf, TensorLeaf
 from .stored import Data, Extent, OpenFiles
 
 # fmt: off
 #: numpy's type code → (our name, bytes an element).
-_TYPES = {
+TYPES = {
     "f8": ("float64", 8), "f4": ("float32", 4), "f2": ("float16", 2),
     "i8": ("int64", 8),   "i4": ("int32", 4),   "i2": ("int16", 2),   "i1": ("int8", 1),
     "u1": ("uint8", 1),   "b1": ("bool", 1),
@@ -83,7 +83,7 @@ class DType(Buildable):
                 "Load it with numpy and save array.astype(array.dtype.newbyteorder('<')).",
             )
         if order not in ("<", "|", "="):
-            machine.fail(f"numpy.dtype byte order {shown(order)}, want '<'")
+            machine.fail(f"numpy.dtype byte order {quoted(order)}, want '<'")
         if any(part is not None for part in state[2:5]):
             machine.fail("a numpy.dtype with fields or sub-arrays; a tensor has none")
         self.ordered = True
@@ -150,6 +150,8 @@ def checked_nbytes(machine: PickleMachine, shape: tuple[int, ...], itemsize: int
 @dataclass(frozen=True)
 class LatinText:
     """An array's bytes as the text that protocol 2 makes of them: latin-1 characters, written in UTF-8.
+
+    Protocol 2 was the default of ``paddle.save`` in Paddle 2.0.
 
     Attributes:
         offset, stored: Where the text lies in the file.
@@ -238,9 +240,9 @@ def _dtype(machine: PickleMachine, arguments: tuple[object, ...]) -> DType:
     if not 1 <= len(arguments) <= 3:
         machine.fail(f"numpy.dtype is called with {len(arguments)} arguments, want 3")
     code = machine.text(arguments[0], "a numpy type code")
-    if code not in _TYPES:
-        machine.fail(f"numpy type {shown(code)}; tensors have one of {', '.join(_TYPES)}")
-    return DType(*_TYPES[code])
+    if code not in TYPES:
+        machine.fail(f"numpy type {quoted(code)}; tensors have one of {', '.join(TYPES)}")
+    return DType(*TYPES[code])
 
 
 def _reconstruct(machine: PickleMachine, arguments: tuple[object, ...]) -> NumpyArray:
@@ -255,7 +257,7 @@ def _from_buffer(machine: PickleMachine, arguments: tuple[object, ...]) -> Numpy
     payload, dtype, shape, order = arguments
     letter = machine.text(order, "the order of a numpy array")
     if letter not in ("C", "F"):
-        machine.fail(f"a numpy array in order {shown(letter)}, want 'C' or 'F'")
+        machine.fail(f"a numpy array in order {quoted(letter)}, want 'C' or 'F'")
     array = NumpyArray(machine.offset)
     array._fill(machine, dtype, machine.sizes(shape, "the shape of a numpy array"), letter == "F", payload)
     return array
@@ -280,7 +282,7 @@ def _tuple(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
 def _eval(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     """Recognise paddle's ``eval('data', {'data': ndarray})``, its way to pickle a DenseTensor; run nothing."""
     if len(arguments) >= 1 and type(arguments[0]) is Span and arguments[0].kind != "bytes":
-        expression = "code" if arguments[0].length > 200 else shown(machine.text(arguments[0], "an expression"))
+        expression = "code" if arguments[0].length > 200 else quoted(machine.text(arguments[0], "an expression"))
         if expression == "'data'" and len(arguments) == 2 and type(arguments[1]) is dict:
             array = arguments[1].get("data")
             if len(arguments[1]) == 1 and type(array) is NumpyArray:

@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from . import pickle_opcodes as opcodes
-from .numpy_pickle import NUMPY_GLOBALS, NumpyArray
-from .pickle_machine import PickleMachine, kind_of, shown
+from . import signatures
+from .numpy_pickle import NUMPY_GLOBALS, TYPES, NumpyArray
+from .pickle_machine import PickleMachine, kind_of
 from .state_tree import flatten
 from .stored import (
     Data,
@@ -66,7 +67,7 @@ def index(path: Path | str) -> Index:
     stored = []
     for name, array in tensors:
         if not isinstance(array, NumpyArray) or array.dtype is None or array.data is None:
-            raise FormatError(path, f"the array {shown(name)} has no contents")
+            raise FormatError(path, f"the array {quoted(name)} has no contents")
         if name in pieces:
             stored.append(StoredTensor(name, array.dtype.name, shapes[name], pieces[name]))
         else:
@@ -79,7 +80,7 @@ def _refuse_other_formats(path: Path, files: OpenFiles, size: int) -> None:
     files.read_into(path, 0, memoryview(start))
     if not start:
         raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
-    for magic, other in ((b"PK\x03\x04", "a zip archive, as torch writes"), (b"\x89HDF", "an HDF5 file")):
+    for magic, other in ((signatures.ZIP, "a zip archive, as torch writes"), (signatures.HDF5[:4], "an HDF5 file")):
         if start.startswith(magic):
             raise FormatError(path, f"this is {other}, want a pickle as paddle.save writes", offset=0)
 
@@ -125,8 +126,8 @@ def _join_slices(
     for name, entry in table.items():
         slices = entry.get("slices") if isinstance(entry, dict) else None
         if not isinstance(entry, dict) or type(slices) is not list or not slices:
-            machine.fail(f"{_SLICES} does not list the slices of {shown(name)}")
-        shape = machine.sizes(entry.get("OriginShape"), f"the shape of {shown(name)}")
+            machine.fail(f"{_SLICES} does not list the slices of {quoted(name)}")
+        shape = machine.sizes(entry.get("OriginShape"), f"the shape of {quoted(name)}")
         parts: list[Data] = []
         ends: list[int] = []
         dtype = None
@@ -134,11 +135,11 @@ def _join_slices(
             slice_name = machine.text(item, "the name of a slice")
             part = state.get(slice_name)
             if not isinstance(part, NumpyArray) or part.data is None or part.dtype is None or len(part.shape) != 1:
-                machine.fail(f"{shown(name)} is made of {shown(slice_name)}, which is no flat array of the file")
+                machine.fail(f"{quoted(name)} is made of {quoted(slice_name)}, which is no flat array of the file")
             if dtype not in (None, part.dtype.name):
-                machine.fail(f"the slices of {shown(name)} have several dtypes")
+                machine.fail(f"the slices of {quoted(name)} have several dtypes")
             if slice_name in others or slice_name in first_slices:
-                machine.fail(f"the slice {shown(slice_name)} is used twice")
+                machine.fail(f"the slice {quoted(slice_name)} is used twice")
             if parts:
                 others.add(slice_name)
             else:
@@ -148,7 +149,7 @@ def _join_slices(
             parts.append(part.data)
             ends.append((ends[-1] if ends else 0) + part.data.nbytes)
         if math.prod(shape) * itemsize != ends[-1]:
-            machine.fail(f"the slices of {shown(name)} hold {ends[-1]:,} bytes, want {shape} of {dtype}")
+            machine.fail(f"the slices of {quoted(name)} hold {ends[-1]:,} bytes, want {shape} of {dtype}")
         pieces[name], shapes[name] = Pieces(tuple(parts), tuple(ends)), shape
     joined = {first_slices.get(name, name): value for name, value in state.items() if name not in others}
     if len(joined) + len(others) != len(state):
@@ -158,12 +159,7 @@ def _join_slices(
     return pieces, shapes
 
 
-# fmt: off
-_NUMPY_TYPES = {
-    "float64": "f8", "float32": "f4", "float16": "f2", "bfloat16": "u2",
-    "int64": "i8", "int32": "i4", "int16": "i2", "int8": "i1", "uint8": "u1", "bool": "b1",
-}
-# fmt: on
+_CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 
 #: Payloads start at multiples of this: rows and strips of a kernel then lie on cache lines.
 _ALIGNMENT = 64
@@ -217,7 +213,7 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> PdparamsLayout:
         if holder in shared:
             run += memo.keep(holder)
         run += opcodes.MARK + opcodes.integer(1) + opcodes.integers(tensor.shape)
-        run += memo.once(_dtype(_NUMPY_TYPES[tensor.dtype])) + opcodes.FALSE
+        run += memo.once(_dtype(_CODES[tensor.dtype])) + opcodes.FALSE
         nbytes = tensor.nbytes
         length = b"B" + struct.pack("<I", nbytes) if nbytes < 1 << 32 else b"\x8e" + struct.pack("<Q", nbytes)
         run += _padding(begun + len(run) + len(length)) + length

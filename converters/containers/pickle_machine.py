@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from .stored import OpenFiles
 
 #: A tensor takes about 30 opcodes, so this is some 33,000 tensors; a hostile file gets a second of time at the most.
@@ -193,7 +193,7 @@ class PickleMachine:
         """Put a value into a dict under the text of its key, once."""
         name = self._key(key)
         if name in target:
-            self.fail(f"a dict holds the key {shown(name)} twice")
+            self.fail(f"a dict holds the key {quoted(name)} twice")
         target[name] = value
 
     # The window on the file.
@@ -332,7 +332,7 @@ class PickleMachine:
     def _name_global(self, module: str, name: str) -> None:
         if (module, name) not in self._allowed:
             named = f"{module}.{name}"
-            named = named if len(named) < 200 and named.replace(".", "_").isidentifier() else shown(named)
+            named = named if len(named) < 200 and named.replace(".", "_").isidentifier() else quoted(named)
             self.fail(
                 f"the pickle names {named}, which would run code; it was not run",
                 "Weights alone need no such name. Load the file only with software that you trust it to, and save the"
@@ -385,11 +385,6 @@ def kind_of(value: object) -> str:
         return "None"
     words = {bool: "a truth value", int: "a number", float: "a number", list: "a list", tuple: "a tuple"}
     return words.get(type(value)) or ("a dict" if isinstance(value, dict) else str(value))
-
-
-def shown(text: str, limit: int = 80) -> str:
-    """Quote a file's text for a message: escaped, so that it cannot drive a terminal, and cut."""
-    return repr(text) if len(text) <= limit else f"{text[:limit]!r}…"
 
 
 def _unsigned(machine: PickleMachine, length: int) -> int:

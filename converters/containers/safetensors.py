@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from .stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
@@ -113,7 +113,7 @@ def _check_cover(path: Path, described: list[_Described], payload: int, file_byt
     described.sort(key=lambda each: (each.begin, each.end))
     end = 0
     for each in described:
-        where = f"tensor {each.name!r:.200}"
+        where = f"tensor {quoted(each.name)}"
         if each.begin != end:
             fault = "overlaps the tensor before it" if each.begin < end else "leaves a hole before it"
             raise FormatError(
@@ -138,7 +138,7 @@ def _size(path: Path, each: _Described) -> int:
     for axis in each.shape:
         size *= axis
         if size > _MAX_SIZE:
-            raise FormatError(path, f"tensor {each.name!r:.200} has shape {each.shape}: more than 2^63 - 1 elements")
+            raise FormatError(path, f"tensor {quoted(each.name)} has shape {each.shape}: more than 2^63 - 1 elements")
     return size
 
 
@@ -180,20 +180,20 @@ class _Scanner:
             if field == "dtype":
                 dtype = self._dtype(name)
             elif field == "shape":
-                shape = self._integers(_MAX_AXES, f"tensor {name!r:.200} has more than {_MAX_AXES} axes")
+                shape = self._integers(_MAX_AXES, f"tensor {quoted(name)} has more than {_MAX_AXES} axes")
             elif field == "data_offsets":
-                offsets = self._integers(2, f"tensor {name!r:.200} has more than two data_offsets")
+                offsets = self._integers(2, f"tensor {quoted(name)} has more than two data_offsets")
             else:
-                raise self._wrong(f"tensor {name!r:.200} has a field {field!r:.200} that the format does not know")
+                raise self._wrong(f"tensor {quoted(name)} has a field {quoted(field)} that the format does not know")
         if dtype is None or shape is None or offsets is None or len(offsets) != 2:
-            raise self._wrong(f"tensor {name!r:.200} needs a dtype, a shape and two data_offsets")
+            raise self._wrong(f"tensor {quoted(name)} needs a dtype, a shape and two data_offsets")
         return _Described(name, dtype, tuple(shape), *offsets)
 
     def _dtype(self, name: str) -> str:
         word = self._string()
         if word not in _DTYPES:
             raise FormatError(
-                self._path, f"tensor {name!r:.200} has dtype {word!r:.200}, wanted one of {', '.join(_DTYPES)}"
+                self._path, f"tensor {quoted(name)} has dtype {quoted(word)}, wanted one of {', '.join(_DTYPES)}"
             )
         return _DTYPES[word]
 
@@ -206,7 +206,7 @@ class _Scanner:
         while True:
             key = self._string()
             if key in seen:
-                raise self._wrong(f"{key!r:.200} is given twice")
+                raise self._wrong(f"{quoted(key)} is given twice")
             if len(seen) == _MAX_ENTRIES:
                 raise self._wrong(f"more than {_MAX_ENTRIES:,} entries")
             seen.add(key)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FormatError
-from .pickle_machine import Global, PickleMachine, Span, kind_of, shown
+from ..errors import FormatError, quoted
+from .pickle_machine import Global, PickleMachine, Span, kind_of
 
 _DEEPEST = 32
 _LONGEST_NAME = 512
@@ -81,7 +81,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
         if type(value) is Global and machine.is_function(value):
             raise FormatError(
                 path,
-                f"the pickle holds {value} under {shown(name)}: a function, which no state dict has; it was not run",
+                f"the pickle holds {value} under {quoted(name)}: a function, which no state dict has; it was not run",
                 next_step="Load the file only with software that you trust it to, and save the plain state dict.",
             )
         if isinstance(value, TensorLeaf):
@@ -89,7 +89,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
             if characters > _LONGEST_NAMES:
                 raise FormatError(path, f"the names of its tensors are longer than {_LONGEST_NAMES:,} characters")
             if name in names:
-                raise FormatError(path, f"two tensors are called {shown(name)} once nested names are joined with '.'")
+                raise FormatError(path, f"two tensors are called {quoted(name)} once nested names are joined with '.'")
             names.add(name)
             tensors.append((name, value))
         elif len(notes) < _MOST_NOTES:
@@ -111,7 +111,7 @@ def _items(value: dict[str, object] | list[object] | tuple[object, ...]) -> Iter
 def _join(path: Path, prefix: str, key: str) -> str:
     name = f"{prefix}.{key}" if prefix else key
     if len(name) > _LONGEST_NAME:
-        raise FormatError(path, f"the name {shown(name)} is longer than {_LONGEST_NAME} characters")
+        raise FormatError(path, f"the name {quoted(name)} is longer than {_LONGEST_NAME} characters")
     return name
 
 

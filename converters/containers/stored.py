@@ -41,6 +41,8 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        #: What :mod:`.checksums` has read as a whole and found to have its checksum.
+        self.checked: set[ChecksummedExtent] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> OpenFiles:

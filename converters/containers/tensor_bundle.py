@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from . import bundle_messages
-from .bundle_messages import ITEMSIZES, BundleEntry, read_entry, read_header, shown
+from .bundle_messages import ITEMSIZES, BundleEntry, read_entry, read_header
 from .leveldb_table import build_table, is_table, read_table
+from .regions import first_overlap
 from .stored import (
     ChecksummedExtent,
     Extent,
@@ -99,7 +100,7 @@ def _refuse_partitioned(path: Path, described: Sequence[BundleEntry]) -> None:
     if partitioned:
         raise FormatError(
             path,
-            f"{len(partitioned)} partitioned variables are not read here, the first is {shown(partitioned[0])}",
+            f"{len(partitioned)} partitioned variables are not read here, the first is {quoted(partitioned[0])}",
             next_step="Load the checkpoint in TensorFlow without a partitioner and save it again.",
         )
 
@@ -118,7 +119,7 @@ class _Shards:
             if shard >= self._count:
                 raise FormatError(
                     self._index_path,
-                    f"tensor {shown(key)} lies in data file {shard:,}, the header counts {self._count:,} (from 0)",
+                    f"tensor {quoted(key)} lies in data file {shard:,}, the header counts {self._count:,} (from 0)",
                 )
             prefix = self._index_path.name.removesuffix(_SUFFIX)
             path = self._index_path.with_name(_data_name(prefix, shard, self._count))
@@ -127,7 +128,7 @@ class _Shards:
             except OSError as error:
                 raise FormatError(
                     path,
-                    f"cannot be read ({error.strerror or error}), and tensor {shown(key)} lies in it",
+                    f"cannot be read ({error.strerror or error}), and tensor {quoted(key)} lies in it",
                     next_step=f"Put every data file of the checkpoint beside {self._index_path.name}.",
                 ) from None
             if not stat.S_ISREG(status.st_mode):
@@ -145,20 +146,20 @@ def _stored(index_path: Path, each: BundleEntry, shards: _Shards) -> tuple[Exten
     try:
         name = each.key.decode()
     except UnicodeDecodeError:
-        raise FormatError(index_path, f"the name {shown(each.key)} is not UTF-8") from None
+        raise FormatError(index_path, f"the name {quoted(each.key)} is not UTF-8") from None
     if each.dtype in ITEMSIZES:
         wanted = math.prod(each.shape) * ITEMSIZES[each.dtype]
         if each.nbytes != wanted:
             raise FormatError(
                 index_path,
-                f"tensor {name!r:.200} has {each.nbytes:,} bytes; {each.dtype} of shape {each.shape} takes {wanted:,}",
+                f"tensor {quoted(name)} has {each.nbytes:,} bytes; {each.dtype} of shape {each.shape} takes {wanted:,}",
             )
     path, file_bytes = shards.find(each.shard, each.key)
     end = each.offset + each.nbytes
     if end > file_bytes:
         raise FormatError(
             path,
-            f"tensor {name!r:.200} takes bytes {each.offset:,} to {end:,}, the file has {file_bytes:,}",
+            f"tensor {quoted(name)} takes bytes {each.offset:,} to {end:,}, the file has {file_bytes:,}",
             next_step=FETCH_AGAIN,
         )
     if each.dtype in _NOT_PLAIN_BYTES:
@@ -169,18 +170,15 @@ def _stored(index_path: Path, each: BundleEntry, shards: _Shards) -> tuple[Exten
 
 
 def _check_apart(stored: Sequence[tuple[Extent, StoredTensor]]) -> None:
-    """Check tensors in the order of their extents for overlaps; bytes that belong to none may lie between them."""
-    before: tuple[Extent, StoredTensor] | None = None
+    """Check that no two tensors of a data file overlap; bytes that belong to none may lie between them."""
+    files: dict[Path, list[tuple[int, int, str]]] = {}
     for extent, tensor in stored:
-        if extent.nbytes == 0:
-            continue
-        if before is not None and extent.path == before[0].path and extent.offset < before[0].offset + before[0].nbytes:
-            raise FormatError(
-                extent.path,
-                f"tensor {tensor.name!r:.200} overlaps tensor {before[1].name!r:.200}",
-                offset=extent.offset,
-            )
-        before = extent, tensor
+        files.setdefault(extent.path, []).append((extent.offset, extent.offset + extent.nbytes, tensor.name))
+    for path, regions in files.items():
+        overlap = first_overlap(regions)
+        if overlap is not None:
+            what = f"tensor {quoted(overlap.later)} overlaps tensor {quoted(overlap.earlier)}"
+            raise FormatError(path, what, offset=overlap.offset)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError
+from ..errors import FETCH_AGAIN, FormatError, quoted
 from . import pickle_opcodes as opcodes
-from .pickle_machine import PickleMachine, kind_of, shown
+from . import signatures
+from .pickle_machine import PickleMachine, kind_of
 from .state_tree import flatten
 from .stored import Index, NewTensor, OpenFiles
 from .torch_tensors import STORAGES, Storages, TorchTensor
@@ -37,7 +38,7 @@ def index(path: Path | str) -> Index:
         size = path.stat().st_size
         start = bytearray(min(512, size))
         files.read_into(path, 0, memoryview(start))
-        if start[:4] == b"PK\x03\x04":
+        if start.startswith(signatures.ZIP):
             return _index_zip(path, files, size)
         if start[257:262] == b"ustar":
             raise FormatError(
@@ -59,19 +60,21 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
     folder = folders[0]
     for name in members:
         if not name.startswith(f"{folder}/"):
-            raise FormatError(path, f"the member {shown(name)} lies outside {shown(folder)}, where torch's lie")
+            raise FormatError(path, f"the member {quoted(name)} lies outside {quoted(folder)}, where torch's lie")
     if f"{folder}/constants.pkl" in members:
         raise FormatError(
             path,
             "a TorchScript archive, whose pickle belongs to the code in it",
             next_step="Load it with torch.jit.load and save its state_dict() with torch.save.",
         )
-    byte_order = _small(path, files, members.get(f"{folder}/byteorder"))
+    byte_order = _small(path, files, members.get(f"{folder}/byteorder"), "byteorder")
     if byte_order not in (None, b"little"):
         raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little'")
     pickle = members[f"{folder}/data.pkl"]
-    _check_crc(path, files, pickle)
-    storages = Storages(size)
+    if pickle.nbytes > _LARGEST_PICKLE:
+        raise FormatError(path, f"a pickle of {pickle.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
+    _check_crc(path, files, pickle, "data.pkl")
+    storages = Storages()
     machine = PickleMachine(
         path,
         files,
@@ -86,41 +89,44 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
     for key, storage in storages.by_key.items():
         member = members.get(f"{folder}/data/{key}")
         if member is None:
-            raise FormatError(path, f"the storage {shown(key)} is missing: the zip has no {shown(f'data/{key}')}")
+            raise FormatError(path, f"the storage {quoted(key)} is missing: the zip has no {quoted(f'data/{key}')}")
         if member.nbytes != storage.nbytes:
             raise FormatError(
                 path,
-                f"the storage {shown(key)} has {member.nbytes:,} bytes in the zip, want {storage.nbytes:,}:"
+                f"the storage {quoted(key)} has {member.nbytes:,} bytes in the zip, want {storage.nbytes:,}:"
                 f" {storage.count:,} of {storage.dtype}",
                 offset=member.offset,
             )
         storage.offset = member.offset
-        storage.crc = member.crc or None  # torch.serialization.set_crc32_options(False) leaves every CRC zero
+        storage.crc = member.crc or None
     return _to_index(path, machine, tree)
 
 
-def _small(path: Path, files: OpenFiles, member: Member | None) -> bytes | None:
+def _small(path: Path, files: OpenFiles, member: Member | None, name: str) -> bytes | None:
+    """Read a member of a few bytes, of a larger one its start."""
     if member is None:
         return None
+    _check_crc(path, files, member, name)
     content = bytearray(min(member.nbytes, 16))
     files.read_into(path, member.offset, memoryview(content))
     return bytes(content)
 
 
-def _check_crc(path: Path, files: OpenFiles, member: Member) -> None:
-    """Check the pickle against its CRC; payloads are checked when they are read, and torch checks neither."""
-    if member.nbytes > _LARGEST_PICKLE:
-        raise FormatError(path, f"a pickle of {member.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
+def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
+    """Check a member against its CRC; payloads are checked when they are read, and torch checks neither.
+
+    A CRC of zero is none: ``torch.serialization.set_crc32_options(False)`` leaves all of them so, ``skip_data`` those
+    of the payloads.
+    """
     crc = 0
     chunk = bytearray(min(member.nbytes, 1 << 18))
     for start in range(0, member.nbytes, 1 << 18):
         piece = memoryview(chunk)[: member.nbytes - start]
         files.read_into(path, member.offset + start, piece)
         crc = zlib.crc32(piece, crc)
-    # torch.serialization.set_crc32_options(False) leaves every CRC zero.
     if member.crc not in (0, crc):
         raise FormatError(
-            path, f"data.pkl is damaged: its CRC32 is {crc:08x}, want {member.crc:08x}", offset=member.offset
+            path, f"{name} is damaged: its CRC32 is {crc:08x}, want {member.crc:08x}", offset=member.offset
         )
 
 
@@ -143,7 +149,7 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
     system = machine.run()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise FormatError(path, "the tensors' byte order is not said to be little-endian", offset=position)
-    storages = Storages(size)
+    storages = Storages()
     machine = PickleMachine(
         path, files, machine.position, size, storages.globals(), persistent=storages.persistent_load
     )
@@ -157,16 +163,16 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
         key = keys.text(item, "a storage's key")
         storage = storages.by_key.get(key)
         if storage is None or storage.offset is not None:
-            keys.fail(f"the storage {shown(key)} is listed twice or used by no tensor")
+            keys.fail(f"the storage {quoted(key)} is listed twice or used by no tensor")
         count = bytearray(min(8, size - position))
         files.read_into(path, position, memoryview(count))
         number = int.from_bytes(count, "little", signed=True)
         if len(count) < 8 or position + 8 + storage.nbytes > size:
-            what = f"the file is cut short in the storage {shown(key)}"
+            what = f"the file is cut short in the storage {quoted(key)}"
             raise FormatError(path, what, offset=position, next_step=FETCH_AGAIN)
         if number != storage.count:
             raise FormatError(
-                path, f"the storage {shown(key)} has {number:,} elements, want {storage.count:,}", offset=position
+                path, f"the storage {quoted(key)} has {number:,} elements, want {storage.count:,}", offset=position
             )
         storage.offset = position + 8
         position += 8 + storage.nbytes

@@ -1,8 +1,8 @@
 """torch tensors as pickles describe them: the globals a ``.bin`` may name, storages, and strides made into extents.
 
 A torch tensor is a view (offset, shape, strides) of a storage, and a storage is raw bytes elsewhere in the file. Most
-views are plain; a transposed one is the same bytes in the other order; the rest (sliced columns, expanded rows) are
-gathered when they are read.
+views are plain, and a transposed one is the same bytes in the other order. The rest (sliced columns, expanded rows) are
+refused: no software was seen to save a model's weights so.
 
 Sources: torch/_utils.py ``_rebuild_tensor*`` and ``_rebuild_parameter*``, torch/serialization.py ``persistent_id``,
 torch/storage.py ``_dtype_to_storage_type_map``.
@@ -15,11 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted
+from .checksums import CheckedPart
 from .numpy_pickle import checked_nbytes, ordered_dict
-from .pickle_machine import Allowed, Global, PickleMachine, kind_of, shown
+from .pickle_machine import Allowed, Global, PickleMachine, kind_of
 from .state_tree import OpaqueLeaf, TensorLeaf
-from .stored import ChecksummedExtent, Data, Extent, OpenFiles, StoredTensor
+from .stored import ChecksummedExtent, Data, Extent, StoredTensor
 
 # fmt: off
 #: torch's storage class, without "Storage" → (our dtype, bytes an element).
@@ -37,9 +38,6 @@ _DTYPES = {
     "float8_e5m2fnuz": ("float8_e5m2fnuz", 1), "float8_e8m0fnu": ("float8_e8m0fnu", 1),
 }
 # fmt: on
-
-#: A view may repeat bytes (``expand``). Up to this size, or four times its file, it is believed to be a tensor.
-_EXPANDED = 64 << 20
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +65,12 @@ class Storage:
     @property
     def nbytes(self) -> int:
         return self.count * self.itemsize
+
+    def whole(self, path: Path) -> ChecksummedExtent | None:
+        """All its bytes in the file, where the container keeps their CRC."""
+        if self.crc is None or self.offset is None:
+            return None
+        return ChecksummedExtent(path, self.offset, self.nbytes, self.crc, "crc32")
 
 
 @dataclass(slots=True, eq=False)
@@ -96,9 +100,13 @@ class TorchTensor(TensorLeaf):
         return f"one tensor ({self.dtype}, shape {self.shape})"
 
     def stored(self, path: Path, name: str) -> StoredTensor:
-        """Say where the tensor's bytes are, the storage's place in the file being known by now."""
+        """Say where the tensor's bytes are, the storage's place in the file being known by now.
+
+        Raises:
+            FormatError: The storage is not in the file, or the tensor is not one run of its bytes.
+        """
         if self.storage.offset is None:
-            raise FormatError(path, f"the storage {shown(self.storage.key)} of {shown(name)} is not in the file")
+            raise FormatError(path, f"the storage {quoted(self.storage.key)} of {quoted(name)} is not in the file")
         offset = self.storage.offset + self.start * self.itemsize
         nbytes = math.prod(self.shape) * self.itemsize
         if nbytes == 0:
@@ -106,14 +114,23 @@ class TorchTensor(TensorLeaf):
         # A dimension of one element is never stepped along, whatever its stride says.
         steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
         data: Data = Extent(path, offset, nbytes)
-        if self.storage.crc is not None and nbytes == self.storage.nbytes:
-            data = ChecksummedExtent(path, offset, nbytes, self.storage.crc, "crc32")
-        if steps == _c_order(steps):
-            return StoredTensor(name, self.dtype, self.shape, data)
-        if len(self.shape) == 2 and len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]):
-            return StoredTensor(name, self.dtype, self.shape, data, "F")
-        data = Gathered(path, offset, self.itemsize, self.shape, self.strides)
-        return StoredTensor(name, self.dtype, self.shape, data)
+        order = "C"
+        if steps != _c_order(steps):
+            order = "F"
+            if len(self.shape) != 2 or len(steps) != 2 or steps[::-1] != _c_order(steps[::-1]):
+                raise FormatError(
+                    path,
+                    f"{quoted(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered "
+                    "over a larger tensor, or repeated, and not one run of bytes",
+                    offset=offset,
+                    next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
+                )
+        whole = self.storage.whole(path)
+        if whole is not None:
+            # what is read from its first byte to its last is checked on the way
+            same = nbytes == whole.nbytes
+            data = whole if same else CheckedPart(data, whole, f"the storage {quoted(self.storage.key)}")
+        return StoredTensor(name, self.dtype, self.shape, data, order)
 
 
 def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -125,80 +142,25 @@ def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return wanted[::-1]
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """A view that is not one run of its storage; its elements are collected in C order when read.
-
-    Attributes:
-        offset: Of its first element.
-        strides: In elements, never negative; the index checked that the last element lies in the storage.
-    """
-
-    path: Path
-    offset: int
-    itemsize: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.itemsize
-
-    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
-        import mmap
-
-        import numpy as np
-
-        if start < 0 or start + len(out) > self.nbytes:
-            raise ValueError(f"bytes {start} to {start + len(out)} are outside the tensor's {self.nbytes}")
-        if not out:
-            return
-        strides = tuple(stride * self.itemsize for stride in self.strides)
-        try:
-            # The map costs no anonymous memory, whatever order the pages are read in.
-            file = mmap.mmap(files.descriptor(self.path), 0, access=mmap.ACCESS_READ)
-            view = np.ndarray(self.shape, f"V{self.itemsize}", file, self.offset, strides)
-        except (TypeError, ValueError):
-            raise FormatError(self.path, "the file became shorter while it was read", offset=self.offset) from None
-        with memoryview(out).cast("B") as filled:
-            done = 0
-            while done < len(filled):
-                element, skip = divmod(start + done, self.itemsize)
-                wanted = min(_GATHERED_AT_ONCE, -(-(skip + len(filled) - done) // self.itemsize))
-                piece = view.flat[element : element + wanted].tobytes()[skip : skip + len(filled) - done]
-                filled[done : done + len(piece)] = piece
-                done += len(piece)
-        del view
-        file.close()
-
-
-_GATHERED_AT_ONCE = 1 << 16
-
-
 class Storages:
-    """The storages one pickle refers to, by key: the persistent ids of a torch file.
+    """The storages one pickle refers to, by key: the persistent ids of a torch file."""
 
-    Args:
-        expanded: How many bytes a view that repeats its storage may have.
-    """
-
-    def __init__(self, file_size: int) -> None:
+    def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
-        self._largest = max(_EXPANDED, 4 * file_size)
 
     def persistent_load(self, machine: PickleMachine, identity: object) -> Storage | StorageView:
         """Answer for ``("storage", FloatStorage, key, location, count)``; before 1.6 a sixth part may name a view."""
         if type(identity) is not tuple or len(identity) not in (5, 6):
             machine.fail(f"the persistent id is {kind_of(identity)}, want ('storage', type, key, location, count)")
         if machine.text(identity[0], "'storage'") != "storage":
-            machine.fail(f"a persistent {shown(machine.text(identity[0]))}, want 'storage'")
+            machine.fail(f"a persistent {quoted(machine.text(identity[0]))}, want 'storage'")
         dtype, itemsize = _storage_type(machine, identity[1])
         key = machine.text(identity[2], "a storage's key")
         count = machine.size(identity[4], "a storage's size")
         storage = self.by_key.setdefault(key, Storage(key, dtype, itemsize, count))
         if (storage.dtype, storage.count) != (dtype, count):
             machine.fail(
-                f"storage {shown(key)} is {count:,} of {dtype} here and {storage.count:,} of {storage.dtype} before"
+                f"storage {quoted(key)} is {count:,} of {dtype} here and {storage.count:,} of {storage.dtype} before"
             )
         if len(identity) == 5 or identity[5] is None:
             return storage
@@ -207,7 +169,9 @@ class Storages:
             machine.fail(f"the view of a storage is {kind_of(view)}, want (key, offset, count)")
         start, size = machine.size(view[1], "a view's offset"), machine.size(view[2], "a view's size")
         if start + size > storage.count:
-            machine.fail(f"elements {start:,} to {start + size:,} of storage {shown(key)}, which has {storage.count:,}")
+            machine.fail(
+                f"elements {start:,} to {start + size:,} of storage {quoted(key)}, which has {storage.count:,}"
+            )
         return StorageView(storage, start, size)
 
     def globals(self) -> Allowed:
@@ -279,8 +243,6 @@ class Storages:
                     f"a tensor of shape {shape}, strides {strides} at element {start:,} ends {last + 1:,} elements into"
                     f" its storage of {size // itemsize:,}"
                 )
-            if nbytes > size and nbytes > self._largest:
-                machine.fail(f"a tensor of shape {shape} repeats a storage of {size:,} bytes into {nbytes:,}")
         first_element, odd = divmod(first * owner.itemsize, itemsize)
         if odd:
             machine.fail(f"a tensor of {dtype} begins inside an element of its storage")

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ..errors import FETCH_AGAIN, FormatError
-from .pickle_machine import shown
+from ..errors import FETCH_AGAIN, FormatError, quoted
+from . import signatures
+from .regions import first_overlap
 from .stored import Fragment, OpenFiles, Slot, create_sized
 
-_END, _END64, _LOCATOR64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_ENTRY, _HEADER, _DESCRIPTOR = b"PK\x01\x02", b"PK\x03\x04", b"PK\x07\x08"
+_END, _END64, _LOCATOR64 = signatures.ZIP_WITHOUT_MEMBERS, b"PK\x06\x06", b"PK\x06\x07"
+_ENTRY, _HEADER, _DESCRIPTOR = b"PK\x01\x02", signatures.ZIP, b"PK\x07\x08"
 #: An entry takes some 70 bytes, so this is some 200,000 storages.
 _LARGEST_DIRECTORY = 16 << 20
 _MANY = 0xFFFF
@@ -68,20 +69,19 @@ class _Directory:
             self._fail(f"a zip directory of {nbytes:,} bytes, at most {_LARGEST_DIRECTORY:,} are read", start)
         directory = self._read(start, nbytes)
         members: dict[str, Member] = {}
-        runs: list[tuple[int, int]] = []
+        regions = [(start, start + nbytes, "the directory")]
         position = 0
         while position < nbytes:
             name, member, header, position = self._entry(directory, position, start)
             if name in members:
-                self._fail(f"the zip holds {shown(name)} twice", header)
+                self._fail(f"the zip holds {quoted(name)} twice", header)
             members[name] = member
-            runs.append((header, member.offset + member.nbytes))
+            regions.append((header, member.offset + member.nbytes, name))
         if len(members) != count:
             self._fail(f"the zip directory holds {len(members):,} members, its end record says {count:,}", start)
-        runs.sort()
-        for (_, stop), (following, _) in zip(runs, [*runs[1:], (start, start)], strict=True):
-            if stop > following:
-                self._fail("two members of the zip lie over each other", following)
+        overlap = first_overlap(regions)
+        if overlap is not None:
+            self._fail("two members of the zip lie over each other", overlap.offset)
         return members
 
     def _find(self) -> tuple[int, int, int]:
@@ -131,12 +131,12 @@ class _Directory:
         name = self._name(raw_name, where)
         if flags & 0x2041 or method != 0:
             how = "encrypted" if flags & 0x2041 else f"compressed (method {method})"
-            self._fail(f"the member {shown(name)} is {how}; torch stores its members as they are", where)
+            self._fail(f"the member {quoted(name)} is {how}; torch stores its members as they are", where)
         extra_start = position + 46 + name_length
         extra = directory[extra_start : extra_start + extra_length]
         nbytes, packed, header = self._widen(extra, (nbytes, packed, header), where)
         if nbytes != packed:
-            self._fail(f"the member {shown(name)} has {nbytes:,} bytes and is stored in {packed:,}", where)
+            self._fail(f"the member {quoted(name)} has {nbytes:,} bytes and is stored in {packed:,}", where)
         if disk:
             self._fail("a zip of several disks", where)
         return name, self._locate(name, raw_name, header, nbytes, crc, start), header, stop
@@ -147,7 +147,7 @@ class _Directory:
         except UnicodeDecodeError:
             self._fail("a member's name is not valid UTF-8", where)
         if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-            self._fail(f"the member name {shown(name)} is no plain relative path", where)
+            self._fail(f"the member name {quoted(name)} is no plain relative path", where)
         return name
 
     def _widen(self, extra: bytes, fields: tuple[int, int, int], where: int) -> tuple[int, int, int]:
@@ -173,23 +173,25 @@ class _Directory:
     def _locate(self, name: str, raw_name: bytes, header: int, nbytes: int, crc: int, directory: int) -> Member:
         """Read the header before the member itself, which alone says where its bytes begin."""
         if header + 30 > directory:
-            self._fail(f"the member {shown(name)} is said to begin at byte {header:,}, inside the directory", directory)
+            self._fail(
+                f"the member {quoted(name)} is said to begin at byte {header:,}, inside the directory", directory
+            )
         local = self._read(header, min(30 + len(raw_name), directory - header))
         _, flags, method, _, _, _, packed, size, name_length, extra_length = struct.unpack_from("<5H3I2H", local, 4)
         if local[:4] != _HEADER:
-            self._fail(f"no header where the directory says that {shown(name)} begins", header)
+            self._fail(f"no header where the directory says that {quoted(name)} begins", header)
         if name_length != len(raw_name) or local[30:] != raw_name:
-            self._fail(f"the directory calls a member {shown(name)}, its own header does not", header)
+            self._fail(f"the directory calls a member {quoted(name)}, its own header does not", header)
         if flags & 0x2041 or method != 0:
-            self._fail(f"the header of {shown(name)} says that it is packed, the directory that it is not", header)
+            self._fail(f"the header of {quoted(name)} says that it is packed, the directory that it is not", header)
         # With a descriptor behind the member, or 64-bit sizes in an extra field, these stand empty or full.
         if any(value not in (0, nbytes, _HUGE) for value in (packed, size)) or (
             not flags & 8 and size != nbytes < _HUGE
         ):
-            self._fail(f"the header of {shown(name)} says {size:,} bytes, the directory {nbytes:,}", header)
+            self._fail(f"the header of {quoted(name)} says {size:,} bytes, the directory {nbytes:,}", header)
         offset = header + 30 + name_length + extra_length
         if offset + nbytes > directory:
-            self._fail(f"the member {shown(name)} of {nbytes:,} bytes reaches into the directory", header)
+            self._fail(f"the member {quoted(name)} of {nbytes:,} bytes reaches into the directory", header)
         return Member(offset, nbytes, crc)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ..converters.errors import ConvertError
+from .errors import ConvertError
 
 
 def partial_path(path: Path) -> Path:
@@ -38,23 +39,36 @@ def remove_abandoned(directory: Path) -> None:
                 path.unlink()
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write into that has its name when the block ends, and leaves nothing behind where that fails.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    partial = partial_path(path)
+    try:
+        with open(partial, "xb") as file:
+            lock(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that appears whole or not at all.
 
     Raises:
         ConvertError: It cannot be written.
     """
-    partial = partial_path(path)
     try:
-        try:
-            with open(partial, "xb") as file:
-                lock(file)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(partial, path)
-        except OSError as error:
-            raise ConvertError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with whole_file(path) as file:
+            file.write(data)
+    except OSError as error:
+        raise ConvertError(
+            f"{path}: cannot be written: {error.strerror or error}", "Name a file that can be written."
+        ) from None

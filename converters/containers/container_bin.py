@@ -1,0 +1,40 @@
+"""torch's ``.bin``: ``pytorch_model.bin``, a pickle beside its storages, in a zip or in the older plain form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..mapping import Dialect, Group
+from . import signatures
+from .container import Container
+from .stored import Index, Layout, NewTensor
+
+
+class TorchBin(Container):
+    """Two tensors may be views of one storage."""
+
+    name = "bin"
+    title = "torch .bin"
+    dialects = ("torch",)
+    single = "pytorch_model.bin"
+    shard = "pytorch_model-{number:05d}-of-{total:05d}.bin"
+    endings = (".bin", ".pt", ".pth")
+    shares_storage = True
+
+    def recognises(self, head: bytes, tail: bytes) -> bool:
+        return head.startswith((signatures.ZIP, signatures.ZIP_WITHOUT_MEMBERS)) or bool(
+            signatures.LEGACY_TORCH.match(head)
+        )
+
+    def index(self, entry: Path) -> Index:
+        from . import torch_bin
+
+        return torch_bin.index(entry)
+
+    def lay_out(
+        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+    ) -> Layout:
+        from . import torch_bin
+
+        return torch_bin.lay_out(filename, tensors)

@@ -1,0 +1,45 @@
+"""Keras HDF5: ``tf_model.h5``, as transformers' TF classes write it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..mapping import EMBEDDINGS, MLM, Dialect, Group
+from . import signatures
+from .container import Container
+from .stored import Index, Layout, NewTensor
+
+
+class KerasH5(Container):
+    """HDF5 has no bfloat16, and Keras stores a weight under each layer that uses it."""
+
+    name = "h5"
+    title = "HDF5"
+    dialects = ("tf",)
+    default_of = ("tf",)
+    single = "tf_model.h5"
+    endings = (".h5",)
+    dtypes = ("float32", "float16", "float64")
+    own_metadata = ("backend", "keras_version")
+
+    def recognises(self, head: bytes, tail: bytes) -> bool:
+        return head.startswith(signatures.HDF5)
+
+    def index(self, entry: Path) -> Index:
+        from . import keras_h5
+
+        return keras_h5.index(entry)
+
+    def lay_out(
+        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+    ) -> Layout:
+        from . import keras_h5
+
+        # the prefix that transformers' TF classes put before every weight (readers ignore it)
+        if MLM not in groups.values():
+            return keras_h5.lay_out(filename, tensors, "tf_ro_former_model")
+        # the masked-LM layer is built on the embeddings, and lists them again
+        layer = (MLM.prefix.in_(dialect) or "").partition("/")[0]
+        shared = [tensor.name for tensor in tensors if groups[tensor.name] is EMBEDDINGS]
+        return keras_h5.lay_out(filename, tensors, "tf_ro_former_for_masked_lm", {layer: shared})

@@ -1,0 +1,39 @@
+"""Paddle's ``.pdparams``: ``model_state.pdparams``, a pickled dict of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..mapping import Dialect, Group
+from . import signatures
+from .container import Container
+from .stored import Index, Layout, NewTensor
+
+
+class Pdparams(Container):
+    """A pickle may refer to one array twice."""
+
+    name = "pdparams"
+    title = ".pdparams"
+    dialects = ("paddle",)
+    default_of = ("paddle",)
+    single = "model_state.pdparams"
+    shard = "model_state-{number:05d}-of-{total:05d}.pdparams"
+    endings = (".pdparams",)
+    shares_storage = True
+
+    def recognises(self, head: bytes, tail: bytes) -> bool:
+        return head.startswith(signatures.PICKLE)
+
+    def index(self, entry: Path) -> Index:
+        from . import pdparams
+
+        return pdparams.index(entry)
+
+    def lay_out(
+        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+    ) -> Layout:
+        from . import pdparams
+
+        return pdparams.lay_out(filename, tensors)

@@ -1,0 +1,46 @@
+"""safetensors: ``model.safetensors``, which both PaddleNLP and transformers read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..mapping import Dialect, Group
+from .container import Container
+from .stored import Index, Layout, NewTensor
+
+#: ``__metadata__``'s ``format``: transformers wants "pt", PaddleNLP 2.8.1 loads only "np".
+_FORMAT: Mapping[Dialect, str] = {"paddle": "np", "torch": "pt"}
+
+
+class Safetensors(Container):
+    """Behind eight bytes, its header's length, comes JSON."""
+
+    name = "safetensors"
+    title = "safetensors"
+    dialects = ("torch", "paddle")
+    default_of = ("torch",)
+    single = "model.safetensors"
+    shard = "model-{number:05d}-of-{total:05d}.safetensors"
+    endings = (".safetensors",)
+    own_metadata = ("format",)
+
+    def recognises(self, head: bytes, tail: bytes) -> bool:
+        return head[8:9] == b"{"
+
+    def index(self, entry: Path) -> Index:
+        from . import safetensors
+
+        return safetensors.index(entry)
+
+    def lay_out(
+        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+    ) -> Layout:
+        from . import safetensors
+
+        return safetensors.lay_out(filename, tensors, {"format": _FORMAT[dialect]})
+
+    def notes(self, dialect: Dialect, dtypes: set[str]) -> list[str]:
+        if dialect == "paddle" and "bfloat16" in dtypes:
+            return ["PaddleNLP 2.8.1 cannot read bfloat16 from safetensors: use --container pdparams for it"]
+        return []

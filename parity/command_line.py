@@ -1,0 +1,174 @@
+"""The command line of ``roformer-convert parity`` and of ``python -m roformer_convert.parity``, which are one.
+
+Whether the frameworks agree on a checkpoint, and where a difference starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..models.text_lines import read_lines
+
+
+class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
+    """Frameworks, separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        names = [name.strip() for name in str(value).split(",") if name.strip()]
+        wrong = [name for name in names if name not in ("paddle", "torch", "tf")]
+        if wrong or not names:
+            self.fail(f"{value!r}: wanted some of paddle, torch, tf, separated by commas", param, ctx)
+        return tuple(dict.fromkeys(names))
+
+
+@click.command("parity")
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--frameworks",
+    type=_Names(),
+    metavar="NAMES",
+    help="Who computes, e.g. paddle,torch.  [default: all three; of several directories each in its own]",
+)
+@click.option(
+    "--sentences",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Your own, one a line in UTF-8, a tab between the two texts of a pair; - is stdin.",
+)
+@click.option("--top-k", type=click.IntRange(1, 1000), default=5, show_default=True, help="Words compared at a mask.")
+@click.option("--no-gradients", is_flag=True, help="Leave out the pretraining loss, its gradients and the step.")
+@click.option("--golden", type=click.Path(path_type=Path), help="Compare with a recorded run; drift is exit status 1.")
+@click.option("--update-golden", is_flag=True, help="Record this run as the golden, if everything agrees.")
+@click.option("--yes", is_flag=True, help="Record even where the environment variable CI is set.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write one HTML file that opens anywhere.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything as data.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts for a CI system.")
+@click.option(
+    "--conversions",
+    type=click.Choice(["first", "only"]),
+    help="Take each DIR through every ordered pair of dialects and compare every bit: before the frameworks run, or "
+    "without running any.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what each framework's process did.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
+@click.pass_context
+def parity_command(
+    ctx: click.Context,
+    /,
+    directories: tuple[Path, ...],
+    sentences: Path | None,
+    conversions: str | None,
+    **options: Any,
+) -> None:
+    """Run DIR in Paddle, PyTorch and TensorFlow and say whether they agree.
+
+    One directory is converted into each framework's dialect first; several are compared as they are, whatever their
+    dialects. Exit status: 0 they agree, 1 they differ, 2 it could not run.
+
+    \b
+        roformer-convert parity ckpt/ --report parity.html
+        roformer-convert parity ckpt/ ckpt-torch/
+    Whether every conversion of it keeps every bit, which needs no framework:
+        roformer-convert parity ckpt/ --conversions only
+    A gate for CI, and how its golden is recorded:
+        roformer-convert parity ckpt/ --golden golden.npz --junit parity.xml
+        roformer-convert parity ckpt/ --golden golden.npz --update-golden
+    """
+    if options["update_golden"] and options["golden"] is None:
+        raise click.UsageError("--update-golden needs --golden FILE, the file to record.")
+    texts = None
+    if sentences is not None:
+        texts = list(read_lines(sentences))
+    status = 0
+    if conversions is not None:
+        status = max(convert_every_way(directory, quiet=options["quiet"]) for directory in directories)
+    if conversions != "only":
+        status = max(status, run_gate(directories, sentences=texts, **options))
+    ctx.exit(status)
+
+
+def convert_every_way(checkpoint: Path, *, quiet: bool = False) -> int:
+    """Convert in every direction, print a line for each; return 0 where all bits agree, 1 where some differ."""
+    from .conversions import every_direction, report
+
+    directions = list(every_direction(checkpoint))
+    if not quiet:
+        click.echo(report(checkpoint, directions) + "\n")
+    return 1 if any(direction.different for direction in directions) else 0
+
+
+def run_gate(
+    directories: Sequence[Path],
+    *,
+    frameworks: Sequence[str] | None = None,
+    sentences: Sequence[str] | None = None,
+    top_k: int = 5,
+    no_gradients: bool = False,
+    golden: Path | None = None,
+    update_golden: bool = False,
+    yes: bool = False,
+    report: Path | None = None,
+    json_file: Path | None = None,
+    junit: Path | None = None,
+    verbose: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Run the gate and write what was asked for; return the exit status."""
+    from ..converters.whole_files import write_whole
+    from .gate import run
+    from .golden import compare_golden, read_golden, record, refuse_in_ci
+    from .screen import screen
+
+    if update_golden:
+        refuse_in_ci(yes)
+    recorded = read_golden(golden) if golden is not None and not update_golden else None
+    say = (lambda line: click.echo(line, err=True)) if verbose else (lambda line: None)
+    with run(
+        directories,
+        frameworks=frameworks,
+        sentences=sentences,
+        top_k=top_k,
+        gradients=not no_gradients,
+        report=say,
+    ) as result:
+        if recorded is not None:
+            result.verdicts += compare_golden(recorded, result)
+        if not quiet:
+            click.echo(screen(result))
+        if report is not None:
+            from .report import write_report
+
+            write_report(report, result)
+        if json_file is not None:
+            write_whole(json_file, (json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n").encode())
+        if junit is not None:
+            from .junit import write_junit
+
+            write_junit(junit, result)
+        if update_golden and golden is not None:
+            if result.passed:
+                size = record(golden, result)
+                if not quiet:
+                    click.echo(f"recorded {golden} ({size:,} bytes)")
+            else:
+                click.echo(f"{golden}: not recorded, for the participants differ", err=True)
+        return 0 if result.passed else 1
+
+
+def gate_of_conversion(source: Path, target: Path, *, whole: bool = True, quiet: bool = False) -> int:
+    """Run the gate on what a conversion has just written (``convert --parity``); return the exit status.
+
+    Args:
+        source: What was converted.
+        target: What was written.
+        whole: Whether the source is a directory that says by itself what it is; otherwise the target is taken alone,
+            through all three frameworks.
+        quiet: Print nothing.
+    """
+    return run_gate([source, target] if whole and source.is_dir() else [target], quiet=quiet)
