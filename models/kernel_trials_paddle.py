@@ -1,32 +1,25 @@
-"""Trials of fast kernels: each is held against the model's own operators on the device at hand before it is used.
+"""Trials of fast kernels: each is held against the model's own operators, on the device at hand.
 
-No device of ours has machine code for all of them, so nothing is taken on trust. A trial computes the same numbers
-three times, forward and backward: with the kernel, with the model's own operators in the same type, and with those in
-float64. The second's distance to the third is what the type costs; the kernel may cost :data:`SHARE` times as much. A
-share of dropout is part of the trial: what the kernel dropped is read off its results, and the same elements are
-dropped from the other two.
-
-Trials run in a process of their own (:func:`prove`), for a kernel can end its process. Whatever goes wrong with one, it
-is left out with a line that says so.
+A trial computes the same numbers three times, forward and backward: with the kernel, with the model's own operators in
+the same type, and with those in float64. The second's distance to the third is what the type costs; the kernel may cost
+:data:`SHARE` times as much. A share of dropout is part of the trial: what the kernel dropped is read off its results,
+and the same elements are dropped from the other two.
 """
 
 # mypy: disable-error-code="no-untyped-call,arg-type"
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 
-from ..converters.errors import ConvertError
 from ..converters.rotary import rotary_angles
 from .config import RoFormerConfig
-from .kernels_paddle import KERNELS, PLACES, Kernel, Place, candidates, choose, current_device
+from .kernels_paddle import PLACES, Kernel, Place
 from .packing import pack
-from .process import DeathError, Json, Process, serve
 from .roformer_paddle import F, Layout, Tensor, attend, key_mask, rotate
 from .start_paddle import paddle
 
@@ -106,53 +99,15 @@ def attempt(kernel: Kernel, need: Need) -> Verdict:
     except _DisagreesError as error:
         return Verdict(kernel.name, need, False, str(error))
     except Exception as error:
-        return Verdict(kernel.name, need, False, f"{type(error).__name__}: {_gist(str(error))}")
+        return Verdict(kernel.name, need, False, f"{type(error).__name__}: {gist(str(error))}")
     return Verdict(kernel.name, need, True, f"its error is at most {worst:.2g} times the plain operators'")
 
 
-def settle(wanted: Sequence[Need], attempt: Callable[[Kernel, Need], Verdict]) -> list[Verdict]:
-    """Try the candidates of the current device, best first, and let the first of each need that agrees stand in."""
-    found = []
-    for need in wanted:
-        for kernel in candidates(current_device(), need.place, need.dtype):
-            found.append(attempt(kernel, need))
-            if found[-1].agrees:
-                choose(kernel, need.dtype, need.sizes)
-                break
-    return found
-
-
-@lru_cache(maxsize=8)
-def prove(config: RoFormerConfig, dtypes: tuple[str, ...]) -> tuple[Verdict, ...]:
-    """Let the kernels that prove themselves on the current device stand in for a model's functions from now on.
-
-    On a CPU there are none. On a GPU it takes some seconds, once a process.
-
-    Args:
-        config: Of the model.
-        dtypes: Types that it will compute in.
-    """
-    wanted = [need for need in needs(config, dtypes) if candidates(current_device(), need.place, need.dtype)]
-    if not wanted:
-        return ()
-    with _Elsewhere(paddle.device.get_device()) as elsewhere:
-        return tuple(settle(wanted, elsewhere.attempt))
-
-
-def lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """Say which kernel stands in where, and which was left out and why: a line for each place and type."""
-    found: dict[tuple[str, str, str, bool], list[Verdict]] = {}
-    for each in verdicts:
-        found.setdefault((each.need.place, each.kernel, each.need.dtype, each.agrees), []).append(each)
-    out = []
-    for (place, kernel, dtype, agrees), group in found.items():
-        sizes = "" if len(group) == 1 else f" ({len(group)} sizes)"
-        what = f"{place}: {kernel} in {dtype}{sizes}"
-        out.append(f"{what}, {group[0].why}" if agrees else f"{what} is left out: {group[0].why}")
-    return out
-
-
-# --- a trial of each place -------------------------------------------------------------------------------------------
+def gist(words: str) -> str:
+    """Take the line that says what happened out of an error of Paddle's, which may bring two stacks along."""
+    lines = [line.strip() for line in words.rpartition("Error Message Summary:")[2].splitlines()]
+    told = [line for line in lines if line[:1] not in ("", "=", "-", "{", "[") and line != "(External)"]
+    return next((line for line in told if "rror" in line or "fault" in line), told[0] if told else "")
 
 
 def _try_attention(run: Function, need: Need) -> float:
@@ -308,13 +263,6 @@ def _require_share(kept: NDArray[Any], dropout: float) -> None:
         raise _DisagreesError(f"it drops {100 * share:.1f} % of the elements, want {100 * dropout:.1f} %")
 
 
-def _gist(words: str) -> str:
-    """Take the line that says what happened out of an error of Paddle's, which may bring two stacks along."""
-    lines = [line.strip() for line in words.rpartition("Error Message Summary:")[2].splitlines()]
-    told = [line for line in lines if line[:1] not in ("", "=", "-", "{", "[") and line != "(External)"]
-    return next((line for line in told if "rror" in line or "fault" in line), told[0] if told else "")
-
-
 def _layout(lengths: tuple[int, ...]) -> Layout:
     real = numpy.arange(max(lengths)) < numpy.array(lengths)[:, None]
     packing = pack(real)
@@ -345,52 +293,3 @@ def _array(tensor: Tensor) -> NDArray[numpy.float64]:
 
 def _largest(array: NDArray[Any]) -> float:
     return float(abs(array).max())
-
-
-# --- a process for them ----------------------------------------------------------------------------------------------
-
-
-class _Elsewhere:
-    """Tries kernels in a process of its own, and starts another where one ends it."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._process: Process | None = None
-
-    def __enter__(self) -> _Elsewhere:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end()
-
-    def attempt(self, kernel: Kernel, need: Need) -> Verdict:
-        """Try a kernel there."""
-        if self._process is None:
-            self._process = Process("kernel trial", __name__, [self.device])
-        try:
-            self._process.ask({"kernel": kernel.name, "need": asdict(need)})
-            found = self._process.answer()
-            return Verdict(kernel.name, need, found["agrees"], found["why"])
-        except DeathError as error:
-            self._end()
-            return Verdict(kernel.name, need, False, f"it ends its process: {_gist(error.last_words) or error.status}")
-        except ConvertError as error:
-            return Verdict(kernel.name, need, False, error.what)
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.close()
-            self._process = None
-
-
-def main(device: str) -> None:
-    """Serve trials on a device."""
-    paddle.device.set_device(device)
-    by_name = {kernel.name: kernel for kernel in KERNELS}
-
-    def answer(request: Json) -> Json:
-        need = Need(**{**request["need"], "sizes": tuple(request["need"]["sizes"])})
-        verdict = attempt(by_name[request["kernel"]], need)
-        return {"agrees": verdict.agrees, "why": verdict.why}
-
-    serve(answer)

@@ -2,7 +2,7 @@
 
 ``roformer_paddle.py`` is written in operators that exist everywhere, and asks :func:`find` at four places whether
 something faster stands ready. What stands ready was a candidate by capability and type (:func:`candidates`), and then
-proved itself on the device at hand (:mod:`.kernel_trials_paddle`); before that, and on a CPU, nothing does.
+proved itself on the device at hand (:mod:`.kernel_choice_paddle`); before that, and on a CPU, nothing does.
 
 Every capability and type below is a fact of Paddle's own sources or of the kernels that its GPU wheels register, named
 beside it. To teach the model a kernel is to add a row.

@@ -92,7 +92,7 @@ def _torch(model: Any) -> Score:
 def _paddle(model: Any) -> Score:
     import paddle
 
-    from .kernel_trials_paddle import prove
+    from .kernel_choice_paddle import prove
 
     prove(model.config, ("float32",))
 

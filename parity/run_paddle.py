@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.kernel_trials_paddle import prove
+from ..models.kernel_choice_paddle import prove
 from ..models.roformer_paddle import dtype_name
 from ..models.start_paddle import paddle
 from .cases import Case, Training

@@ -16,10 +16,12 @@ import pytest
 
 pytest.importorskip("paddle")
 
+from roformer_convert.models import kernel_choice_paddle as choice
 from roformer_convert.models import kernel_trials_paddle as trials
 from roformer_convert.models import kernels_paddle as kernels
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt, settle
+from roformer_convert.models.kernel_choice_paddle import settle
+from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt
 from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
 from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
@@ -368,7 +370,7 @@ def test_the_first_that_agrees_stands_in(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find("projection", "float32", *NEEDS["projection"].sizes) is projection
     assert find("projection", "float16", *NEEDS["projection"].sizes) is None
     assert find("projection", "float32", 7, 7) is None
-    assert trials.lines(verdicts) == [
+    assert choice.lines(verdicts) == [
         f"projection: bad in float32 is left out: {verdicts[0].why}",
         f"projection: good in float32, {verdicts[1].why}",
     ]
@@ -389,7 +391,7 @@ def test_a_kernel_that_is_wrong_in_one_type_serves_the_other(monkeypatch: pytest
 
 def test_the_kernels_of_paddle_are_left_out_here_one_by_one() -> None:
     """A process tries each of them on a CPU, which has machine code for none; none of them is taken for good."""
-    with trials._Elsewhere("cpu") as elsewhere:
+    with choice._Elsewhere("cpu") as elsewhere:
         for kernel in KERNELS:
             need = next(need for need in trials.needs(CONFIG, ["float32"]) if need.place == kernel.place)
             verdict = elsewhere.attempt(kernel, need)
@@ -405,13 +407,13 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
             asked.append(self)
 
         def ask(self, request: Any) -> None:
-            raise trials.DeathError("kernel trial", -11, "C++ Traceback\nSegmentation fault")
+            raise choice.DeathError("kernel trial", -11, "C++ Traceback\nSegmentation fault")
 
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(trials, "Process", Dying)
-    with trials._Elsewhere("gpu:0") as elsewhere:
+    monkeypatch.setattr(choice, "Process", Dying)
+    with choice._Elsewhere("gpu:0") as elsewhere:
         for kernel in KERNELS[:2]:
             verdict = elsewhere.attempt(kernel, NEEDS["attention"])
             assert (verdict.agrees, verdict.why) == (False, "it ends its process: Segmentation fault")
@@ -419,7 +421,7 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cpu_has_nothing_to_prove() -> None:
-    assert trials.prove(CONFIG, ("float32",)) == ()
+    assert choice.prove(CONFIG, ("float32",)) == ()
 
 
 def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,14 +441,14 @@ def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> N
             asked.append((kernel.name, need))
             return Verdict(kernel.name, need, need.dtype == "float16", "told so")
 
-    monkeypatch.setattr(trials, "current_device", lambda: V100)
-    monkeypatch.setattr(trials, "_Elsewhere", Agreeing)
-    trials.prove.cache_clear()
+    monkeypatch.setattr(choice, "current_device", lambda: V100)
+    monkeypatch.setattr(choice, "_Elsewhere", Agreeing)
+    choice.prove.cache_clear()
     try:
-        verdicts = trials.prove(CONFIG, ("float16", "float32"))
-        assert trials.prove(CONFIG, ("float16", "float32")) == verdicts
+        verdicts = choice.prove(CONFIG, ("float16", "float32"))
+        assert choice.prove(CONFIG, ("float16", "float32")) == verdicts
     finally:
-        trials.prove.cache_clear()
+        choice.prove.cache_clear()
     wanted = trials.needs(CONFIG, ["float16", "float32"])
     assert [need for _, need in asked] == wanted  # one candidate each on this device
     for need in wanted:
@@ -470,7 +472,7 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
     from roformer_convert.parity import run_paddle
 
     model, asked = _model(), []
-    for module in (trials, run_paddle):
+    for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
     worker._RUNNERS["paddle"](model)
     ids = numpy.ones((1, 3), numpy.int64)

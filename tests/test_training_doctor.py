@@ -233,7 +233,7 @@ def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(monkeypatch, a
         asked.append(types)
         return (Verdict("a kernel", Need("attention", "float16", (12, 64)), agrees, "told so"),)
 
-    monkeypatch.setattr(targets.kernel_trials_paddle, "prove", prove)
+    monkeypatch.setattr(targets.kernel_choice_paddle, "prove", prove)
     monkeypatch.setattr(targets.paddle.device, "set_device", lambda name: asked.append(name))
     monkeypatch.setattr(targets, "probe", lambda config, **shape: SimpleNamespace(pace=Pace(1e13, 0.1, "measured")))
     gpu = machine.Device("a V100", 32 << 30, 32 << 30, (7, 0))

@@ -476,7 +476,7 @@ def test_the_log_says_what_became_of_each_kernel(corpus, tmp_path, capsys, monke
     verdicts = (Verdict("one", need, False, "it raises"), Verdict("other", need, True, "its error is small"))
     asked = []
     monkeypatch.setattr(
-        loop_module.kernel_trials_paddle, "prove", lambda config, types: asked.append((config, types)) or verdicts
+        loop_module.kernel_choice_paddle, "prove", lambda config, types: asked.append((config, types)) or verdicts
     )
     train(tiny_training.settings(corpus, tmp_path / "run", steps=1))
     said = capsys.readouterr().out.splitlines()

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..converters.errors import ConvertError
-from ..models import kernel_trials_paddle
+from ..models import kernel_choice_paddle
 from .agreement import require_agreement
 from .estimate import flop_per_token
 from .evaluation import evaluate, fill_lines, sentences_to_fill
@@ -59,7 +59,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             position, changes = go_on(checkpoint, state, settings, sources)
         settings = in_sequences(settings, sources, position, run / "samples")
         trainer = Trainer(settings, sources, ranks)
-        verdicts = kernel_trials_paddle.prove(trainer.model.config, types_of(settings.run.precision))
+        verdicts = kernel_choice_paddle.prove(trainer.model.config, types_of(settings.run.precision))
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
         if state is not None:
             trainer.restore(checkpoint, state, changes)
@@ -74,7 +74,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
         if log is not None:
             clear_unfinished(run)
             log.rewind(trainer.step)
-            for line in opening(trainer, feed, device, kernel_trials_paddle.lines(verdicts)):
+            for line in opening(trainer, feed, device, kernel_choice_paddle.lines(verdicts)):
                 log.say(line)
             for name, why in damaged:
                 log.say(f"{name} is damaged and now called {set_aside(run / name).name}: {why}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import cache
 
 from ..converters.errors import ConvertError
-from ..models import kernel_trials_paddle
+from ..models import kernel_choice_paddle
 from ..models.config import RoFormerConfig
 from ..models.start_paddle import paddle
 from .doctor import Target
@@ -56,7 +56,7 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
     half = settings.run.precision[:4]
     precision = settings.run.precision if half in device.types else "fp32"
     paddle.device.set_device("gpu:0" if on_gpu else "cpu")
-    verdicts = kernel_trials_paddle.prove(config, types_of(precision))
+    verdicts = kernel_choice_paddle.prove(config, types_of(precision))
 
     @cache
     def measure(rows: int, length: int) -> Pace:
@@ -79,5 +79,5 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
         attention=next((each.kernel for each in verdicts if each.need.place == "attention" and each.agrees), None),
         ranks=ranks,
         measure=measure,
-        kernels=tuple(kernel_trials_paddle.lines(verdicts)),
+        kernels=tuple(kernel_choice_paddle.lines(verdicts)),
     )
