@@ -22,6 +22,15 @@ parity: $(READY)  ## convert the fixture every way, run all three frameworks on 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+coverage: $(READY)  ## run the tests and say which lines and branches none of them reaches (build/coverage/index.html)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
+
+mutants: $(READY)  ## change the table, the fitting and the plan place by place: does a test fail? (SAMPLE=0 for all)
+	$(BIN)/python tests/mutate.py converters/mapping.py tests/test_mapping.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/fitting.py tests/test_errors.py tests/test_inspection.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/plan.py tests/test_conversion.py tests/test_dtypes.py \
+		tests/test_plan_properties.py --sample $(or $(SAMPLE),60)
+
 typing:  ## links that give type checkers the installed package names
 	@rm -rf build/typing && mkdir -p build/typing/roformer_convert
 	@ln -s $(CURDIR)/cli/* build/typing/roformer_convert/
@@ -31,6 +40,7 @@ lint: $(READY) typing  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=build/typing $(BIN)/mypy -p roformer_convert
+	MYPYPATH=build/typing:tests $(BIN)/mypy tests
 
 check: lint test  ## lint and test
 
@@ -54,7 +64,14 @@ bench-training: $(READY)  ## tokens a second of a training step beside the peers
 bench-parity: $(READY)  ## time and memory of the gate at base size beside the bare models
 	$(BIN)/python benchmarks/bench_parity.py
 
-peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.ready)  ## environments of the software we compare with
+peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.ready junnyu/.ready)  ## environments of the software we compare with
+
+peer-fixtures: $(READY) peers  ## let the software we compare with write fixtures/peers anew
+	.peers/transformers4/bin/python fixtures/peers/make_transformers4.py
+	$(BIN)/python fixtures/peers/make_transformers5.py
+	.peers/junnyu/bin/python fixtures/peers/make_junnyu.py
+	.peers/paddlenlp/bin/python fixtures/peers/make_paddlenlp.py
+	.peers/bert4keras/bin/python fixtures/peers/make_bert4keras.py
 
 .peers/%/.ready: benchmarks/peers/%.txt
 	$(PYTHON) -m venv .peers/$*
@@ -64,6 +81,6 @@ peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.rea
 	@touch $@
 
 clean:  ## remove what was built (the environments stay)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-training bench-parity peers clean
+.PHONY: help env parity test coverage mutants typing lint check format fixtures bench-convert bench-inference bench-training bench-parity peers peer-fixtures clean

@@ -36,7 +36,7 @@ def answer(request: Json) -> Json:
         runtime = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
         trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, runtime)
     elif request["trial"]:
-        notes.append("not tried: onnxruntime is not installed (pip install 'roformer-convert[onnx]')")
+        notes.append("not tried: onnxruntime is not installed (pip install '.[onnx]' in a checkout)")
     return {
         "file": FILE,
         "version": f"torch {torch.__version__}, onnx {importlib.metadata.version('onnx')}",

@@ -18,7 +18,7 @@ class Framework:
     """Attributes:
     name: On the command line and in messages.
     package: What is imported.
-    extra: ``pip install roformer-convert[extra]`` brings it.
+    extra: ``pip install '.[extra]'`` in a checkout brings it.
     model: The module of this package that holds the model.
     label: What JunnYu's model cards put before its line.
     """
@@ -54,7 +54,7 @@ class MissingPackageError(ConvertError):
         extras = ",".join(dict.fromkeys(missing.values()))
         super().__init__(
             f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            f"Install it with: pip install 'roformer-convert[{extras}]'",
+            f"Install it with: pip install '.[{extras}]' (in a checkout of roformer-convert)",
         )
         self.missing = dict(missing)
 

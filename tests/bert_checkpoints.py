@@ -25,8 +25,8 @@ def make_bert(source: Path, target: Path, dialect: Dialect, *, old_norms: bool =
     arrays: Arrays = {}
     with OpenFiles() as files:
         for tensor in identify(target, dialect=dialect).index.tensors:
-            flat = np.empty(tensor.size, tensor.dtype)
-            tensor.data.read_into(files, 0, memoryview(flat.view(np.uint8)))
+            flat: np.ndarray[Any, Any] = np.empty(tensor.size, tensor.dtype)
+            tensor.data.read_into(files, 0, flat.view(np.uint8).data)
             arrays[_bert_name(tensor.name, dialect, old_norms)] = flat.reshape(tensor.shape)
     hidden = max(arrays.items(), key=lambda item: "word_embeddings" in item[0])[1].shape[-1]
     slash = "/" if dialect == "tf1" else "."

@@ -29,7 +29,8 @@ class MemoryShard:
         self._word_starts[_ends([len(word) for word in words])[:-1]] = True
 
     def word_starts(self, start: int, end: int) -> NDArray[np.bool_]:
-        return self._word_starts[start:end].copy()
+        starts: NDArray[np.bool_] = self._word_starts[start:end].copy()
+        return starts
 
 
 class MemoryCorpus:

@@ -161,7 +161,8 @@ class Driver:
             return {name: self.framework.tensor(arrays[name]) for name in arrays.files}
 
     def write(self, request: Json, arrays: dict[str, Any]) -> None:
-        numpy.savez(request["output"], **{name: numpy.asarray(value) for name, value in arrays.items()})
+        named: Json = {name: numpy.asarray(value) for name, value in arrays.items()}
+        numpy.savez(request["output"], **named)
 
     def outputs(self, value: Any) -> dict[str, Any]:
         values = value if isinstance(value, tuple) else (value,)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 import pytest
 from golden_names import spelled, stored_in
+from peer_folders import PEERS
 from random_checkpoints import (
     CONFIG,
     UNPROJECTED,
@@ -45,7 +46,6 @@ from roformer_convert.converters import (
 from roformer_convert.converters.errors import fold_layers
 from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, Dialect
 
-PEERS = Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers"
 Arrays = dict[str, Any]
 
 
@@ -381,7 +381,6 @@ def test_the_wrong_direction_is_told(ckpt: Path, dialect: Dialect) -> None:
     assert dialect in str(error)
 
 
-@pytest.mark.skipif(not PEERS.is_dir(), reason="../shared/checkpoints is absent")
 @pytest.mark.parametrize("to", DIALECTS)
 def test_a_fine_tuned_head_gives_the_named_error(tmp_path: Path, to: Dialect) -> None:
     shutil.copytree(PEERS / "hf4-TokenClassification_default_st", tmp_path / "ckpt")

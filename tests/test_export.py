@@ -1,26 +1,32 @@
 """Exports: each runtime's logits against numpy's, any batch and length, and what is refused or left behind."""
 
+from __future__ import annotations
+
 import configparser
 import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 import random_checkpoints as random_models
 from click.testing import CliRunner
-from numpy_roformer import Forward
+from numpy_roformer import Array, Forward
+from random_checkpoints import Tensors
 
 from roformer_convert.cmd_export import export_command
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
+from roformer_convert.converters.mapping import Dialect
 from roformer_convert.converters.output import EXPORT_MANIFEST
 from roformer_convert.models import export as module
 from roformer_convert.models.config import ModelError
-from roformer_convert.models.export import FORMATS, export
+from roformer_convert.models.export import FORMATS, Export, export
 from roformer_convert.models.export_trial import INPUTS, compare, trial_batches
 from roformer_convert.models.frameworks import MissingPackageError, is_installed
 from roformer_convert.models.process import DeathError, Process
@@ -31,7 +37,7 @@ LIMIT = CONFIG.max_position_embeddings + 9
 #: Of the largest logit: float32 through 3 layers, each product summing at most 61 terms.
 TOLERANCE = 1e-5
 #: Each from a dialect that its framework does not write.
-SOURCES = {"onnx": "paddle", "savedmodel": "torch", "paddle-inference": "tf1"}
+SOURCES: dict[str, Dialect] = {"onnx": "paddle", "savedmodel": "torch", "paddle-inference": "tf1"}
 PACKAGES = {"onnx": (*FORMATS["onnx"].packages, "onnxruntime")}
 
 formats = [
@@ -107,7 +113,7 @@ def make_batch(rows: int, columns: int, seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", params=formats)
-def exported(request, tmp_path_factory):
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Export, Tensors]:
     """One export of each kind, with the tensors it was made of: made once, used by every test of it."""
     directory = tmp_path_factory.mktemp(request.param) / "ckpt"
     tensors = random_models.write_random(directory, SOURCES[request.param])
@@ -116,12 +122,13 @@ def exported(request, tmp_path_factory):
     return export(directory, to=request.param, extend_to=LIMIT), tensors
 
 
-def test_logits_are_those_of_the_checkpoint(exported, tmp_path):
+def test_logits_are_those_of_the_checkpoint(exported: tuple[Export, Tensors], tmp_path: Path) -> None:
     """Batches that no tracer saw, one token to the raised limit, in a process that knows nothing but the runtime."""
     done, tensors = exported
     sizes = [(4, 29), (1, 1), (3, LIMIT), (7, 2), (1, LIMIT + 1)]
     batches = [make_batch(rows, columns, seed) for seed, (rows, columns) in enumerate(sizes)]
-    np.savez(tmp_path / "batches.npz", **{f"batch{number}": batch for number, batch in enumerate(batches)})
+    named: dict[str, Any] = {f"batch{number}": batch for number, batch in enumerate(batches)}
+    np.savez(tmp_path / "batches.npz", **named)
     script = SCRIPT % RUNTIMES[done.format.name]
     arguments = [done.target, done.file, tmp_path / "batches.npz", tmp_path / "results.npz"]
     finished = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
@@ -140,7 +147,7 @@ def test_logits_are_those_of_the_checkpoint(exported, tmp_path):
     assert f"error{len(batches) - 1}" in results.files
 
 
-def test_export_says_what_it_holds(exported):
+def test_export_says_what_it_holds(exported: tuple[Export, Tensors]) -> None:
     done, _ = exported
     manifest = json.loads((done.target / EXPORT_MANIFEST).read_text(encoding="utf-8"))
     assert manifest["entries"] == sorted(path.name for path in done.target.iterdir())
@@ -154,13 +161,15 @@ def test_export_says_what_it_holds(exported):
     )
 
 
-def test_export_was_tried_against_its_model(exported):
+def test_export_was_tried_against_its_model(exported: tuple[Export, Tensors]) -> None:
     done, _ = exported
     assert done.runtime is not None
+    assert done.difference is not None
+    assert done.largest is not None
     assert 0 < done.difference <= TOLERANCE * done.largest
 
 
-def test_export_names_no_path_of_this_machine(exported):
+def test_export_names_no_path_of_this_machine(exported: tuple[Export, Tensors]) -> None:
     done, _ = exported
     for path in done.target.rglob("*"):
         if path.is_file():
@@ -172,16 +181,16 @@ def test_export_names_no_path_of_this_machine(exported):
 # The trial -----------------------------------------------------------------------------------------------------------
 
 
-def run_numpy(model):
+def run_numpy(model: Forward) -> Callable[..., Array]:
     return lambda *batch: model.logits(model.hidden(*batch)).astype("float32")
 
 
 @pytest.fixture(scope="module")
-def judge():
+def judge() -> Forward:
     return Forward(random_models.random_tensors(CONFIG), CONFIG)
 
 
-def test_trial_passes_rounding(judge):
+def test_trial_passes_rounding(judge: Forward) -> None:
     model = run_numpy(judge)
     found = compare(model, lambda *batch: model(*batch) * np.float32(1 + 1e-6), CONFIG, "it")
     assert 0 < found.difference < 2e-6 * found.largest
@@ -200,21 +209,23 @@ def test_trial_passes_rounding(judge):
     ],
     ids=["types ignored", "mask ignored", "types of ids", "shifted", "NaN", "infinity", "shape"],
 )
-def test_trial_catches_a_wrong_graph(judge, wrong):
+def test_trial_catches_a_wrong_graph(
+    judge: Forward, wrong: Callable[[Callable[..., Array]], Callable[..., Array]]
+) -> None:
     model = run_numpy(judge)
     with pytest.raises(ModelError, match=r"the export run in it differs|it gives logits"):
         compare(model, wrong(model), CONFIG, "it")
 
 
-def test_trial_catches_a_model_of_nan(judge):
-    def model(*batch):
+def test_trial_catches_a_model_of_nan(judge: Forward) -> None:
+    def model(*batch: Array) -> Array:
         return np.full((*batch[0].shape, CONFIG.vocab_size), np.nan, "float32")
 
     with pytest.raises(ModelError, match="--no-trial"):
         compare(model, model, CONFIG, "it")
 
 
-def test_trial_batches_stay_inside_the_limit():
+def test_trial_batches_stay_inside_the_limit() -> None:
     config = replace(CONFIG, max_position_embeddings=5, type_vocab_size=2, vocab_size=3)
     for ids, types, mask in trial_batches(config):
         assert ids.shape == types.shape == mask.shape
@@ -228,16 +239,16 @@ def test_trial_batches_stay_inside_the_limit():
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def checkpoint(tmp_path: Path) -> Path:
     random_models.write_random(tmp_path / "ckpt", "torch", "masked-lm")
     return tmp_path / "ckpt"
 
 
 @pytest.fixture
-def no_framework(monkeypatch):
+def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the framework's process: it writes one file and one directory."""
 
-    def make(kind, source, into, options, trial, report):
+    def make(kind: str, source: Path, into: Path, options: dict[str, Any], trial: bool, report: Any) -> dict[str, Any]:
         (into / "graph").write_text(str(options["extend_to"]), encoding="utf-8")
         (into / "weights").mkdir()
         (into / "weights" / "0").write_bytes(b"x" * 1000)
@@ -253,14 +264,14 @@ def entries(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_existing_output_is_refused_and_kept_without_force(checkpoint, no_framework):
+def test_existing_output_is_refused_and_kept_without_force(checkpoint: Path, no_framework: None) -> None:
     export(checkpoint, to="onnx", extend_to=60)
     with pytest.raises(ConvertError, match=r"ckpt-onnx already exists(?s:.)*--force"):
         export(checkpoint, to="onnx", extend_to=70)
     assert (checkpoint.parent / "ckpt-onnx" / "graph").read_text() == "60"
 
 
-def test_force_replaces_an_export_with_its_directories(checkpoint, no_framework):
+def test_force_replaces_an_export_with_its_directories(checkpoint: Path, no_framework: None) -> None:
     first = export(checkpoint, to="savedmodel", extend_to=60)
     assert export(checkpoint, first.target, to="onnx", extend_to=70, force=True).target == first.target
     assert (first.target / "graph").read_text() == "70"
@@ -271,7 +282,7 @@ def test_force_replaces_an_export_with_its_directories(checkpoint, no_framework)
 @pytest.mark.parametrize(
     "what", ["a file", "a stranger", "a checkpoint", "no list", "no JSON", "deep JSON", "huge list"]
 )
-def test_force_replaces_nothing_but_an_export(checkpoint, no_framework, what):
+def test_force_replaces_nothing_but_an_export(checkpoint: Path, no_framework: None, what: str) -> None:
     target = export(checkpoint, to="onnx").target
     manifest = target / EXPORT_MANIFEST
     if what == "a file":
@@ -296,7 +307,7 @@ def test_force_replaces_nothing_but_an_export(checkpoint, no_framework, what):
     assert random_models.file_bytes(checkpoint.parent) == before
 
 
-def test_a_conversion_does_not_replace_an_export(checkpoint, no_framework):
+def test_a_conversion_does_not_replace_an_export(checkpoint: Path, no_framework: None) -> None:
     (checkpoint / "vocab.txt").write_text("\n".join("w" * (n + 1) for n in range(CONFIG.vocab_size)) + "\n")
     target = export(checkpoint, to="onnx").target
     (target / "weights" / "0").unlink()
@@ -305,12 +316,14 @@ def test_a_conversion_does_not_replace_an_export(checkpoint, no_framework):
         convert(checkpoint, target, to="paddle", options=ConvertOptions(force=True))
 
 
-def test_output_in_the_source_is_refused(checkpoint):
+def test_output_in_the_source_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConvertError, match="inside the source"):
         export(checkpoint, checkpoint / "served", to="savedmodel")
 
 
-def test_a_checkpoint_without_the_head_is_refused_before_a_framework_starts(tmp_path, monkeypatch):
+def test_a_checkpoint_without_the_head_is_refused_before_a_framework_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "Process", None)
     random_models.write_random(tmp_path / "ckpt", "torch", "base-pooler")
     with pytest.raises(ModelError, match=r"no masked-LM head \(mlm\.bias\)"):
@@ -318,7 +331,7 @@ def test_a_checkpoint_without_the_head_is_refused_before_a_framework_starts(tmp_
     assert entries(tmp_path) == ["ckpt"]
 
 
-def test_too_little_room_is_said_before_a_framework_starts(checkpoint, monkeypatch):
+def test_too_little_room_is_said_before_a_framework_starts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Process", None)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 1000}))
     with pytest.raises(ConvertError, match=r"needs [\d,]+ bytes and the disk has 1,000 free"):
@@ -329,31 +342,33 @@ def test_too_little_room_is_said_before_a_framework_starts(checkpoint, monkeypat
     ("to", "absent", "message"),
     [
         ("onnx", {"onnx", "onnxscript"}, r"export --to onnx needs onnx and onnxscript, which are(?s:.)*\[onnx\]'"),
-        ("savedmodel", {"tensorflow"}, r"needs tensorflow, which is(?s:.)*roformer-convert\[tensorflow\]'"),
-        ("paddle-inference", {"paddle"}, r"needs paddle(?s:.)*roformer-convert\[paddle\]'"),
+        ("savedmodel", {"tensorflow"}, r"needs tensorflow, which is(?s:.)*\.\[tensorflow\]'"),
+        ("paddle-inference", {"paddle"}, r"needs paddle(?s:.)*\.\[paddle\]'"),
     ],
 )
-def test_what_is_not_installed_is_named_with_its_extra(checkpoint, monkeypatch, to, absent, message):
+def test_what_is_not_installed_is_named_with_its_extra(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, to: str, absent: set[str], message: str
+) -> None:
     monkeypatch.setattr(module, "is_installed", lambda package: package not in absent)
     with pytest.raises(MissingPackageError, match=message):
         export(checkpoint, to=to)
 
 
-def test_an_unknown_format_is_named_with_the_known(checkpoint):
+def test_an_unknown_format_is_named_with_the_known(checkpoint: Path) -> None:
     with pytest.raises(ConvertError, match=r"'tflite'(?s:.)*onnx, savedmodel, paddle-inference"):
         export(checkpoint, to="tflite")
 
 
 @pytest.mark.parametrize("how", ["killed", "refused"])
-def test_a_framework_that_fails_leaves_nothing(checkpoint, monkeypatch, how):
+def test_a_framework_that_fails_leaves_nothing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     class Failing(Process):
-        def ask(self, request):
+        def ask(self, request: Mapping[str, Any]) -> None:
             (Path(request["into"]) / "half").write_text("written")
             self._child.kill()
             self._child.wait()
             super().ask(request)
 
-        def answer(self):
+        def answer(self) -> dict[str, Any]:
             if how == "refused":
                 raise ConvertError("torch: it differs")
             return super().answer()
@@ -373,7 +388,7 @@ def run(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.stdout
 
 
-def test_command_says_what_it_made(checkpoint, no_framework):
+def test_command_says_what_it_made(checkpoint: Path, no_framework: None) -> None:
     status, out = run(checkpoint, "--to", "onnx", "--max-length", 99)
     assert status == 0
     target = checkpoint.parent / "ckpt-onnx"
@@ -386,18 +401,18 @@ def test_command_says_what_it_made(checkpoint, no_framework):
     assert run(checkpoint, "--to", "onnx", "--force", "--quiet") == (0, "")
 
 
-def test_a_half_type_is_exported_in_float32_and_said(tmp_path, no_framework):
+def test_a_half_type_is_exported_in_float32_and_said(tmp_path: Path, no_framework: None) -> None:
     random_models.write_random(tmp_path / "ckpt", "torch", dtype="bfloat16")
     done = export(tmp_path / "ckpt", to="onnx")
     assert "float32 throughout; the checkpoint holds bfloat16" in done.notes
 
 
-def test_command_wants_a_known_format(checkpoint):
+def test_command_wants_a_known_format(checkpoint: Path) -> None:
     with pytest.raises(click.BadParameter, match="'onnx', 'savedmodel', 'paddle-inference'"):
         export_command.main([str(checkpoint), "--to", "tflite"], standalone_mode=False)
 
 
-def test_every_format_has_a_module_and_an_extra():
+def test_every_format_has_a_module_and_an_extra() -> None:
     for one in FORMATS.values():
         assert importlib.util.find_spec(f"roformer_convert.models.{one.module}") is not None
     setup = configparser.ConfigParser()

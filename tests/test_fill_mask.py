@@ -1,5 +1,7 @@
 """fill-mask: the model card's line from each framework, its ranking, its processes and what it refuses."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import os
@@ -7,25 +9,27 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from peer_folders import TRAINED
 
 from roformer_convert.cmd_fill_mask import fill_mask_command
 from roformer_convert.converters import ConvertError, RoFormerConfig, save_checkpoint
-from roformer_convert.converters.mapping import Table
+from roformer_convert.converters.mapping import Dialect, Table
 from roformer_convert.models import fill_mask as module
-from roformer_convert.models.fill_mask import Guess, Mask, card_line, choose_frameworks, fill_mask
+from roformer_convert.models.fill_mask import Filled, Guess, Mask, card_line, choose_frameworks, fill_mask
 from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
 from roformer_convert.models.process import DeathError, Process
 from roformer_convert.models.ranking import best
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.worker import Worker
 
-TRAINED = Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "trained-tiny-paddlenlp"
 CARD = "今天[MASK]很好，我[MASK]去公园玩。"
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"今天很好，我去公园玩。气阳雨abcdefg", "##b", "##c", "##ing"]
 #: Every size different, two rows more in the embedding than in the vocabulary.
@@ -47,11 +51,13 @@ def runnable(name: str) -> bool:
     return is_installed(FRAMEWORKS[name].package) and model is not None
 
 
+#: What PaddleNLP said of each sentence, and what each framework gives.
+Trained = tuple[list[dict[str, Any]], dict[str, list[Filled]]]
 here = [pytest.param(name, marks=pytest.mark.skipif(not runnable(name), reason=f"no {name}")) for name in FRAMEWORKS]
 needs_torch = pytest.mark.skipif(not runnable("torch"), reason="no torch")
 
 
-def write_checkpoint(directory: Path, dialect: str = "torch", **changed) -> Path:
+def write_checkpoint(directory: Path, dialect: Dialect = "torch", **changed: Any) -> Path:
     """Write a fully random checkpoint with its vocabulary."""
     rng = np.random.default_rng(5)
     tensors = {
@@ -66,36 +72,37 @@ def write_checkpoint(directory: Path, dialect: str = "torch", **changed) -> Path
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("fill") / "ckpt")
 
 
 @pytest.fixture(scope="module")
-def tokenizer(checkpoint):
+def tokenizer(checkpoint: Path) -> Tokenizer:
     return Tokenizer.from_pretrained(checkpoint)
 
 
 @pytest.fixture
-def in_process(monkeypatch):
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run torch's worker here, under any name, and not in a process of its own, which spends seconds on the import."""
 
     class Here:
-        def __init__(self, name, *_):
-            self.name, self.worker, self.requests = name, Worker("torch"), []
+        def __init__(self, name: str, *_: Any) -> None:
+            self.name, self.worker = name, Worker("torch")
+            self.requests: list[Any] = []
 
-        def __enter__(self):
+        def __enter__(self) -> Here:
             return self
 
-        def __exit__(self, *_):
+        def __exit__(self, *_: Any) -> None:
             pass
 
-        def ask(self, request):
+        def ask(self, request: Mapping[str, Any]) -> None:
             self.requests.append(json.loads(json.dumps(request)))
 
-        def answer(self):
+        def answer(self) -> Any:
             return json.loads(json.dumps(self.worker.answer(self.requests.pop(0))))
 
-        def words(self):
+        def words(self) -> str:
             return "a word"
 
     monkeypatch.setattr(module, "Process", Here)
@@ -115,7 +122,7 @@ def sentences(count: int, seed: int = 3) -> list[str]:
 # What it computes ----------------------------------------------------------------------------------------------------
 
 
-def on_every_framework(directory: Path, texts: list[str], **options) -> dict[str, list]:
+def on_every_framework(directory: Path, texts: list[str], **options: Any) -> dict[str, list[Filled]]:
     """Run all that are here at once, for their processes spend seconds on imports: framework → its results."""
     names = [name for name in FRAMEWORKS if runnable(name)]
     found = list(fill_mask(directory, iter(texts), frameworks=names, **options))
@@ -124,15 +131,13 @@ def on_every_framework(directory: Path, texts: list[str], **options) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def trained():
-    if not TRAINED.exists():
-        pytest.skip("../shared/checkpoints is absent")
+def trained() -> Trained:
     sentences = json.loads((TRAINED / "expected.json").read_text("utf-8"))["sentences"]
     return sentences, on_every_framework(TRAINED, [sentence["text"] for sentence in sentences])
 
 
 @pytest.mark.parametrize("framework", here)
-def test_trained_model_gives_the_words_paddlenlp_gave(trained, framework):
+def test_trained_model_gives_the_words_paddlenlp_gave(trained: Trained, framework: str) -> None:
     expected, found = trained[0], trained[1][framework]
     assert [one.text for one in found] == [sentence["text"] for sentence in expected]
     for one, sentence in zip(found, expected, strict=True):
@@ -149,7 +154,7 @@ def test_trained_model_gives_the_words_paddlenlp_gave(trained, framework):
 
 
 @pytest.fixture(scope="module")
-def batched(checkpoint):
+def batched(checkpoint: Path) -> dict[str, list[Filled]]:
     """Texts of all lengths, in batches and windows of a few."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BATCH_TOKENS", 40)
@@ -158,7 +163,9 @@ def batched(checkpoint):
 
 
 @pytest.mark.parametrize("framework", here)
-def test_batches_give_every_text_its_own_masks(checkpoint, tokenizer, batched, framework):
+def test_batches_give_every_text_its_own_masks(
+    checkpoint: Path, tokenizer: Tokenizer, batched: dict[str, list[Filled]], framework: str
+) -> None:
     """Against the torch model run on one text after another."""
     torch = pytest.importorskip("torch")
     from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
@@ -180,7 +187,7 @@ def test_batches_give_every_text_its_own_masks(checkpoint, tokenizer, batched, f
 
 
 @needs_torch
-def test_padding_that_is_the_mask_token_is_not_filled(tmp_path, in_process):
+def test_padding_that_is_the_mask_token_is_not_filled(tmp_path: Path, in_process: None) -> None:
     directory = write_checkpoint(tmp_path / "ckpt")
     (directory / "tokenizer_config.json").write_text('{"pad_token": "[MASK]"}')
     short, long = fill_mask(directory, ["今[MASK]", "今天很好[MASK]，我"])
@@ -190,7 +197,7 @@ def test_padding_that_is_the_mask_token_is_not_filled(tmp_path, in_process):
 
 @needs_torch
 @pytest.mark.parametrize("dialect", ["paddle", "tf", "tf1"])
-def test_any_dialect_gives_the_same(tmp_path, checkpoint, dialect, in_process):
+def test_any_dialect_gives_the_same(tmp_path: Path, checkpoint: Path, dialect: Dialect, in_process: None) -> None:
     texts = sentences(4, seed=9)
     other = write_checkpoint(tmp_path / dialect, dialect)
     assert [one.line for one in fill_mask(other, texts)] == [one.line for one in fill_mask(checkpoint, texts)]
@@ -199,7 +206,7 @@ def test_any_dialect_gives_the_same(tmp_path, checkpoint, dialect, in_process):
 # The line ------------------------------------------------------------------------------------------------------------
 
 
-def test_line_is_what_the_model_card_prints(checkpoint, tokenizer):
+def test_line_is_what_the_model_card_prints(checkpoint: Path, tokenizer: Tokenizer) -> None:
     """JunnYu's snippet (examples/test_mlm.py), with transformers' tokenizer and invented winners."""
     theirs = pytest.importorskip("transformers").BertTokenizer.from_pretrained(checkpoint)
     rng = random.Random(4)
@@ -219,7 +226,7 @@ def test_line_is_what_the_model_card_prints(checkpoint, tokenizer):
         assert card_line("torch", ids, masks, tokenizer) == wanted
 
 
-def test_a_word_past_the_vocabulary_is_shown_by_its_id(tokenizer):
+def test_a_word_past_the_vocabulary_is_shown_by_its_id(tokenizer: Tokenizer) -> None:
     masks = [Mask(1, 0, 6, (Guess(len(ROWS), None, 1.0, 0.5), Guess(5, "今", 0.5, 0.3)))]
     assert card_line("tf", [2, 4, 3], masks, tokenizer) == f"tf: [<{len(ROWS)}>||今]"
 
@@ -227,7 +234,7 @@ def test_a_word_past_the_vocabulary_is_shown_by_its_id(tokenizer):
 # Ranking -------------------------------------------------------------------------------------------------------------
 
 
-def test_ties_go_to_the_lower_id():
+def test_ties_go_to_the_lower_id() -> None:
     rng = np.random.default_rng(2)
     logits = rng.integers(0, 4, (60, 23)).astype("float32")
     for k in (1, 2, 5, 22, 23):
@@ -241,21 +248,21 @@ def test_ties_go_to_the_lower_id():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_numbers_are_refused(bad):
+def test_logits_that_are_not_numbers_are_refused(bad: float) -> None:
     logits = np.zeros((3, 4), "float32")
     logits[1, 2] = bad
     with pytest.raises(ConvertError, match="word 2 at mask 1"):
         best(logits, 1)
 
 
-def test_huge_logits_have_probabilities():
+def test_huge_logits_have_probabilities() -> None:
     assert best(np.array([[3e4, -3e4, 3e4]], "float32"), 2)[2].tolist() == [[0.5, 0.5]]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object, **options) -> tuple[int, str, str]:
+def run(*arguments: object, **options: Any) -> tuple[int, str, str]:
     """Run the command as the group does: (exit status, stdout, stderr or the error's text)."""
     done = CliRunner().invoke(fill_mask_command, [str(argument) for argument in arguments], **options)
     if isinstance(done.exception, ConvertError):
@@ -275,31 +282,33 @@ def run(*arguments: object, **options) -> tuple[int, str, str]:
         (["[MASK]" + "x" * (1 << 20)], "1,048,582 characters; wanted at most 1,048,576"),
     ],
 )
-def test_texts_that_cannot_be_filled_are_all_named(checkpoint, texts, message):
+def test_texts_that_cannot_be_filled_are_all_named(checkpoint: Path, texts: list[str], message: str) -> None:
     with pytest.raises(ConvertError, match=message):
         next(fill_mask(checkpoint, texts))
 
 
-def test_no_process_is_started_for_texts_that_cannot_be_filled(checkpoint, monkeypatch):
+def test_no_process_is_started_for_texts_that_cannot_be_filled(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "Process", None)
     with pytest.raises(ConvertError, match=r"no \[MASK\] in"):
         next(fill_mask(checkpoint, ["今天"]))
     assert list(fill_mask(checkpoint, [])) == []
 
 
-def test_more_words_than_there_are_is_refused(checkpoint):
+def test_more_words_than_there_are_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConvertError, match=f"vocab_size is {CONFIG.vocab_size}"):
         next(fill_mask(checkpoint, [CARD], top_k=CONFIG.vocab_size + 1))
 
 
-def test_a_vocabulary_longer_than_the_embedding_is_refused(tmp_path):
+def test_a_vocabulary_longer_than_the_embedding_is_refused(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "ckpt")
     (directory / "vocab.txt").write_text("\n".join([*ROWS, "x", "y", "z"]) + "\n", encoding="utf-8")
     with pytest.raises(ConvertError, match=rf"token {len(ROWS) + 2} is past the embedding's {CONFIG.vocab_size} rows"):
         next(fill_mask(directory, ["xyz[MASK] z"]))
 
 
-def test_a_checkpoint_without_its_vocabulary_is_named(tmp_path):
+def test_a_checkpoint_without_its_vocabulary_is_named(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "ckpt")
     (directory / "vocab.txt").unlink()
     with pytest.raises(ConvertError, match=r"vocab\.txt"):
@@ -307,29 +316,31 @@ def test_a_checkpoint_without_its_vocabulary_is_named(tmp_path):
 
 
 @needs_torch
-def test_weights_that_are_not_numbers_are_named(tmp_path, in_process):
+def test_weights_that_are_not_numbers_are_named(tmp_path: Path, in_process: None) -> None:
     bias = np.full(CONFIG.vocab_size, np.nan, "float32")
     with pytest.raises(ConvertError, match=r"the logit of word 0 at mask 0 is nan"):
-        next(fill_mask(write_checkpoint(tmp_path / "ckpt", **{"mlm.bias": bias}), ["今天[MASK]"]))
+        next(fill_mask(write_checkpoint(tmp_path / "ckpt", "torch", **{"mlm.bias": bias}), ["今天[MASK]"]))
 
 
 @pytest.mark.parametrize(
     ("name", "absent", "message"),
     [
-        ("torch", {"torch"}, r"--framework torch needs torch, which is not installed\n.*roformer-convert\[torch\]'"),
-        ("tf", {"tensorflow"}, r"needs tensorflow(?s:.)*roformer-convert\[tensorflow\]'"),
-        ("paddle", {"paddle"}, r"needs paddle(?s:.)*roformer-convert\[paddle\]'"),
+        ("torch", {"torch"}, r"--framework torch needs torch, which is not installed\n.*\.\[torch\]'"),
+        ("tf", {"tensorflow"}, r"needs tensorflow(?s:.)*\.\[tensorflow\]'"),
+        ("paddle", {"paddle"}, r"needs paddle(?s:.)*\.\[paddle\]'"),
         ("all", {"paddle", "tensorflow"}, r"needs paddle and tensorflow, which are(?s:.)*\[paddle,tensorflow\]'"),
         (None, {"paddle", "torch", "tensorflow"}, r"fill-mask needs torch(?s:.)*\[torch\]'"),
     ],
 )
-def test_a_framework_that_is_not_installed_is_named_with_its_extra(monkeypatch, name, absent, message):
+def test_a_framework_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, absent: set[str], message: str
+) -> None:
     monkeypatch.setattr(module, "is_installed", lambda package: package not in absent)
     with pytest.raises(MissingPackageError, match=message):
         choose_frameworks(name)
 
 
-def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch):
+def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "is_installed", lambda package: package != "torch")
     assert choose_frameworks(None) == ("paddle",)
     assert choose_frameworks("tf") == ("tf",)
@@ -339,7 +350,9 @@ def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch):
 
 
 @needs_torch
-def test_all_prints_a_line_from_each_framework_for_each_text(checkpoint, in_process, monkeypatch):
+def test_all_prints_a_line_from_each_framework_for_each_text(
+    checkpoint: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "is_installed", lambda package: True)
     status, out, _ = run(checkpoint, "今[MASK]", "[MASK]天", "--framework", "all")
     assert status == 0
@@ -349,7 +362,7 @@ def test_all_prints_a_line_from_each_framework_for_each_text(checkpoint, in_proc
 
 
 @needs_torch
-def test_texts_come_from_arguments_a_file_or_stdin(checkpoint, tmp_path, in_process):
+def test_texts_come_from_arguments_a_file_or_stdin(checkpoint: Path, tmp_path: Path, in_process: None) -> None:
     texts = sentences(6)
     status, wanted, _ = run(checkpoint, *texts)
     assert status == 0
@@ -362,7 +375,7 @@ def test_texts_come_from_arguments_a_file_or_stdin(checkpoint, tmp_path, in_proc
 
 
 @needs_torch
-def test_json_has_ids_offsets_and_scores(checkpoint, in_process):
+def test_json_has_ids_offsets_and_scores(checkpoint: Path, in_process: None) -> None:
     status, out, err = run(checkpoint, CARD, "abc[MASK]", "--json", "--top-k", 3, "--verbose")
     assert status == 0
     first, second = map(json.loads, out.splitlines())
@@ -378,7 +391,7 @@ def test_json_has_ids_offsets_and_scores(checkpoint, in_process):
 
 
 @needs_torch
-def test_max_length_raises_the_limit(checkpoint, in_process):
+def test_max_length_raises_the_limit(checkpoint: Path, in_process: None) -> None:
     long = "[MASK]" + "今" * 30
     assert run(checkpoint, long)[0] == 2
     status, out, _ = run(checkpoint, long, "--max-length", 33)
@@ -394,23 +407,23 @@ def test_max_length_raises_the_limit(checkpoint, in_process):
         (b"[MASK]\n" + b"x" * (5 << 20), r"line 2 is longer than 4,194,304 bytes"),
     ],
 )
-def test_files_that_are_not_text_are_refused(checkpoint, tmp_path, content, message):
+def test_files_that_are_not_text_are_refused(checkpoint: Path, tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "texts").write_bytes(content)
     with pytest.raises(ConvertError, match=message):
         fill_mask_command.main([str(checkpoint), "--file", str(tmp_path / "texts")], standalone_mode=False)
 
 
-def test_a_file_that_is_not_there_is_named(checkpoint, tmp_path):
+def test_a_file_that_is_not_there_is_named(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match=r"nowhere.*No such file"):
         fill_mask_command.main([str(checkpoint), "--file", str(tmp_path / "nowhere")], standalone_mode=False)
 
 
-def test_texts_and_a_file_at_once_are_refused(checkpoint):
+def test_texts_and_a_file_at_once_are_refused(checkpoint: Path) -> None:
     with pytest.raises(click.UsageError, match="not both"):
         fill_mask_command.main([str(checkpoint), CARD, "--file", "-"], standalone_mode=False)
 
 
-def test_a_directory_that_is_no_checkpoint_is_refused_by_the_front_door(tmp_path):
+def test_a_directory_that_is_no_checkpoint_is_refused_by_the_front_door(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "roformer_convert", "fill-mask", str(tmp_path / "nowhere"), CARD]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 2
@@ -423,6 +436,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused_by_the_front_door(tmp_path
 CHILD = """
 import ctypes, os, signal, sys, time
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.mapping import Dialect
 from roformer_convert.models.process import serve
 
 def answer(request):
@@ -458,12 +472,12 @@ def start_child(directory: Path) -> Process:
 
 
 @pytest.fixture
-def child(tmp_path):
+def child(tmp_path: Path) -> Iterator[Process]:
     with start_child(tmp_path) as process:
         yield process
 
 
-def test_a_process_answers_whatever_its_libraries_print(child):
+def test_a_process_answers_whatever_its_libraries_print(child: Process) -> None:
     for said in ("一", "\udcff", "x" * 300_000):
         child.ask({"do": "echo", "say": said})
         found = child.answer()
@@ -473,7 +487,7 @@ def test_a_process_answers_whatever_its_libraries_print(child):
     assert "more noise" in child.words()
 
 
-def test_an_error_of_the_input_comes_back_as_one_and_the_process_lives(child):
+def test_an_error_of_the_input_comes_back_as_one_and_the_process_lives(child: Process) -> None:
     child.ask({"do": "refuse"})
     with pytest.raises(ConvertError, match="testing: not this\n  but that"):
         child.answer()
@@ -491,7 +505,9 @@ def test_an_error_of_the_input_comes_back_as_one_and_the_process_lives(child):
         ("exit", 7, r"ended with status 7(?s:.)*\| last words"),
     ],
 )
-def test_a_process_that_dies_is_reported_with_its_last_words(child, how, status, message):
+def test_a_process_that_dies_is_reported_with_its_last_words(
+    child: Process, how: str, status: int, message: str
+) -> None:
     child.ask({"do": how})
     with pytest.raises(DeathError, match=message) as caught:
         child.answer()
@@ -502,7 +518,7 @@ def test_a_process_that_dies_is_reported_with_its_last_words(child, how, status,
         child.ask({"do": "echo", "say": "x" * 1_000_000})
 
 
-def test_a_process_is_ended_when_the_work_fails(tmp_path):
+def test_a_process_is_ended_when_the_work_fails(tmp_path: Path) -> None:
     process = start_child(tmp_path)
     process.ask({"do": "sleep"})
     with pytest.raises(ZeroDivisionError), process:
@@ -510,7 +526,7 @@ def test_a_process_is_ended_when_the_work_fails(tmp_path):
     assert process._child.returncode is not None
 
 
-def test_a_file_in_the_current_directory_is_not_imported(tmp_path, monkeypatch):
+def test_a_file_in_the_current_directory_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("json.py", "numpy.py", "ctypes.py", "faulthandler.py", "roformer_convert.py"):
         (tmp_path / name).write_text("raise SystemExit('imported from the current directory')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -521,11 +537,13 @@ def test_a_file_in_the_current_directory_is_not_imported(tmp_path, monkeypatch):
 
 @needs_torch
 @pytest.mark.skipif(os.name == "nt", reason="no signals there")
-def test_a_framework_that_is_killed_ends_the_command_with_status_2(checkpoint, monkeypatch):
+def test_a_framework_that_is_killed_ends_the_command_with_status_2(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Doomed(Process):
         asked = 0
 
-        def ask(self, request):
+        def ask(self, request: Mapping[str, Any]) -> None:
             self.asked += 1
             if self.asked == 2:
                 self._child.kill()
@@ -539,17 +557,18 @@ def test_a_framework_that_is_killed_ends_the_command_with_status_2(checkpoint, m
 
 
 @needs_torch
-def test_a_reader_that_stops_early_leaves_no_process(checkpoint, monkeypatch):
+def test_a_reader_that_stops_early_leaves_no_process(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
 
     class Noted(Process):
-        def __init__(self, *arguments):
+        def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             started.append(self._child)
 
     monkeypatch.setattr(module, "Process", Noted)
     results = fill_mask(checkpoint, sentences(3))
     next(results)
+    assert isinstance(results, Generator)
     assert started[0].poll() is None
     results.close()
     assert started[0].poll() is not None

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ PAGE = (FIXTURES / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def filled() -> list[dict]:
+def filled() -> list[dict[str, Any]]:
     """What the model makes of the sentences, six words a mask."""
     pytest.importorskip("torch")
     command = ["fill-mask", str(TINY), "--file", str(FIXTURES / "sentences.txt"), "--framework", "torch"]
@@ -42,7 +43,7 @@ def test_the_weights_are_small_enough_to_ship() -> None:
     assert (TINY / "model_state.pdparams").stat().st_size <= 12_000_000
 
 
-def test_the_page_shows_what_the_model_says(filled: list[dict]) -> None:
+def test_the_page_shows_what_the_model_says(filled: list[dict[str, Any]]) -> None:
     shown = re.search(r"best word first:\n\n```\n(.*?)\n```", PAGE, re.DOTALL)
     assert shown is not None
     lines = shown.group(1).splitlines()
@@ -53,7 +54,7 @@ def test_the_page_shows_what_the_model_says(filled: list[dict]) -> None:
         assert line == found
 
 
-def test_the_fifth_word_is_clear_of_the_sixth(filled: list[dict]) -> None:
+def test_the_fifth_word_is_clear_of_the_sixth(filled: list[dict[str, Any]]) -> None:
     """float32 differs by about 1e-5 between frameworks: a gap of 1e-3 cannot be swapped by it."""
     gaps = [mask["top"][4]["logit"] - mask["top"][5]["logit"] for one in filled for mask in one["masks"]]
     assert len(gaps) >= 20

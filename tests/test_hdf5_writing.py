@@ -207,7 +207,7 @@ def test_the_library_of_transformers_4s_environment_agrees(tmp_path: Path) -> No
         paths += [tmp_path / f"ours{number}.h5", tmp_path / f"theirs{number}.h5"]
         write_ours(paths[-2], case)
         write_with_h5py(paths[-1], case)
-    script = [python, Path(__file__).with_name("hdf5_contents.py"), "1", *paths]
+    script = [str(word) for word in (python, Path(__file__).with_name("hdf5_contents.py"), "1", *paths)]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
     version, found = json.loads(done.stdout)
     assert version != h5py.version.hdf5_version

@@ -16,17 +16,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from peer_folders import PEERS, ROOT
 
 from roformer_convert.converters.containers import keras_h5
 from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
 from roformer_convert.converters.errors import ConvertError, FormatError
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT.parent / "shared/checkpoints/peers/hf4-MaskedLM_default_tf"
+FOLDER = PEERS / "hf4-MaskedLM_default_tf"
 MODEL = "tf_ro_former_for_masked_lm"
 HEAD, WORDS, SEGMENTS = "mlm___cls/predictions/bias", "roformer/words/weight", "roformer/segments/embeddings"
-
-real_file = pytest.mark.skipif(not FOLDER.exists(), reason="SKIPPED: no file of transformers' own to compare with")
 
 
 def peer_python() -> str | None:
@@ -87,7 +85,6 @@ def small_weights() -> dict[str, np.ndarray[Any, Any]]:
     }
 
 
-@real_file
 def test_index_of_transformers_file_is_what_h5py_reads() -> None:
     path = FOLDER / "tf_model.h5"
     index = keras_h5.index(path)
@@ -106,7 +103,6 @@ def test_index_of_transformers_file_is_what_h5py_reads() -> None:
     assert index.metadata == {"backend": "tensorflow", "keras_version": "2.21.0"}
 
 
-@real_file
 def test_attributes_are_of_the_types_transformers_wrote(tmp_path: Path) -> None:
     write(tmp_path / "ours.h5", small_weights(), {"mlm___cls": [WORDS]})
     facts = []
@@ -250,7 +246,6 @@ def test_indexing_imports_neither_h5py_nor_numpy(tmp_path: Path) -> None:
     assert done.stdout.split() == ["4", "set()"]
 
 
-@real_file
 @pytest.mark.skipif(peer_python() is None, reason="SKIPPED: no environment with transformers 4 and TensorFlow")
 def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path: Path) -> None:
     tensors = [t for t in keras_h5.index(FOLDER / "tf_model.h5").tensors if "embed_positions" not in t.name]

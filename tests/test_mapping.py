@@ -21,6 +21,7 @@ import numpy
 import pytest
 from golden_names import GOLDEN, GOLDEN_TIES, Stored, spelled, stored_in
 from numpy_roformer import Array, Forward
+from peer_folders import PEERS
 from random_checkpoints import CONFIG, SHAPES, UNPROJECTED, Tensors, random_tensors, same_bits
 from safetensors.numpy import save_file
 
@@ -44,7 +45,6 @@ from roformer_convert.converters.mapping import (
     looks_like,
 )
 
-PEERS = Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers"
 #: A folder of each dialect, written by its own software; the last two have what the first lack.
 FOLDERS: dict[str, Dialect] = {
     "pd-MaskedLM_default_pd": "paddle",
@@ -135,8 +135,6 @@ def test_transformers_has_these_names_and_shapes(shape: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
-    if not PEERS.is_dir():
-        pytest.skip("../shared/checkpoints is absent")
     dialect = FOLDERS[folder]
     held = {tensor.name: tensor.shape for tensor in identify(PEERS / folder).index.tensors}
     config = json.loads(next((PEERS / folder).glob("*config.json")).read_text())
@@ -276,8 +274,6 @@ def peer(folder: str) -> Witness:
 
 @pytest.fixture(scope="module")
 def peers() -> dict[str, Witness]:
-    if not PEERS.is_dir():
-        pytest.skip("../shared/checkpoints is absent")
     return {folder: peer(folder) for folder in FOLDERS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -50,8 +51,8 @@ def test_tokens_may_be_masked_anywhere(runners: Runners, framework: str, tmp_pat
     tensors = write(tmp_path / "checkpoint", CONFIG)
     inputs = batch(CONFIG, (10, 10, 10), 10)
     inputs["attention_mask"] = numpy.array([[0, 0, 1, 1, 0, 1, 1, 1, 0, 1], [1] * 10, [1, 0] * 5])
-    want = Forward(tensors, CONFIG)
-    want = want.logits(want.hidden(**inputs))
+    judge = Forward(tensors, CONFIG)
+    want = judge.logits(judge.hidden(**inputs))
     real = inputs["attention_mask"] != 0
     for packed in (False, True):
         for kind in (numpy.int64, numpy.bool_, numpy.int32, numpy.float32):
@@ -262,7 +263,7 @@ def test_causal_configuration_is_refused(runners: Runners, framework: str, tmp_p
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_fresh_model_is_initialised_as_the_configuration_says(runners: Runners, framework: str) -> None:
-    config = {"vocab_size": 500, "embedding_size": 48, "hidden_size": 64, "num_hidden_layers": 1}
+    config: dict[str, Any] = {"vocab_size": 500, "embedding_size": 48, "hidden_size": 64, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 4, "intermediate_size": 128}
     found = runners[framework].ask("fresh", config=config, **{"class": "RoFormerForPretraining"})
     names = random_checkpoints.random_tensors(RoFormerConfig(**config), (POOLER, MLM, SOP))

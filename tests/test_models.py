@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_runner import FLOAT64, FRAMEWORKS, Arrays, Runners, assert_agree, assert_close, batch, runners, write
 from numpy_roformer import Forward
+from peer_folders import BFLOAT16, FOLDERS, PEERS, TOLERANCE, TRAINED, inputs_of
 from random_checkpoints import CONFIG, UNPROJECTED
 
 from roformer_convert.converters import RoFormerConfig
@@ -22,40 +23,28 @@ from roformer_convert.models.config import tap_names
 
 __all__ = ["runners"]  # a fixture
 
-CHECKPOINTS = Path(__file__).resolve().parents[1].parent / "shared" / "checkpoints"
-PEERS = sorted(path for path in (CHECKPOINTS / "peers").glob("*") if "MaskedLM" in path.name)
-TRAINED = CHECKPOINTS / "trained-tiny-paddlenlp"
 
-
-@pytest.mark.skipif(not PEERS, reason="no checkpoints of other software beside the repository")
-@pytest.mark.parametrize("path", PEERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_peers_logits_are_reproduced(runners: Runners, framework: str, path: Path) -> None:
-    with numpy.load(path / "inputs.npz") as arrays:
-        inputs = {name: arrays[name] for name in arrays.files}
-    want = numpy.load(path / "logits.npy")
+def test_peers_logits_are_reproduced(runners: Runners, framework: str, folder: str) -> None:
+    inputs, want = inputs_of(folder), numpy.load(PEERS / folder / "logits.npy")
     # bfloat16: weights of 8 bits, and a writer whose rotary table is rounded to them too (1.8e-3 by itself)
-    tolerance = 6e-2 if "bfloat16" in path.name else 1e-5
+    tolerance = 6e-2 if folder == BFLOAT16 else TOLERANCE
     for packed in (False, True):
-        got = runners[framework].forward(path, inputs, options={"packed": packed})["out0"]
+        got = runners[framework].forward(PEERS / folder, inputs, options={"packed": packed})["out0"]
         real = inputs["attention_mask"] != 0
         assert abs(got - want)[real].max() <= tolerance
 
 
-@pytest.mark.skipif(not PEERS, reason="no checkpoints of other software beside the repository")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_bfloat16_weights_computed_in_float32_differ_by_the_writers_table_alone(
     runners: Runners, framework: str
 ) -> None:
-    path = next(path for path in PEERS if "bfloat16" in path.name)
-    with numpy.load(path / "inputs.npz") as arrays:
-        inputs = {name: arrays[name] for name in arrays.files}
-    want = numpy.load(path / "logits.npy")
-    got = runners[framework].forward(path, inputs, loading={"dtype": "float32"})["out0"]
+    inputs, want = inputs_of(BFLOAT16), numpy.load(PEERS / BFLOAT16 / "logits.npy")
+    got = runners[framework].forward(PEERS / BFLOAT16, inputs, loading={"dtype": "float32"})["out0"]
     assert abs(got - want)[inputs["attention_mask"] != 0].max() <= 4e-3
 
 
-@pytest.mark.skipif(not TRAINED.exists(), reason="no checkpoints of other software beside the repository")
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_trained_checkpoint_predicts_what_its_writer_predicted(runners: Runners, framework: str) -> None:
     for sentence in json.loads((TRAINED / "expected.json").read_text())["sentences"]:

@@ -84,7 +84,7 @@ def test_built_in_sentences_are_of_every_kind() -> None:
     assert cases["pairs"].token_type_ids is not None
     assert set(np.unique(cases["pairs"].token_type_ids)) == {0, 1}
     assert cases["everyday"].attention_mask is not None
-    assert max(len(row) for row in cases["masks"].masks and [cases["masks"].masks]) > 8
+    assert len(cases["masks"].masks) > 8
     assert cases["one-token"].input_ids.shape[1] == 3  # with [CLS] and [SEP]
     padded = cases["ids with padding"]
     assert padded.token_type_ids is not None

@@ -44,8 +44,9 @@ def damage(monkeypatch: pytest.MonkeyPatch, position: int, bit: int) -> Callable
     def damaged(output: Any, filename: str, offset: int, content: memoryview | bytes) -> None:
         if isinstance(content, memoryview):
             if seen[0] <= position < seen[0] + len(content):
-                content = bytearray(content)
-                content[position - seen[0]] ^= 1 << bit
+                changed = bytearray(content)
+                changed[position - seen[0]] ^= 1 << bit
+                content = memoryview(changed)
             seen[0] += len(content)
         write(output, filename, offset, content)
 

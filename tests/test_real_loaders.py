@@ -25,8 +25,8 @@ from peer_folders import (
     PEERS,
     POSITIONS,
     ROUNDED_TABLE,
-    SHARED,
     TOLERANCE,
+    TRAINED,
     Converted,
     convert_all,
     in_process,
@@ -209,18 +209,16 @@ def test_half_precision_weights_compute_what_they_hold(tmp_path: Path) -> None:
         assert numpy.abs(run_torch(model, given) - want).max() <= TOLERANCE
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/checkpoints is absent")
 def test_the_model_cards_own_snippet_prints_paddlenlps_tokens(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    source = SHARED / "trained-tiny-paddlenlp"
-    convert(source, tmp_path / "out", to="torch")
+    convert(TRAINED, tmp_path / "out", to="torch")
     # from here on as the card of junnyu/roformer_chinese_base has it
     tokenizer = transformers.BertTokenizer.from_pretrained(tmp_path / "out")
     pt_model = transformers.RoFormerForMaskedLM.from_pretrained(tmp_path / "out")
-    expected = json.loads((source / "expected.json").read_text())["sentences"]
+    expected = json.loads((TRAINED / "expected.json").read_text())["sentences"]
     capsys.readouterr()
     for sentence in expected:
         text = sentence["text"]

@@ -13,6 +13,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from peer_folders import PEERS
 
 from roformer_convert.converters.containers import safetensors
 from roformer_convert.converters.containers.safetensors import index, lay_out
@@ -21,7 +22,7 @@ from roformer_convert.converters.errors import ConvertError, FormatError
 
 library = pytest.importorskip("safetensors")
 
-PEERS = sorted((Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers").glob("*/*.safetensors"))
+FILES = sorted(PEERS.glob("*/*.safetensors"))
 
 #: One tensor a dtype, every size different; the scalar and the zero-size one are the usual victims of an off-by-one.
 NEW = [
@@ -174,8 +175,7 @@ def test_what_the_format_cannot_hold_is_not_laid_out(tensors: list[NewTensor]) -
         lay_out("model.safetensors", tensors, {"format": "pt"})
 
 
-@pytest.mark.skipif(not PEERS, reason="no checkpoints written by other software beside the repository")
-@pytest.mark.parametrize("path", PEERS, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_peers_files_read_as_the_library_reads_them(path: Path) -> None:
     assert as_we_say(path) == as_the_library_says(path.read_bytes())
     with library.safe_open(path, framework="np") as file:

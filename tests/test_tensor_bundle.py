@@ -16,6 +16,7 @@ from typing import Any
 
 import crc32c
 import pytest
+from peer_folders import PEERS
 
 from roformer_convert.converters.containers import bundle_messages, checksums, tensor_bundle
 from roformer_convert.converters.containers.checksums import verify_checksum
@@ -36,7 +37,7 @@ from roformer_convert.converters.containers.stored import (
 from roformer_convert.converters.containers.tensor_bundle import index, lay_out
 from roformer_convert.converters.errors import ConvertError, FormatError
 
-PEERS = sorted((Path(__file__).resolve().parents[2] / "shared" / "checkpoints" / "peers").glob("b4k-*/*.index"))
+INDEXES = sorted(PEERS.glob("b4k-*/*.index"))
 
 #: One tensor a dtype, every size different, names that share beginnings, a scalar and two without elements.
 MIXED = [
@@ -179,7 +180,7 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> TensorFlow:
     specification = {
         "save": {f"tf_{name}": given(tensors) for name, tensors in OURS.items()}
         | {"shard_a": given(MIXED[:4]), "shard_b": given(MIXED[4:])},
-        "read": [str(path).removesuffix(".index") for path in [*ours.values(), *PEERS]],
+        "read": [str(path).removesuffix(".index") for path in [*ours.values(), *INDEXES]],
         "latest": [str(path.parent) for path in ours.values()],
     }
     (work / "specification.json").write_text(json.dumps(specification))
@@ -245,8 +246,7 @@ def test_a_v1_checkpoint_is_refused_as_such(asked: str, tensorflow: TensorFlow) 
         index(tensorflow.work / asked)
 
 
-@pytest.mark.skipif(not PEERS, reason="no checkpoints written by other software beside the repository")
-@pytest.mark.parametrize("path", PEERS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", INDEXES, ids=lambda path: path.parent.name)
 def test_peers_files_read_as_tensorflow_reads_them(path: Path, tensorflow: TensorFlow) -> None:
     said = as_we_say(path)
     assert said == tensorflow.read[str(path).removesuffix(".index")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peer_folders import PEERS
 
 from roformer_convert.converters.containers import torch_bin
 from roformer_convert.converters.containers.checksums import CheckedPart, verify_checksum
@@ -27,7 +29,6 @@ from roformer_convert.converters.errors import ConvertError, FormatError
 
 torch = pytest.importorskip("torch")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "checkpoints"
 
 ITEMS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1}
 ITEMS |= {"uint8": 1, "bool": 1}
@@ -61,7 +62,8 @@ def in_c_order(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
     if tensor.order == "C":
         return content
     item = f"V{tensor.nbytes // tensor.size}"
-    return np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
+    turned: bytes = np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
+    return turned
 
 
 def assert_same(index: Index, want: dict[str, Any]) -> None:
@@ -311,7 +313,7 @@ def test_the_folder_in_the_zip_is_named_as_torch_names_it(tmp_path: Path, filena
 
 
 def test_torch_may_compute_our_offsets_instead_of_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch.utils.serialization import config
+    config: Any = importlib.import_module("torch.utils.serialization").config
 
     # With this set, torch compares what it computes with what it reads.
     monkeypatch.setenv("TORCH_SERIALIZATION_DEBUG", "1")
@@ -867,9 +869,8 @@ def test_indexing_half_a_gigabyte_takes_next_to_no_memory(tmp_path: Path) -> Non
     assert peak < 1 << 20
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the checkpoints written by other software are not here")
 def test_checkpoints_of_transformers_are_read_as_torch_reads_them() -> None:
-    paths = sorted(SHARED.rglob("*.bin"))
+    paths = sorted(PEERS.rglob("*.bin"))
     assert paths
     for path in paths:
         assert_same(torch_bin.index(path), torch.load(path, weights_only=True))

@@ -141,8 +141,8 @@ def test_unknown_tokens_and_the_words_that_hold_them_are_left_alone() -> None:
             if random.random() < 0.2:
                 word[random.integers(len(word))] = UNK
     samples = flat(rows)
-    word = np.cumsum(samples.word_starts) - 1
-    unknown = np.bincount(word, samples.tokens == UNK)[word] > 0
+    words = np.cumsum(samples.word_starts) - 1
+    unknown = np.bincount(words, samples.tokens == UNK)[words] > 0
     for ngrams in (1, 3):
         mask = chosen(samples, ngrams=ngrams)
         assert not mask[unknown].any()

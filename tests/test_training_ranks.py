@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.training.loop import train
 from roformer_convert.training.parallel import Ranks
+from roformer_convert.training.settings_reading import settings_from_tree
 from roformer_convert.training.state import read_checkpoint
 
 HERE = Path(__file__).parent
@@ -37,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def tree(corpus: Path, output: Path, **changes: object) -> dict:
+def tree(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
     # no dropout: each rank draws its own
     return tiny_training.tree(
         corpus, output, steps=STEPS, save_steps=5, log_steps=1, eval_steps=5, hidden_dropout_prob=0.0,
@@ -48,11 +50,11 @@ def tree(corpus: Path, output: Path, **changes: object) -> dict:
 @pytest.fixture(scope="module")
 def alone(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("alone")
-    train(tiny_training.settings_from_tree(tree(corpus, run)))
+    train(settings_from_tree(tree(corpus, run)))
     return run
 
 
-def launched(settings: dict, directory: Path, *words: str) -> tuple[int, list[str]]:
+def launched(settings: dict[str, Any], directory: Path, *words: str) -> tuple[int, list[str]]:
     """Start two ranks with Paddle's own launcher; give its status and what each rank said, then the launcher."""
     path = directory / "settings.json"
     path.write_text(json.dumps(settings))
@@ -68,13 +70,13 @@ def launched(settings: dict, directory: Path, *words: str) -> tuple[int, list[st
     return done.returncode, [*logs, done.stdout[-2000:] + done.stderr[-2000:]]
 
 
-def launch(settings: dict, directory: Path, *words: str) -> None:
+def launch(settings: dict[str, Any], directory: Path, *words: str) -> None:
     """Start two ranks that shall end well."""
     status, said = launched(settings, directory, *words)
     assert status == 0, "".join(said)
 
 
-def records(run: Path, kind: str) -> list[dict]:
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
     return [
         record
         for line in (run / "metrics.jsonl").read_text().splitlines()
@@ -87,18 +89,18 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert [record["step"] for record in steps[0]] == [record["step"] for record in steps[1]] == [*range(1, STEPS + 1)]
     for key in ("loss", "lm_loss", "sop_loss", "gradient_norm"):
         # null, where a step had no pair, becomes NaN, which must be in both
-        here, there = (np.array([record[key] for record in each], np.float64) for each in steps)
-        np.testing.assert_allclose(here, there, rtol=0, atol=LOSS_BOUND, err_msg=key)
+        losses = [np.array([record[key] for record in each], np.float64) for each in steps]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=LOSS_BOUND, err_msg=key)
     assert [record["tokens"] for record in steps[0]] == [record["tokens"] for record in steps[1]]
     held_out = records(one, "evaluation"), records(other, "evaluation")
     assert len(held_out[0]) == len(held_out[1]) == 2
     for here, there in zip(*held_out, strict=True):
         assert here["lm_loss"] == pytest.approx(there["lm_loss"], abs=LOSS_BOUND)
     last = f"step-{STEPS:06d}"
-    with open_checkpoint(one / last) as here, open_checkpoint(other / last) as there:
-        assert list(here) == list(there)
-        for name in here:
-            np.testing.assert_allclose(here[name], there[name], rtol=0, atol=WEIGHT_BOUND, err_msg=name)
+    with open_checkpoint(one / last) as mine, open_checkpoint(other / last) as theirs:
+        assert list(mine) == list(theirs)
+        for name in mine:
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=0, atol=WEIGHT_BOUND, err_msg=name)
     moments = read_checkpoint(one / last).arrays, read_checkpoint(other / last).arrays
     assert moments[0].keys() == moments[1].keys()
     for name in moments[0]:

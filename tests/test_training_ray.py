@@ -46,5 +46,5 @@ def test_without_ray_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     text.write_text("我。\n", encoding="utf-8")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
-    with pytest.raises(ConvertError, match=r"needs ray.*(?s:.*)roformer-convert\[ray\]"):
+    with pytest.raises(ConvertError, match=r"needs ray.*(?s:.*)'\.\[ray\]'"):
         prepare([text], tmp_path / "c", vocabulary, engine="ray")

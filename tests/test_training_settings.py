@@ -1,7 +1,10 @@
 """Configurations: what is read, what is refused and in which words, and every key as a flag."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -13,10 +16,10 @@ from roformer_convert.training.settings import TABLES, Stage
 from roformer_convert.training.settings_reading import SHIPPED, SettingsError, read_settings, settings_from_tree
 
 STAGE = {"length": 32, "batch_size": 8, "steps": 10, "max_lr": 1e-3}
-KEYS = [key for kind in (*TABLES.values(), Stage) for key in kind.__dataclass_fields__]
+KEYS = [one.name for kind in (*TABLES.values(), Stage) for one in fields(kind)]
 
 
-def problems(tree, flags=None):
+def problems(tree: dict[str, Any], flags: dict[str, Any] | None = None) -> tuple[str, ...]:
     with pytest.raises(SettingsError) as caught:
         settings_from_tree(tree, "some.toml", flags)
     assert str(caught.value).startswith(
@@ -25,13 +28,13 @@ def problems(tree, flags=None):
     return caught.value.problems
 
 
-def test_every_key_is_a_flag_and_no_two_tables_share_one():
+def test_every_key_is_a_flag_and_no_two_tables_share_one() -> None:
     assert len(set(KEYS)) == len(KEYS)
     flags = {parameter.name for parameter in train_command.params}
     assert flags == {*KEYS, "configuration", "resume"}
 
 
-def test_a_flag_overrules_the_file(tmp_path):
+def test_a_flag_overrules_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(
         "[run]\nseed = 3\n[model]\nhidden_size = 64\nnum_attention_heads = 4\n"
         "[[stages]]\nlength = 32\nbatch_size = 8\nsteps = 10\nmax_lr = 1e-3\n"
@@ -48,12 +51,12 @@ def test_a_flag_overrules_the_file(tmp_path):
     assert [stage.batch_size for stage in settings.stages] == [6, 3]
 
 
-def test_as_many_values_as_stages_are_wanted():
+def test_as_many_values_as_stages_are_wanted() -> None:
     tree = {"stages": [STAGE, STAGE, STAGE]}
     assert problems(tree, {"steps": [1, 2]}) == ("--steps: 2 values for 3 stages",)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_that_is_wrong_is_said_at_once() -> None:
     found = problems(
         {
             "run": {"outptu": "x", "precision": "fp17", "seed": -1},
@@ -81,7 +84,7 @@ def test_all_that_is_wrong_is_said_at_once():
     )
 
 
-def test_what_cannot_be_together_is_said():
+def test_what_cannot_be_together_is_said() -> None:
     found = problems(
         {
             "data": {"mlm": False, "sop": False},
@@ -114,7 +117,9 @@ def test_what_cannot_be_together_is_said():
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.name)
-def test_a_shipped_configuration_is_found_by_its_name_and_can_be_run(path, tmp_path, monkeypatch):
+def test_a_shipped_configuration_is_found_by_its_name_and_can_be_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (path.name, path.stem, f"configs/{path.name}"):
         assert read_settings(Path(name)) == read_settings(path)
@@ -156,13 +161,13 @@ def test_the_shipped_configurations_are_listed_and_printed():
     assert str(missing.exception).startswith("huge: no such configuration\n  Name a TOML file, or one of those shipped")
 
 
-def test_a_file_of_that_name_comes_before_the_shipped_one(tmp_path, monkeypatch):
+def test_a_file_of_that_name_comes_before_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text("[[stages]]\nlength = 32\nbatch_size = 8\nsteps = 77\nmax_lr = 1e-3\n")
     assert read_settings(Path("tiny.toml")).steps == 77
 
 
-def test_settings_survive_a_checkpoint():
+def test_settings_survive_a_checkpoint() -> None:
     settings = settings_from_tree({"data": {"corpora": ["a", "b=2"]}, "stages": [STAGE, {**STAGE, "max_lr": None}]})
     assert settings_from_tree(settings.as_tree()) == settings
     tokens = settings_from_tree({"stages": [{**STAGE, "batch_size": 0, "batch_tokens": 256}]})
@@ -187,7 +192,19 @@ def test_a_half_exchange_wants_a_half_type():
     assert problems(tree) == ("run.exchange = 'half': want a precision with a half type, or 'float32'",)
 
 
-def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path):
+def test_a_missing_or_further_key_in_a_checkpoint_is_a_change() -> None:
+    settings = settings_from_tree({"stages": [STAGE]})
+    tree = settings.as_tree()
+    del tree["optimizer"]["beta2"]
+    tree["model"]["new"] = 1
+    tree["stages"].append(dict(tree["stages"][0]))
+    found = settings.changed(tree)
+    assert "optimizer.beta2 = 0.999, and None there" in found
+    assert "model.new = None, and 1 there" in found
+    assert "stages[1].steps = None, and 10 there" in found
+
+
+def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[run\n")
     with pytest.raises(ConvertError, match="not TOML"):
         read_settings(tmp_path / "c.toml")

@@ -1,7 +1,11 @@
 """Starting from other weights: RoFormers of every dialect, BERTs, and what is refused."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,49 +20,51 @@ from bert_checkpoints import make_bert
 from roformer_convert.converters import open_checkpoint, save_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError, MisfitError
-from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.converters.mapping import DIALECTS, Dialect
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining, as_numpy
 from roformer_convert.training.loop import train
 from roformer_convert.training.start import load_weights, open_sources, starting_model
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
-def trained(corpus, tmp_path_factory):
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     train(tiny_training.settings(corpus, run, steps=2, save_steps=2))
     return run / "step-000002"
 
 
-def started(corpus, tmp_path, init, **changes):
+def started(corpus: Path, tmp_path: Path, init: Path, **changes: Any) -> tuple[dict[str, Any], list[str]]:
     settings = tiny_training.settings(corpus, tmp_path, init=str(init), seed=9, **changes)
     model, notes = starting_model(settings, open_sources(settings.data.corpora))
     return {name: as_numpy(parameter) for name, parameter in model.named_parameters()}, notes
 
 
-def own_weights(directory):
+def own_weights(directory: Path) -> dict[str, Any]:
     model = RoFormerForPretraining.from_pretrained(directory)
     return {name: as_numpy(value) for name, value in model.named_parameters()}
 
 
-def different(one, other):
+def different(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     assert one.keys() == other.keys()
     return {name for name in one if not np.array_equal(one[name], other[name])}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_roformer_of_any_dialect_is_taken_over_whole(corpus, trained, tmp_path, dialect):
+def test_a_roformer_of_any_dialect_is_taken_over_whole(
+    corpus: Path, trained: Path, tmp_path: Path, dialect: Dialect
+) -> None:
     convert(trained, tmp_path / "init", to=dialect)
     found, notes = started(corpus, tmp_path, tmp_path / "init")
     assert different(found, own_weights(trained)) == set()
     assert notes == []
 
 
-def test_heads_that_it_lacks_are_fresh_and_named(corpus, trained, tmp_path):
+def test_heads_that_it_lacks_are_fresh_and_named(corpus: Path, trained: Path, tmp_path: Path) -> None:
     with open_checkpoint(trained) as checkpoint:
         base = {name: checkpoint.read(name) for name in checkpoint if not name.startswith(("mlm", "sop", "pooler"))}
         save_checkpoint(tmp_path / "base", base, checkpoint.config, dialect="torch")
@@ -75,8 +81,8 @@ def test_heads_that_it_lacks_are_fresh_and_named(corpus, trained, tmp_path):
     ("dialect", "old_norms"), [("torch", False), ("torch", True), ("paddle", False), ("tf1", False)]
 )
 def test_a_bert_is_taken_over_but_for_its_positions_and_its_next_sentence_head(
-    corpus, trained, tmp_path, dialect, old_norms
-):
+    corpus: Path, trained: Path, tmp_path: Path, dialect: Dialect, old_norms: bool
+) -> None:
     bert = make_bert(trained, tmp_path / "bert", dialect, old_norms=old_norms)
     found, notes = started(corpus, tmp_path, bert)
     assert different(found, own_weights(trained)) <= {"sop.weight", "sop.bias"}
@@ -87,7 +93,9 @@ def test_a_bert_is_taken_over_but_for_its_positions_and_its_next_sentence_head(
     assert "at random: sop.weight, sop.bias" in notes[1]
 
 
-def test_another_architecture_and_another_vocabulary_are_refused_with_every_difference(corpus, trained, tmp_path):
+def test_another_architecture_and_another_vocabulary_are_refused_with_every_difference(
+    corpus: Path, trained: Path, tmp_path: Path
+) -> None:
     with pytest.raises(MisfitError) as caught:
         started(corpus, tmp_path, trained, num_hidden_layers=3, intermediate_size=32, hidden_act="relu")
     for line in (
@@ -101,7 +109,7 @@ def test_another_architecture_and_another_vocabulary_are_refused_with_every_diff
         started(fewer, tmp_path, trained)
 
 
-def test_the_same_number_of_other_rows_is_refused(corpus, trained, tmp_path):
+def test_the_same_number_of_other_rows_is_refused(corpus: Path, trained: Path, tmp_path: Path) -> None:
     convert(trained, tmp_path / "init", to="torch")
     rows = (tmp_path / "init" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     rows[-1], rows[-2] = rows[-2], rows[-1]
@@ -110,12 +118,12 @@ def test_the_same_number_of_other_rows_is_refused(corpus, trained, tmp_path):
         started(corpus, tmp_path, tmp_path / "init")
 
 
-def test_init_that_is_not_there_is_an_error(corpus, tmp_path):
+def test_init_that_is_not_there_is_an_error(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="no such file or directory"):
         started(corpus, tmp_path, tmp_path / "nothing")
 
 
-def test_a_checkpoint_to_resume_from_must_be_whole(corpus, trained, tmp_path):
+def test_a_checkpoint_to_resume_from_must_be_whole(corpus: Path, trained: Path, tmp_path: Path) -> None:
     config = RoFormerForPretraining.from_pretrained(trained).config
     with open_checkpoint(trained) as checkpoint:
         part = {name: checkpoint.read(name) for name in checkpoint if not name.startswith("sop")}
@@ -124,7 +132,7 @@ def test_a_checkpoint_to_resume_from_must_be_whole(corpus, trained, tmp_path):
         dict(load_weights(tmp_path / "part", config))
 
 
-def test_training_files_are_left_behind_by_a_conversion(trained, tmp_path):
+def test_training_files_are_left_behind_by_a_conversion(trained: Path, tmp_path: Path) -> None:
     convert(trained, tmp_path / "torch", to="torch")
     assert not [path.name for path in (tmp_path / "torch").iterdir() if path.name.startswith("training")]
     assert json.loads((trained / "training.json").read_text())["step"] == 2

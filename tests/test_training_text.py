@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,7 +271,7 @@ _ANY = st.one_of(
 @given(sentences=st.lists(_ANY, max_size=4))
 @pytest.mark.parametrize("flags", [{}, {"lower_case": False}, {"strip_accents": False}, {"split_chinese": False}])
 def test_the_table_of_characters_gives_what_the_tokenizer_gives(
-    tokenizer: Tokenizer, flags: dict[str, bool], sentences: list[str]
+    tokenizer: Tokenizer, flags: dict[str, Any], sentences: list[str]
 ) -> None:
     rows = [tokenizer.token(number) or "" for number in range(tokenizer.size)]
     varied = Tokenizer(settings_of_rows(rows, **flags))
@@ -311,7 +312,7 @@ def test_a_word_vocabulary_keeps_its_words() -> None:
 @pytest.mark.parametrize(
     "flags", [{}, {"lower_case": False, "split_chinese": False}, {"strip_accents": True}, {"words": True}]
 )
-def test_the_tokenizer_beside_the_shards_is_the_one_that_was_read(tmp_path: Path, flags: dict[str, bool]) -> None:
+def test_the_tokenizer_beside_the_shards_is_the_one_that_was_read(tmp_path: Path, flags: dict[str, Any]) -> None:
     rows = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"我们喜欢北京", "##a", "北京"]
     before = Tokenizer(settings_of_rows(rows, **flags))
     for name, data in tokenizer_files(before).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def tree(corpus: Path, output: Path, stages: list[dict[str, Any]] | None = None,
     """Settings of a small run as a tree; ``changes`` are keys of any table or, where there is one, of the stage."""
     values = {**SMALL, "corpora": [str(corpus)], "output": str(output), **changes}
     out: dict[str, Any] = {
-        table: {key: values.pop(key) for key in list(values) if key in kind.__dataclass_fields__}
+        table: {key: values.pop(key) for key in list(values) if key in {one.name for one in fields(kind)}}
         for table, kind in TABLES.items()
     }
     out["stages"] = [{**STAGE, **stage} for stage in stages] if stages else [{**STAGE, **values}]
