@@ -4,10 +4,9 @@
     make bench-convert
 
 Every figure is a whole process: wall seconds from start to exit, or the peak of anonymous memory of its process tree,
-sampled every 2 ms. Whoever samples takes a tenth of a core from two processes that use both, so memory is taken in a
-round of its own, before the rounds that are timed. Ours, ``cp`` and the peer take turns in one run, so that a machine's
-moods hit all of them; quote ratios of the medians. The weights are random, made on the spot: 12 layers, hidden 768,
-vocabulary 50,000.
+sampled every 2 ms. Whoever samples takes a tenth of a core, so memory is taken in a round of its own, before the rounds
+that are timed. Ours, ``cp`` and the peer take turns in one run, so that a machine's moods hit all of them; quote ratios
+of the medians. The weights are random, made on the spot: 12 layers, hidden 768, vocabulary 50,000.
 """
 
 from __future__ import annotations
