@@ -1,6 +1,6 @@
 """The directory beside a target in which one run at a time makes what shall get the target's name.
 
-It is called ``.NAME.partial-roformer-convert``. Making it is atomic, so that of several runs to one target one has it
+It is called ``.NAME.partial-roformer_convert``. Making it is atomic, so that of several runs to one target one has it
 and the others are told. In it lies the file :data:`MADE_BY`, on which its run holds a lock that ends with the process:
 what has this name and this file and is not locked was left by a killed run, and the next run puts it right. Nothing
 else beside a target is ever touched.
@@ -34,7 +34,7 @@ class WorkingDirectory:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.path = target.with_name(f".{_stem(target)}.partial-roformer-convert")
+        self.path = target.with_name(f".{_stem(target)}.partial-roformer_convert")
         self.new = self.path / "new"
         self.old = self.path / "old"
         self._lock: int | None = None

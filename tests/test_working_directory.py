@@ -50,9 +50,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next(source: Path) -> None:
             die()
 
     killed(half)
-    assert names(source.parent) == [".ckpt-torch.partial-roformer-convert", "ckpt"]
+    assert names(source.parent) == [".ckpt-torch.partial-roformer_convert", "ckpt"]
     convert(source, to="tf")
-    assert names(source.parent) == [".ckpt-torch.partial-roformer-convert", "ckpt", "ckpt-tf"], "another target's"
+    assert names(source.parent) == [".ckpt-torch.partial-roformer_convert", "ckpt", "ckpt-tf"], "another target's"
     convert(source, to="torch")
     assert names(source.parent) == ["ckpt", "ckpt-tf", "ckpt-torch"]
 
@@ -73,7 +73,7 @@ def test_a_run_killed_while_it_makes_the_directory_leaves_nothing_that_stays(
     with monkeypatch.context() as patch:
         patch.setattr(os, moment, once)
         killed(lambda: convert(source, to="torch") and None)
-    left = source.parent / ".ckpt-torch.partial-roformer-convert"
+    left = source.parent / ".ckpt-torch.partial-roformer_convert"
     assert names(left) == ([] if moment == "mkdir" else [MADE_BY])
     convert(source, to="torch")
     assert names(source.parent) == ["ckpt", "ckpt-torch"]
@@ -135,7 +135,7 @@ def test_what_appears_in_the_moment_of_the_renaming_is_not_replaced(
         ".out.old-0123456789ab",
         ".out.partial-backup",
         ".out.partial-0123456789ab",
-        ".out.partial-roformer-convert.bak",
+        ".out.partial-roformer_convert.bak",
         ".out.partial",
         ".out.old",
     ],
@@ -159,7 +159,7 @@ def test_something_else_under_the_working_directorys_name_is_in_the_way_and_stay
     precious.mkdir()
     (precious / "a").write_text("x")
     (precious / MADE_BY).write_text("")
-    place = source.parent / ".out.partial-roformer-convert"
+    place = source.parent / ".out.partial-roformer_convert"
     if kind == "file":
         place.write_text("x")
     elif kind == "link":
@@ -178,7 +178,7 @@ def test_something_else_under_the_working_directorys_name_is_in_the_way_and_stay
         convert(source, source.parent / "out", to="torch")
     assert "Move it away" in str(caught.value)
     assert file_bytes(source.parent) == before
-    assert names(source.parent) == [".out.partial-roformer-convert", "ckpt", "precious"]
+    assert names(source.parent) == [".out.partial-roformer_convert", "ckpt", "precious"]
 
 
 def test_where_there_are_no_locks_what_lies_there_is_left_alone(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
