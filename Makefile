@@ -30,7 +30,7 @@ typing:  ## links that give type checkers the installed package names
 lint: $(READY) typing  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	MYPYPATH=build/typing $(BIN)/mypy -p roformer_convert
+	MYPYPATH=build/typing:. $(BIN)/mypy -p roformer_convert -p audit
 
 check: lint test  ## lint and test
 
@@ -51,6 +51,9 @@ bench-inference: $(READY)  ## tokens a second of the three models beside, where 
 bench-training: $(READY)  ## tokens a second of a training step beside the peers', data preparation, the loader
 	$(BIN)/python benchmarks/bench_training.py $(BENCH)
 
+audit-gpu: .peers/paddle-gpu/.ready typing  ## hold every operator that a GPU is asked for against Paddle 2.6.2's GPU kernels
+	PYTHONPATH=build/typing .peers/paddle-gpu/bin/python -m audit $(if $(WRITE),--write)
+
 bench-parity: $(READY)  ## time and memory of the gate at base size beside the bare models
 	$(BIN)/python benchmarks/bench_parity.py
 
@@ -66,4 +69,4 @@ peers: $(addprefix .peers/,transformers4/.ready paddlenlp/.ready bert4keras/.rea
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-training bench-parity peers clean
+.PHONY: help env parity test typing lint check format fixtures bench-convert bench-inference bench-training bench-parity audit-gpu peers clean
