@@ -99,12 +99,15 @@ def test_forward_backward_and_optimiser_are_seen(recordings: list[Recording]) ->
 def test_o2_keeps_the_residual_stream_half(recordings: list[Recording]) -> None:
     for scenario in ("train fp16-o2, plain, 7.0", "train fp16-o2, fast, 7.0"):
         found = recording(recordings, scenario)
-        layers = [(o, callers) for o, callers in found.callers.items() if o.name in ("embedding", "dropout", "gelu")]
-        assert layers
-        assert all(operator.dtype == "float16" for operator, _ in layers), scenario
-        # sums are made of the embeddings, in the layers and of the losses: only the last are float32
-        wide = found.callers.get(Operator("add", "float32"), set())
-        assert not any("models/" in caller for caller in wide), wide
+        for name in ("embedding", "dropout", "layer_norm", "gelu", "matmul"):
+            assert types_of(found, name) == {"float16"}, (scenario, name)
+        in_model = {
+            caller.rpartition(":")[2]
+            for operator, callers in found.callers.items()
+            for caller in callers
+            if operator.dtype == "float32" and caller.startswith("models/")
+        }
+        assert in_model == {"rotate", "look_up", "normal", "constant"}, scenario  # the last two make the masters
 
 
 def test_full_precision_has_no_half_type(recordings: list[Recording]) -> None:
