@@ -39,8 +39,8 @@ typing:  ## links that give type checkers the installed package names
 lint: $(READY) typing  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	MYPYPATH=build/typing $(BIN)/mypy -p roformer_convert
-	MYPYPATH=build/typing:tests $(BIN)/mypy tests
+	MYPYPATH=build/typing:. $(BIN)/mypy -p roformer_convert -p audit
+	MYPYPATH=build/typing:.:tests $(BIN)/mypy tests
 
 check: lint test  ## lint and test
 
@@ -60,6 +60,9 @@ bench-inference: $(READY)  ## tokens a second of the three models beside, where 
 
 bench-training: $(READY)  ## tokens a second of a training step beside the peers', data preparation, the loader
 	$(BIN)/python benchmarks/bench_training.py $(BENCH)
+
+audit-gpu: .peers/paddle-gpu/.ready typing  ## hold every operator that a GPU is asked for against Paddle 2.6.2's GPU kernels
+	PYTHONPATH=build/typing .peers/paddle-gpu/bin/python -m audit $(if $(WRITE),--write)
 
 bench-parity: $(READY)  ## time and memory of the gate at base size beside the bare models
 	$(BIN)/python benchmarks/bench_parity.py
@@ -83,4 +86,4 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test coverage mutants typing lint check format fixtures bench-convert bench-inference bench-training bench-parity peers peer-fixtures clean
+.PHONY: help env parity test coverage mutants typing lint check format fixtures bench-convert bench-inference bench-training bench-parity audit-gpu peers peer-fixtures clean
