@@ -25,9 +25,12 @@ class Overlap(Generic[What]):
 
 
 def first_overlap(regions: Iterable[tuple[int, int, What]]) -> Overlap[What] | None:
-    """Find the first two of the regions (begin, end, what lies there) that share a byte; an empty one shares none."""
+    """Find the first two of the regions (begin, end, what lies there) that share a byte; an empty one shares none.
+
+    Of two that begin at one place, the earlier is the one that was given first.
+    """
     before: tuple[int, What] | None = None
-    for begin, end, what in sorted(regions, key=lambda region: region[:2]):
+    for begin, end, what in sorted(regions, key=lambda region: region[0]):
         if begin == end:
             continue
         if before is not None and begin < before[0]:
