@@ -29,13 +29,13 @@ from roformer_convert.models.worker import Worker
 from roformer_convert.parity import run_paddle
 from roformer_convert.parity.cases import make_cases, make_training, write_cases
 from roformer_convert.parity.dump import Dumper
-from roformer_convert.training.evaluation import SENTENCES, evaluate, fill_lines
-from roformer_convert.training.feed import Feed
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.prepare import prepare
-from roformer_convert.training.settings_reading import settings_from_tree
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.corpus.prepare import prepare
+from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines
+from roformer_convert.training.run.feed import Feed
+from roformer_convert.training.settings.reading import settings_from_tree
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.trainer import Trainer
 
 from .half_types import as_on_a_gpu
 from .kernel_list import KernelList, read_kernel_list

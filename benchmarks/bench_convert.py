@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
-from roformer_convert.converters.mapping import MLM, PROJECT, SOP, Table
+from roformer_convert.converters.table.mapping import MLM, PROJECT, SOP, Table
 
 COMMAND = Path(sys.executable).with_name("roformer-convert")
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,7 +31,7 @@ from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 from sentences import MASK, token_ids
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
-from roformer_convert.converters.mapping import MLM, PROJECT, Table
+from roformer_convert.converters.table.mapping import MLM, PROJECT, Table
 from roformer_convert.models.processor import processor
 
 _PRODUCT = (1024, 768, 3072)  # one feed-forward product at 1,024 tokens

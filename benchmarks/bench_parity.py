@@ -24,8 +24,8 @@ import numpy
 
 from roformer_convert.converters import RoFormerConfig, convert, save_checkpoint
 from roformer_convert.converters.amounts import amount
-from roformer_convert.converters.mapping import SOP, Table
 from roformer_convert.converters.rendering import table
+from roformer_convert.converters.table.mapping import SOP, Table
 from roformer_convert.models.process import Process
 from roformer_convert.models.processor import processor
 from roformer_convert.parity.cases import make_cases, make_training, read_cases, write_cases

@@ -26,10 +26,10 @@ from bench_inference import make_sources
 from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 
 from roformer_convert.models.processor import processor
-from roformer_convert.training.batches import SamplingOptions, SpecialIds, StageData
-from roformer_convert.training.build_vocabulary import build
-from roformer_convert.training.corpus import Corpus
-from roformer_convert.training.prepare import prepare
+from roformer_convert.training.corpus.prepare import prepare
+from roformer_convert.training.corpus.reading import Corpus
+from roformer_convert.training.samples.batches import SamplingOptions, SpecialIds, StageData
+from roformer_convert.training.text.build_vocabulary import build
 
 _ROWS, _COLUMNS = 8, 128
 _PREDICTED = 0.15

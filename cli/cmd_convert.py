@@ -12,20 +12,20 @@ import click
 
 from .command_group import end_once, hold_signals
 from .converters.amounts import amount
-from .converters.config_fields import parse_settings
 from .converters.containers.registry import all_containers, containers_of
-from .converters.containers.stored import FLOATS
 from .converters.conversion import ConvertOptions, Watcher, convert
-from .converters.dialects import DIALECT_FILES
 from .converters.errors import printable
-from .converters.mapping import DIALECTS, Dialect
-from .converters.rendering import plan_table
+from .converters.rendering import table
+from .converters.table.config_fields import parse_settings
+from .converters.table.dialects import DIALECT_FILES
+from .converters.table.mapping import DIALECTS, Dialect
+from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
 from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.conversion import Report
-    from .converters.plan import Plan
+    from .converters.target.plan import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -134,7 +134,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
 def _says_itself(source: Path, dialect: str | None) -> bool:
     """Whether the source is found to be of its dialect without being told."""
     from .converters.errors import ConvertError
-    from .converters.opening import open_checkpoint
+    from .converters.source.opening import open_checkpoint
 
     try:
         with open_checkpoint(source) as checkpoint:
@@ -145,6 +145,26 @@ def _says_itself(source: Path, dialect: str | None) -> bool:
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def plan_table(plan: Plan) -> str:
+    """Print every tensor of a plan: where it goes, where it comes from, whether it is turned, its bytes."""
+    rows = []
+    for file in plan.files:
+        for step in file.steps:
+            how = "turned" if step.turn else "copied"
+            if step.casts:
+                how += f", cast from {step.held.stored.dtype}"
+            if step.new.alias_of is not None:
+                how = f"second name of {step.new.alias_of}"
+            stored = 0 if step.new.alias_of is not None else step.new.nbytes
+            shape = " × ".join(map(str, step.new.shape))
+            row = [step.new.name, step.held.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
+            rows.append([file.filename, *row] if len(plan.files) > 1 else row)
+    head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
+    if len(plan.files) > 1:
+        head = ["file", *head]
+    return table(head, rows, right=[len(head) - 1])
 
 
 def render(report: Report, *, dry_run: bool) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .converters.mapping import DIALECTS
 from .converters.rendering import table
+from .converters.table.mapping import DIALECTS
 
 if TYPE_CHECKING:
-    from .converters.checkpoint import Checkpoint
     from .converters.compare import Comparison
+    from .converters.source.checkpoint import Checkpoint
 
 
 @click.command("diff")
@@ -63,7 +63,7 @@ def diff_command(
 
 def _open(path: Path, dialect: Any, config: Path | None, which: str) -> Checkpoint:
     from .converters.errors import ConvertError
-    from .converters.opening import open_checkpoint
+    from .converters.source.opening import open_checkpoint
 
     try:
         return open_checkpoint(path, dialect=dialect, config=config)

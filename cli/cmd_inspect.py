@@ -31,8 +31,8 @@ def inspect_command(path: Path, dialect: Any, config: Path | None, settings: tup
     \b
         roformer-convert inspect ckpt/
     """
-    from .converters.config_fields import parse_settings
     from .converters.inspection import inspect
+    from .converters.table.config_fields import parse_settings
 
     found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings))
     click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else render(found))

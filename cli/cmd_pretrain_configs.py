@@ -16,7 +16,7 @@ def configs_command(name: str | None) -> None:
         roformer-pretrain configs
         roformer-pretrain configs tiny > mine.toml
     """
-    from .training.settings_reading import find_shipped, read_settings, shipped_configurations
+    from .training.settings.reading import find_shipped, read_settings, shipped_configurations
 
     if name is not None:
         click.echo(find_shipped(Path(name)).read_text(encoding="utf-8"), nl=False)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .setting_flags import given_flags, named_configuration, setting_options
-from .training.estimate import KINDS
-from .training.settings import TABLES, Settings, Stage
+from .training.settings.tables import TABLES, Settings, Stage
+from .training.step.estimate import KINDS
 
 if TYPE_CHECKING:
     from .models.config import RoFormerConfig
@@ -62,9 +62,9 @@ def doctor_command(
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4 --recompute
     """
-    from .training import machine
-    from .training.doctor import diagnose, lines
-    from .training.settings_reading import read_settings
+    from .training.doctor import machine
+    from .training.doctor.forecast import diagnose, lines
+    from .training.settings.reading import read_settings
 
     used = given_flags(flags)
     if configuration is None and (used or gpu or ranks or vocab_size):
@@ -82,7 +82,7 @@ def doctor_command(
         say(f"  warning: {text}")
     found = None
     if settings is not None:
-        from .training import targets
+        from .training.doctor import targets
 
         config = _model(settings, vocab_size)
         if gpu is not None:
@@ -105,7 +105,7 @@ def doctor_command(
 
 def _model(settings: Settings, vocab_size: int | None) -> RoFormerConfig:
     """The run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
-    from .training.start import model_config, open_sources
+    from .training.start.sources import model_config, open_sources
 
     if vocab_size is None and settings.data.corpora:
         return model_config(settings, open_sources(settings.data.corpora).tokenizer)

@@ -28,7 +28,7 @@ def plot_command(runs: tuple[Path, ...], picture: Path | None, quiet: bool) -> N
     Does a warm-up help?
         roformer-pretrain plot runs/plain runs/warmed-up -o warm-up.svg
     """
-    from .training.plot import plot
+    from .training.reporting.plot import plot
 
     if picture is None:
         picture = (runs[0] if runs[0].is_dir() else runs[0].parent) / "run.png"

@@ -13,7 +13,7 @@ from .converters.amounts import amount, parse_size
 from .progress_bar import TEXT_BYTES, ByteBar
 
 if TYPE_CHECKING:
-    from .training.prepare import Report
+    from .training.corpus.prepare import Report
 
 
 class _Part(click.ParamType[tuple[int, int]]):
@@ -107,7 +107,7 @@ def prepare_command(
         roformer-pretrain prepare … -o corpus/ --only-shards 3/16
         roformer-pretrain prepare … -o corpus/
     """
-    from .training.prepare import prepare
+    from .training.corpus.prepare import prepare
 
     if (vocab is None) == (tokenizer is None):
         raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")

@@ -42,11 +42,11 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
     Ctrl-C, or SIGTERM, finishes the step, saves and ends; --resume goes on from there. A second Ctrl-C stops at once.
     A resumed run may have other steps, rates, batches, corpora and intervals; the log says what is another.
     """
-    from .training.settings_reading import read_settings
+    from .training.settings.reading import read_settings
 
     settings = read_settings(named_configuration(configuration), given_flags(flags))
     try:
-        from .training.loop import train
+        from .training.run.loop import train
 
         train(settings, resume=resume, terminal=sys.stderr.isatty())
     except KeyboardInterrupt:
@@ -55,7 +55,7 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
 
 
 def _what_is_saved(run: Path) -> str:
-    from .training.state import checkpoints
+    from .training.step.state import checkpoints
 
     found = checkpoints(run)
     if not found:

@@ -42,8 +42,8 @@ def vocab_command(
         roformer-pretrain vocab news/*.txt --size 8000 -o vocab.txt
     """
     from .converters.errors import ConvertError
-    from .converters.whole_files import write_whole
-    from .training.build_vocabulary import build
+    from .converters.target.whole_files import write_whole
+    from .training.text.build_vocabulary import build
 
     if output.exists() and not force:
         raise ConvertError(f"{output} already exists", "Name another output with -o, or replace it with --force.")

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import click
 
-from .training.settings import TABLES, Stage
+from .training.settings.tables import TABLES, Stage
 
 #: Flags with a shorter or a singular spelling beside the key's own.
 _FURTHER_NAMES = {"corpora": ("--corpus",), "output": ("-o",)}
@@ -47,7 +47,7 @@ def _option(each: Field[Any], hint: Any, words: str, *, several: bool) -> Callab
 
 def named_configuration(path: Path) -> Path:
     """Find the configuration that is named, and say so where it is one that comes along."""
-    from .training.settings_reading import find_configuration
+    from .training.settings.reading import find_configuration
 
     found = find_configuration(path)
     if found != path:

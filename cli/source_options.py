@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .converters.mapping import DIALECTS
+from .converters.table.mapping import DIALECTS
 
 FROM = click.option(
     "--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect that the files look like."

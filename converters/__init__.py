@@ -2,16 +2,17 @@
 
 ``convert(src, dst, to="torch")`` turns a checkpoint directory into another dialect; ``open_checkpoint(dir)`` gives
 lazily read arrays under canonical names; ``save_checkpoint`` writes such arrays as a directory of any dialect. The path
-of a conversion: :mod:`.identification` finds and indexes, :mod:`.fitting` holds against :mod:`.mapping`, :mod:`.plan`
-decides, :mod:`.engine` moves bytes, :mod:`.output` puts the result in place.
+of a conversion: :mod:`.source.identification` finds and indexes, :mod:`.source.fitting` holds against
+:mod:`.table.mapping`, :mod:`.target.plan` decides, :mod:`.target.engine` moves bytes, :mod:`.target.output` puts the
+result in place.
 """
 
-from .checkpoint import Checkpoint
-from .config import RoFormerConfig
 from .conversion import ConvertOptions, Report, Watcher, convert
 from .errors import ConvertError, FormatError, MisfitError, Problem
-from .opening import open_checkpoint
 from .saving import save_checkpoint
+from .source.checkpoint import Checkpoint
+from .source.opening import open_checkpoint
+from .table.config import RoFormerConfig
 
 __all__ = [
     "Checkpoint",

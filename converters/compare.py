@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from .blocks import Scratch, blocks, in_order, together
-from .checkpoint import Checkpoint
-from .containers.checksums import require, running, verify_checksum
-from .dtypes import cast, numpy_dtype
+from .source.checkpoint import Checkpoint
+from .tensors.blocks import Scratch, blocks, in_order, together
+from .tensors.checksums import require, running, verify_checksum
+from .tensors.dtypes import cast, numpy_dtype
 
 Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "only in the second"]
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import config_fields
 from .amounts import parse_size
-from .checkpoint import Checkpoint, model_class
-from .companions import copy_companion
-from .config_fields import Reading
 from .errors import ConvertError
-from .fitting import fit
-from .identification import Found, identify
-from .mapping import DIALECTS, Dialect
-from .output import OutputDirectory, check_room, check_target
-from .plan import Plan, make_plan
-from .weight_files import WeightSet
+from .source.checkpoint import Checkpoint, model_class
+from .source.companions import copy_companion
+from .source.fitting import fit
+from .source.identification import Found, identify
+from .source.weight_files import WeightSet
+from .table import config_fields
+from .table.config_fields import Reading
+from .table.mapping import DIALECTS, Dialect
+from .target.output import OutputDirectory, check_room, check_target
+from .target.plan import Plan, make_plan
 
 if TYPE_CHECKING:
-    from .engine import Progress
+    from .target.engine import Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
 _OVERHEAD_BYTES = 1 << 20
@@ -208,7 +208,7 @@ def convert(
         check_room(real_goal, needed_room(plan))
         if not options.dry_run:
             # not later: Python makes another error of a signal that falls into a class being made
-            from . import engine  # noqa: F401
+            from .target import engine  # noqa: F401
 
             watcher.start(plan)
             try:
@@ -287,7 +287,7 @@ def write_directory(
     Raises:
         ConvertError: It cannot be written, or what was read back differs.
     """
-    from . import engine
+    from .target import engine
 
     written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=progress)
     try:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import Checkpoint, model_class
 from .errors import Problem, fold_layers
-from .fitting import fit
-from .identification import identify
-from .mapping import GROUPS, Dialect, Table, count_layers
+from .source.checkpoint import Checkpoint, model_class
+from .source.fitting import fit
+from .source.identification import identify
+from .table.mapping import GROUPS, Dialect, Table, count_layers
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from .errors import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .plan import Plan
-
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Align rows under a head; columns in ``right`` are numbers."""
@@ -24,23 +22,3 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         )
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def plan_table(plan: Plan) -> str:
-    """Print every tensor of a plan: where it goes, where it comes from, whether it is turned, its bytes."""
-    rows = []
-    for file in plan.files:
-        for step in file.steps:
-            how = "turned" if step.turn else "copied"
-            if step.casts:
-                how += f", cast from {step.held.stored.dtype}"
-            if step.new.alias_of is not None:
-                how = f"second name of {step.new.alias_of}"
-            stored = 0 if step.new.alias_of is not None else step.new.nbytes
-            shape = " × ".join(map(str, step.new.shape))
-            row = [step.new.name, step.held.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
-            rows.append([file.filename, *row] if len(plan.files) > 1 else row)
-    head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
-    if len(plan.files) > 1:
-        head = ["file", *head]
-    return table(head, rows, right=[len(head) - 1])

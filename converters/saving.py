@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import RoFormerConfig
-from .config_fields import Reading, SourceConfig
-from .containers.stored import Index, OpenFiles, StoredTensor
 from .conversion import needed_room, write_directory
 from .errors import MisfitError, Problem
-from .fitting import fit
-from .identification import Found
-from .mapping import Dialect, Table
-from .output import OutputDirectory, check_room
-from .plan import make_plan
-from .weight_files import require_file
+from .source.fitting import fit
+from .source.identification import Found
+from .source.weight_files import require_file
+from .table.config import RoFormerConfig
+from .table.config_fields import Reading, SourceConfig
+from .table.mapping import Dialect, Table
+from .target.output import OutputDirectory, check_room
+from .target.plan import make_plan
+from .tensors.stored import Index, OpenFiles, StoredTensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def save_checkpoint(
             kind = kinds.get(name, plain.dtype.name)
             stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
     if problems:
-        raise MisfitError(directory, "the table", problems, "Name tensors as converters/mapping.py does.")
+        raise MisfitError(directory, "the table", problems, "Name tensors as converters/table/mapping.py does.")
     # torch's names go with the canonical orientation
     found = Found(
         path=Path(directory),

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..converters.config import RoFormerConfig
-from ..converters.config_fields import ACTIVATIONS, SYNONYMS
 from ..converters.errors import ConvertError
+from ..converters.table.config import RoFormerConfig
+from ..converters.table.config_fields import ACTIVATIONS, SYNONYMS
 
 __all__ = [
     "MASKED",

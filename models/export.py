@@ -21,8 +21,8 @@ from typing import Any
 from ..converters import open_checkpoint
 from ..converters.conversion import default_target
 from ..converters.errors import ConvertError
-from ..converters.mapping import Dialect
-from ..converters.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
+from ..converters.table.mapping import Dialect
+from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from . import pretrained
 from .export_trial import INPUTS, OUTPUT
 from .frameworks import FRAMEWORKS, MissingPackageError, is_installed

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..converters import open_checkpoint
 from ..converters.errors import ConvertError, quoted
-from ..converters.mapping import Dialect
+from ..converters.table.mapping import Dialect
 from .config import RoFormerConfig, with_limit
 from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
 from .process import Process

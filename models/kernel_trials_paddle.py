@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from ..converters.rotary import rotary_angles
+from ..converters.table.rotary import rotary_angles
 from .config import RoFormerConfig
 from .kernels_paddle import PLACES, Kernel, Place
 from .packing import pack

@@ -18,8 +18,8 @@ import numpy
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint, save_checkpoint
-from ..converters.containers.stored import FLOATS
-from ..converters.mapping import Dialect, Table
+from ..converters.table.mapping import Dialect, Table
+from ..converters.tensors.stored import FLOATS
 from .config import ModelError, RoFormerConfig, supported, with_limit
 
 _log = logging.getLogger(__name__)

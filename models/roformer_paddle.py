@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy
 from numpy.typing import NDArray
 
-from ..converters.mapping import Dialect
-from ..converters.rotary import rotary_angles
+from ..converters.table.mapping import Dialect
+from ..converters.table.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .kernels_paddle import find, on_cpu, product_type

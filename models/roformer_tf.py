@@ -24,8 +24,8 @@ import numpy
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ..converters.mapping import Dialect
-from ..converters.rotary import rotary_angles
+from ..converters.table.mapping import Dialect
+from ..converters.table.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions, require_inside

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 
-from ..converters.mapping import Dialect
-from ..converters.rotary import rotary_angles
+from ..converters.table.mapping import Dialect
+from ..converters.table.rotary import rotary_angles
 from . import pretrained
 from .config import MASKED, ModelError, RoFormerConfig, check_length, pad_token, supported
 from .packing import pack, packed_positions, require_inside

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..converters.config_fields import Json, read_json
 from ..converters.errors import MisfitError, Problem, quoted
+from ..converters.table.config_fields import Json, read_json
 from .vocabulary import read_vocabulary
 
 _MOST_ADDED = 1 << 16

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.config import RoFormerConfig
 from ..converters.errors import ConvertError
+from ..converters.table.config import RoFormerConfig
 from ..models.fill_mask import TextsError
 from ..models.tokenizer import Tokenizer, half_pair
 

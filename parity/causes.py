@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.config import RoFormerConfig
 from ..converters.errors import Problem, fold_layers
+from ..converters.table.config import RoFormerConfig
 from .cases import Case
 from .dumps import Dump, distance
 from .reference import ACTIVATIONS, Reference, Switches

@@ -120,7 +120,7 @@ def run_gate(
     quiet: bool = False,
 ) -> int:
     """Run the gate and write what was asked for; return the exit status."""
-    from ..converters.whole_files import write_whole
+    from ..converters.target.whole_files import write_whole
     from .gate import run
     from .golden import compare_golden, read_golden, record, refuse_in_ci
     from .screen import screen

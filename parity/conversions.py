@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..converters.compare import compare
 from ..converters.conversion import convert
-from ..converters.mapping import DIALECTS
-from ..converters.opening import open_checkpoint
 from ..converters.rendering import table
+from ..converters.source.opening import open_checkpoint
+from ..converters.table.mapping import DIALECTS
 
 
 @dataclass(frozen=True)

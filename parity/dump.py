@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.mapping import Table
+from ..converters.table.mapping import Table
 from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
 from .cases import read_cases

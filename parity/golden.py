@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
-from ..converters.whole_files import write_whole
+from ..converters.target.whole_files import write_whole
 from .dumps import Dump
 from .gate import Result
 from .measure import BOUND, results
@@ -327,6 +327,6 @@ def _short(about: Mapping[str, Any], key: str) -> str:
 
 
 def _own_version() -> str:
-    from .. import __version__
+    from ..converters.version import __version__
 
     return __version__

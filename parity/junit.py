@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from ..converters.whole_files import write_whole
+from ..converters.target.whole_files import write_whole
 from .gate import Result
 from .screen import explanation
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..converters import ConvertOptions, convert, open_checkpoint
-from ..converters.config import RoFormerConfig
 from ..converters.errors import ConvertError, MisfitError, Problem
-from ..converters.mapping import SYMBOLS, Dialect
+from ..converters.table.config import RoFormerConfig
+from ..converters.table.mapping import SYMBOLS, Dialect
 from ..models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
 
 #: The framework that a dialect is at home in.

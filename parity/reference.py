@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.config import RoFormerConfig
-from ..converters.rotary import rotary_angles
+from ..converters.table.config import RoFormerConfig
+from ..converters.table.rotary import rotary_angles
 from ..models.config import MASKED, tap_names
 from .cases import Case
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..converters.amounts import amount
-from ..converters.whole_files import write_whole
+from ..converters.target.whole_files import write_whole
 from .cases import Case
 from .chart import chart, legend
 from .gate import Result

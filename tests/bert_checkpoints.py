@@ -10,11 +10,11 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from roformer_convert.converters.containers import tensor_bundle
-from roformer_convert.converters.containers.stored import NewTensor, OpenFiles
+from roformer_convert.converters.containers.bundle import tensor_bundle
 from roformer_convert.converters.conversion import convert
-from roformer_convert.converters.identification import identify
-from roformer_convert.converters.mapping import Dialect
+from roformer_convert.converters.source.identification import identify
+from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters.tensors.stored import NewTensor, OpenFiles
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -1,8 +1,9 @@
 """What the four programs' files hold, written out by hand from their sources: the table is held against this.
 
-Nothing here is computed from ``converters/mapping.py``. Each line is one tensor: its canonical name, then, a dialect a
-string, the name as the file spells it, with ``^T`` after it where the file stores the transposed (in, out) matrix. Two
-layers are written out, 0 and 1, and the ``10`` of layer ten, so that a layer's number stands where it belongs.
+Nothing here is computed from ``converters/table/mapping.py``. Each line is one tensor: its canonical name, then, a
+dialect a string, the name as the file spells it, with ``^T`` after it where the file stores the transposed (in, out)
+matrix. Two layers are written out, 0 and 1, and the ``10`` of layer ten, so that a layer's number stands where it
+belongs.
 
 Sources, read line by line:
     paddle  PaddleNLP 2.8.1, ``paddlenlp/transformers/roformer/modeling.py``: ``nn.Linear`` holds (in, out); the
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
-from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 
 
 class Stored(NamedTuple):

@@ -14,8 +14,8 @@ import sys
 import time
 from pathlib import Path
 
-from roformer_convert.training.loop import train
-from roformer_convert.training.settings_reading import settings_from_tree
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.settings.reading import settings_from_tree
 
 
 def main() -> None:

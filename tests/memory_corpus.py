@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from roformer_convert.training.masking import SpecialIds
+from roformer_convert.training.samples.masking import SpecialIds
 
 #: [PAD] [UNK] [CLS] [SEP] [MASK], then ordinary ids.
 SPECIAL = SpecialIds(pad=0, unk=1, cls=2, sep=3, mask=4, ordinary=np.arange(5, 105))

@@ -16,7 +16,7 @@ import pytest
 import random_checkpoints
 
 from roformer_convert.converters import RoFormerConfig
-from roformer_convert.converters.mapping import MLM, POOLER, SOP
+from roformer_convert.converters.table.mapping import MLM, POOLER, SOP
 
 FRAMEWORKS = ("torch", "paddle", "tf")
 PACKAGES = {"torch": "torch", "paddle": "paddle", "tf": "tensorflow"}

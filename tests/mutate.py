@@ -1,6 +1,6 @@
 """Change one place of a module at a time and see whether a test fails: ``make mutants``.
 
-    python tests/mutate.py converters/plan.py tests/test_conversion.py … [--sample 50] [--seed 0]
+    python tests/mutate.py converters/target/plan.py tests/test_conversion.py … [--sample 50] [--seed 0]
 
 A comparison is turned round, ``and`` becomes ``or``, a number is one more, a name is another one, a statement is left
 out; docstrings, annotations and messages stay. Each mutant is tried in a process forked after the slow imports. (Known

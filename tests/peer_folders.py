@@ -17,7 +17,7 @@ import numpy
 from numpy_roformer import Array
 
 from roformer_convert.converters import ConvertOptions, convert
-from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "fixtures" / "peers"

@@ -17,7 +17,7 @@ import numpy
 from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
-from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
+from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]

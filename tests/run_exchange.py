@@ -7,10 +7,10 @@ import numpy as np
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training.exchange import GradientExchange
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.settings import Data
-from roformer_convert.training.weights import Weights, clear_gradients
+from roformer_convert.training.settings.tables import Data
+from roformer_convert.training.step.exchange import GradientExchange
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.weights import Weights, clear_gradients
 
 CONFIG = RoFormerConfig(
     vocab_size=11, embedding_size=8, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12

@@ -11,10 +11,10 @@ import os
 import sys
 from pathlib import Path
 
-from roformer_convert.training import trainer
-from roformer_convert.training.exchange import GradientExchange
-from roformer_convert.training.loop import train
-from roformer_convert.training.settings_reading import settings_from_tree
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.settings.reading import settings_from_tree
+from roformer_convert.training.step import trainer
+from roformer_convert.training.step.exchange import GradientExchange
 
 if __name__ == "__main__":
     # so small that even a small model's gradients are sent in several

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from roformer_convert.training.metrics import TIMES
-from roformer_convert.training.state import STATE
+from roformer_convert.training.reporting.metrics import TIMES
+from roformer_convert.training.step.state import STATE
 
 
 def same_run(one: Path, other: Path, step: int, *, history: bool = True) -> None:

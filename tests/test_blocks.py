@@ -12,10 +12,10 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from roformer_convert.converters import blocks as module
-from roformer_convert.converters.blocks import Scratch, blocks, together
-from roformer_convert.converters.containers.stored import Extent, OpenFiles, StoredTensor
 from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.tensors import blocks as module
+from roformer_convert.converters.tensors.blocks import Scratch, blocks, together
+from roformer_convert.converters.tensors.stored import Extent, OpenFiles, StoredTensor
 
 Array = NDArray[Any]
 

@@ -18,7 +18,7 @@ from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_r
 import roformer_convert
 from roformer_convert.__main__ import COMMANDS, cli
 from roformer_convert.converters import ConvertError, ConvertOptions
-from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.converters.table.mapping import DIALECTS
 
 NAMED = ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle")
 
@@ -294,7 +294,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_a_size_means_one_thing_in_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], size: int
 ) -> None:
-    prepare = pytest.importorskip("roformer_convert.training.prepare")
+    prepare = pytest.importorskip("roformer_convert.training.corpus.prepare")
     from roformer_convert.pretrain import cli as pretrain
 
     def told(*_: object, shard_bytes: int, **__: object) -> None:

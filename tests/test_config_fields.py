@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from random_checkpoints import CONFIG, DIRECTIONS, SHAPES, read_all, same_bits, write_random
 
-from roformer_convert.converters import ConvertOptions, RoFormerConfig, config_fields, convert, open_checkpoint
-from roformer_convert.converters.config_fields import (
+from roformer_convert.converters import ConvertOptions, RoFormerConfig, convert, open_checkpoint
+from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
+from roformer_convert.converters.inspection import inspect
+from roformer_convert.converters.table import config_fields
+from roformer_convert.converters.table.config_fields import (
     ACTIVATIONS,
     FIELDS,
     FUNCTION,
@@ -21,9 +24,7 @@ from roformer_convert.converters.config_fields import (
     SourceConfig,
     canonical_activation,
 )
-from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
-from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 
 #: Every field another than any dialect's default, so that a field that is dropped shows.
 UNUSUAL = RoFormerConfig(

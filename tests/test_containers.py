@@ -16,7 +16,10 @@ from roformer_convert.converters import ConvertError, ConvertOptions, convert
 from roformer_convert.converters.containers import registry
 from roformer_convert.converters.containers.container import Container
 from roformer_convert.converters.containers.registry import all_containers, containers_of, recognise, register
-from roformer_convert.converters.containers.stored import (
+from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.inspection import inspect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Group
+from roformer_convert.converters.tensors.stored import (
     Extent,
     Fragment,
     Index,
@@ -26,9 +29,6 @@ from roformer_convert.converters.containers.stored import (
     StoredTensor,
     create_sized,
 )
-from roformer_convert.converters.errors import FormatError
-from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.mapping import DIALECTS, Dialect, Group
 
 _MAGIC = b"TOY 1\n"
 

@@ -26,9 +26,9 @@ from random_checkpoints import (
 from safetensors import safe_open
 
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, save_checkpoint
-from roformer_convert.converters.containers.stored import OpenFiles
-from roformer_convert.converters.identification import identify
-from roformer_convert.converters.mapping import DIALECTS, MLM, Dialect
+from roformer_convert.converters.source.identification import identify
+from roformer_convert.converters.table.mapping import DIALECTS, MLM, Dialect
+from roformer_convert.converters.tensors.stored import OpenFiles
 
 PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
 

@@ -12,7 +12,7 @@ from random_checkpoints import CONFIG, random_tensors, save
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.compare import compare
 from roformer_convert.converters.errors import FormatError
-from roformer_convert.converters.mapping import Dialect
+from roformer_convert.converters.table.mapping import Dialect
 
 #: A kernel, and the embeddings, of which torch's file may hold a part of a larger storage.
 NAMES = ("layers.1.attention.query.weight", "embeddings.word.weight", "mlm.bias")

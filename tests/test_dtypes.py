@@ -10,9 +10,9 @@ import numpy
 import pytest
 from numpy.typing import NDArray
 
-from roformer_convert.converters.containers.stored import FLOATS
-from roformer_convert.converters.dtypes import cast, numpy_dtype
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.tensors.dtypes import cast, numpy_dtype
+from roformer_convert.converters.tensors.stored import FLOATS
 
 Array = NDArray[Any]
 

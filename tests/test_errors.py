@@ -44,7 +44,7 @@ from roformer_convert.converters import (
     open_checkpoint,
 )
 from roformer_convert.converters.errors import fold_layers
-from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, Dialect
 
 Arrays = dict[str, Any]
 

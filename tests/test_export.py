@@ -22,8 +22,8 @@ from random_checkpoints import Tensors
 
 from roformer_convert.cmd_export import export_command
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
-from roformer_convert.converters.mapping import Dialect
-from roformer_convert.converters.output import EXPORT_MANIFEST
+from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters.target.output import EXPORT_MANIFEST
 from roformer_convert.models import export as module
 from roformer_convert.models.config import ModelError
 from roformer_convert.models.export import FORMATS, Export, export

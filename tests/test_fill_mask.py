@@ -21,7 +21,7 @@ from peer_folders import TRAINED
 
 from roformer_convert.cmd_fill_mask import fill_mask_command
 from roformer_convert.converters import ConvertError, RoFormerConfig, save_checkpoint
-from roformer_convert.converters.mapping import Dialect, Table
+from roformer_convert.converters.table.mapping import Dialect, Table
 from roformer_convert.models import fill_mask as module
 from roformer_convert.models.fill_mask import Filled, Guess, Mask, card_line, choose_frameworks, fill_mask
 from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
@@ -436,7 +436,7 @@ def test_a_directory_that_is_no_checkpoint_is_refused_by_the_front_door(tmp_path
 CHILD = """
 import ctypes, os, signal, sys, time
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.converters.mapping import Dialect
+from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.models.process import serve
 
 def answer(request):

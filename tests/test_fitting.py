@@ -11,9 +11,9 @@ from random_checkpoints import CONFIG, read_all, same_bits, write_random
 from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import ConvertError, FormatError, MisfitError, convert, open_checkpoint
-from roformer_convert.converters.fitting import fit
-from roformer_convert.converters.identification import identify
 from roformer_convert.converters.inspection import inspect
+from roformer_convert.converters.source.fitting import fit
+from roformer_convert.converters.source.identification import identify
 
 
 def drop(directory: Path, name: str) -> None:

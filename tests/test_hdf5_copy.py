@@ -27,10 +27,11 @@ from test_keras_h5_hostile import HOSTILE, good_file
 from test_keras_h5_trees import DTYPES, SPELLINGS, UNUSUAL, check, random_tree, wide_file
 
 from roformer_convert.converters import convert, open_checkpoint
-from roformer_convert.converters.containers import hdf5_copy, keras_h5
-from roformer_convert.converters.containers.hdf5_copy import CopiedExtent
-from roformer_convert.converters.containers.stored import OpenFiles
+from roformer_convert.converters.containers.hdf5 import copying as hdf5_copy
+from roformer_convert.converters.containers.hdf5 import keras_h5
+from roformer_convert.converters.containers.hdf5.copying import CopiedExtent
 from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.tensors.stored import OpenFiles
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="SKIPPED: limits are POSIX's")
 #: v108 and later: superblock 2 or 3, headers with checksums, links as messages.

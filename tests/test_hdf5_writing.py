@@ -22,12 +22,12 @@ import numpy as np
 import pytest
 from hdf5_contents import change, contents
 
-from roformer_convert.converters.containers import hdf5_writing
-from roformer_convert.converters.containers.hdf5_datatypes import ANY_TEXT, DATATYPES
-from roformer_convert.converters.containers.hdf5_writing import Dataset, Group, TextHeap, describe, evenly
-from roformer_convert.converters.containers.keras_h5_layout import lay_out
-from roformer_convert.converters.containers.stored import NewTensor
+from roformer_convert.converters.containers.hdf5 import writing as hdf5_writing
+from roformer_convert.converters.containers.hdf5.datatypes import ANY_TEXT, DATATYPES
+from roformer_convert.converters.containers.hdf5.keras_h5_layout import lay_out
+from roformer_convert.converters.containers.hdf5.writing import Dataset, Group, TextHeap, describe, evenly
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.tensors.stored import NewTensor
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "tf_ro_former_for_masked_lm"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from random_checkpoints import write_random
 
-from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.converters.table.mapping import DIALECTS
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = {"torch", "paddle", "tensorflow", "keras", "tf_keras", "transformers", "paddlenlp", "jax", "safetensors"}

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.compare import Comparison, compare
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 
 
 def difference(one: Path, other: Path) -> Comparison:

@@ -15,7 +15,7 @@ import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, same_bits, save
 
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint
-from roformer_convert.converters.mapping import MLM, POOLER, Dialect
+from roformer_convert.converters.table.mapping import MLM, POOLER, Dialect
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 

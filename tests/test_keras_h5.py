@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from peer_folders import PEERS, ROOT
 
-from roformer_convert.converters.containers import keras_h5
-from roformer_convert.converters.containers.stored import Extent, NewTensor, OpenFiles, StoredTensor
+from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.tensors.stored import Extent, NewTensor, OpenFiles, StoredTensor
 
 FOLDER = PEERS / "hf4-MaskedLM_default_tf"
 MODEL = "tf_ro_former_for_masked_lm"
@@ -239,7 +239,7 @@ def test_indexing_imports_neither_h5py_nor_numpy(tmp_path: Path) -> None:
     write(tmp_path / "tf_model.h5", small_weights())
     (tmp_path / "numpy.py").write_text("raise SystemExit('a module beside the checkpoint was imported')")
     program = (
-        "import sys, pathlib; from roformer_convert.converters.containers import keras_h5;"
+        "import sys, pathlib; from roformer_convert.converters.containers.hdf5 import keras_h5;"
         "print(len(keras_h5.index(pathlib.Path('tf_model.h5')).tensors), {'h5py', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -19,9 +19,10 @@ import h5py
 import numpy as np
 import pytest
 
-from roformer_convert.converters.containers import hdf5_file, keras_h5
-from roformer_convert.converters.containers.signatures import HDF5 as SIGNATURE
+from roformer_convert.converters.containers.hdf5 import file as hdf5_file
+from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.tensors.signatures import HDF5 as SIGNATURE
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="SKIPPED: pipes in the file system are POSIX's")
 

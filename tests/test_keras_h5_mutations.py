@@ -25,9 +25,9 @@ import h5py
 import pytest
 from broken_hdf5 import FILES, OTHER_FILES, mutation
 
-from roformer_convert.converters.containers import keras_h5
-from roformer_convert.converters.containers.stored import OpenFiles
+from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.errors import FETCH_AGAIN, FormatError
+from roformer_convert.converters.tensors.stored import OpenFiles
 
 MEMORY = 1 << 30  # bytes of address space for h5py
 SECONDS = 0.5  # of processor time for h5py on one file; usual are 2 ms

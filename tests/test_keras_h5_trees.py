@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from test_keras_h5 import read, values_of
 
-from roformer_convert.converters.containers import keras_h5
-from roformer_convert.converters.containers.stored import Extent
+from roformer_convert.converters.containers.hdf5 import keras_h5
+from roformer_convert.converters.tensors.stored import Extent
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 #: Writes one dataset: group, path, values.

@@ -1,9 +1,9 @@
 """The table against what wrote the files: by name, by shape, by what the model computes, and mutated row by row.
 
 A round trip proves nothing about a table: one that turns nothing round-trips, and a square kernel fits either way. So
-three judges that share nothing with ``converters/mapping.py`` decide: names and turns written out by hand from the four
-programs' sources (``golden_names``), their live state dicts and files, and what their own forward pass computed
-(``numpy_roformer`` on the tensors that the table finds).
+three judges that share nothing with ``converters/table/mapping.py`` decide: names and turns written out by hand from
+the four programs' sources (``golden_names``), their live state dicts and files, and what their own forward pass
+computed (``numpy_roformer`` on the tensors that the table finds).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from peer_folders import PEERS
 from random_checkpoints import CONFIG, SHAPES, UNPROJECTED, Tensors, random_tensors, same_bits
 from safetensors.numpy import save_file
 
-from roformer_convert.converters import RoFormerConfig, mapping
+from roformer_convert.converters import RoFormerConfig
 from roformer_convert.converters.errors import MisfitError
-from roformer_convert.converters.fitting import fit
-from roformer_convert.converters.identification import Found, identify
-from roformer_convert.converters.mapping import (
+from roformer_convert.converters.source.fitting import fit
+from roformer_convert.converters.source.identification import Found, identify
+from roformer_convert.converters.table import mapping
+from roformer_convert.converters.table.mapping import (
     DIALECTS,
     GROUPS,
     LAYER,
@@ -189,8 +190,8 @@ def write_by_hand(directory: Path, dialect: Dialect, tensors: Tensors, config: R
 
 
 def write_tf1(directory: Path, arrays: dict[str, Array]) -> None:
-    from roformer_convert.converters.containers import tensor_bundle
-    from roformer_convert.converters.containers.stored import NewTensor
+    from roformer_convert.converters.containers.bundle import tensor_bundle
+    from roformer_convert.converters.tensors.stored import NewTensor
 
     layout = tensor_bundle.lay_out("bert_model.ckpt", [NewTensor(n, a.dtype.name, a.shape) for n, a in arrays.items()])
     import crc32c

@@ -25,7 +25,7 @@ from numpy_roformer import Forward
 from random_checkpoints import CONFIG
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint
-from roformer_convert.converters.mapping import MLM, POOLER, SOP, Table
+from roformer_convert.converters.table.mapping import MLM, POOLER, SOP, Table
 
 __all__ = ["runners"]  # a fixture
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, read_all, same_bits, save, write_random
 
-from roformer_convert.converters import ConvertError, ConvertOptions, convert, output, save_checkpoint
-from roformer_convert.converters.mapping import Dialect
-from roformer_convert.converters.output import OutputDirectory
+from roformer_convert.converters import ConvertError, ConvertOptions, convert, save_checkpoint
+from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters.target import output
+from roformer_convert.converters.target.output import OutputDirectory
 
 Usage = namedtuple("Usage", "total used free")
 

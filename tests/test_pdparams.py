@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from peer_folders import PEERS
 
-from roformer_convert.converters.containers import pdparams
-from roformer_convert.converters.containers.stored import Extent, Index, NewTensor, OpenFiles, StoredTensor
+from roformer_convert.converters.containers.pickles import pdparams
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.tensors.stored import Extent, Index, NewTensor, OpenFiles, StoredTensor
 
 NUMPY = {
     "float64": "<f8",

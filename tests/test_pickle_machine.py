@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from roformer_convert.converters.containers import pickle_machine
-from roformer_convert.converters.containers.pickle_machine import Allowed, Buildable, PickleMachine, Span
-from roformer_convert.converters.containers.state_tree import TensorLeaf, flatten
-from roformer_convert.converters.containers.stored import OpenFiles
+from roformer_convert.converters.containers.pickles import machine as pickle_machine
+from roformer_convert.converters.containers.pickles.machine import Allowed, Buildable, PickleMachine, Span
+from roformer_convert.converters.containers.pickles.state_tree import TensorLeaf, flatten
 from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.tensors.stored import OpenFiles
 
 
 class Bag(dict[str, object], Buildable):

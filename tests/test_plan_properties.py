@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_checkpoints import CONTAINERS, SHAPES, write_random
 
-from roformer_convert.converters import RoFormerConfig, config_fields, open_checkpoint
-from roformer_convert.converters.checkpoint import Checkpoint
-from roformer_convert.converters.config_fields import ACTIVATIONS, SourceConfig
-from roformer_convert.converters.mapping import DIALECTS, Dialect, Table
-from roformer_convert.converters.plan import make_plan
+from roformer_convert.converters import RoFormerConfig, open_checkpoint
+from roformer_convert.converters.source.checkpoint import Checkpoint
+from roformer_convert.converters.table import config_fields
+from roformer_convert.converters.table.config_fields import ACTIVATIONS, SourceConfig
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Table
+from roformer_convert.converters.target.plan import make_plan
 
 SOURCES: tuple[tuple[str, Dialect], ...] = (
     ("everything", "paddle"), ("no-projection", "torch"), ("masked-lm", "tf"), ("no-pooler", "tf1"), ("base", "torch"),

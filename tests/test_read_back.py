@@ -12,9 +12,11 @@ import numpy
 import pytest
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
-from roformer_convert.converters import ConvertOptions, blocks, convert, engine
+from roformer_convert.converters import ConvertOptions, convert
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.converters.mapping import Dialect
+from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters.target import engine
+from roformer_convert.converters.tensors import blocks
 
 #: As bert4keras calls them: one that torch has turned, one that lies as it does.
 TURNED, LYING = "bert/encoder/layer_0/intermediate/dense/kernel", "bert/embeddings/word_embeddings"

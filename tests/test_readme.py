@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy
 from random_checkpoints import CONFIG, random_tensors, save
 
-from roformer_convert.converters.mapping import MLM
+from roformer_convert.converters.table.mapping import MLM
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Output is what stands between fences without a language.

@@ -37,7 +37,7 @@ from peer_folders import (
 from random_checkpoints import CONFIG, SHAPES, Tensors, random_tensors, same_bits, save
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
-from roformer_convert.converters.mapping import DIALECTS, MLM, POOLER, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, Dialect
 
 
 @pytest.fixture(scope="module")

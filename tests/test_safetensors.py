@@ -17,8 +17,8 @@ from peer_folders import PEERS
 
 from roformer_convert.converters.containers import safetensors
 from roformer_convert.converters.containers.safetensors import index, lay_out
-from roformer_convert.converters.containers.stored import ITEMSIZE, NewTensor, OpenFiles, StoredTensor
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.tensors.stored import ITEMSIZE, NewTensor, OpenFiles, StoredTensor
 
 library = pytest.importorskip("safetensors")
 

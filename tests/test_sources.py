@@ -23,8 +23,8 @@ from random_checkpoints import (
 
 import roformer_convert
 from roformer_convert.converters import ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
-from roformer_convert.converters.mapping import DIALECTS, Dialect
-from roformer_convert.converters.plan import Plan
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
+from roformer_convert.converters.target.plan import Plan
 
 PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
 

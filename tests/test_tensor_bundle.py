@@ -18,24 +18,26 @@ import crc32c
 import pytest
 from peer_folders import PEERS
 
-from roformer_convert.converters.containers import bundle_messages, checksums, tensor_bundle
-from roformer_convert.converters.containers.checksums import verify_checksum
-from roformer_convert.converters.containers.leveldb_table import (
+from roformer_convert.converters.containers.bundle import messages as bundle_messages
+from roformer_convert.converters.containers.bundle import tensor_bundle
+from roformer_convert.converters.containers.bundle.leveldb_table import (
     build_table,
     masked,
     put_varint,
     read_table,
     unmasked,
 )
-from roformer_convert.converters.containers.stored import (
+from roformer_convert.converters.containers.bundle.tensor_bundle import index, lay_out
+from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.tensors import checksums
+from roformer_convert.converters.tensors.checksums import verify_checksum
+from roformer_convert.converters.tensors.stored import (
     ChecksummedExtent,
     Extent,
     NewTensor,
     OpenFiles,
     StoredTensor,
 )
-from roformer_convert.converters.containers.tensor_bundle import index, lay_out
-from roformer_convert.converters.errors import ConvertError, FormatError
 
 INDEXES = sorted(PEERS.glob("b4k-*/*.index"))
 
@@ -677,7 +679,7 @@ def test_a_checksum_is_verified_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_importing_the_modules_imports_no_numpy() -> None:
-    code = "import sys, roformer_convert.converters.containers.tensor_bundle; sys.exit('numpy' in sys.modules)"
+    code = "import sys, roformer_convert.converters.containers.bundle.tensor_bundle; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

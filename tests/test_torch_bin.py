@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from peer_folders import PEERS
 
-from roformer_convert.converters.containers import torch_bin
-from roformer_convert.converters.containers.checksums import CheckedPart, verify_checksum
-from roformer_convert.converters.containers.stored import Extent, Index, NewTensor, OpenFiles, StoredTensor
-from roformer_convert.converters.containers.torch_zip import Record, ZipLayout
+from roformer_convert.converters.containers.pickles import torch_bin
+from roformer_convert.converters.containers.pickles.torch_zip import Record, ZipLayout
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.tensors.checksums import CheckedPart, verify_checksum
+from roformer_convert.converters.tensors.stored import Extent, Index, NewTensor, OpenFiles, StoredTensor
 
 torch = pytest.importorskip("torch")
 
@@ -369,7 +369,7 @@ def test_more_members_than_16_bits_count_are_laid_out_and_read(tmp_path: Path) -
         for fragment in layout.fragments({}):
             file.seek(fragment.offset)
             file.write(fragment.content)
-    from roformer_convert.converters.containers.torch_zip import read_members
+    from roformer_convert.converters.containers.pickles.torch_zip import read_members
 
     with OpenFiles() as files:
         members = read_members(tmp_path / "a.bin", files, (tmp_path / "a.bin").stat().st_size)

@@ -16,10 +16,10 @@ if importlib.util.find_spec("paddle") is None:
 
 import tiny_training
 
-from roformer_convert.training.agreement import DisagreementError, digest, require_agreement, settings_facts
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step.agreement import DisagreementError, digest, require_agreement, settings_facts
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from memory_corpus import SPECIAL, MemoryCorpus, MemoryShard, chi_square, numbered_shard, random_shard
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.batches import NO_ORDER, Batch, Origin, Prefetching, SamplingOptions, StageData
-from roformer_convert.training.sampling import held_out_documents
+from roformer_convert.training.samples.batches import NO_ORDER, Batch, Origin, Prefetching, SamplingOptions, StageData
+from roformer_convert.training.samples.sampling import held_out_documents
 
 Row = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 

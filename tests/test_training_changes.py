@@ -15,12 +15,12 @@ from same_runs import metrics, same_run
 
 from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.loop import train
-from roformer_convert.training.position import Position
-from roformer_convert.training.resume import changed_corpora, last_stage
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.state import STATE, read_checkpoint
-from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.samples.position import Position
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step.resume import changed_corpora, last_stage
+from roformer_convert.training.step.state import STATE, read_checkpoint
+from roformer_convert.training.step.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from same_runs import same_run
 
 from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.training.loop import train
-from roformer_convert.training.run_directory import claim
-from roformer_convert.training.state import (
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.run.run_directory import claim
+from roformer_convert.training.step.state import (
     ARRAYS,
     STATE,
     checkpoints,

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.training.corpus import Corpus, vocabulary_digest
-from roformer_convert.training.corpus_file import HEADER_BYTES, Shard, read_header
-from roformer_convert.training.prepare import prepare
-from roformer_convert.training.shard_writer import ShardWriter
+from roformer_convert.training.corpus.prepare import prepare
+from roformer_convert.training.corpus.reading import Corpus, vocabulary_digest
+from roformer_convert.training.corpus.shard_file import HEADER_BYTES, Shard, read_header
+from roformer_convert.training.corpus.shard_writer import ShardWriter
 
 CORPUS = "ab" * 16
 

@@ -17,12 +17,13 @@ from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training import estimate, machine, probe, targets
-from roformer_convert.training.doctor import Target, diagnose, lines
-from roformer_convert.training.estimate import KINDS, Pace
-from roformer_convert.training.settings import Data
-from roformer_convert.training.settings_reading import settings_from_tree
-from roformer_convert.training.weights import Weights
+from roformer_convert.training.doctor import machine, probe, targets
+from roformer_convert.training.doctor.forecast import Target, diagnose, lines
+from roformer_convert.training.settings.reading import settings_from_tree
+from roformer_convert.training.settings.tables import Data
+from roformer_convert.training.step import estimate
+from roformer_convert.training.step.estimate import KINDS, Pace
+from roformer_convert.training.step.weights import Weights
 
 REFERENCE = RoFormerConfig(
     vocab_size=12000,

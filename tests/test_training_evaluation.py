@@ -10,8 +10,8 @@ from roformer_convert.models.fill_mask import TextsError, fill_mask
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.training.batches import NO_ORDER, Batch
-from roformer_convert.training.evaluation import SENTENCES, evaluate, fill_lines, read_sentences
+from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines, read_sentences
+from roformer_convert.training.samples.batches import NO_ORDER, Batch
 
 CHARACTERS = sorted({*"".join(SENTENCES).replace("[MASK]", ""), *"天气人都也酒店净阳京错"})
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]

@@ -16,9 +16,9 @@ if importlib.util.find_spec("paddle") is None:
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training.exchange import GradientExchange
-from roformer_convert.training.settings import Data
-from roformer_convert.training.weights import Weights
+from roformer_convert.training.settings.tables import Data
+from roformer_convert.training.step.exchange import GradientExchange
+from roformer_convert.training.step.weights import Weights
 
 HERE = Path(__file__).parent
 SIZES = {"a": 3, "b": 4, "c": 5, "d": 6}

@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.training import curves
-from roformer_convert.training.log import EvaluationRecord, RunLog, StageRecord, StepRecord
-from roformer_convert.training.metrics import TIMES, read_metrics
-from roformer_convert.training.progress import Progress, duration
+from roformer_convert.training.reporting import curves
+from roformer_convert.training.reporting.log import EvaluationRecord, RunLog, StageRecord, StepRecord
+from roformer_convert.training.reporting.metrics import TIMES, read_metrics
+from roformer_convert.training.reporting.progress import Progress, duration
 
 CARD = (
     "global step 170100, loss: 2.651634932, lm_loss: 2.603405, sop_loss: 0.048229, speed: 1.06 steps/s, "

@@ -21,25 +21,25 @@ from roformer_convert import pretrain
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.converters.table.mapping import DIALECTS
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training import loop as loop_module
-from roformer_convert.training import trainer as trainer_module
-from roformer_convert.training.batches import NO_ORDER
-from roformer_convert.training.feed import Feed
-from roformer_convert.training.health import BadNumberError
-from roformer_convert.training.loop import train
-from roformer_convert.training.meter import Meter
-from roformer_convert.training.objective import losses
-from roformer_convert.training.optimizer import AdamW, clip_factor, decays
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.precision import LossScaler
-from roformer_convert.training.settings import Optimizer
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.trainer import Trainer
-from roformer_convert.training.weights import clear_gradients, gradient_norm
+from roformer_convert.training.run import loop as loop_module
+from roformer_convert.training.run.feed import Feed
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.samples.batches import NO_ORDER
+from roformer_convert.training.settings.tables import Optimizer
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step import trainer as trainer_module
+from roformer_convert.training.step.health import BadNumberError
+from roformer_convert.training.step.meter import Meter
+from roformer_convert.training.step.objective import losses
+from roformer_convert.training.step.optimizer import AdamW, clip_factor, decays
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.precision import LossScaler
+from roformer_convert.training.step.trainer import Trainer
+from roformer_convert.training.step.weights import clear_gradients, gradient_norm
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_a_bad_gradient_under_finite_activations_is_named(corpus, tmp_path, monk
         return replace(found, sop_sum=found.sop_sum + (model.sop.bias[0] * 0.0).sqrt())
 
     monkeypatch.setattr(trainer_module, "losses", infinite)
-    monkeypatch.setattr("roformer_convert.training.health.losses", infinite)
+    monkeypatch.setattr("roformer_convert.training.step.health.losses", infinite)
     with feed, pytest.raises(BadNumberError, match=r"gradient of sop\.bias \(1 "):
         trainer.take_step(feed.batches(0))
 
@@ -455,7 +455,7 @@ def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corp
     other.mkdir()
     vocabulary = corpus.parent / "vocab.txt"
     (other / "vocab.txt").write_text(vocabulary.read_text(encoding="utf-8") + "外\n", encoding="utf-8")
-    from roformer_convert.training.prepare import prepare
+    from roformer_convert.training.corpus.prepare import prepare
 
     prepare([corpus.parent / "text.txt"], other / "corpus", other / "vocab.txt", segmenter="none", processes=1)
     with pytest.raises(ConvertError, match="was prepared with another vocabulary"):

@@ -7,8 +7,8 @@ import pytest
 from memory_corpus import SPECIAL, chi_square
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.masking import FlatSamples, SpecialIds, choose, replace
-from roformer_convert.training.splitmix import draw, uniform
+from roformer_convert.training.samples.masking import FlatSamples, SpecialIds, choose, replace
+from roformer_convert.training.samples.splitmix import draw, uniform
 
 UNK = SPECIAL.unk
 

@@ -17,15 +17,15 @@ from click.testing import CliRunner
 from roformer_convert import __version__, pretrain
 from roformer_convert.__main__ import cli
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training import loop as loop_module
-from roformer_convert.training import opening as opening_module
-from roformer_convert.training.estimate import flop_per_token, peak_flops
-from roformer_convert.training.feed import Feed
-from roformer_convert.training.loop import train
-from roformer_convert.training.opening import opening, peak
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.run import loop as loop_module
+from roformer_convert.training.run import opening as opening_module
+from roformer_convert.training.run.feed import Feed
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.run.opening import opening, peak
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step.estimate import flop_per_token, peak_flops
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.trainer import Trainer
 
 STAMP = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
 

@@ -18,10 +18,10 @@ from matplotlib.text import Annotation
 from roformer_convert.cmd_pretrain_plot import plot_command
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.models.frameworks import MissingPackageError
-from roformer_convert.training import plot as module
-from roformer_convert.training.log import EvaluationRecord, RunLog, StageRecord, StepRecord
-from roformer_convert.training.plot import draw, plot
-from roformer_convert.training.run_curves import distinct_names, read_runs, smooth
+from roformer_convert.training.reporting import plot as module
+from roformer_convert.training.reporting.log import EvaluationRecord, RunLog, StageRecord, StepRecord
+from roformer_convert.training.reporting.plot import draw, plot
+from roformer_convert.training.reporting.run_curves import distinct_names, read_runs, smooth
 
 
 def write_run(directory: Path, steps: int = 200, stages: int = 2, sop: bool = True) -> Path:

@@ -19,18 +19,18 @@ from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training import loop as loop_module
-from roformer_convert.training import trainer as trainer_module
-from roformer_convert.training.feed import Feed
-from roformer_convert.training.health import BadNumberError
-from roformer_convert.training.loop import train
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.precision import LossScaler, autocast, choose_device, types_of
-from roformer_convert.training.settings import Data, Run, Scaling
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.state import read_checkpoint
-from roformer_convert.training.trainer import Trainer
-from roformer_convert.training.weights import Weights
+from roformer_convert.training.run import loop as loop_module
+from roformer_convert.training.run.feed import Feed
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.settings.tables import Data, Run, Scaling
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step import trainer as trainer_module
+from roformer_convert.training.step.health import BadNumberError
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.precision import LossScaler, autocast, choose_device, types_of
+from roformer_convert.training.step.state import read_checkpoint
+from roformer_convert.training.step.trainer import Trainer
+from roformer_convert.training.step.weights import Weights
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.pretrain import cli
-from roformer_convert.training import make_shard as make_shard_module
-from roformer_convert.training import work_units
-from roformer_convert.training.corpus import Corpus
-from roformer_convert.training.prepare import prepare
-from roformer_convert.training.text import TextFormat
+from roformer_convert.training.corpus import make_shard as make_shard_module
+from roformer_convert.training.corpus import work_units
+from roformer_convert.training.corpus.prepare import prepare
+from roformer_convert.training.corpus.reading import Corpus
+from roformer_convert.training.text.files import TextFormat
 
 SMALL: dict[str, Any] = {"processes": 1, "shard_bytes": 4000}
 
@@ -356,12 +356,3 @@ def test_options_that_make_no_sense_are_refused(words: list[str], message: str) 
     result = CliRunner().invoke(cli, ["prepare", "a.txt", "-o", "c", *words])
     assert result.exit_code == 2
     assert message in result.output
-
-
-def test_a_size_is_read_in_bytes() -> None:
-    from roformer_convert.cmd_pretrain_prepare import size_in_bytes
-
-    assert [size_in_bytes(one) for one in ("10", "2KB", "64MB", "1gb")] == [10, 2048, 64 << 20, 1 << 30]
-    for wrong in ("", "0", "-1", "1.5GB", "MB", "4TB"):
-        with pytest.raises(ConvertError, match="wanted a size like"):
-            size_in_bytes(wrong)

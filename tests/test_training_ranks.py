@@ -23,10 +23,10 @@ import tiny_training
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.loop import train
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.settings_reading import settings_from_tree
-from roformer_convert.training.state import read_checkpoint
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.settings.reading import settings_from_tree
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.state import read_checkpoint
 
 HERE = Path(__file__).parent
 STEPS = 10

@@ -11,7 +11,7 @@ import pytest
 from chinese_text import as_text, documents, write_vocabulary
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.prepare import prepare
+from roformer_convert.training.corpus.prepare import prepare
 
 has_ray = importlib.util.find_spec("ray") is not None
 

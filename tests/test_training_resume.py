@@ -22,10 +22,10 @@ from same_runs import metrics, same_run
 
 from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training import state as state_module
-from roformer_convert.training.loop import Loop, train
-from roformer_convert.training.state import checkpoints
-from roformer_convert.training.trainer import Trainer
+from roformer_convert.training.run.loop import Loop, train
+from roformer_convert.training.step import state as state_module
+from roformer_convert.training.step.state import checkpoints
+from roformer_convert.training.step.trainer import Trainer
 
 HERE = Path(__file__).parent
 
@@ -136,7 +136,7 @@ def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus,
 def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_is_dead(corpus, tmp_path):
     settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
     code = (
-        "import sys, time; from pathlib import Path; from roformer_convert.training.run_directory import held\n"
+        "import sys, time; from pathlib import Path; from roformer_convert.training.run.run_directory import held\n"
         "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]

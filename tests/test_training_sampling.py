@@ -11,11 +11,12 @@ import pytest
 from memory_corpus import MemoryCorpus, MemoryShard, chi_square, numbered_shard, random_shard
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training import sample_cache, sampling
-from roformer_convert.training.mixture import CorpusSamples, Mixture
-from roformer_convert.training.sample_cache import cached_map
-from roformer_convert.training.sampling import VARIANTS, MapRecipe, build_map, held_out_documents
-from roformer_convert.training.splitmix import below, derive, draw, permutation, uniform
+from roformer_convert.training.samples import cache as sample_cache
+from roformer_convert.training.samples import sampling
+from roformer_convert.training.samples.cache import cached_map
+from roformer_convert.training.samples.mixture import CorpusSamples, Mixture
+from roformer_convert.training.samples.sampling import VARIANTS, MapRecipe, build_map, held_out_documents
+from roformer_convert.training.samples.splitmix import below, derive, draw, permutation, uniform
 
 
 def recipe(capacity: int = 13, **changes: object) -> MapRecipe:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from roformer_convert.training.schedule import learning_rate
-from roformer_convert.training.settings_reading import read_settings, settings_from_tree
+from roformer_convert.training.settings.reading import read_settings, settings_from_tree
+from roformer_convert.training.step.schedule import learning_rate
 
 
 def rates(*stages: dict[str, Any]) -> list[float]:

@@ -20,10 +20,10 @@ from bert_checkpoints import make_bert
 from roformer_convert.converters import open_checkpoint, save_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError, MisfitError
-from roformer_convert.converters.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining, as_numpy
-from roformer_convert.training.loop import train
-from roformer_convert.training.start import load_weights, open_sources, starting_model
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.start.sources import load_weights, open_sources, starting_model
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ if importlib.util.find_spec("paddle") is None:
 
 import tiny_training
 
-from roformer_convert.training import trainer as trainer_module
-from roformer_convert.training.batches import NO_ORDER
-from roformer_convert.training.evaluation import evaluating
-from roformer_convert.training.feed import Feed
-from roformer_convert.training.loop import train
-from roformer_convert.training.objective import losses
-from roformer_convert.training.parallel import Ranks
-from roformer_convert.training.schedule import learning_rate
-from roformer_convert.training.start import open_sources
-from roformer_convert.training.trainer import Trainer
-from roformer_convert.training.weights import clear_gradients
+from roformer_convert.training.run.evaluation import evaluating
+from roformer_convert.training.run.feed import Feed
+from roformer_convert.training.run.loop import train
+from roformer_convert.training.samples.batches import NO_ORDER
+from roformer_convert.training.start.sources import open_sources
+from roformer_convert.training.step import trainer as trainer_module
+from roformer_convert.training.step.objective import losses
+from roformer_convert.training.step.parallel import Ranks
+from roformer_convert.training.step.schedule import learning_rate
+from roformer_convert.training.step.trainer import Trainer
+from roformer_convert.training.step.weights import clear_gradients
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.tokenizer_files import settings_of_rows
-from roformer_convert.training import text as text_module
-from roformer_convert.training.carried_tokenizer import read_tokenizer, tokenizer_files
-from roformer_convert.training.encode_text import TextEncoder
-from roformer_convert.training.segmentation import load_segmenter, token_word_starts, word_numbers
-from roformer_convert.training.sentences import LONGEST_SENTENCE, split_sentences
-from roformer_convert.training.text import LineReader, TextFormat, expand, paragraphs
+from roformer_convert.training.text import files as text_module
+from roformer_convert.training.text.carried_tokenizer import read_tokenizer, tokenizer_files
+from roformer_convert.training.text.encode_text import TextEncoder
+from roformer_convert.training.text.files import LineReader, TextFormat, expand, paragraphs
+from roformer_convert.training.text.segmentation import load_segmenter, token_word_starts, word_numbers
+from roformer_convert.training.text.sentences import LONGEST_SENTENCE, split_sentences
 
 AUTO = TextFormat()
 
@@ -283,7 +283,7 @@ def test_the_table_of_characters_gives_what_the_tokenizer_gives(
 
 
 def test_runs_that_are_forgotten_are_found_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roformer_convert.training.character_tokens._MOST_RUNS", 3)
+    monkeypatch.setattr("roformer_convert.training.text.character_tokens._MOST_RUNS", 3)
     encoder = TextEncoder(tokenizer, "none")
     for number in range(20):
         assert show(encoder, [f"我ab{number}cd们x"]) == show(slow(tokenizer, "none"), [f"我ab{number}cd们x"])

@@ -15,7 +15,7 @@ from roformer_convert.converters.errors import ConvertError
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.tokenizer_files import settings_of_rows
 from roformer_convert.pretrain import cli
-from roformer_convert.training.build_vocabulary import build
+from roformer_convert.training.text.build_vocabulary import build
 
 
 @pytest.fixture

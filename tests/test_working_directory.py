@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from random_checkpoints import file_bytes, read_all, same_bits, write_random
 
-from roformer_convert.converters import ConvertError, ConvertOptions, convert, output, working_directory
-from roformer_convert.converters.output import OutputDirectory
-from roformer_convert.converters.working_directory import MADE_BY, WorkingDirectory
+from roformer_convert.converters import ConvertError, ConvertOptions, convert
+from roformer_convert.converters.target import output, working_directory
+from roformer_convert.converters.target.output import OutputDirectory
+from roformer_convert.converters.target.working_directory import MADE_BY, WorkingDirectory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks and forks are POSIX's")
 

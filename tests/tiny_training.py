@@ -9,9 +9,9 @@ from typing import Any
 
 import chinese_text
 
-from roformer_convert.training.prepare import prepare
-from roformer_convert.training.settings import TABLES, Settings
-from roformer_convert.training.settings_reading import settings_from_tree
+from roformer_convert.training.corpus.prepare import prepare
+from roformer_convert.training.settings.reading import settings_from_tree
+from roformer_convert.training.settings.tables import TABLES, Settings
 
 SMALL: dict[str, Any] = {
     "device": "cpu",

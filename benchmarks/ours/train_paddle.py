@@ -9,11 +9,11 @@ from timing_loop import serve
 
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
-from roformer_convert.training.batches import Batch
-from roformer_convert.training.objective import losses
-from roformer_convert.training.optimizer import AdamW, clip_factor
-from roformer_convert.training.settings import Optimizer
-from roformer_convert.training.weights import clear_gradients, gradient_norm
+from roformer_convert.training.samples.batches import Batch
+from roformer_convert.training.settings.tables import Optimizer
+from roformer_convert.training.step.objective import losses
+from roformer_convert.training.step.optimizer import AdamW, clip_factor
+from roformer_convert.training.step.weights import clear_gradients, gradient_norm
 
 source, threads = sys.argv[1], int(sys.argv[2])
 paddle.set_device("cpu")

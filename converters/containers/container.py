@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ..mapping import Dialect, Group
-from .stored import FLOATS, Index, Layout, NewTensor
+from ..table.mapping import Dialect, Group
+from ..tensors.stored import FLOATS, Index, Layout, NewTensor
 
 #: Bytes of a file's beginning and end by which :meth:`Container.recognises` decides.
 HEAD_BYTES, TAIL_BYTES = 32, 8
@@ -38,7 +38,7 @@ class Container(ABC):
         single: Name of the one file.
         shard: Pattern of a shard's name, with ``number`` and ``total``, or None where the format is never sharded.
         endings: Ends of the names of files that may be weights, whatever they are called before it.
-        dtypes: Element types that a file can hold, of :data:`~.stored.FLOATS`.
+        dtypes: Element types that a file can hold, of :data:`~..tensors.stored.FLOATS`.
         shares_storage: Whether two names may share one payload, so that a tied weight's second name costs no byte.
         own_metadata: Keys of an index's metadata that are about the file and say nothing about the model.
     """

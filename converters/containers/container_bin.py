@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..mapping import Dialect, Group
-from . import signatures
+from ..table.mapping import Dialect, Group
+from ..tensors import signatures
+from ..tensors.stored import Index, Layout, NewTensor
 from .container import Container
-from .stored import Index, Layout, NewTensor
 
 
 class TorchBin(Container):
@@ -28,13 +28,13 @@ class TorchBin(Container):
         )
 
     def index(self, entry: Path) -> Index:
-        from . import torch_bin
+        from .pickles import torch_bin
 
         return torch_bin.index(entry)
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
     ) -> Layout:
-        from . import torch_bin
+        from .pickles import torch_bin
 
         return torch_bin.lay_out(filename, tensors)

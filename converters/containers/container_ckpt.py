@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..mapping import Dialect, Group
-from . import signatures
+from ..table.mapping import Dialect, Group
+from ..tensors import signatures
+from ..tensors.stored import Index, Layout, NewTensor
 from .container import Container
-from .stored import Index, Layout, NewTensor
 
 _INDEX = ".index"
 #: What follows the prefix: the index, the graph, which nobody here reads, and the payloads.
@@ -33,14 +33,14 @@ class TensorBundle(Container):
         return tail == signatures.LEVELDB_END
 
     def index(self, entry: Path) -> Index:
-        from . import tensor_bundle
+        from .bundle import tensor_bundle
 
         return tensor_bundle.index(entry)
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
     ) -> Layout:
-        from . import tensor_bundle
+        from .bundle import tensor_bundle
 
         return tensor_bundle.lay_out(filename, tensors)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..mapping import EMBEDDINGS, MLM, Dialect, Group
-from . import signatures
+from ..table.mapping import EMBEDDINGS, MLM, Dialect, Group
+from ..tensors import signatures
+from ..tensors.stored import Index, Layout, NewTensor
 from .container import Container
-from .stored import Index, Layout, NewTensor
 
 
 class KerasH5(Container):
@@ -27,14 +27,14 @@ class KerasH5(Container):
         return head.startswith(signatures.HDF5)
 
     def index(self, entry: Path) -> Index:
-        from . import keras_h5
+        from .hdf5 import keras_h5
 
         return keras_h5.index(entry)
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
     ) -> Layout:
-        from . import keras_h5
+        from .hdf5 import keras_h5
 
         # the prefix that transformers' TF classes put before every weight (readers ignore it)
         if MLM not in groups.values():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..mapping import Dialect, Group
-from . import signatures
+from ..table.mapping import Dialect, Group
+from ..tensors import signatures
+from ..tensors.stored import Index, Layout, NewTensor
 from .container import Container
-from .stored import Index, Layout, NewTensor
 
 
 class Pdparams(Container):
@@ -27,13 +27,13 @@ class Pdparams(Container):
         return head.startswith(signatures.PICKLE)
 
     def index(self, entry: Path) -> Index:
-        from . import pdparams
+        from .pickles import pdparams
 
         return pdparams.index(entry)
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
     ) -> Layout:
-        from . import pdparams
+        from .pickles import pdparams
 
         return pdparams.lay_out(filename, tensors)

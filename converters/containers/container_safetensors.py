@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..mapping import Dialect, Group
+from ..table.mapping import Dialect, Group
+from ..tensors.stored import Index, Layout, NewTensor
 from .container import Container
-from .stored import Index, Layout, NewTensor
 
 #: ``__metadata__``'s ``format``: transformers wants "pt", PaddleNLP 2.8.1 loads only "np".
 _FORMAT: Mapping[Dialect, str] = {"paddle": "np", "torch": "pt"}

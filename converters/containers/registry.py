@@ -6,7 +6,7 @@ somebody else's adds its own with :func:`register`.
 
 from __future__ import annotations
 
-from ..mapping import DIALECTS, Dialect
+from ..table.mapping import DIALECTS, Dialect
 from .container import Container
 from .container_bin import TorchBin
 from .container_ckpt import TensorBundle

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FETCH_AGAIN, FormatError, quoted
-from .stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
+from ..tensors.stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
 _WORDS = {

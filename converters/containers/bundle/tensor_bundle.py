@@ -1,0 +1,254 @@
+"""TensorFlow checkpoints: ``PREFIX.index``, a table of names, and ``PREFIX.data-SSSSS-of-NNNNN``, the bare payloads.
+
+``index`` reads the table (:mod:`.leveldb_table`) and the messages in it (:mod:`.messages`), checks every
+payload's extent against its data file and keeps each payload's checksum for :mod:`...tensors.checksums`. ``lay_out``
+writes one data file with its index and the little ``checkpoint`` file that ``tf.train.latest_checkpoint`` reads. Names
+of object-based checkpoints (``layer/.ATTRIBUTES/VARIABLE_VALUE``) are kept as they are.
+
+Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc of https://github.com/tensorflow/tensorflow.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import FETCH_AGAIN, FormatError, quoted
+from ...tensors.regions import first_overlap
+from ...tensors.stored import (
+    ChecksummedExtent,
+    Extent,
+    Fragment,
+    Index,
+    NewTensor,
+    Slot,
+    StoredTensor,
+    create_sized,
+)
+from . import messages as bundle_messages
+from .leveldb_table import build_table, is_table, read_table
+from .messages import ITEMSIZES, BundleEntry, read_entry, read_header
+
+#: TensorFlow's checksum of these is not one of the payload's bytes: it counts a string's length as four bytes, say.
+_NOT_PLAIN_BYTES = ("string", "variant")
+
+#: A limit of ours, so that an index stays small in memory.
+_MAX_TENSORS = 100_000
+
+_SUFFIX = ".index"
+_STATE_NAME = "checkpoint"
+_CHUNK_BYTES = 1 << 20
+
+
+def index(index_path: Path) -> Index:
+    """Read ``index_path`` (``PREFIX.index``) and check every tensor's extent against its data file.
+
+    Raises:
+        FormatError: The index is damaged or of a flavour that is not read (an older V1 checkpoint, big-endian,
+            partitioned variables, compressed), a data file is missing, or an extent lies outside its data file or over
+            another one.
+    """
+    _check_is_index(index_path)
+    entries = read_table(index_path)
+    first = next(entries, None)
+    if first is None or first.key != b"":
+        raise FormatError(index_path, "the table does not begin with a checkpoint's header")
+    if first.value[:1] == b"\x0a":
+        # A V1 file has another message under the same key, one that begins with a message.
+        raise _v1(index_path)
+    shard_count = read_header(index_path, first)
+    described: list[BundleEntry] = []
+    for entry in entries:
+        if len(described) == _MAX_TENSORS:
+            raise FormatError(index_path, f"more than {_MAX_TENSORS:,} tensors", offset=entry.offset)
+        described.append(read_entry(index_path, entry))
+    _refuse_partitioned(index_path, described)
+    shards = _Shards(index_path, shard_count)
+    stored = [_stored(index_path, each, shards) for each in described]
+    stored.sort(key=lambda pair: (pair[0].path, pair[0].offset))
+    _check_apart(stored)
+    return Index(tuple(tensor for _, tensor in stored), {})
+
+
+def _check_is_index(path: Path) -> None:
+    """Give a V1 checkpoint, one file without an index, an error of its own."""
+    prefix = path.name.removesuffix(_SUFFIX)
+    named = prefix != path.name and prefix != ""
+    if named and os.path.exists(path):
+        return
+    single = path.with_name(prefix) if named else path
+    if is_table(single):
+        raise _v1(single)
+    if not named:
+        raise FormatError(path, f"wanted the index of a checkpoint, PREFIX{_SUFFIX}")
+
+
+def _v1(path: Path) -> FormatError:
+    return FormatError(
+        path,
+        "a V1 checkpoint, which keeps everything in one file, is not read here",
+        next_step="Load it in TensorFlow and save it with tf.compat.v1.train.Saver, which writes V2.",
+    )
+
+
+def _refuse_partitioned(path: Path, described: Sequence[BundleEntry]) -> None:
+    partitioned = [each.key for each in described if each.partitioned]
+    if partitioned:
+        raise FormatError(
+            path,
+            f"{len(partitioned)} partitioned variables are not read here, the first is {quoted(partitioned[0])}",
+            next_step="Load the checkpoint in TensorFlow without a partitioner and save it again.",
+        )
+
+
+class _Shards:
+    """The data files beside an index, each looked at once."""
+
+    def __init__(self, index_path: Path, count: int) -> None:
+        self._index_path = index_path
+        self._count = count
+        self._found: dict[int, tuple[Path, int]] = {}
+
+    def find(self, shard: int, key: bytes) -> tuple[Path, int]:
+        """Return a data file's path and size in bytes; ``key`` is the tensor that wants it."""
+        if shard not in self._found:
+            if shard >= self._count:
+                raise FormatError(
+                    self._index_path,
+                    f"tensor {quoted(key)} lies in data file {shard:,}, the header counts {self._count:,} (from 0)",
+                )
+            prefix = self._index_path.name.removesuffix(_SUFFIX)
+            path = self._index_path.with_name(_data_name(prefix, shard, self._count))
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise FormatError(
+                    path,
+                    f"cannot be read ({error.strerror or error}), and tensor {quoted(key)} lies in it",
+                    next_step=f"Put every data file of the checkpoint beside {self._index_path.name}.",
+                ) from None
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError(path, "not a regular file")
+            self._found[shard] = path, status.st_size
+        return self._found[shard]
+
+
+def _data_name(prefix: str, shard: int, count: int) -> str:
+    return f"{prefix}.data-{shard:05d}-of-{count:05d}"
+
+
+def _stored(index_path: Path, each: BundleEntry, shards: _Shards) -> tuple[Extent, StoredTensor]:
+    """Place a described tensor in its data file, which must hold all of it."""
+    try:
+        name = each.key.decode()
+    except UnicodeDecodeError:
+        raise FormatError(index_path, f"the name {quoted(each.key)} is not UTF-8") from None
+    if each.dtype in ITEMSIZES:
+        wanted = math.prod(each.shape) * ITEMSIZES[each.dtype]
+        if each.nbytes != wanted:
+            raise FormatError(
+                index_path,
+                f"tensor {quoted(name)} has {each.nbytes:,} bytes; {each.dtype} of shape {each.shape} takes {wanted:,}",
+            )
+    path, file_bytes = shards.find(each.shard, each.key)
+    end = each.offset + each.nbytes
+    if end > file_bytes:
+        raise FormatError(
+            path,
+            f"tensor {quoted(name)} takes bytes {each.offset:,} to {end:,}, the file has {file_bytes:,}",
+            next_step=FETCH_AGAIN,
+        )
+    if each.dtype in _NOT_PLAIN_BYTES:
+        extent = Extent(path, each.offset, each.nbytes)
+    else:
+        extent = ChecksummedExtent(path, each.offset, each.nbytes, each.crc32c)
+    return extent, StoredTensor(name, each.dtype, each.shape, extent)
+
+
+def _check_apart(stored: Sequence[tuple[Extent, StoredTensor]]) -> None:
+    """Check that no two tensors of a data file overlap; bytes that belong to none may lie between them."""
+    files: dict[Path, list[tuple[int, int, str]]] = {}
+    for extent, tensor in stored:
+        files.setdefault(extent.path, []).append((extent.offset, extent.offset + extent.nbytes, tensor.name))
+    for path, regions in files.items():
+        overlap = first_overlap(regions)
+        if overlap is not None:
+            what = f"tensor {quoted(overlap.later)} overlaps tensor {quoted(overlap.earlier)}"
+            raise FormatError(path, what, offset=overlap.offset)
+
+
+@dataclass(frozen=True)
+class TensorBundleLayout:
+    """A checkpoint of one data file laid out. The index comes last: until then it is all zeros, which is no table.
+
+    Attributes:
+        prefix: What the files' names begin with, ``bert_model.ckpt``.
+        tensors: In the order of their keys, which is that of their payloads.
+        slots: Each tensor's place.
+    """
+
+    prefix: str
+    tensors: tuple[NewTensor, ...]
+    slots: dict[str, Slot]
+    checksum: str | None = "crc32c"
+
+    def create(self, directory: Path) -> dict[str, Slot]:
+        """Make the files at their final sizes under ``directory``; return each tensor's slot."""
+        create_sized(directory, self.sizes())
+        return dict(self.slots)
+
+    def sizes(self) -> dict[str, int]:
+        """File name → exact size in bytes: an entry's size does not depend on its checksum."""
+        return {
+            _data_name(self.prefix, 0, 1): sum(slot.nbytes for slot in self.slots.values()),
+            f"{self.prefix}{_SUFFIX}": len(self._index(dict.fromkeys(self.slots, 0))),
+            _STATE_NAME: len(self._state()),
+        }
+
+    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
+        """Everything that is not payload, given the payloads' plain CRC32C by tensor name."""
+        return [
+            Fragment(f"{self.prefix}{_SUFFIX}", 0, self._index(checksums)),
+            Fragment(_STATE_NAME, 0, self._state()),
+        ]
+
+    def _index(self, checksums: dict[str, int]) -> bytes:
+        entries = [(b"", bundle_messages.header())]
+        for tensor in self.tensors:
+            message = bundle_messages.entry(tensor, self.slots[tensor.name].offset, checksums[tensor.name])
+            entries.append((tensor.name.encode(), message))
+        return build_table(entries)
+
+    def _state(self) -> bytes:
+        """The text that ``tf.train.latest_checkpoint`` reads. Source: CheckpointState in checkpoint_state.proto."""
+        return f'model_checkpoint_path: "{self.prefix}"\nall_model_checkpoint_paths: "{self.prefix}"\n'.encode()
+
+
+def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> TensorBundleLayout:
+    """Lay ``tensors`` out as one data file, ``PREFIX.index`` and ``checkpoint``, payloads in the order of the names.
+
+    Raises:
+        ValueError: ``prefix`` is no plain file name, a tensor is an alias (the format has none: the caller stores it
+            again or leaves it out), or a name is empty or occurs twice.
+    """
+    if not prefix or any(character in '/\\"' or character < " " for character in prefix):
+        raise ValueError(f"{prefix!r} is no plain file name")
+    data_name = _data_name(prefix, 0, 1)
+    slots: dict[str, Slot] = {}
+    offset = 0
+    ordered = sorted(tensors, key=lambda tensor: tensor.name.encode())
+    for tensor in ordered:
+        if tensor.alias_of is not None:
+            raise ValueError(f"{tensor.name} shares the bytes of {tensor.alias_of}: a TF checkpoint cannot store that")
+        # Keys that begin with a zero byte are those of slices. Source: EncodeTensorNameSlice.
+        if tensor.name in slots or tensor.name[:1] in ("", "\0"):
+            raise ValueError(
+                f"a TF checkpoint cannot hold a second tensor called {tensor.name!r}, nor one without name"
+            )
+        slots[tensor.name] = Slot(data_name, offset, tensor.nbytes)
+        offset += tensor.nbytes
+    return TensorBundleLayout(prefix, tuple(ordered), slots)

@@ -1,0 +1,250 @@
+"""torch's ``.bin``: a pickle of tensors that refer to storages, in a zip or, before 1.6, one behind the other.
+
+``index`` follows the pickle with :mod:`.machine` and runs nothing. ``lay_out`` places what
+``torch.save(state_dict)`` would write, byte for byte but for the memo of the pickle and the serialization id.
+
+Source: torch/serialization.py ``_save``, ``_legacy_save``, ``_legacy_load``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...errors import FETCH_AGAIN, FormatError, quoted
+from ...tensors import signatures
+from ...tensors.stored import Index, NewTensor, OpenFiles
+from . import opcodes
+from .machine import PickleMachine, kind_of
+from .state_tree import flatten
+from .torch_tensors import STORAGES, Storages, TorchTensor
+from .torch_zip import Member, Record, ZipLayout, read_members
+
+#: torch/serialization.py, the file type's first pickle and the one after it.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_LARGEST_PICKLE = 256 << 20
+
+
+def index(path: Path | str) -> Index:
+    """Index a torch file; a tensor under ``k`` → ``inner`` is called ``k.inner``, other leaves are metadata.
+
+    Raises:
+        FormatError: The file is no pickled state dict, is damaged, or names code.
+    """
+    path = Path(path)
+    with OpenFiles() as files:
+        size = path.stat().st_size
+        start = bytearray(min(512, size))
+        files.read_into(path, 0, memoryview(start))
+        if start.startswith(signatures.ZIP):
+            return _index_zip(path, files, size)
+        if start[257:262] == b"ustar":
+            raise FormatError(
+                path,
+                "a tar archive, as torch before 0.1.10 wrote; it is not read",
+                offset=0,
+                next_step="Load it with torch and save its state dict again.",
+            )
+        if not start:
+            raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
+        return _index_legacy(path, files, size, bytes(start))
+
+
+def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
+    members = read_members(path, files, size)
+    folders = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(folders) != 1:
+        raise FormatError(path, f"the zip holds {len(folders)} members named */data.pkl, a torch file has one")
+    folder = folders[0]
+    for name in members:
+        if not name.startswith(f"{folder}/"):
+            raise FormatError(path, f"the member {quoted(name)} lies outside {quoted(folder)}, where torch's lie")
+    if f"{folder}/constants.pkl" in members:
+        raise FormatError(
+            path,
+            "a TorchScript archive, whose pickle belongs to the code in it",
+            next_step="Load it with torch.jit.load and save its state_dict() with torch.save.",
+        )
+    byte_order = _small(path, files, members.get(f"{folder}/byteorder"), "byteorder")
+    if byte_order not in (None, b"little"):
+        raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little'")
+    pickle = members[f"{folder}/data.pkl"]
+    if pickle.nbytes > _LARGEST_PICKLE:
+        raise FormatError(path, f"a pickle of {pickle.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
+    _check_crc(path, files, pickle, "data.pkl")
+    storages = Storages()
+    machine = PickleMachine(
+        path,
+        files,
+        pickle.offset,
+        pickle.offset + pickle.nbytes,
+        storages.globals(),
+        persistent=storages.persistent_load,
+    )
+    tree = machine.run()
+    if machine.position != pickle.offset + pickle.nbytes:
+        raise FormatError(path, "bytes follow the end of the pickle in data.pkl", offset=machine.position)
+    for key, storage in storages.by_key.items():
+        member = members.get(f"{folder}/data/{key}")
+        if member is None:
+            raise FormatError(path, f"the storage {quoted(key)} is missing: the zip has no {quoted(f'data/{key}')}")
+        if member.nbytes != storage.nbytes:
+            raise FormatError(
+                path,
+                f"the storage {quoted(key)} has {member.nbytes:,} bytes in the zip, want {storage.nbytes:,}:"
+                f" {storage.count:,} of {storage.dtype}",
+                offset=member.offset,
+            )
+        storage.offset = member.offset
+        storage.crc = member.crc or None
+    return _to_index(path, machine, tree)
+
+
+def _small(path: Path, files: OpenFiles, member: Member | None, name: str) -> bytes | None:
+    """Read a member of a few bytes, of a larger one its start."""
+    if member is None:
+        return None
+    _check_crc(path, files, member, name)
+    content = bytearray(min(member.nbytes, 16))
+    files.read_into(path, member.offset, memoryview(content))
+    return bytes(content)
+
+
+def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
+    """Check a member against its CRC; payloads are checked when they are read, and torch checks neither.
+
+    A CRC of zero is none: ``torch.serialization.set_crc32_options(False)`` leaves all of them so, ``skip_data`` those
+    of the payloads.
+    """
+    crc = 0
+    chunk = bytearray(min(member.nbytes, 1 << 18))
+    for start in range(0, member.nbytes, 1 << 18):
+        piece = memoryview(chunk)[: member.nbytes - start]
+        files.read_into(path, member.offset + start, piece)
+        crc = zlib.crc32(piece, crc)
+    if member.crc not in (0, crc):
+        raise FormatError(
+            path, f"{name} is damaged: its CRC32 is {crc:08x}, want {member.crc:08x}", offset=member.offset
+        )
+
+
+def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Index:
+    machine = PickleMachine(path, files, 0, size, {})
+    # Other first bytes than these begin no pickle of data; behind the last two, the machine names what would be run.
+    magic = machine.run() if start[:1] in (b"\x80", b"c", b"(") else None
+    if type(magic) is not int or magic != _MAGIC:
+        raise FormatError(
+            path, "neither a zip nor torch's older format: its magic number is missing; want a file of torch.save"
+        )
+    position = machine.position
+    machine = PickleMachine(path, files, position, size, {})
+    protocol = machine.run()
+    if type(protocol) is not int or protocol != _PROTOCOL:
+        got = protocol if type(protocol) is int else kind_of(protocol)
+        raise FormatError(path, f"version {got} of torch's older format, want {_PROTOCOL}", offset=position)
+    position = machine.position
+    machine = PickleMachine(path, files, position, size, {})
+    system = machine.run()
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise FormatError(path, "the tensors' byte order is not said to be little-endian", offset=position)
+    storages = Storages()
+    machine = PickleMachine(
+        path, files, machine.position, size, storages.globals(), persistent=storages.persistent_load
+    )
+    tree = machine.run()
+    keys = PickleMachine(path, files, machine.position, size, {})
+    listed = keys.run()
+    if type(listed) is not list or len(listed) != len(storages.by_key):
+        keys.fail(f"the list of storages is not one of {len(storages.by_key):,} keys, as many as the tensors use")
+    position = keys.position
+    for item in listed:
+        key = keys.text(item, "a storage's key")
+        storage = storages.by_key.get(key)
+        if storage is None or storage.offset is not None:
+            keys.fail(f"the storage {quoted(key)} is listed twice or used by no tensor")
+        count = bytearray(min(8, size - position))
+        files.read_into(path, position, memoryview(count))
+        number = int.from_bytes(count, "little", signed=True)
+        if len(count) < 8 or position + 8 + storage.nbytes > size:
+            what = f"the file is cut short in the storage {quoted(key)}"
+            raise FormatError(path, what, offset=position, next_step=FETCH_AGAIN)
+        if number != storage.count:
+            raise FormatError(
+                path, f"the storage {quoted(key)} has {number:,} elements, want {storage.count:,}", offset=position
+            )
+        storage.offset = position + 8
+        position += 8 + storage.nbytes
+    if position != size:
+        raise FormatError(path, f"{size - position:,} bytes follow the last storage", offset=position)
+    return _to_index(path, machine, tree)
+
+
+def _to_index(path: Path, machine: PickleMachine, tree: object) -> Index:
+    tensors, metadata = flatten(path, machine, tree)
+    return Index(
+        tuple(tensor.stored(path, name) for name, tensor in tensors if isinstance(tensor, TorchTensor)), metadata
+    )
+
+
+_STORAGE_NAMES = {dtype: name for name, (dtype, _) in STORAGES.items() if name != "Untyped"}
+_ALIGNMENT = 64
+
+
+def lay_out(filename: str, tensors: Sequence[NewTensor]) -> ZipLayout:
+    """Lay out a torch file of an OrderedDict of tensors; an alias is another tensor on the same storage."""
+    ordered = opcodes.order_aliases(tensors)
+    keys: dict[str, str] = {}
+    memo = opcodes.Memo()
+    pickle = bytearray(b"\x80\x02")
+    pickle += memo.once(opcodes.import_global("collections", "OrderedDict")) + opcodes.EMPTY_TUPLE + opcodes.REDUCE
+    pickle += opcodes.MARK
+    for tensor, holder in ordered:
+        key = keys.setdefault(holder, str(len(keys)))
+        pickle += opcodes.text(tensor.name)
+        pickle += memo.once(opcodes.import_global("torch._utils", "_rebuild_tensor_v2"))
+        count = 1
+        strides = []
+        for size in tensor.shape[::-1]:
+            # torch gives an empty tensor the strides that it would have if each empty dimension held one element.
+            strides.append(count)
+            count *= max(size, 1)
+        storage = (
+            memo.once(opcodes.text("storage")),
+            memo.once(opcodes.import_global("torch", f"{_STORAGE_NAMES[tensor.dtype]}Storage")),
+            opcodes.text(key),
+            memo.once(opcodes.text("cpu")),
+            opcodes.integer(0 if 0 in tensor.shape else count),
+        )
+        hooks = memo.once(opcodes.import_global("collections", "OrderedDict")) + opcodes.EMPTY_TUPLE + opcodes.REDUCE
+        arguments = (
+            opcodes.tuple_of(storage) + opcodes.PERSISTENT_ID,
+            opcodes.integer(0),
+            opcodes.integers(tensor.shape),
+            opcodes.integers(strides[::-1]),
+            opcodes.FALSE,
+            hooks,
+        )
+        pickle += opcodes.tuple_of(arguments) + opcodes.REDUCE
+    pickle += opcodes.SETITEMS + opcodes.STOP
+    # torch names the folder after the file, or "archive" where its C++ writer cannot.
+    stem = Path(filename).stem
+    folder = stem if stem.isascii() and not stem.startswith(".") else "archive"
+
+    def small(name: str, content: bytes) -> Record:
+        return Record(f"{folder}/{name}", len(content), content)
+
+    by_name = {tensor.name: tensor for tensor in tensors}
+    return ZipLayout(
+        filename,
+        [
+            small("data.pkl", bytes(pickle)),
+            small(".format_version", b"1"),
+            small(".storage_alignment", str(_ALIGNMENT).encode()),
+            small("byteorder", b"little"),
+            *(Record(f"{folder}/data/{key}", by_name[name].nbytes, tensor=name) for name, key in keys.items()),
+            small("version", b"3\n"),
+        ],
+        _ALIGNMENT,
+    )

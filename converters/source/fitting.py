@@ -1,0 +1,384 @@
+"""Hold indexed tensors against the table and the configuration: either everything fits, or every problem is reported.
+
+Of payloads only ties and rotary tables are read, for the sake of comparing them (:mod:`.payloads`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..errors import MisfitError, Problem
+from ..table import config_fields
+from ..table.config import RoFormerConfig
+from ..table.config_fields import CONFIGURATION, SourceConfig
+from ..table.mapping import (
+    GROUPS,
+    IGNORED,
+    MLM,
+    POOLER,
+    PROJECT,
+    SYMBOLS,
+    TIED,
+    Dialect,
+    Duplicate,
+    Table,
+    Tensor,
+    count_known_names,
+    count_layers,
+    looks_like,
+)
+from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
+from .checkpoint import Checkpoint, Held, model_class
+from .companions import vocabulary_problem
+from .identification import Found, derived_name
+from .payloads import first_difference, rotary_distance
+
+#: Half a unit in the last place of 1.0; the table is held in float32 even beside float64 weights.
+_ROUNDING = {"float64": 2.0**-24, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of holding a checkpoint against the table: a checkpoint to read from, all problems, or both.
+
+    Attributes:
+        checkpoint: The tensors under canonical names as far as they are known; None where no configuration is.
+        problems: Everything that does not fit.
+        undetermined: Fields of the configuration that nothing shows; the checkpoint has some value in their place.
+        where: The file or directory that the problems are of.
+        against: What it should have fitted.
+        next_step: What to do about the problems.
+    """
+
+    checkpoint: Checkpoint | None
+    problems: tuple[Problem, ...] = ()
+    undetermined: frozenset[str] = frozenset()
+    where: Path = Path()
+    against: str = ""
+    next_step: str | None = None
+
+    def require(self) -> Checkpoint:
+        """Return the checkpoint.
+
+        Raises:
+            MisfitError: There is a problem; all of them are listed.
+        """
+        if self.problems or self.checkpoint is None:
+            raise MisfitError(self.where, self.against, self.problems, self.next_step)
+        return self.checkpoint
+
+
+def fit(found: Found, *, any_vocab: bool) -> Fit:
+    """Hold indexed tensors against the table and the configuration.
+
+    Args:
+        found: The checkpoint.
+        any_vocab: Whether vocab.txt may have another number of rows than the model has words.
+    """
+    files = OpenFiles()
+    try:
+        made = _Fitting(found, files).fit(any_vocab)
+    except BaseException:
+        files.close()
+        raise
+    if made.problems:
+        files.close()
+    return made
+
+
+@dataclass
+class _Fitting:
+    found: Found
+    files: OpenFiles
+    problems: list[Problem] = field(default_factory=list)
+    #: Fields whose value in the configuration is wrong and that the tensors do not show either.
+    undetermined: frozenset[str] = frozenset()
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.found.dialect
+
+    def fit(self, any_vocab: bool) -> Fit:
+        copies: dict[str, list[StoredTensor]] = {}
+        for tensor in self.found.index.tensors:
+            copies.setdefault(tensor.name, []).append(tensor)
+        by_name = {name: same[0] for name, same in copies.items()}
+        shape, reading = self.found.shape, self.found.config
+        base = shape.base
+        if "vocab_size" not in shape.sizes and self.found.weights is not None:
+            wrapped = self._wrapped(self.found.weights.dialects)
+            if wrapped is not None:
+                return wrapped
+        self.undetermined = frozenset(problem.name for problem in reading.problems) - shape.sizes.keys()
+        misread = self._misfit(reading.problems, CONFIGURATION, reading.next_step, where=self.found.config_file)
+        if reading.source is None:
+            return misread
+        source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
+        held = self._bind(by_name, base, source.config)
+        pooler = any(item.tensor.group is POOLER for item in held.values())
+        assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
+        source = replace(source, notes=(*source.notes, *assumed))
+        rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
+        tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
+        again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
+        for tensor, same in again:
+            for other in same[1:]:
+                self._require_equal(tensor, other, f"{tensor.name} (stored twice)")
+        wrong = {problem.name for problem in self.problems}
+        checkpoint = Checkpoint(
+            found=self.found,
+            base=base or (self.dialect in ("tf", "tf1") and not any(h.tensor.group is MLM for h in held.values())),
+            source_config=source,
+            held=held,
+            duplicates=tuple(name for name in (*tied, *(tensor.name for tensor, _ in again)) if name not in wrong),
+            derived=tuple(name for name in derived if name not in wrong),
+            ignored=tuple(ignored),
+            files=self.files,
+        )
+        return replace(self._judge(misread, source.config, held, any_vocab), checkpoint=checkpoint)
+
+    def _judge(self, misread: Fit, config: RoFormerConfig, held: dict[str, Held], any_vocab: bool) -> Fit:
+        """Put the problems of the configuration, the tensors and the vocabulary together."""
+        vocabulary = None
+        if not any_vocab and "vocab_size" not in self.undetermined:
+            vocabulary = vocabulary_problem(self.found.companions, config.vocab_size)
+        rows = () if vocabulary is None else (vocabulary,)
+        if not misread.problems and not self.problems:
+            step = "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab."
+            return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
+        if not self.problems and not rows:
+            return misread
+        problems = (*misread.problems, *self.problems, *rows)
+        hint: str | None = _hint(problems, self.dialect)
+        if any(problem.kind == "configuration" for problem in misread.problems):
+            hint = misread.next_step or hint
+        present = {item.tensor.group.name for item in held.values()}
+        against = model_class(tuple(group for group in GROUPS if group.name in present))
+        return self._misfit(problems, f"{against} in {self.dialect}'s spelling", hint, where=self.found.entry)
+
+    def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
+        return Fit(None, tuple(problems), self.undetermined, where or self.found.path, against, next_step)
+
+    def _wrapped(self, dialects: tuple[Dialect, ...]) -> Fit | None:
+        """Tell of a state dict with something around it in one line, instead of each tensor missing and unknown.
+
+        It is one where no name is known, and without what all those of one part begin with most of them are.
+        """
+        names = [tensor.name for tensor in self.found.index.tensors]
+        if any(count_known_names(dialect, names) for dialect in dialects):
+            return None
+        parts: dict[str, list[str]] = {}
+        for name in names:
+            parts.setdefault(name.partition(".")[0], []).append(name)
+        wrapped = [(prefix, len(part)) for part in parts.values() if (prefix := _wrapper(part, dialects)) is not None]
+        if not wrapped:
+            return None
+        problems = []
+        for prefix, count in wrapped:
+            many = "every name begins" if count == len(names) else f"{count} of {len(names)} names begin"
+            detail = f"{many} with {prefix}, which the table does not know"
+            problems.append(Problem("wrapped", f"{prefix}*", detail))
+        which = "the inner state dict" if len(wrapped) == 1 else "one of the inner state dicts"
+        step = f"Save {which} alone, with names that do not begin with {wrapped[0][0]}, and convert that."
+        return self._misfit(problems, "RoFormer's names", step, where=self.found.entry)
+
+    def _count_layers(
+        self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool
+    ) -> SourceConfig:
+        """Say once that the tensors have another number of layers than the configuration, and go on with theirs.
+
+        Only where every layer that is shown is mostly there: a hole, or a stray tensor, is not another number.
+        """
+        said = source.config.num_hidden_layers
+        if said == shown or not 0 < shown <= len(by_name):
+            return source
+        there = dict.fromkeys(range(shown), 0)
+        rows = [tensor for tensor in Table(shown).tensors if tensor.canonical.startswith("layers.")]
+        for tensor in rows:
+            there[int(tensor.canonical.split(".")[1])] += tensor.name(self.dialect, base=base) in by_name
+        if min(there.values()) * shown * 2 < len(rows):
+            return source
+        origin = "the configuration" if self.found.config_file is None else self.found.config_file.name
+        layers = f"{shown} layer{'s' * (shown != 1)}"
+        detail = f"{said} in {origin}, the tensors show {layers}"
+        self.problems.append(Problem("configuration", "num_hidden_layers", detail))
+        return replace(source, config=replace(source.config, num_hidden_layers=shown))
+
+    def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Held]:
+        """Find every tensor that the table and the configuration ask for, and check its shape and type."""
+        table = Table(config.num_hidden_layers)
+        present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
+        needs_project = config.embedding_size != config.hidden_size
+        file = self.found.config_file
+        origin = "the tensors' shapes" if file is None else file.name
+        # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
+        seconds = {
+            each.of: by_name.get(each.spelled.in_(self.dialect) or "") for each in TIED if each.written == "copy"
+        }
+        held: dict[str, Held] = {}
+        for tensor in table.tensors:
+            name = tensor.name(self.dialect, base=base)
+            found = by_name.get(name) or seconds.get(tensor.canonical)
+            if tensor.group is PROJECT and not needs_project:
+                if found is not None:
+                    detail = f"embedding_size equals hidden_size = {config.hidden_size} in {origin}: no projection"
+                    self.problems.append(Problem("unwanted", name, detail))
+                    held[tensor.canonical] = Held(tensor, found, False)
+                continue
+            wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
+            if found is None:
+                if wanted:
+                    self.problems.append(Problem("missing", name))
+                continue
+            turned = tensor.turned(self.dialect)
+            shape = tensor.shape(config.sizes)
+            want = shape[::-1] if turned else shape
+            held[tensor.canonical] = Held(tensor, found, turned != (found.order == "F"))
+            if found.shape != want:
+                self.problems.append(Problem("shape", name, _shape_detail(tensor, found.shape, want, turned, origin)))
+            if found.dtype not in FLOATS:
+                self.problems.append(Problem("dtype", name, f"got {found.dtype}, want {' or '.join(FLOATS)}"))
+        return held
+
+    def _explain(
+        self,
+        rest: list[str],
+        by_name: dict[str, StoredTensor],
+        held: dict[str, Held],
+        config: RoFormerConfig,
+        base: bool,
+    ) -> tuple[list[str], list[str], list[str]]:
+        """Account for the names that are no row: tied, derived, ignored; anything else is a problem."""
+        ties = {duplicate.spelled.in_(self.dialect): duplicate for duplicate in TIED}
+        tied: list[str] = []
+        derived: list[str] = []
+        ignored: list[str] = []
+        for name in rest:
+            if name in ties:
+                tied.append(name)
+                self._check_tie(ties[name], by_name[name], held)
+            elif name == derived_name(self.dialect, base=base):
+                derived.append(name)
+                self._check_derived(by_name[name], config)
+            elif any(pattern.fullmatch(name) for pattern in IGNORED[self.dialect]):
+                ignored.append(name)
+            else:
+                likeness = looks_like(name)
+                if not likeness and count_layers(self.dialect, [name]) > config.num_hidden_layers:
+                    likeness = f"a layer beyond num_hidden_layers = {config.num_hidden_layers}"
+                detail = f"shape {by_name[name].shape}" + (f": looks like {likeness}" if likeness else "")
+                self.problems.append(Problem("unknown", name, detail))
+        return tied, derived, ignored
+
+    def _check_tie(self, duplicate: Duplicate, copy: StoredTensor, held: dict[str, Held]) -> None:
+        original = held.get(duplicate.of)
+        if original is None:
+            self.problems.append(Problem("tied", copy.name, f"is there and {duplicate.of} is not"))
+        else:
+            self._require_equal(original.stored, copy, f"{copy.name} (tied to {original.stored.name})")
+
+    def _require_equal(self, one: StoredTensor, other: StoredTensor, name: str) -> None:
+        """Check that two copies hold equal bits."""
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            detail = f"got {other.dtype} {other.shape} beside {one.dtype} {one.shape}"
+            self.problems.append(Problem("tied", name, detail))
+        elif not (one.data == other.data and one.order == other.order):
+            if one.order != other.order or one.nbytes != other.nbytes:
+                self.problems.append(Problem("tied", name, "the two copies lie in different memory orders"))
+                return
+            byte = first_difference(self.files, one, other)
+            if byte is not None:
+                element = byte // (one.nbytes // one.size)
+                index = _unravel(element, one.shape)
+                self.problems.append(Problem("tied", name, f"the two differ, first at element {index}"))
+
+    def _check_derived(self, table: StoredTensor, config: RoFormerConfig) -> None:
+        """Recompute the rotary table and compare; the stored one may have been rounded to its type."""
+        if self.undetermined & {"hidden_size", "num_attention_heads", "max_position_embeddings"}:
+            return  # what it should be is not known
+        want = (config.max_position_embeddings, config.head_size)
+        if table.shape != want:
+            detail = f"got {table.shape}, want (max_position_embeddings, head size) = {want}"
+            self.problems.append(Problem("shape", table.name, detail))
+        elif table.dtype not in FLOATS:
+            self.problems.append(Problem("dtype", table.name, f"got {table.dtype}, want {' or '.join(FLOATS)}"))
+        elif table.order == "F":
+            self.problems.append(Problem("derived", table.name, "stored column by column, which no software does"))
+        else:
+            # rounding to the stored type, and as much again for a sine computed by another library
+            bound = 2.0 * _ROUNDING[table.dtype]
+            worst = rotary_distance(self.files, table)
+            if not worst <= bound:
+                detail = f"differs from the rotary table of this configuration by {worst:.2g} (bound {bound:.2g})"
+                self.problems.append(Problem("derived", table.name, detail))
+
+
+def _wrapper(part: list[str], dialects: tuple[Dialect, ...]) -> str | None:
+    """Find what all these names begin with and most are known without."""
+    first = min(part)
+    for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
+        if not all(name.startswith(first[:end]) for name in part):
+            return None
+        inner = [name[end:] for name in part]
+        if max(count_known_names(dialect, inner) for dialect in dialects) * 2 > len(part):
+            return first[:end]
+    return None
+
+
+def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], turned: bool, origin: str) -> str:
+    axes = tensor.axes[::-1] if turned else tensor.axes
+    detail = f"got {got}, want ({', '.join(axes)}{',' * (len(axes) == 1)}) = {want}"
+    wrong = [
+        f"{axis} is {SYMBOLS[axis]} in {origin}"
+        for position, axis in enumerate(axes)
+        if axis in SYMBOLS and (len(got) != len(want) or got[position] != want[position])
+    ]
+    return "; ".join([detail, *dict.fromkeys(wrong)])
+
+
+def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    index: list[int] = []
+    for size in reversed(shape):
+        element, remainder = divmod(element, size)
+        index.append(remainder)
+    return tuple(reversed(index))
+
+
+def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
+    """The next step that fits the problems: the first of them that tells most."""
+    kinds = {problem.kind for problem in problems}
+    missing = [problem.name for problem in problems if problem.kind == "missing"]
+    unknown = [problem for problem in problems if problem.kind == "unknown"]
+    ends = ("bias", "beta", "gamma", "norm1.weight", "norm2.weight", "LayerNorm.weight", "layer_norm.weight")
+    if len(missing) > 8 and all(name.endswith(ends) for name in missing):
+        return (
+            "This looks like RoFormerV2 (no biases, norms without parameters), which is not converted yet; "
+            "nothing can be made up for the missing tensors."
+        )
+    if any("wrapper" in problem.detail for problem in unknown):
+        return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
+    if any("BERT's learned positions" in problem.detail for problem in unknown):
+        return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+    if "function" in kinds:
+        return config_fields.ANOTHERS
+    if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
+        return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
+    if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):
+        return "This looks like optimizer state beside the weights: save the model's state_dict() alone."
+    if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
+        return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
+    if len(missing) > 8 and len(unknown) > 8:
+        return f"Few of the names are {dialect}'s RoFormer. If the files speak another dialect, say which with --from."
+    if unknown and all("looks like" in problem.detail for problem in unknown):
+        return (
+            "Convert the pretrained model, or remove these tensors first: heads that were fine-tuned have no row yet."
+        )
+    if "tied" in kinds:
+        return "These two are one tensor to the model's software, which would use either: save the model again."
+    if "dtype" in kinds:
+        return "Save the weights in one of these types first; integers are no weights."
+    if "derived" in kinds:
+        return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
+    return "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."

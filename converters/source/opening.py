@@ -1,0 +1,38 @@
+"""Open a checkpoint of any dialect, or say everything that keeps it from being one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..table.mapping import Dialect
+from .checkpoint import Checkpoint
+from .fitting import fit
+from .identification import identify
+
+
+def open_checkpoint(
+    path: str | Path,
+    *,
+    dialect: Dialect | None = None,
+    config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
+
+    Its vocabulary is not looked at: ``convert`` and ``inspect`` do that.
+
+    Args:
+        path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
+        dialect: Overrule what the files look like.
+        config: Configuration file, where it does not lie beside the weights.
+        set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it:
+            ``{"pooler_activation": "linear"}``.
+
+    Raises:
+        MisfitError: Tensors, table and configuration do not fit; every problem is listed.
+        FormatError: A file is broken or hostile.
+        ConvertError: Nothing there to open, or a field that cannot be set.
+    """
+    return fit(identify(path, dialect=dialect, config=config, set=set), any_vocab=True).require()

@@ -1,0 +1,301 @@
+"""Find a checkpoint's weight files and index them: a directory or one file in, tensors under the files' names out.
+
+The first step of :mod:`.identification`. A name proposes which container a file is; its first bytes decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
+from ..containers.registry import all_containers, containers_of, recognise
+from ..errors import ConvertError, FormatError, MisfitError, Problem
+from ..table.config_fields import read_json
+from ..table.mapping import DIALECTS, Dialect, detect_dialect
+from ..tensors.stored import Index, StoredTensor
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+
+@dataclass(frozen=True)
+class WeightSet:
+    """One model's weights as they lie on disk.
+
+    Attributes:
+        container: The format of the files.
+        files: The weight files, shards in order; of a TF checkpoint its ``.index``.
+        shard_index: The JSON file that maps tensors to shards, or None.
+        dialects: Whose file names these are.
+    """
+
+    container: Container
+    files: tuple[Path, ...]
+    shard_index: Path | None
+    dialects: tuple[Dialect, ...]
+
+    @property
+    def entry(self) -> Path:
+        """The file that stands for all of them in messages."""
+        return self.shard_index or self.files[0]
+
+    @property
+    def directory(self) -> Path:
+        """Where they lie."""
+        return self.files[0].parent
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Every file that holds tensors or says where they are, but for the shard index."""
+        return tuple(part for file in self.files for part in self.container.parts(file))
+
+    def has(self, name: str) -> bool:
+        """Whether a file of this name in the directory is one of the set."""
+        if self.shard_index is not None and name == self.shard_index.name:
+            return True
+        return any(self.container.belongs(name, file.name) for file in self.files)
+
+
+def require_file(path: Path) -> Path:
+    """Return ``path`` if it is a regular file (or a link to one): opening a pipe would wait for ever.
+
+    Raises:
+        ConvertError: It is not there, or not a regular file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConvertError(f"{path}: {error.strerror or error}") from None
+    if not stat.S_ISREG(mode):
+        raise ConvertError(f"{path}: not a regular file")
+    return path
+
+
+def sniff(path: Path) -> Container | None:
+    """Tell a container by a file's first and last bytes, or None.
+
+    Raises:
+        FormatError: It cannot be read.
+    """
+    try:
+        with open(require_file(path), "rb") as file:
+            head = file.read(HEAD_BYTES)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            return recognise(head, file.read(TAIL_BYTES))
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def find(source: Path, dialect: Dialect | None) -> WeightSet:
+    """Find the weights that ``source`` means.
+
+    Args:
+        source: A directory, a weight file, a shard index, or a TF checkpoint's prefix.
+        dialect: Look for this dialect's files only; None for any.
+
+    Raises:
+        ConvertError: Nothing there, or nothing that looks like weights.
+        MisfitError: Two models in one directory.
+    """
+    try:
+        if source.is_dir():
+            return _find_in(source, dialect)
+    except OSError as error:
+        raise ConvertError(f"{source}: cannot be read: {error.strerror or error}") from None
+    if not os.path.lexists(source):
+        for container in all_containers():
+            entry = source.parent / container.entry(source.name)
+            if entry.exists():  # the name that a TF checkpoint's files begin with
+                return _of_file(entry, dialect)
+        raise ConvertError(f"{source}: no such file or directory", "Name a checkpoint directory or a weight file.")
+    return _of_file(source, dialect)
+
+
+def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
+    require_file(path)
+    if path.name.endswith(".index.json"):
+        return _sharded(path, dialect)
+    return _weight_set((path,), None, dialect)
+
+
+def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dialect | None) -> WeightSet:
+    """Recognise the first file's container, by its name where its bytes say nothing: a reader names the damage."""
+    path = files[0]
+    container = sniff(path) or next((each for each in all_containers() if each.is_named(path.name)), None)
+    if container is None:
+        _refuse_stand_in(path)
+        *most, last = (each.title for each in all_containers())
+        raise FormatError(path, f"not a weight file that is known here; wanted {', '.join(most)} or {last}")
+    return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
+
+
+def _refuse_stand_in(path: Path) -> None:
+    """Name the two things that downloads leave in a weight file's place.
+
+    Raises:
+        FormatError: It is a pointer of Git LFS or a web page.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        return
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64).lstrip().lower()
+    except OSError:
+        return
+    if start.startswith(b"version https://git-lfs"):
+        raise FormatError(
+            path,
+            "not the weights but Git LFS's pointer to them",
+            next_step="Fetch them with `git lfs pull` in the repository, or download the file itself.",
+        )
+    if start.startswith((b"<!doctype", b"<html")):
+        raise FormatError(
+            path,
+            "not the weights but a web page, perhaps of an error or a login",
+            next_step="Read it in a browser, and download the file again.",
+        )
+
+
+def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
+    """Read a shard index; every file it names must lie beside it."""
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(path, 'no "weight_map" from tensor to file', next_step="Name the weight files' directory.")
+    problems: list[Problem] = []
+    names: list[str] = []
+    for name in dict.fromkeys(map(str, weight_map.values())):
+        if name in ("", ".", "..") or len(name) > 255 or any(mark in name for mark in "/\\:\0"):
+            problems.append(Problem("outside", name, "a shard must be named as a file of this directory"))
+        elif not (path.parent / name).is_file():
+            problems.append(Problem("missing", name, "a shard that the index names is not in the directory"))
+        else:
+            names.append(name)
+    if problems:
+        raise MisfitError(path, "its directory", problems, "Fetch every shard into one directory and try again.")
+    files = tuple(path.parent / name for name in sorted(names))
+    return _weight_set(files, path, dialect)
+
+
+def _candidates(directory: Path, dialects: Iterable[Dialect]) -> Iterator[Path]:
+    for dialect in dialects:
+        for container in containers_of(dialect):
+            yield from container.candidates(directory, sniff)
+
+
+def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
+    wanted: tuple[Dialect, ...] = DIALECTS if dialect is None else (dialect,)
+    found = list(dict.fromkeys(_candidates(directory, wanted)))
+    if not found:
+        # the standard names first; then any one file that ends like weights
+        endings = tuple(ending for container in all_containers() for ending in container.endings)
+        loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
+        found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
+    if not found:
+        names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
+        step = "Name the directory that holds them, or the weight file itself."
+        others = list(_candidates(directory, DIALECTS))
+        if others:
+            step = f"It holds {others[0].name}. Without --from the dialect is found out: "
+            step += "`roformer-convert convert SOURCE --to …`."
+        raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
+    if len(found) > 1:
+        step = f"Say which one is meant: name the file itself, e.g. {found[0]}"
+        if all(_SHARD.search(path.name) for path in found):
+            step = "These are shards, and the .index.json that lists them is missing: fetch it too"
+        elif dialect is None:
+            alone = [name for name in wanted if _is_one_model(directory, name)]
+            step += f", or its dialect with --from {' or '.join(alone)}" if alone else ""
+        raise MisfitError(directory, "one model", [Problem("weights", path.name) for path in found], step + ".")
+    return _of_file(found[0], dialect)
+
+
+def _is_one_model(directory: Path, dialect: Dialect) -> bool:
+    """Whether a directory holds one model in the dialect's files, so that naming the dialect says which is meant."""
+    found = set(_candidates(directory, [dialect]))
+    if len(found) != 1:
+        return False
+    try:
+        weights = _of_file(found.pop(), None)
+        if len(weights.dialects) == 1:
+            return weights.dialects == (dialect,)
+        return detect_dialect(weights.dialects, [tensor.name for tensor in index(weights).tensors]) == dialect
+    except ConvertError:
+        return False
+
+
+def index(weights: WeightSet) -> Index:
+    """Index every file of ``weights``; no payload is read.
+
+    Args:
+        weights: As :func:`find` found them.
+
+    Returns:
+        The tensors of all files, and as metadata what else was put beside them: an epoch, a note.
+
+    Raises:
+        FormatError: A file is broken or hostile.
+        MisfitError: Several are, shards and their index disagree, or two shards hold one tensor.
+    """
+    tensors: list[StoredTensor] = []
+    others: dict[str, str] = {}
+    home: dict[str, Path] = {}
+    problems: list[Problem] = []
+    for path, found in zip(weights.files, _index_each(weights), strict=True):
+        own = weights.container.own_metadata
+        others |= {name: text for name, text in found.metadata.items() if name not in own}
+        for tensor in found.tensors:
+            other = home.setdefault(tensor.name, path)
+            if other is not path:
+                problems.append(Problem("twice", tensor.name, f"in {other.name} and in {path.name}"))
+            tensors.append(tensor)
+    if weights.shard_index is not None:
+        weight_map = read_json(weights.shard_index)["weight_map"]
+        for name, file in weight_map.items():
+            if name not in home:
+                problems.append(Problem("missing", name, f"{weights.shard_index.name} says it is in {file}"))
+            elif home[name].name != file:
+                problems.append(Problem("misplaced", name, f"in {home[name].name}; the index says {file}"))
+        for name in home.keys() - weight_map.keys():
+            problems.append(Problem("unlisted", name, f"in {home[name].name}, which the index does not say"))
+    if problems:
+        where = weights.shard_index or weights.directory
+        raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
+    return Index(tuple(tensors), others)
+
+
+def _index_each(weights: WeightSet) -> list[Index]:
+    """Index the files one by one; of several that are damaged all are named, so that one download mends them."""
+    found: list[Index] = []
+    errors: list[FormatError] = []
+    for path in weights.files:
+        try:
+            found.append(index_file(weights.container, path))
+        except FormatError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        problems = [Problem("damaged", error.path.name, error.problem) for error in errors]
+        steps = {error.next_step for error in errors}
+        step = steps.pop() if len(steps) == 1 else None
+        where = weights.shard_index or weights.directory
+        raise MisfitError(where, "its shards", problems, step or "Fetch these files again.")
+    return found
+
+
+def index_file(container: Container, path: Path) -> Index:
+    """Index one file of ``container``.
+
+    Raises:
+        FormatError: It is broken, hostile, or something else in a weight file's place.
+    """
+    require_file(path)
+    try:
+        return container.index(path)
+    except FormatError as error:
+        _refuse_stand_in(error.path)
+        raise

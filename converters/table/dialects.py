@@ -1,0 +1,43 @@
+"""What a dialect's directory looks like: whose software loads it, configuration names, the files that travel along.
+
+Which containers its weights may be in is for each container to say (:mod:`..containers.registry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .mapping import Dialect
+
+
+@dataclass(frozen=True)
+class DialectFiles:
+    """Attributes:
+    software: Who loads such a directory.
+    configs: Names of the configuration, newest first; the first is written.
+    """
+
+    software: str
+    configs: tuple[str, ...]
+
+
+DIALECT_FILES: Mapping[Dialect, DialectFiles] = {
+    "paddle": DialectFiles("PaddleNLP", ("config.json", "model_config.json")),
+    "torch": DialectFiles("transformers", ("config.json",)),
+    "tf": DialectFiles("transformers' TF classes", ("config.json",)),
+    "tf1": DialectFiles("bert4keras", ("bert_config.json",)),
+}
+
+#: Files that travel as they are: every dialect's tokenizers read the same ones, and a licence belongs to its weights.
+COMPANIONS = (
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+)

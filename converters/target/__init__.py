@@ -1,0 +1,1 @@
+"""From an open checkpoint to a directory in place: planned, written, read back, renamed."""

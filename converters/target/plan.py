@@ -1,0 +1,280 @@
+"""Source index + table → a plan: every target tensor, its source, whether it is turned, its file and its bytes.
+
+Nothing is written here, and a dry run is this plan printed. :mod:`.engine` runs any plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..containers.container import Container
+from ..containers.registry import containers_of
+from ..errors import ConvertError
+from ..source.checkpoint import Checkpoint, Held
+from ..table import config_fields
+from ..table.config_fields import SourceConfig
+from ..table.dialects import DIALECT_FILES
+from ..table.mapping import MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
+from ..tensors.stored import FLOATS, Layout, NewTensor
+
+#: Names listed in one note.
+_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One target tensor.
+
+    Attributes:
+        new: As the target file will hold it.
+        held: Where its bytes come from.
+        turn: Whether the matrix is transposed on the way.
+    """
+
+    new: NewTensor
+    held: Held
+    turn: bool
+
+    @property
+    def casts(self) -> bool:
+        return self.new.dtype != self.held.stored.dtype
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One weight file of the target: its name (a TF checkpoint's prefix) and its tensors in order."""
+
+    filename: str
+    steps: tuple[Step, ...]
+
+    @property
+    def stored(self) -> Iterator[Step]:
+        """Steps whose bytes are written; the rest are second names of those."""
+        return (step for step in self.steps if step.new.alias_of is None)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(step.new.nbytes for step in self.stored)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will do.
+
+    Attributes:
+        target: The dialect to write.
+        container: Its format.
+        base: Whether a bare base model is written.
+        files: Weight files.
+        shard_index: Name of the JSON file that maps tensors to files, or None.
+        config_name: Name of the configuration file.
+        config: Its content.
+        companions: Files copied as they are.
+        notes: What the target's own software will not honour, what is kept unread, what was assumed.
+        source_config: The configuration in canonical terms, for reading the result back.
+        groups: The table's groups that are written.
+    """
+
+    target: Dialect
+    container: Container
+    base: bool
+    files: tuple[FilePlan, ...]
+    shard_index: str | None
+    config_name: str
+    config: Mapping[str, Any]
+    companions: tuple[Path, ...]
+    notes: tuple[str, ...]
+    source_config: SourceConfig
+    groups: tuple[Group, ...]
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        return (step for file in self.files for step in file.steps)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of payload to write."""
+        return sum(file.nbytes for file in self.files)
+
+    def lay_out(self, file: FilePlan) -> Layout:
+        """Lay one weight file out in the target's container."""
+        tensors = [step.new for step in file.steps]
+        groups = {step.new.name: step.held.tensor.group for step in file.steps}
+        return self.container.lay_out(file.filename, tensors, self.target, groups)
+
+
+def choose_container(target: Dialect, name: str | None) -> Container:
+    """The container to write: the dialect's usual one, or the one asked for.
+
+    Raises:
+        ConvertError: The dialect's software does not read such a container.
+    """
+    offered = containers_of(target)
+    found = offered[0] if name is None else next((each for each in offered if each.name == name), None)
+    if found is None:
+        names = " or ".join(each.name for each in offered)
+        raise ConvertError(
+            f"{name} files are not read by {DIALECT_FILES[target].software}; wanted {names}",
+            f"Leave --container out to write {offered[0].name}.",
+        )
+    return found
+
+
+def make_plan(
+    source: Checkpoint,
+    target: Dialect,
+    *,
+    container: str | None = None,
+    dtype: str | None = None,
+    max_shard_size: int | None = None,
+) -> Plan:
+    """Plan the conversion of ``source``.
+
+    Args:
+        source: An open checkpoint.
+        target: The dialect to write.
+        container: The format; by default the dialect's usual one.
+        dtype: Cast every tensor to this type; by default each keeps its own.
+        max_shard_size: Split the weights into files of at most this many bytes of payload.
+
+    Raises:
+        ConvertError: The container cannot hold what is asked of it.
+    """
+    if dtype is not None and dtype not in FLOATS:
+        raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOATS)}")
+    chosen = choose_container(target, container)
+    groups = source.groups
+    base = not any(group is MLM for group in groups)
+    steps = _steps(source, target, chosen, dtype, base)
+    files = _shard(steps, chosen, max_shard_size, target)
+    types = {step.new.dtype for step in steps}
+    main_type = dtype or source.dtypes().most_common(1)[0][0]
+    _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
+    architecture = "RoFormerModel" if base else "RoFormerForMaskedLM"
+    config, config_notes = config_fields.write(source.source_config, target, architecture=architecture, dtype=main_type)
+    tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
+    return Plan(
+        target=target,
+        container=chosen,
+        base=base,
+        files=files,
+        shard_index=chosen.shard_index if len(files) > 1 else None,
+        config_name=DIALECT_FILES[target].configs[0],
+        config=config,
+        companions=source.companions,
+        notes=(*source.source_config.notes, *config_notes, *tensor_notes),
+        source_config=source.source_config,
+        groups=groups,
+    )
+
+
+def _require_dtypes(container: Container, dtypes: set[str], why: str) -> None:
+    """Refuse types that the container has no word for.
+
+    Raises:
+        ConvertError: There is one.
+    """
+    lacking = sorted(dtypes.difference(container.dtypes))
+    if lacking:
+        exact = "float32" in container.dtypes and "float64" not in lacking
+        step = "Use --dtype float32, which is exact." if exact else f"Use --dtype {container.dtypes[0]}, which rounds."
+        raise ConvertError(f"{container.title} has no {' or '.join(lacking)}, which {why}", step)
+
+
+def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str | None, base: bool) -> list[Step]:
+    table = Table(source.config.num_hidden_layers)
+    sizes = source.config.sizes
+    steps: list[Step] = []
+    for tensor in table.tensors:
+        held = source.held.get(tensor.canonical)
+        if held is None:
+            continue
+        turned = tensor.turned(target)
+        shape = tensor.shape(sizes)
+        new = NewTensor(tensor.name(target, base=base), dtype or held.stored.dtype, shape[::-1] if turned else shape)
+        turn = held.turned != turned and len(shape) == 2
+        steps.append(Step(new, held, turn))
+        for duplicate in TIED:
+            name = duplicate.spelled.in_(target)
+            if duplicate.of != tensor.canonical or name is None or base:
+                continue
+            if duplicate.written == "copy" or container.shares_storage:
+                alias = new.name if container.shares_storage else None
+                steps.append(Step(NewTensor(name, new.dtype, new.shape, alias), held, turn))
+    return steps
+
+
+def _shard(
+    steps: Sequence[Step], container: Container, max_shard_size: int | None, target: Dialect
+) -> tuple[FilePlan, ...]:
+    """Fill files in the table's order; a second name stays with the tensor it names."""
+    if max_shard_size is None:
+        return (FilePlan(container.single, tuple(steps)),)
+    if container.shard is None:
+        raise ConvertError(
+            f"{container.single} is always one file: shards of it are not read by {DIALECT_FILES[target].software}",
+            "Leave --max-shard-size out.",
+        )
+    shards: list[list[Step]] = [[]]
+    room = max_shard_size
+    for step in steps:
+        size = 0 if step.new.alias_of is not None else step.new.nbytes
+        if size > max(room, 0) and shards[-1]:
+            shards.append([])
+            room = max_shard_size
+        shards[-1].append(step)
+        room -= size
+    if len(shards) == 1:
+        return (FilePlan(container.single, tuple(steps)),)
+    return tuple(
+        FilePlan(container.shard.format(number=number, total=len(shards)), tuple(shard))
+        for number, shard in enumerate(shards, 1)
+    )
+
+
+def _tensor_notes(
+    source: Checkpoint,
+    target: Dialect,
+    container: Container,
+    groups: tuple[Group, ...],
+    types: set[str],
+    dtype: str | None,
+) -> list[str]:
+    software = DIALECT_FILES[target].software
+    notes = [
+        f"the {group.name} is kept under BERT's names; it is not read by {software} and reported as unexpected"
+        if target != "tf1"
+        else f"the {group.name} is kept"
+        for group in groups
+        if group in UNREAD[target]
+    ]
+    if target == "paddle" and POOLER not in groups:
+        notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
+    notes += container.notes(target, types)
+    if source.derived and target in ("torch", "tf"):
+        notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
+    elif source.derived:
+        notes.append("embed_positions is left out: it is computed from the configuration")
+    for second in TIED:
+        held, name = source.held.get(second.of), second.spelled.in_(source.dialect)
+        if held is not None and held.stored.name == name:
+            notes.append(f"{name} is taken for {held.tensor.name(source.dialect)}, which is not in the file")
+    if source.ignored:
+        notes.append(
+            f"left out, being no weights: {source.ignored[0]}"
+            + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
+        )
+    others = tuple(source.found.index.metadata)
+    if others:
+        more = len(others) - _NAMED
+        named = ", ".join(others[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        notes.append(f"left out, being no tensors: {named}")
+    kinds = source.dtypes()
+    if dtype is not None and set(kinds) != {dtype}:
+        notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")
+    elif len(kinds) > 1:
+        notes.append("mixed types are kept: " + ", ".join(f"{count} × {kind}" for kind, count in kinds.items()))
+    return notes

@@ -1,0 +1,1 @@
+"""From token ids to shards on disk: divided into work, made by any number of processes, read back."""

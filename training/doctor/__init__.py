@@ -1,0 +1,1 @@
+"""Before a run: does it fit, what will compute, how long will it take."""

@@ -1,0 +1,83 @@
+"""What a run would run on: a device of this machine, measured, or a kind of GPU elsewhere, by its data sheet."""
+
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
+from functools import cache
+
+from ...converters.errors import ConvertError
+from ...models import kernel_choice_paddle
+from ...models.config import RoFormerConfig
+from ...models.start_paddle import paddle
+from ..settings.tables import Settings
+from ..step.estimate import USABLE, Kind, Pace, by_data_sheet
+from ..step.precision import types_of
+from .forecast import Target
+from .machine import TYPES, Device, Machine
+from .probe import probe
+
+
+def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
+    """GPUs of a kind."""
+    device = Device(kind.name, kind.memory, kind.memory, kind.capability)
+    precision = settings.run.precision if settings.run.precision[:4] in device.types else "fp32"
+    pace = by_data_sheet(kind, precision)
+    return Target(
+        name=f"a {kind.name}" if ranks == 1 else kind.name,
+        room=int(USABLE * kind.memory),
+        types=device.types,
+        attention=device.fast_attention(TYPES[precision[:4]]),
+        ranks=ranks,
+        measure=lambda rows, length: pace,
+        proven=False,
+    )
+
+
+def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: int | None) -> Target:
+    """The device of this machine that the settings name, measured when a stage asks for its pace.
+
+    Raises:
+        ConvertError: The settings name a GPU and there is none, or fewer than ``ranks``.
+    """
+    wanted = settings.run.device
+    if wanted == "gpu" and not machine.gpus:
+        raise ConvertError(
+            f"device = gpu, and there is none here: {machine.why_no_gpu}",
+            "Say --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
+        )
+    on_gpu = bool(machine.gpus) and wanted != "cpu"
+    device = machine.gpus[0] if on_gpu else machine.cpu
+    ranks = ranks or (len(machine.gpus) if on_gpu else 1)
+    if on_gpu and ranks > len(machine.gpus):
+        raise ConvertError(
+            f"{ranks} ranks want a GPU each, and there are {len(machine.gpus)} here",
+            "Name the GPU for an estimate over several machines: --gpu V100-32GB.",
+        )
+    half = settings.run.precision[:4]
+    precision = settings.run.precision if half in device.types else "fp32"
+    paddle.device.set_device("gpu:0" if on_gpu else "cpu")
+    verdicts = kernel_choice_paddle.prove(config, types_of(precision))
+
+    @cache
+    def measure(rows: int, length: int) -> Pace:
+        found = probe(
+            config,
+            rows=rows,
+            length=length,
+            precision=precision,
+            recompute=settings.run.recompute,
+            masked=settings.data.masked_lm_probability if settings.data.mlm else 0.0,
+        ).pace
+        # ranks on a CPU share its cores
+        crowd = 1.0 if on_gpu else max(1.0, ranks * machine.threads / machine.cores)
+        return Pace(found.flops / crowd, found.update_seconds * crowd, found.source)
+
+    return Target(
+        name=device.name,
+        room=int(USABLE * device.free / (1 if on_gpu else ranks)),
+        types=device.types,
+        attention=next((each.kernel for each in verdicts if each.need.place == "attention" and each.agrees), None),
+        ranks=ranks,
+        measure=measure,
+        kernels=tuple(kernel_choice_paddle.lines(verdicts)),
+    )

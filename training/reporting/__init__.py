@@ -1,0 +1,1 @@
+"""What a run says: log lines, metrics, curves, the line at the bottom of the terminal, the picture."""

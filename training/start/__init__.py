@@ -1,0 +1,1 @@
+"""What a run starts from: its corpora, their vocabulary, and a model."""
