@@ -174,7 +174,7 @@ def test_what_is_set_aside_again_gets_a_number(tmp_path):
 
 
 def test_only_what_a_killed_save_left_is_cleared(tmp_path):
-    ours = [".step-000008.partial-0123456789ab", ".step-000004.old", ".step-000004.old-0123456789ab"]
+    ours = [".step-000008.partial-roformer-convert", ".step-000004.old", ".step-000004.old-roformer-convert"]
     others = [".step-notes", ".step-000008", ".step-8.old", "step-000008.old"]
     for name in (*ours, *others):
         (tmp_path / name).mkdir()

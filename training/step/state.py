@@ -40,7 +40,7 @@ ARRAYS = "training.safetensors"
 
 _NAME = re.compile(r"step-(\d{6,})")
 #: What a killed run leaves: of a checkpoint that was being written, and of one that was being removed.
-_UNFINISHED = re.compile(r"\.step-\d{6,}\.(partial-\w+|old(-\w+)?)")
+_UNFINISHED = re.compile(r"\.step-\d{6,}\.(partial-[\w-]+|old(-[\w-]+)?)")
 _VERSION = 2
 
 
