@@ -11,7 +11,7 @@ import random_checkpoints
 from model_runner import FRAMEWORKS, Arrays, Runners, batch, runners, write
 from random_checkpoints import CONFIG
 
-from roformer_convert.models.config import DTYPES
+from roformer_convert.converters.containers.stored import FLOATS
 
 __all__ = ["runners"]  # a fixture
 
@@ -73,7 +73,7 @@ def test_packed_layers_compute_the_real_tokens_alone(
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_what_masks_a_key_is_finite_in_every_type(runners: Runners, framework: str, dtype: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)
     runner, request = runners[framework], {"directory": str(tmp_path / "checkpoint"), "dtype": dtype}

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roformer_convert.cmd_parity import gate_of_conversion
 from roformer_convert.converters import convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity import gate
 from roformer_convert.parity.cases import KINDS
+from roformer_convert.parity.command_line import gate_of_conversion
 from roformer_convert.parity.golden import compare_golden, read_golden
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"

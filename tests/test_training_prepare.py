@@ -356,12 +356,3 @@ def test_options_that_make_no_sense_are_refused(words: list[str], message: str) 
     result = CliRunner().invoke(cli, ["prepare", "a.txt", "-o", "c", *words])
     assert result.exit_code == 2
     assert message in result.output
-
-
-def test_a_size_is_read_in_bytes() -> None:
-    from roformer_convert.cmd_pretrain_prepare import size_in_bytes
-
-    assert [size_in_bytes(one) for one in ("10", "2KB", "64MB", "1gb")] == [10, 2048, 64 << 20, 1 << 30]
-    for wrong in ("", "0", "-1", "1.5GB", "MB", "4TB"):
-        with pytest.raises(ConvertError, match="wanted a size like"):
-            size_in_bytes(wrong)
