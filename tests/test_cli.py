@@ -17,8 +17,8 @@ from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_r
 
 import roformer_convert
 from roformer_convert.__main__ import COMMANDS, cli
-from roformer_convert.converters import ConvertError, ConvertOptions
-from roformer_convert.converters.table.mapping import DIALECTS
+from roformer_convert.converters import ConvertError, ConvertOptions, convert
+from roformer_convert.converters.mapping import DIALECTS
 
 NAMED = ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle")
 
@@ -504,21 +504,20 @@ def test_the_program_and_the_module_are_one_command_line() -> None:
 
 
 def test_parity_takes_a_checkpoint_through_every_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from roformer_convert.parity import conversions
-
     write_random(tmp_path / "ckpt", "tf1", any_bits=True)
     done = run("parity", tmp_path / "ckpt", "--conversions", "only")
     assert done.exit_code == 0, done.output
     assert done.output.endswith("12 directions, every tensor equal bit for bit\n\n")
     assert done.output.count("every bit equal") == 12
     # one of the twelve loses something, and the status says so
-    real = conversions.convert
 
     def lossy(source: Path, target: Path, *, to: Any) -> Any:
-        return real(source, target, to=to, options=ConvertOptions(dtype="float16" if target.name == "tf2tf1" else None))
+        return convert(
+            source, target, to=to, options=ConvertOptions(dtype="float16" if target.name == "tf2tf1" else None)
+        )
 
     write_random(tmp_path / "fine", "tf1")
-    monkeypatch.setattr(conversions, "convert", lossy)
+    monkeypatch.setattr("roformer_convert.parity.conversions.convert", lossy)
     done = run("parity", tmp_path / "fine", "--conversions", "only")
     assert done.exit_code == 1
     assert "1 of 12 directions changed something" in done.output

@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from roformer_convert import pretrain
-from roformer_convert.cmd_pretrain_train import given_flags, named_configuration, train_command
+from roformer_convert.cmd_pretrain_train import train_command
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.training.settings.reading import SHIPPED, SettingsError, read_settings, settings_from_tree
-from roformer_convert.training.settings.tables import TABLES, Stage
+from roformer_convert.setting_flags import given_flags, named_configuration
+from roformer_convert.training.settings import TABLES, Stage
+from roformer_convert.training.settings_reading import SHIPPED, SettingsError, read_settings, settings_from_tree
 
 STAGE = {"length": 32, "batch_size": 8, "steps": 10, "max_lr": 1e-3}
 KEYS = [one.name for kind in (*TABLES.values(), Stage) for one in fields(kind)]
