@@ -504,6 +504,7 @@ def test_the_program_and_the_module_are_one_command_line() -> None:
 
 
 def test_parity_takes_a_checkpoint_through_every_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from roformer_convert.converters import convert
     from roformer_convert.parity import conversions
 
     write_random(tmp_path / "ckpt", "tf1", any_bits=True)
@@ -512,7 +513,7 @@ def test_parity_takes_a_checkpoint_through_every_conversion(tmp_path: Path, monk
     assert done.output.endswith("12 directions, every tensor equal bit for bit\n\n")
     assert done.output.count("every bit equal") == 12
     # one of the twelve loses something, and the status says so
-    real = conversions.convert
+    real = convert
 
     def lossy(source: Path, target: Path, *, to: Any) -> Any:
         return real(source, target, to=to, options=ConvertOptions(dtype="float16" if target.name == "tf2tf1" else None))

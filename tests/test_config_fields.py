@@ -629,7 +629,7 @@ def test_what_cannot_be_set_is_refused(tmp_path: Path, given: dict[str, Any], wo
         convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(set=given))
     for use in (inspect, open_checkpoint):
         with pytest.raises(ConvertError, match=words):
-            use(tmp_path / "ckpt", set=given)  # type: ignore[operator]
+            use(tmp_path / "ckpt", set=given)
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 

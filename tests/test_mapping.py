@@ -254,11 +254,11 @@ class Witness:
             hidden = forward.hidden(**self.inputs)
             worst = float(numpy.abs(forward.logits(hidden) - self.logits).max())
             if not worst <= TOLERANCE:
-                return f"{self.indexed.path.name}: logits differ by {worst:.2g}"
+                return f"{self.found.path.name}: logits differ by {worst:.2g}"
             if self.pair is not None:
                 worst = float(numpy.abs(forward.pair(hidden) - self.pair).max())
                 if not worst <= TOLERANCE:
-                    return f"{self.indexed.path.name}: the pair's probabilities differ by {worst:.2g}"
+                    return f"{self.found.path.name}: the pair's probabilities differ by {worst:.2g}"
         except (MisfitError, KeyError, ValueError) as error:
             return str(error)
         return ""
