@@ -417,7 +417,7 @@ def test_a_process_that_ends_otherwise_is_an_error(
     packed(tmp_path / "x.h5", chunks=(7, 7))
     (tmp_path / "python").write_text(f"#!/bin/sh\n{words}\n")
     (tmp_path / "python").chmod(0o755)
-    monkeypatch.setattr(hdf5_copy.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(FormatError, match=said):
         keras_h5.index(tmp_path / "x.h5")
 

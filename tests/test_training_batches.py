@@ -398,7 +398,8 @@ def places_of(data: StageData, steps: range) -> list[tuple[int, int, int]]:
     places = []
     for step in steps:
         _, corpora, entries = data._step(step)
-        places += [(int(corpus), *map(int, entry)) for corpus, entry in zip(corpora, entries, strict=True)]
+        for corpus, (begin, count) in zip(corpora, entries, strict=True):
+            places.append((int(corpus), int(begin), int(count)))
     return places
 
 
@@ -439,9 +440,9 @@ def test_corpora_that_come_and_go_lose_and_repeat_none_of_their_samples(batch_to
     for mine, alone in zip(seen, whole, strict=True):
         assert len(mine) > 10
         assert mine == [place[1:] for place in alone[: len(mine)]]
-    numbers = [int(each) for data, steps in ((begun, range(6)), (more, range(6, 11)), (back, range(11, 16)))
+    drawn = [int(each) for data, steps in ((begun, range(6)), (more, range(6, 11)), (back, range(11, 16)))
                for step in steps for each in data._step(step)[0]]  # fmt: skip
-    assert numbers == list(range(len(numbers))), "masks are drawn by the number: none comes twice"
+    assert drawn == list(range(len(drawn))), "masks are drawn by the number: none comes twice"
 
 
 def test_any_step_can_be_asked_for_at_once() -> None:

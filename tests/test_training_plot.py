@@ -61,7 +61,7 @@ def test_curves_are_the_files_numbers(tmp_path: Path) -> None:
     assert run.stages == ((0, "128 tokens × 64"), (100, "512 tokens × 16"))
 
 
-def test_curves_under_the_names_of_earlier_releases_are_drawn(tmp_path):
+def test_curves_under_the_names_of_earlier_releases_are_drawn(tmp_path: Path) -> None:
     step = {"kind": "step", "step": 1, "lm_loss": 5.0}
     evaluation = {"kind": "evaluation", "step": 1, "mlm_loss": 5.5, "mlm_accuracy": 0.25}
     (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(step)}\n{json.dumps(evaluation)}\n")

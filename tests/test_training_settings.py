@@ -13,8 +13,8 @@ from roformer_convert import pretrain
 from roformer_convert.cmd_pretrain_train import train_command
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.setting_flags import given_flags, named_configuration
-from roformer_convert.training.settings import TABLES, Stage
-from roformer_convert.training.settings_reading import SHIPPED, SettingsError, read_settings, settings_from_tree
+from roformer_convert.training.settings.reading import SHIPPED, SettingsError, read_settings, settings_from_tree
+from roformer_convert.training.settings.tables import TABLES, Stage
 
 STAGE = {"length": 32, "batch_size": 8, "steps": 10, "max_lr": 1e-3}
 KEYS = [one.name for kind in (*TABLES.values(), Stage) for one in fields(kind)]
@@ -128,7 +128,9 @@ def test_a_shipped_configuration_is_found_by_its_name_and_can_be_run(
         read_settings(Path("configs/none.toml"))
 
 
-def test_a_path_that_is_not_there_is_not_taken_for_a_shipped_name(tmp_path, monkeypatch):
+def test_a_path_that_is_not_there_is_not_taken_for_a_shipped_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (
         tmp_path / "tiny.toml",
@@ -140,7 +142,9 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_shipped_name(tmp_path, monk
             read_settings(name)
 
 
-def test_taking_a_shipped_configuration_is_said(tmp_path, monkeypatch, capsys):
+def test_taking_a_shipped_configuration_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert named_configuration(Path("configs/tiny.toml")) == SHIPPED / "tiny.toml"
     said = f"configs/tiny.toml: no such file here; taking the configuration that comes along, {SHIPPED / 'tiny.toml'}\n"
@@ -150,7 +154,7 @@ def test_taking_a_shipped_configuration_is_said(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_shipped_configurations_are_listed_and_printed():
+def test_the_shipped_configurations_are_listed_and_printed() -> None:
     listed = CliRunner().invoke(pretrain.cli, ["configs"])
     assert [line.split()[0] for line in listed.output.splitlines()] == [path.stem for path in sorted(SHIPPED.iterdir())]
     assert "tiny" in listed.output
@@ -177,7 +181,7 @@ def test_settings_survive_a_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "5-", "5-4", "-5", "5 - 6", "5,6", "٥", "x"])
-def test_steps_to_skip_are_a_step_or_a_range(text):
+def test_steps_to_skip_are_a_step_or_a_range(text: str) -> None:
     settings = settings_from_tree({"data": {"skip_steps": ["7", "9-11"]}, "stages": [STAGE]})
     assert [step for step in range(1, 13) if settings.skipped(step)] == [7, 9, 10, 11]
     assert settings.skipped(10) == (9, 11)
@@ -186,23 +190,11 @@ def test_steps_to_skip_are_a_step_or_a_range(text):
     )
 
 
-def test_a_half_exchange_wants_a_half_type():
-    tree = {"run": {"exchange": "half", "precision": "fp16-o1"}, "stages": [STAGE]}
+def test_a_half_exchange_wants_a_half_type() -> None:
+    tree: dict[str, Any] = {"run": {"exchange": "half", "precision": "fp16-o1"}, "stages": [STAGE]}
     assert settings_from_tree(tree).run.exchange == "half"
     tree["run"]["precision"] = "fp32"
     assert problems(tree) == ("run.exchange = 'half': want a precision with a half type, or 'float32'",)
-
-
-def test_a_missing_or_further_key_in_a_checkpoint_is_a_change() -> None:
-    settings = settings_from_tree({"stages": [STAGE]})
-    tree = settings.as_tree()
-    del tree["optimizer"]["beta2"]
-    tree["model"]["new"] = 1
-    tree["stages"].append(dict(tree["stages"][0]))
-    found = settings.changed(tree)
-    assert "optimizer.beta2 = 0.999, and None there" in found
-    assert "model.new = None, and 1 there" in found
-    assert "stages[1].steps = None, and 10 there" in found
 
 
 def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path: Path) -> None:

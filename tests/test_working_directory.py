@@ -29,7 +29,7 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def killed(run: Callable[[], None]) -> None:
+def killed(run: Callable[[], object]) -> None:
     """Run in a process that ends without putting anything in order; ``run`` must end it with :func:`die`."""
     pid = os.fork()
     if pid == 0:
