@@ -13,11 +13,13 @@ Tensors then have the types that they have on a GPU wherever they are kept, and 
 Source of the rule: paddle/fluid/eager/amp_utils.h (GetAmpDestDtype, GetPromoteType) and eager_amp_auto_cast.h of 2.6.2.
 """
 
+# mypy: disable-error-code="no-untyped-call,attr-defined,no-any-return"
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -200,7 +202,7 @@ class _Dispatcher:
         return _replaced(result, lambda x: next(following))[0]
 
 
-class _Wide(paddle.autograd.PyLayer):  # type: ignore[misc]
+class _Wide(paddle.autograd.PyLayer):
     """An operator computed in float32 between half inputs and half outputs, both ways."""
 
     @staticmethod
@@ -271,7 +273,7 @@ def _tensors(args: Sequence[Any]) -> list[Any]:
     return out
 
 
-def _replaced(args: Sequence[Any], change: Callable[[Any], Any]) -> Any:
+def _replaced(args: Any, change: Callable[[Any], Any]) -> Any:
     """Change every tensor that :func:`_tensors` lists, in its order."""
     return type(args)(
         change(each)
@@ -285,11 +287,11 @@ def _replaced(args: Sequence[Any], change: Callable[[Any], Any]) -> Any:
 
 def _caller() -> str:
     """Say from where in the project an operator is called: module, function and line."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         module = str(frame.f_globals.get("__name__"))
         if module.startswith(_PACKAGE):
             path = module.removeprefix(_PACKAGE).replace(".", "/")
             return f"{path}.py:{frame.f_lineno}:{frame.f_code.co_name}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "paddle"

@@ -6,6 +6,7 @@
 A build knows its kernels without a GPU: it registers them when it is loaded. :func:`registered_kernels` asks it.
 """
 
+# mypy: disable-error-code="attr-defined"
 from __future__ import annotations
 
 import re

@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 from roformer_convert.converters import open_checkpoint
-from roformer_convert.models import kernel_trials_paddle
+from roformer_convert.models import kernel_choice_paddle, kernel_trials_paddle
 from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
 from roformer_convert.models.roformer_paddle import F, attend, rotate
 from roformer_convert.models.start_paddle import paddle
@@ -114,7 +114,7 @@ class _Recorder:
         device = Device(f"a GPU of capability {capability[0]}.{capability[1]}", capability)
         with ExitStack() as stack:
             stack.enter_context(pretending(device, fast=fast, heard=heard))
-            for owner in (kernel_trials_paddle, run_paddle):  # trials run on the device alone
+            for owner in (kernel_choice_paddle, run_paddle):  # trials run on the device alone
                 stack.enter_context(mock.patch.object(owner, "prove", return_value=()))
             stack.enter_context(as_on_a_gpu(capability, self.kernels.types))
             mark(SCENARIO, f"{name}, {'fast' if fast else 'plain'}, {capability[0]}.{capability[1]}")
