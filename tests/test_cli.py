@@ -18,7 +18,7 @@ from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_r
 import roformer_convert
 from roformer_convert.__main__ import COMMANDS, cli
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
-from roformer_convert.converters.mapping import DIALECTS
+from roformer_convert.converters.table.mapping import DIALECTS
 
 NAMED = ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle")
 

@@ -11,7 +11,7 @@ import random_checkpoints
 from model_runner import FRAMEWORKS, Arrays, Runners, batch, runners, write
 from random_checkpoints import CONFIG
 
-from roformer_convert.converters.containers.stored import FLOATS
+from roformer_convert.converters.tensors.stored import FLOATS
 
 __all__ = ["runners"]  # a fixture
 
