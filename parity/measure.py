@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def measure(dumps: Sequence[Dump], cases: Sequence[Case], order: Sequence[str]) 
                             apart = distance(arrays[pair[0]], arrays[pair[1]])
                             by_tap.setdefault(name, []).append((case.name, apart))
         taps[dtype] = {
-            pair: {name: _farthest(by_tap[name]) for name in order if name in by_tap} for pair, by_tap in found.items()
+            pair: {name: _over_all_cases(by_tap[name]) for name in order if name in by_tap}
+            for pair, by_tap in found.items()
         }
     rounding = {dump.label: _rounding(dump, cases) for dump in dumps}
     again = {dump.label: _again(dump, cases[0], order) for dump in dumps}
@@ -78,13 +79,23 @@ def _farthest(found: Iterable[tuple[str, Distance]]) -> tuple[str, Distance]:
     return farthest(found, lambda one: one.relative)
 
 
+def _over_all_cases(found: Sequence[tuple[str, Distance]]) -> tuple[str, Distance]:
+    """Choose the farthest of a tap's cases, on the scale of them all.
+
+    Rounding grows with the numbers that are added up. A case may have so few results (two, where one row's order is
+    scored) that all happen to be next to zero, and none of them says how large those numbers are.
+    """
+    scale = max(one.scale for _, one in found)
+    return _farthest((case, replace(one, scale=scale)) for case, one in found)
+
+
 def _rounding(dump: Dump, cases: Sequence[Case]) -> dict[str, tuple[str, Distance]]:
     found: dict[str, list[tuple[str, Distance]]] = {}
     for case in cases:
         with dump.opened(f"float64.{case.name}") as exact, dump.opened(f"float32.{case.name}") as single:
             for name in exact:
                 found.setdefault(name, []).append((case.name, distance(exact[name], single[name])))
-    return {name: _farthest(listed) for name, listed in found.items()}
+    return {name: _over_all_cases(listed) for name, listed in found.items()}
 
 
 def _again(dump: Dump, case: Case, order: Sequence[str]) -> tuple[str, Distance]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from roformer_convert.parity.dumps import Distance, distance
-from roformer_convert.parity.measure import Measured
+from roformer_convert.parity.measure import Measured, _over_all_cases
 from roformer_convert.parity.verdicts import _same_order, single_bound
 
 
@@ -39,6 +39,15 @@ def test_other_shapes_are_infinitely_far() -> None:
 def test_difference_from_zeros_is_infinite() -> None:
     assert distance(np.zeros(3), np.zeros(3)).relative == 0.0
     assert distance(np.zeros(3), np.full(3, 1e-30)).relative == pytest.approx(1.0)
+
+
+def test_a_case_of_next_to_nothing_is_put_on_the_scale_of_all_cases() -> None:
+    # the order of one row, 0.1 beside another's 4: its rounding is that of the numbers that were added up
+    case, apart = _over_all_cases([("one", Distance(3e-6, 0.1, (0, 0))), ("many", Distance(2e-6, 4.0, (5, 1)))])
+    assert (case, apart.index) == ("one", (0, 0))
+    assert apart.relative == pytest.approx(7.5e-7)
+    case, apart = _over_all_cases([("one", Distance(3e-6, 0.1)), ("wrong", Distance(float("inf"), 1.0))])
+    assert (case, apart.relative) == ("wrong", float("inf"))
 
 
 def _bound(**rounding: float) -> float:
