@@ -443,7 +443,7 @@ def test_memory_has_a_limit(tmp_path: Path) -> None:
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     packed(tmp_path / "x.h5", chunks=(7, 7))
     program = (
-        "from roformer_convert.converters.containers import hdf5_copy_process as process\n"
+        "from roformer_convert.converters.containers.hdf5 import copy_process as process\n"
         "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
         "process.h5py.Dataset.__setitem__ = full\n"
         "process.main()"
@@ -457,7 +457,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 @posix
 def test_the_process_opens_no_file(tmp_path: Path) -> None:
     program = (
-        "from roformer_convert.converters.containers import hdf5_copy_process as process\n"
+        "from roformer_convert.converters.containers.hdf5 import copy_process as process\n"
         "process._limit(60, 1 << 20)\n"
         "try:\n    open('/dev/null')\nexcept OSError as error:\n    print(error.errno)\n"
         "import os\n"
