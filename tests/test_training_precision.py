@@ -19,10 +19,11 @@ from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
+from roformer_convert.training.doctor.machine import Device
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run.feed import Feed
 from roformer_convert.training.run.loop import train
-from roformer_convert.training.settings.tables import Data, Run, Scaling
+from roformer_convert.training.settings.tables import PRECISIONS, Data, Run, Scaling
 from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step import trainer as trainer_module
 from roformer_convert.training.step.health import BadNumberError
@@ -251,3 +252,29 @@ def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConvertError, match="device = 'gpu', and this Paddle is built for CPUs alone"):
         choose_device(Run(device="gpu"))
     assert choose_device(Run(device="auto")) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capability", "refused"),
+    [((6, 1), {"fp16-o1", "fp16-o2", "bf16-o1", "bf16-o2"}), ((7, 0), {"bf16-o1", "bf16-o2"}), ((8, 0), set())],
+)
+def test_a_half_type_is_refused_where_paddle_would_turn_itself_off(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], refused: set[str]
+) -> None:
+    cuda = paddle.device.cuda
+    monkeypatch.setattr(paddle.device, "is_compiled_with_cuda", lambda: True)
+    monkeypatch.setattr(cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(paddle.device, "set_device", lambda _: None)
+    monkeypatch.setattr(paddle.distributed, "ParallelEnv", lambda: SimpleNamespace(device_id=0))
+    monkeypatch.setattr(paddle.amp, "is_float16_supported", lambda: capability >= (7, 0))
+    monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda: capability >= (8, 0))
+    assert choose_device(Run(device="gpu")) == "gpu:0"
+    for precision in PRECISIONS:
+        if precision in refused:
+            with pytest.raises(ConvertError, match=rf"precision = '{precision}': .*a card has (no bfloat16|less)"):
+                choose_device(Run(device="gpu", precision=precision))
+        else:
+            assert choose_device(Run(device="gpu", precision=precision)) == "gpu:0"
+    types = Device("a card", 1, 1, capability).types
+    assert {precision for precision in PRECISIONS if precision[:4] not in types} == refused

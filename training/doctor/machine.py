@@ -51,10 +51,13 @@ class Device:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Types that it trains in: ``fp32``, ``fp16``, ``bf16``."""
+        """Types that it trains in: ``fp32``, ``fp16``, ``bf16``.
+
+        Source: paddle/amp/auto_cast.py, which turns itself off with a mere warning below 7.0 in float16.
+        """
         if self.capability is None:
             return ("fp32",)  # Paddle's AMP leaves everything as it is on a CPU, whatever is_bfloat16_supported says
-        return ("fp32", *["fp16"] * (self.capability >= (5, 3)), *["bf16"] * (self.capability >= (8, 0)))
+        return ("fp32", *["fp16"] * (self.capability >= (7, 0)), *["bf16"] * (self.capability >= (8, 0)))
 
     def fast_attention(self, dtype: str) -> str | None:
         """Name the kernel that may stand in for attention in a type (``float16``), or None; it has to prove itself."""

@@ -48,10 +48,18 @@ def choose_device(run: Run) -> str:
         return "cpu"
     device = f"gpu:{paddle.distributed.ParallelEnv().device_id}"
     paddle.device.set_device(device)
-    if half_type(run.precision) == "bfloat16" and not paddle.amp.is_bfloat16_supported():
+    half = half_type(run.precision)
+    # auto_cast would turn itself off with a warning, and the run go on in float32
+    if half == "bfloat16" and not paddle.amp.is_bfloat16_supported():
         raise ConvertError(
             f"precision = {run.precision!r}: {paddle.device.cuda.get_device_name()} has no bfloat16",
             "Choose --precision fp16-o2, or fp16-o1.",
+        )
+    if half == "float16" and not paddle.amp.is_float16_supported():
+        raise ConvertError(
+            f"precision = {run.precision!r}: Paddle computes in float16 from compute capability 7.0 on, and "
+            f"{paddle.device.cuda.get_device_name()} has less",
+            "Choose --precision fp32.",
         )
     return device
 
