@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 from roformer_convert.training.run.loop import train
 from roformer_convert.training.settings.reading import settings_from_tree
@@ -18,6 +19,7 @@ from roformer_convert.training.step.exchange import GradientExchange
 
 if __name__ == "__main__":
     # so small that even a small model's gradients are sent in several
-    trainer.GradientExchange = functools.partial(GradientExchange, bucket=1000)  # type: ignore[misc]
+    small = functools.partial(GradientExchange, bucket=1000)
     text = Path(sys.argv[1]).read_text().replace("RANK", os.environ["PADDLE_TRAINER_ID"])
-    train(settings_from_tree(json.loads(text)), resume="--resume" in sys.argv)
+    with mock.patch.object(trainer, "GradientExchange", small):
+        train(settings_from_tree(json.loads(text)), resume="--resume" in sys.argv)

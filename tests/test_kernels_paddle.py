@@ -3,6 +3,7 @@
 No GPU is here, so kernels are planted: right ones and wrong ones, which the CPU can compute.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
 import itertools
@@ -23,6 +24,7 @@ from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_choice_paddle import settle
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt
 from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
+from roformer_convert.models.process import DeathError
 from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 
@@ -87,7 +89,7 @@ RIGHT: dict[str, Callable[..., Any]] = {
 }
 
 
-class WrongGradient(paddle.autograd.PyLayer):  # type: ignore[misc]
+class WrongGradient(paddle.autograd.PyLayer):
     """Hand x on, and its gradient a thousandth too large."""
 
     @staticmethod
@@ -99,7 +101,7 @@ class WrongGradient(paddle.autograd.PyLayer):  # type: ignore[misc]
         return gradient * 1.001
 
 
-class OtherGradientMask(paddle.autograd.PyLayer):  # type: ignore[misc]
+class OtherGradientMask(paddle.autograd.PyLayer):
     """Drop elements, and drop others on the way back."""
 
     @staticmethod
@@ -255,7 +257,7 @@ def test_a_kernel_that_raises_is_left_out_with_its_words() -> None:
 
 
 def test_a_kernel_that_raises_on_the_way_back_is_left_out() -> None:
-    class Raising(paddle.autograd.PyLayer):  # type: ignore[misc]
+    class Raising(paddle.autograd.PyLayer):
         @staticmethod
         def forward(ctx: Any, x: Any) -> Any:
             return x * 1.0
@@ -281,10 +283,8 @@ def _memory_efficient_operator(
     assert starts is key_starts
     rows = numpy.diff(starts.numpy())
     assert longest == longest_key == rows.max()
-    context = _attention(
-        *(x.squeeze(0) for x in (query, key, value)), rows.tolist(), lambda w: F.dropout(w, dropout),
-        scale * query.shape[3] ** 0.5,
-    )  # fmt: skip
+    q, k, v = (x.squeeze(0) for x in (query, key, value))
+    context = _attention(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale * query.shape[3] ** 0.5)
     return context.unsqueeze(0), None, None
 
 
@@ -407,7 +407,7 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
             asked.append(self)
 
         def ask(self, request: Any) -> None:
-            raise choice.DeathError("kernel trial", -11, "C++ Traceback\nSegmentation fault")
+            raise DeathError("kernel trial", -11, "C++ Traceback\nSegmentation fault")
 
         def close(self) -> None:
             pass
@@ -488,11 +488,12 @@ def _calls(model: Any) -> Iterator[tuple[str, Any]]:
     ids = numpy.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
     real = numpy.arange(17) < numpy.array([17, 5, 0, 9])[:, None]
     positions = paddle.to_tensor(numpy.flatnonzero(real.reshape(-1))[::3])
-    for name, arguments in {
+    batches: dict[str, dict[str, Any]] = {
         "whole": {},
         "masked": {"attention_mask": real},
         "packed": {"attention_mask": real, "packed": True},
-    }.items():
+    }
+    for name, arguments in batches.items():
         given = {key: paddle.to_tensor(x) if isinstance(x, numpy.ndarray) else x for key, x in arguments.items()}
         words, order = model(paddle.to_tensor(ids), positions=positions, **given)
         yield f"{name} words", words

@@ -1,7 +1,12 @@
 """What a resumed run may have another value of, and what that changes; what it may not, by name."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +21,9 @@ from same_runs import metrics, same_run
 from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.training.run.loop import train
+from roformer_convert.training.samples.batches import Batch
 from roformer_convert.training.samples.position import Position
+from roformer_convert.training.settings.tables import Settings
 from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step.resume import changed_corpora, last_stage
 from roformer_convert.training.step.state import STATE, read_checkpoint
@@ -24,22 +31,22 @@ from roformer_convert.training.step.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory):
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("second"), documents=40)
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
     """The numbers of the samples of every step that is taken, by its number from 1."""
     steps: dict[int, list[int]] = {}
     take_step = Trainer.take_step
 
-    def watched(trainer, batches, **options):
+    def watched(trainer: Trainer, batches: Sequence[Batch], **options: bool) -> bool:
         steps[trainer.step + 1] = sorted(int(number) for batch in batches for number in batch.samples)
         return take_step(trainer, batches, **options)
 
@@ -47,13 +54,13 @@ def seen(monkeypatch):
     return steps
 
 
-def go(corpus, run, *stages, steps=4, **changes):
+def go(corpus: Path, run: Path, *stages: list[dict[str, Any]], steps: int = 4, **changes: Any) -> int:
     """Train to a step, resuming where there is something to resume; a rate that does not depend on the steps."""
     values = {"decay": "constant", "log_steps": 1, "save_steps": 100, **changes}
     return train(tiny_training.settings(corpus, run, *stages, steps=steps, **values), resume=True)
 
 
-def refused(corpus, run, *stages, **changes):
+def refused(corpus: Path, run: Path, *stages: list[dict[str, Any]], **changes: Any) -> list[str]:
     with pytest.raises(ConvertError) as caught:
         go(corpus, run, *stages, **changes)
     first, *lines = str(caught.value).splitlines()
@@ -62,18 +69,20 @@ def refused(corpus, run, *stages, **changes):
     return [line.strip() for line in lines]
 
 
-def history(run, step):
+def history(run: Path, step: int) -> Any:
     return json.loads((run / f"step-{step:06d}" / STATE).read_text())["history"]
 
 
-def change(key, before, now):
+def change(key: str, before: Any, now: Any) -> dict[str, Any]:
     return {"key": key, "before": before, "now": now}
 
 
 # what may change
 
 
-def test_more_steps_are_the_steps_of_a_longer_run(corpus, tmp_path, capsys):
+def test_more_steps_are_the_steps_of_a_longer_run(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     go(corpus, tmp_path / "long", steps=9)
     go(corpus, tmp_path / "run", steps=4)
     capsys.readouterr()
@@ -91,7 +100,9 @@ def test_more_steps_are_the_steps_of_a_longer_run(corpus, tmp_path, capsys):
     ]
 
 
-def test_another_rate_and_schedule_hold_from_the_next_step_on(corpus, tmp_path, capsys):
+def test_another_rate_and_schedule_hold_from_the_next_step_on(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     go(corpus, tmp_path, steps=4)
     capsys.readouterr()
     go(corpus, tmp_path, steps=8, max_lr=5e-3, min_lr=1e-3, decay="linear", warmup_steps=0)
@@ -109,7 +120,9 @@ def test_another_rate_and_schedule_hold_from_the_next_step_on(corpus, tmp_path, 
         assert f"{line}\n" in out
 
 
-def test_another_batch_goes_on_with_the_next_sample_of_the_epoch(corpus, tmp_path, seen):
+def test_another_batch_goes_on_with_the_next_sample_of_the_epoch(
+    corpus: Path, tmp_path: Path, seen: dict[int, list[int]]
+) -> None:
     go(corpus, tmp_path, steps=4, batch_size=8)
     go(corpus, tmp_path, steps=7, batch_size=5)
     go(corpus, tmp_path, steps=9, batch_size=12)
@@ -134,7 +147,9 @@ def test_another_batch_goes_on_with_the_next_sample_of_the_epoch(corpus, tmp_pat
     assert position.reached.sample == position.reached.taken[0] == len(numbers)
 
 
-def test_corpora_may_come_go_and_weigh_more_and_each_goes_on_where_it_was(corpus, second, tmp_path, capsys):
+def test_corpora_may_come_go_and_weigh_more_and_each_goes_on_where_it_was(
+    corpus: Path, second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     go(corpus, tmp_path, steps=4)
     capsys.readouterr()
     go(corpus, tmp_path, steps=6, corpora=[f"{corpus}=1", f"{second}=3"])
@@ -156,9 +171,9 @@ def test_corpora_may_come_go_and_weigh_more_and_each_goes_on_where_it_was(corpus
     assert [each["step"] for each in history(tmp_path, 10)] == [4, 6, 8]
 
 
-def test_a_run_goes_on_bit_for_bit_after_a_change(corpus, second, tmp_path):
+def test_a_run_goes_on_bit_for_bit_after_a_change(corpus: Path, second: Path, tmp_path: Path) -> None:
     # of the changed batch and the changed corpora, two of which are mixed
-    changed = {"corpora": [str(corpus), f"{second}=3"], "batch_size": 6}
+    changed: dict[str, Any] = {"corpora": [str(corpus), f"{second}=3"], "batch_size": 6}
     for name, stops in (("whole", [10]), ("cut", [5, 7, 10])):
         go(corpus, tmp_path / name, steps=3)
         for stop in stops:
@@ -166,11 +181,11 @@ def test_a_run_goes_on_bit_for_bit_after_a_change(corpus, second, tmp_path):
     same_run(tmp_path / "whole", tmp_path / "cut", 10)
 
 
-def train_until(corpus, run, stop, **changes):
+def train_until(corpus: Path, run: Path, stop: int, **changes: Any) -> None:
     """Train, and be asked to end after a step."""
     take_step = Trainer.take_step
 
-    def ending(trainer, batches, **options):
+    def ending(trainer: Trainer, batches: Sequence[Batch], **options: bool) -> bool:
         take_step(trainer, batches, **options)
         return trainer.step == stop
 
@@ -179,10 +194,19 @@ def train_until(corpus, run, stop, **changes):
         assert go(corpus, run, **changes) == stop
 
 
-def test_how_a_run_is_watched_may_change_and_is_told(corpus, tmp_path, capsys):
+def test_how_a_run_is_watched_may_change_and_is_told(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     go(corpus, tmp_path, steps=6)
     capsys.readouterr()
-    free = {"log_steps": 2, "save_steps": 3, "eval_steps": 2, "recompute": True, "micro_tokens": 96, "grad_clip": 0.5}
+    free: dict[str, Any] = {
+        "log_steps": 2,
+        "save_steps": 3,
+        "eval_steps": 2,
+        "recompute": True,
+        "micro_tokens": 96,
+        "grad_clip": 0.5,
+    }
     assert go(corpus, tmp_path, steps=9, **free) == 9
     out = capsys.readouterr().out
     for line in (
@@ -197,7 +221,9 @@ def test_how_a_run_is_watched_may_change_and_is_told(corpus, tmp_path, capsys):
     assert len(history(tmp_path, 9)[0]["changes"]) == 7
 
 
-def test_nothing_is_told_where_nothing_changes_but_the_place(corpus, tmp_path, capsys):
+def test_nothing_is_told_where_nothing_changes_but_the_place(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     go(corpus, tmp_path / "run", steps=4)
     (tmp_path / "run").rename(tmp_path / "moved")
     link = tmp_path / "link"
@@ -212,8 +238,10 @@ def test_nothing_is_told_where_nothing_changes_but_the_place(corpus, tmp_path, c
 # steps that are passed over
 
 
-def test_steps_are_passed_over_with_their_data_and_the_schedule_goes_on(corpus, tmp_path, seen, capsys):
-    changes = {"decay": "linear", "decay_steps": 20}
+def test_steps_are_passed_over_with_their_data_and_the_schedule_goes_on(
+    corpus: Path, tmp_path: Path, seen: dict[int, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"decay": "linear", "decay_steps": 20}
     go(corpus, tmp_path / "whole", steps=12, **changes)
     everything = dict(seen)
     seen.clear()
@@ -234,10 +262,12 @@ def test_steps_are_passed_over_with_their_data_and_the_schedule_goes_on(corpus, 
     assert (inside.position.reached.sample, whole.position.reached.sample) == (80, 96)
 
 
-def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(corpus, tmp_path, monkeypatch):
+def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     take_step = Trainer.take_step
 
-    def poisoned(trainer, batches, **options):
+    def poisoned(trainer: Trainer, batches: Sequence[Batch], **options: bool) -> bool:
         if trainer.step == 5:
             for master in trainer.weights.masters.values():
                 master.set_value(master.numpy() * float("nan"))
@@ -274,30 +304,32 @@ def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(corpus, tmp_path,
         ({"steps": 3}, "stages[0].steps = 3, and 4 of its steps are taken"),
     ],
 )
-def test_sizes_objectives_and_samples_are_refused_by_name(corpus, four, changes, said):
+def test_sizes_objectives_and_samples_are_refused_by_name(
+    corpus: Path, four: Path, changes: dict[str, Any], said: str
+) -> None:
     assert refused(corpus, four, **changes) == [said]
 
 
 @pytest.fixture(scope="module")
-def four(corpus, tmp_path_factory):
+def four(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("four")
     go(corpus, run, steps=4)
     return run
 
 
-def test_all_that_is_refused_is_said_at_once_and_what_is_allowed_is_not(corpus, four):
+def test_all_that_is_refused_is_said_at_once_and_what_is_allowed_is_not(corpus: Path, four: Path) -> None:
     lines = refused(corpus, four, steps=8, seed=43, ngrams=2, max_lr=1.0)
     assert lines == ["run.seed = 43, and 42 there", "data.ngrams = 2, and 1 there"]
 
 
-def test_another_vocabulary_is_refused(corpus, four, tmp_path):
+def test_another_vocabulary_is_refused(corpus: Path, four: Path, tmp_path: Path) -> None:
     assert "the vocabulary is another" in refused(tiny_training.make_classic(tmp_path), four, held_out_fraction=0.0)
 
 
-def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus, tmp_path):
+def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus: Path, tmp_path: Path) -> None:
     one, two, three = {"steps": 3}, {"steps": 5, "length": 16}, {"steps": 2, "length": 48}
 
-    def made(*stages):
+    def made(*stages: dict[str, Any]) -> Settings:
         return tiny_training.settings(corpus, tmp_path, list(stages))
 
     assert train(made(one, {**two, "steps": 2})) == 5
@@ -315,14 +347,14 @@ def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus, 
     assert [each["key"] for each in history(tmp_path, 10)[0]["changes"]] == ["stages[1].steps", "stages[2]"]
 
 
-def test_a_stage_that_has_just_ended_may_be_longer(corpus, tmp_path, seen):
+def test_a_stage_that_has_just_ended_may_be_longer(corpus: Path, tmp_path: Path, seen: dict[int, list[int]]) -> None:
     train(tiny_training.settings(corpus, tmp_path, [{"steps": 3}]))
     train(tiny_training.settings(corpus, tmp_path, [{"steps": 5}, {"steps": 2, "length": 16}]), resume=True)
     assert [number for step in range(1, 6) for number in seen[step]] == list(range(40))
     assert [number for step in (6, 7) for number in seen[step]] == list(range(16))
 
 
-def test_the_last_stage_is_that_of_the_last_step(corpus, tmp_path):
+def test_the_last_stage_is_that_of_the_last_step(corpus: Path, tmp_path: Path) -> None:
     settings = tiny_training.settings(corpus, tmp_path, [{"steps": 3}, {"steps": 2}])
     assert [last_stage(settings, step) for step in range(6)] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
 
@@ -330,12 +362,12 @@ def test_the_last_stage_is_that_of_the_last_step(corpus, tmp_path):
 # corpora by their contents
 
 
-def test_changed_corpora_are_named_with_what_changed(corpus, second, tmp_path):
+def test_changed_corpora_are_named_with_what_changed(corpus: Path, second: Path, tmp_path: Path) -> None:
     third = tiny_training.make_corpus(tmp_path / "third", 50)
     one, two, three = str(corpus), str(second), str(third)
     before = open_sources([one, f"{two}=3"])
 
-    def changed(*entries, names=(one, f"{two}=3")):
+    def changed(*entries: str, names: Sequence[str] = (one, f"{two}=3")) -> list[str]:
         return [str(each) for each in changed_corpora(open_sources(entries), before.contents, names)]
 
     assert changed(one, f"{two}=3") == []
@@ -350,7 +382,7 @@ def test_changed_corpora_are_named_with_what_changed(corpus, second, tmp_path):
     assert changed(f"{two}=3", one) == ["corpora: their order → another order"]
 
 
-def test_a_corpus_keeps_its_number():
+def test_a_corpus_keeps_its_number() -> None:
     position = Position(("a", "b", "a"))
     assert position.numbers([["b", 1.0], ["a", 2.0], ["a", 1.0]]) == [1, 0, 2]
     assert position.with_corpora([["c", 1.0], ["b", 1.0], ["b", 1.0]]).corpora == ("a", "b", "a", "c", "b")

@@ -1,8 +1,13 @@
 """Checkpoints of a run that were damaged: found by their checksums, told, set aside, and gone on without."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +23,7 @@ from roformer_convert import pretrain
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.training.run.loop import train
 from roformer_convert.training.run.run_directory import claim
+from roformer_convert.training.settings.tables import Settings
 from roformer_convert.training.step.state import (
     ARRAYS,
     STATE,
@@ -32,16 +38,16 @@ WEIGHTS = "model_state.pdparams"
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def made(corpus, run, **changes):
+def made(corpus: Path, run: Path, **changes: Any) -> Settings:
     return tiny_training.settings(corpus, run, save_steps=4, **changes)
 
 
 @pytest.fixture(scope="module")
-def longer(corpus, tmp_path_factory):
+def longer(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of twelve steps, with a checkpoint after each four."""
     run = tmp_path_factory.mktemp("longer")
     train(made(corpus, run))
@@ -49,7 +55,7 @@ def longer(corpus, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(longer, tmp_path_factory):
+def whole(longer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, before it saved the last."""
     run = tmp_path_factory.mktemp("whole")
     shutil.copytree(longer, run, dirs_exist_ok=True)
@@ -57,23 +63,28 @@ def whole(longer, tmp_path_factory):
     return run
 
 
-def flip(path, place=-5):
+def flip(path: Path, place: int = -5) -> None:
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
 
 
-def write(path, text):
+def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def edited(path, old, new):
+def replaced(step: Path, make: Callable[[], object]) -> None:
+    shutil.rmtree(step)
+    make()
+
+
+def edited(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
 
 
-DAMAGES = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit in the weights": (lambda step: flip(step / WEIGHTS, 5000), WEIGHTS),
     "a flipped bit in the moments": (lambda step: flip(step / ARRAYS), ARRAYS),
     "a flipped bit in the vocabulary": (lambda step: flip(step / "vocab.txt"), "vocab.txt"),
@@ -91,19 +102,19 @@ DAMAGES = {
         "damaged, or of another step",
     ),
     "another step under its name": (
-        lambda step: (shutil.rmtree(step), shutil.copytree(step.parent / "step-000004", step)),
+        lambda step: replaced(step, lambda: shutil.copytree(step.parent / "step-000004", step)),
         f"{STATE}: is of step 4, and lies in step-000008",
     ),
     "another release's": (lambda step: edited(step / STATE, '"version": 2', '"version": 1'), "another release wrote"),
-    "an empty directory": (lambda step: (shutil.rmtree(step), step.mkdir()), f"no {STATE}"),
-    "a file": (lambda step: (shutil.rmtree(step), step.write_text("")), f"no {STATE}"),
+    "an empty directory": (lambda step: replaced(step, step.mkdir), f"no {STATE}"),
+    "a file": (lambda step: replaced(step, lambda: step.write_text("")), f"no {STATE}"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(
-    corpus, whole, longer, tmp_path, capsys, damage
-):
+    corpus: Path, whole: Path, longer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
     run, (spoil, said) = tmp_path / "run", DAMAGES[damage]
     shutil.copytree(whole, run)
     spoil(run / "step-000008")
@@ -121,7 +132,9 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_where_none_is_whole_the_run_is_refused_with_each_named(corpus, whole, tmp_path, damage):
+def test_where_none_is_whole_the_run_is_refused_with_each_named(
+    corpus: Path, whole: Path, tmp_path: Path, damage: str
+) -> None:
     run, (spoil, said) = tmp_path / "run", DAMAGES[damage]
     shutil.copytree(whole, run)
     flip(run / "step-000004" / ARRAYS)
@@ -142,7 +155,7 @@ def test_where_none_is_whole_the_run_is_refused_with_each_named(corpus, whole, t
     assert sorted(run.rglob("*")) == before
 
 
-def test_a_damaged_checkpoint_is_refused_by_whoever_reads_it(whole, tmp_path):
+def test_a_damaged_checkpoint_is_refused_by_whoever_reads_it(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "step-000008", tmp_path / "step-000008")
     assert read_checkpoint(tmp_path / "step-000008").step == 8
     flip(tmp_path / "step-000008" / WEIGHTS, 5000)
@@ -150,12 +163,14 @@ def test_a_damaged_checkpoint_is_refused_by_whoever_reads_it(whole, tmp_path):
         read_checkpoint(tmp_path / "step-000008")
 
 
-def test_every_file_has_its_checksum(whole):
+def test_every_file_has_its_checksum(whole: Path) -> None:
     checksums = json.loads((whole / "step-000008" / STATE).read_text())["crc32c"]
     assert checksums.keys() == {path.name for path in (whole / "step-000008").iterdir()}
 
 
-def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(corpus, whole, tmp_path):
+def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(
+    corpus: Path, whole: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
     flip(run / "step-000008" / WEIGHTS)
@@ -164,7 +179,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(corpus, w
     assert [step for step, _ in checkpoints(run)] == [6]
 
 
-def test_what_is_set_aside_again_gets_a_number(tmp_path):
+def test_what_is_set_aside_again_gets_a_number(tmp_path: Path) -> None:
     names = []
     for _ in range(3):
         (tmp_path / "step-000008").mkdir()
@@ -173,7 +188,7 @@ def test_what_is_set_aside_again_gets_a_number(tmp_path):
     assert checkpoints(tmp_path) == []
 
 
-def test_only_what_a_killed_save_left_is_cleared(tmp_path):
+def test_only_what_a_killed_save_left_is_cleared(tmp_path: Path) -> None:
     ours = [".step-000008.partial-roformer-convert", ".step-000004.old", ".step-000004.old-roformer-convert"]
     others = [".step-notes", ".step-000008", ".step-8.old", "step-000008.old"]
     for name in (*ours, *others):
@@ -182,6 +197,6 @@ def test_only_what_a_killed_save_left_is_cleared(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
-def test_a_run_without_checkpoints_begins(tmp_path):
+def test_a_run_without_checkpoints_begins(tmp_path: Path) -> None:
     assert newest_whole(tmp_path) == claim(tmp_path, resume=True) == (None, [])
     assert newest_whole(tmp_path / "none") == (None, [])

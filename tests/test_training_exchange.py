@@ -1,10 +1,15 @@
 """Gradients are summed while the backward pass runs: which are sent when, in which order, and what comes back."""
 
+# mypy: disable-error-code="no-untyped-call"
+from __future__ import annotations
+
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.settings.tables import Data
 from roformer_convert.training.step.exchange import GradientExchange
+from roformer_convert.training.step.parallel import Ranks
 from roformer_convert.training.step.weights import Weights
 
 HERE = Path(__file__).parent
@@ -27,43 +33,43 @@ CONFIG = RoFormerConfig(
 )
 
 
-class Plain:
+class Plain(Weights):
     """Parameters that compute themselves, a to d."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.trained = {name: paddle.create_parameter([size], "float32") for name, size in SIZES.items()}
 
-    def computing(self, name):
+    def computing(self, name: str) -> Any:
         return self.trained[name]
 
-    def collect(self, names):
+    def collect(self, names: Iterable[str] | None = None) -> None:
         """There are no copies."""
 
 
-class Two:
+class Two(Ranks):
     """Stands for two processes, of which the other has the same gradients."""
 
     count = 2
 
-    def __init__(self, monkeypatch):
-        self.events = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[Any] = []
         monkeypatch.setattr(paddle.distributed, "all_reduce", self.all_reduce)
 
-    def all_reduce(self, flat, *, sync_op):
+    def all_reduce(self, flat: Any, *, sync_op: bool) -> Two.Task:
         assert sync_op is False
         self.events.append(flat.shape[0])
         return self.Task(self, flat)
 
     class Task:
-        def __init__(self, two, flat):
+        def __init__(self, two: Two, flat: Any) -> None:
             self.two, self.flat = two, flat
 
-        def wait(self):
+        def wait(self) -> None:
             self.flat.set_value((self.flat.astype("float32") * 2).astype(self.flat.dtype))
             self.two.events.append("wait")
 
 
-def backward(weights, order, factor=1.0, events=None):
+def backward(weights: Weights, order: str, factor: float = 1.0, events: list[Any] | None = None) -> None:
     """Reach the parameters' gradients one after the other, in an order: each loss depends on the one after it."""
     total = paddle.zeros([])
     for name in reversed(order):
@@ -74,7 +80,9 @@ def backward(weights, order, factor=1.0, events=None):
     total.backward()
 
 
-def test_buckets_leave_in_reverse_order_of_use_while_gradients_are_still_to_come(monkeypatch):
+def test_buckets_leave_in_reverse_order_of_use_while_gradients_are_still_to_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     two, weights = Two(monkeypatch), Plain()
     exchange = GradientExchange(two, weights, bucket=11)  # d with c, b with a
     exchange.begin()
@@ -87,7 +95,9 @@ def test_buckets_leave_in_reverse_order_of_use_while_gradients_are_still_to_come
 
 
 @pytest.mark.parametrize("order", ["abcd", "cadb", "bdac"])
-def test_buckets_leave_in_the_same_order_whatever_the_order_of_the_gradients(monkeypatch, order):
+def test_buckets_leave_in_the_same_order_whatever_the_order_of_the_gradients(
+    monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
     two, weights = Two(monkeypatch), Plain()
     exchange = GradientExchange(two, weights, bucket=6)
     exchange.begin()
@@ -96,7 +106,9 @@ def test_buckets_leave_in_the_same_order_whatever_the_order_of_the_gradients(mon
     assert [each for each in two.events if each != "wait"] == [6, 5, 4, 3]
 
 
-def test_only_the_backward_pass_after_begin_is_exchanged_with_what_was_added_up_before(monkeypatch):
+def test_only_the_backward_pass_after_begin_is_exchanged_with_what_was_added_up_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     two, weights = Two(monkeypatch), Plain()
     exchange = GradientExchange(two, weights)
     backward(weights, "dcba")
@@ -109,12 +121,12 @@ def test_only_the_backward_pass_after_begin_is_exchanged_with_what_was_added_up_
     assert weights.trained["a"].grad.numpy().tolist() == [2 * 11.0 + 100.0] * 3
 
 
-def test_half_copies_gradients_are_added_up_in_float32_before_they_are_sent(monkeypatch):
+def test_half_copies_gradients_are_added_up_in_float32_before_they_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     two = Two(monkeypatch)
     weights = Weights(RoFormerForPretraining(CONFIG), Data(), half="float16")
     exchange = GradientExchange(two, weights, bucket=100)
 
-    def reach(value):
+    def reach(value: float) -> None:
         total = paddle.zeros([])
         for name in weights.trained:
             total = total + (weights.computing(name).astype("float32") * value).sum()
@@ -132,7 +144,7 @@ def test_half_copies_gradients_are_added_up_in_float32_before_they_are_sent(monk
         assert weights.computing(name).grad is None
 
 
-def test_gradients_travel_in_the_half_type_where_that_is_asked_for(monkeypatch):
+def test_gradients_travel_in_the_half_type_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     two, weights = Two(monkeypatch), Plain()
     exchange = GradientExchange(two, weights, "bfloat16")
     exchange.begin()
@@ -143,7 +155,7 @@ def test_gradients_travel_in_the_half_type_where_that_is_asked_for(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Paddle's launcher joins CPU processes on Linux")
-def test_two_processes_get_the_sums_of_their_gradients(tmp_path):
+def test_two_processes_get_the_sums_of_their_gradients(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir"]
     done = subprocess.run(
         [*command, str(tmp_path / "log"), str(HERE / "run_exchange.py")],

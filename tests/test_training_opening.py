@@ -1,9 +1,12 @@
 """What a run says of itself: what runs, how it goes on and ends, and the share of a device's peak."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -31,22 +34,22 @@ STAMP = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] ")
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def said(capsys):
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The log's lines without their times."""
     return [STAMP.sub("", line) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_the_log_opens_with_what_runs_and_ends_with_the_result_and_the_command_that_converts_it(
-    corpus, tmp_path, capsys
-):
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     train(tiny_training.settings(corpus, run, steps=4))
     lines = said(capsys)
-    assert lines[0] == f"roformer-pretrain {__version__}, Paddle {paddle.__version__}, into {run}"
+    assert lines[0] == f"roformer-pretrain {__version__}, Paddle {paddle.version.full_version}, into {run}"
     parameters = 118 * 16 + 2 * 16 + 32 + 2 * (4 * (16 * 16 + 16) + 2 * 16 * 24 + 24 + 16 + 4 * 16)
     parameters += 16 * 16 + 16 + 16 * 16 + 16 + 32 + 118 + 2 * 16 + 2
     assert lines[1] == f"model    {parameters:,} parameters: 2 layers of 16, a vocabulary of 118"
@@ -62,7 +65,9 @@ def test_the_log_opens_with_what_runs_and_ends_with_the_result_and_the_command_t
     assert (tmp_path / "torch" / "config.json").is_file()
 
 
-def test_a_finished_run_that_is_resumed_says_so_and_ends_well(corpus, tmp_path, capsys):
+def test_a_finished_run_that_is_resumed_says_so_and_ends_well(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tree = tiny_training.tree(corpus, tmp_path / "run", steps=4)
     train(tiny_training.settings(corpus, tmp_path / "run", steps=4))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "step-000004").iterdir()}
@@ -79,7 +84,9 @@ def test_a_finished_run_that_is_resumed_says_so_and_ends_well(corpus, tmp_path, 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_what_init_left_out_is_said_below_where_the_run_begins(corpus, tmp_path, capsys):
+def test_what_init_left_out_is_said_below_where_the_run_begins(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(tiny_training.settings(corpus, tmp_path / "first", steps=2))
     began = tmp_path / "first" / "step-000002"
     (began / "vocab.txt").unlink()
@@ -90,7 +97,9 @@ def test_what_init_left_out_is_said_below_where_the_run_begins(corpus, tmp_path,
     assert lines[place + 1].startswith("  it has no vocab.txt")
 
 
-def test_devices_ranks_kernels_stages_and_corpora_are_named(corpus, tmp_path, monkeypatch):
+def test_devices_ranks_kernels_stages_and_corpora_are_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paddle.device.cuda, "get_device_name", lambda device: f"Tesla V100 of {device}")
     stages = [{"steps": 2}, {"steps": 3, "length": 48, "batch_size": 4}]
     settings = tiny_training.settings(corpus, tmp_path, stages)
@@ -119,17 +128,19 @@ def test_devices_ranks_kernels_stages_and_corpora_are_named(corpus, tmp_path, mo
         ("AMD EPYC 7B13", "fp32", None),
     ],
 )
-def test_a_devices_peak_is_known_by_its_name(device, precision, flops):
+def test_a_devices_peak_is_known_by_its_name(device: str, precision: str, flops: float | None) -> None:
     assert peak_flops(device, precision) == flops
 
 
-def test_the_peak_is_that_of_all_devices_and_a_cpu_has_none(monkeypatch):
+def test_the_peak_is_that_of_all_devices_and_a_cpu_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening_module, "device_name", lambda device: "Tesla V100-SXM2-16GB")
     assert peak("gpu:1", "fp16-o2", 4) == 4 * 125e12
     assert peak("cpu", "fp32", 4) is None
 
 
-def test_the_share_of_the_peak_is_what_the_tokens_cost(corpus, tmp_path, monkeypatch, capsys):
+def test_the_share_of_the_peak_is_what_the_tokens_cost(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(loop_module, "peak", lambda *given: 1e9)
     settings = tiny_training.settings(corpus, tmp_path, steps=5)
     train(settings)
