@@ -1,18 +1,23 @@
 """What a run costs: parameters, operations and bytes against the real model, verdicts, the command."""
 
+from __future__ import annotations
+
 import json
 import math
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 pytest.importorskip("paddle")
 
 from roformer_convert.cmd_pretrain_doctor import doctor_command
+from roformer_convert.models import kernel_choice_paddle
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
@@ -20,7 +25,7 @@ from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.doctor import machine, probe, targets
 from roformer_convert.training.doctor.forecast import Target, diagnose, lines
 from roformer_convert.training.settings.reading import settings_from_tree
-from roformer_convert.training.settings.tables import Data
+from roformer_convert.training.settings.tables import Data, Settings
 from roformer_convert.training.step import estimate
 from roformer_convert.training.step.estimate import KINDS, Pace
 from roformer_convert.training.step.weights import Weights
@@ -43,7 +48,7 @@ SMALL = RoFormerConfig(
     intermediate_size=192,
     max_position_embeddings=128,
 )
-CARD = {
+CARD: dict[str, Any] = {
     "run": {"precision": "fp16-o1"},
     "stages": [
         {"length": 128, "batch_size": 256, "steps": 300_000, "micro_tokens": 64 * 128, "max_lr": 1e-4},
@@ -52,11 +57,11 @@ CARD = {
 }
 
 
-def settings(**tables):
+def settings(**tables: Any) -> Settings:
     return settings_from_tree({**CARD, **tables})
 
 
-def v100(gigabytes=16, ranks=4, given=None):
+def v100(gigabytes: int = 16, ranks: int = 4, given: Settings | None = None) -> Target:
     return targets.elsewhere(KINDS[f"V100-{gigabytes}GB"], given or settings(), ranks)
 
 
@@ -72,7 +77,7 @@ def v100(gigabytes=16, ranks=4, given=None):
     ],
     ids=["square", "projected", "odd"],
 )
-def test_parameters_are_those_of_the_model(config):
+def test_parameters_are_those_of_the_model(config: RoFormerConfig) -> None:
     model = RoFormerForPretraining(config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     assert estimate.parameter_count(config) == sum(math.prod(shape) for shape in shapes.values())
@@ -84,7 +89,7 @@ def test_parameters_are_those_of_the_model(config):
     assert estimate.matmul_parameters(config) == sum(math.prod(shape) for shape in multiplied)
 
 
-def test_the_reference_runs_figures_come_out():
+def test_the_reference_runs_figures_come_out() -> None:
     assert estimate.matmul_parameters(REFERENCE) / 1e6 == pytest.approx(84.93, abs=0.005)
     assert estimate.flop_per_token(REFERENCE, 512) / 1e6 == pytest.approx(575, abs=0.5)
     a_card = 287.13 * 512 / 4  # tokens a second
@@ -92,7 +97,7 @@ def test_the_reference_runs_figures_come_out():
     assert a_card * estimate.flop_per_token(REFERENCE, 512) / 125e12 == pytest.approx(0.169, abs=5e-4)
 
 
-def test_operations_are_counted_by_hand():
+def test_operations_are_counted_by_hand() -> None:
     # one layer, H 2, F 3, V 5, 4 tokens: products of 4·2·2 + 2·2·3 = 28 weights, scores and context 2·4·2
     config = replace(
         SMALL, vocab_size=5, embedding_size=2, hidden_size=2, num_hidden_layers=1, num_attention_heads=1,
@@ -107,7 +112,7 @@ def test_operations_are_counted_by_hand():
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
-def peak_of_a_step(config, rows, length, recompute):
+def peak_of_a_step(config: RoFormerConfig, rows: int, length: int, recompute: bool) -> int:
     """Bytes that Paddle holds at the peak of a step, beside weights and moments."""
     core = paddle.base.core
     model = RoFormerForPretraining(config)
@@ -123,16 +128,16 @@ def peak_of_a_step(config, rows, length, recompute):
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(("rows", "length"), [(16, 32), (4, 128)])
-def test_activations_are_what_paddle_holds(rows, length, recompute):
+def test_activations_are_what_paddle_holds(rows: int, length: int, recompute: bool) -> None:
     config = replace(SMALL, num_hidden_layers=4, hidden_size=96, embedding_size=96, intermediate_size=384)
     measured = peak_of_a_step(config, rows, length, recompute)
     found = estimate.memory(config, rows=rows, length=length, recompute=recompute)
     assert found.activations + found.head == pytest.approx(measured, rel=0.06)
 
 
-def test_what_does_not_depend_on_the_batch_is_counted_by_parameter():
+def test_what_does_not_depend_on_the_batch_is_counted_by_parameter() -> None:
     count = estimate.parameter_count(SMALL)
-    shape = {"config": SMALL, "rows": 1, "length": 8}
+    shape: dict[str, Any] = {"config": SMALL, "rows": 1, "length": 8}
     fp32 = estimate.memory(**shape)
     assert (fp32.weights, fp32.gradients, fp32.moments, fp32.masters) == (4 * count, 4 * count, 8 * count, 0)
     o2 = estimate.memory(**shape, precision="fp16-o2")
@@ -142,7 +147,7 @@ def test_what_does_not_depend_on_the_batch_is_counted_by_parameter():
     assert divided.total == sum(vars(divided).values())
 
 
-def test_half_gradients_and_their_sums_are_there_at_once():
+def test_half_gradients_and_their_sums_are_there_at_once() -> None:
     """O2 with float32 in place of the half type, which a CPU has not: both kinds then take 4 bytes."""
     core = paddle.base.core
     weights = Weights(RoFormerForPretraining(SMALL), Data(), half="float32")
@@ -157,8 +162,8 @@ def test_half_gradients_and_their_sums_are_there_at_once():
     assert halves == pytest.approx(4 * count, rel=0.05)
 
 
-def test_recompute_fused_attention_and_half_types_take_less():
-    def total(**options):
+def test_recompute_fused_attention_and_half_types_take_less() -> None:
+    def total(**options: Any) -> int:
         return estimate.memory(REFERENCE, rows=32, length=512, **options).total
 
     assert total(recompute=True) < total(fused_attention=True) < total()
@@ -166,7 +171,7 @@ def test_recompute_fused_attention_and_half_types_take_less():
 
 
 @pytest.mark.parametrize("room", [3e9, 8e9, 16e9, 1e12])
-def test_the_most_rows_fit_and_one_more_does_not(room):
+def test_the_most_rows_fit_and_one_more_does_not(room: float) -> None:
     rows = estimate.largest_rows(int(room), 256, config=REFERENCE, length=512)
     assert rows == 0 or estimate.memory(REFERENCE, rows=rows, length=512).total <= room
     assert rows == 256 or estimate.memory(REFERENCE, rows=rows + 1, length=512).total > room
@@ -175,20 +180,20 @@ def test_the_most_rows_fit_and_one_more_does_not(room):
 # Time ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_is_its_work_over_the_pace_of_all_ranks():
+def test_a_step_is_its_work_over_the_pace_of_all_ranks() -> None:
     pace = Pace(1e12, 0.5, "")
     work = 256 * 512 * estimate.flop_per_token(REFERENCE, 512)
     assert estimate.step_seconds(REFERENCE, pace, batch_size=256, length=512, ranks=4) == work / 4e12 + 0.5
 
 
-def test_the_reference_run_takes_as_long_as_it_took():
+def test_the_reference_run_takes_as_long_as_it_took() -> None:
     found = diagnose(settings(), REFERENCE, v100(32))
     assert found.stages[1].tokens_per_second == pytest.approx(287.13 * 512, rel=2e-3)
 
 
-def test_a_probe_foretells_a_real_step(monkeypatch):
+def test_a_probe_foretells_a_real_step(monkeypatch: pytest.MonkeyPatch) -> None:
     # the process's own time, for others use the machine too; a factor of three, for steps this small are mostly calls
-    monkeypatch.setattr(probe.time, "perf_counter", time.process_time)
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
     config = replace(SMALL, num_hidden_layers=6, hidden_size=96, embedding_size=96, intermediate_size=384)
     pace = probe.probe(config, rows=8, length=64, seconds=0.1).pace
     foretold = estimate.step_seconds(config, pace, batch_size=8, length=64)
@@ -202,7 +207,7 @@ def test_a_probe_foretells_a_real_step(monkeypatch):
 # Verdicts ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_named_with_what_would():
+def test_what_does_not_fit_is_named_with_what_would() -> None:
     found = diagnose(settings(), REFERENCE, v100(16))
     (said,) = found.cannot
     assert said.startswith("stage 2: 64 sequences of 512 tokens at once need ")
@@ -212,13 +217,14 @@ def test_what_does_not_fit_is_named_with_what_would():
     assert diagnose(settings(run={"precision": "fp16-o1", "recompute": True}), REFERENCE, v100(16)).cannot == ()
 
 
-def test_memory_is_planned_without_a_kernel_that_is_not_proven():
+def test_memory_is_planned_without_a_kernel_that_is_not_proven() -> None:
     given = settings(run={"precision": "fp16-o2"})
     target = v100(32, given=given)
     assert (target.attention, target.proven) == ("memory-efficient attention", False)
     cost = diagnose(given, REFERENCE, target).stages[1]
     proven = diagnose(given, REFERENCE, replace(target, proven=True)).stages[1]
     assert (cost.fast_memory, proven.fast_memory) == (proven.memory, None)
+    assert cost.fast_memory is not None
     assert cost.memory.total > 1.5 * cost.fast_memory.total
     said = "\n".join(lines(diagnose(given, REFERENCE, target), given))
     assert "attention  memory-efficient attention if it proves itself there, " in said
@@ -227,15 +233,17 @@ def test_memory_is_planned_without_a_kernel_that_is_not_proven():
 
 
 @pytest.mark.parametrize("agrees", [True, False])
-def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(monkeypatch, agrees):
-    asked = []
+def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(
+    monkeypatch: pytest.MonkeyPatch, agrees: bool
+) -> None:
+    asked: list[Any] = []
 
-    def prove(config, types):
+    def prove(config: RoFormerConfig, types: tuple[str, ...]) -> tuple[Verdict, ...]:
         asked.append(types)
         return (Verdict("a kernel", Need("attention", "float16", (12, 64)), agrees, "told so"),)
 
-    monkeypatch.setattr(targets.kernel_choice_paddle, "prove", prove)
-    monkeypatch.setattr(targets.paddle.device, "set_device", lambda name: asked.append(name))
+    monkeypatch.setattr(kernel_choice_paddle, "prove", prove)
+    monkeypatch.setattr(paddle.device, "set_device", lambda name: asked.append(name))
     monkeypatch.setattr(targets, "probe", lambda config, **shape: SimpleNamespace(pace=Pace(1e13, 0.1, "measured")))
     gpu = machine.Device("a V100", 32 << 30, 32 << 30, (7, 0))
     here = replace(machine.look(), gpus=(gpu,), why_no_gpu="")
@@ -252,10 +260,11 @@ def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(monkeypatch, a
     assert found.stages[1].memory.total == pytest.approx(planned, rel=0.01)
 
 
-def test_a_run_that_fits_with_the_fast_kernel_alone_is_warned():
+def test_a_run_that_fits_with_the_fast_kernel_alone_is_warned() -> None:
     given = settings(run={"precision": "fp16-o2"})
     target = v100(32, given=given)
     cost = diagnose(given, REFERENCE, target).stages[1]
+    assert cost.fast_memory is not None
     found = diagnose(given, REFERENCE, replace(target, room=(cost.memory.total + cost.fast_memory.total) // 2))
     assert found.cannot == ()
     assert "it fits only where memory-efficient attention proves itself" in found.warnings[-1]
@@ -265,14 +274,14 @@ def test_a_run_that_fits_with_the_fast_kernel_alone_is_warned():
     assert diagnose(given, REFERENCE, replace(target, room=cost.fast_memory.total - 1)).cannot != ()
 
 
-def test_a_model_that_never_fits_is_told_so():
+def test_a_model_that_never_fits_is_told_so() -> None:
     huge = replace(REFERENCE, hidden_size=8192, embedding_size=8192, num_attention_heads=64, intermediate_size=32768)
     (first, second) = diagnose(settings(), huge, v100(16)).cannot
     assert "use --shard-optimizer or a smaller model; not even one sequence fits." in first
     assert second.startswith("stage 2")
 
 
-def test_a_type_that_the_device_lacks_is_refused_and_the_rest_still_estimated():
+def test_a_type_that_the_device_lacks_is_refused_and_the_rest_still_estimated() -> None:
     given = settings(run={"precision": "bf16-o1", "recompute": True})
     found = diagnose(given, REFERENCE, v100(32, given=given))
     assert "precision bf16-o1: V100-32GB trains in fp32, fp16" in found.cannot[0]
@@ -281,7 +290,7 @@ def test_a_type_that_the_device_lacks_is_refused_and_the_rest_still_estimated():
     assert "Use --precision fp32." in diagnose(settings(), REFERENCE, cpu).cannot[0]
 
 
-def test_ranks_without_work_and_full_disks_are_told():
+def test_ranks_without_work_and_full_disks_are_told() -> None:
     stages = [{"length": 128, "batch_size": 6, "steps": 10, "max_lr": 1e-4}]
     found = diagnose(settings(stages=stages), REFERENCE, v100(16, ranks=8), disk=10**9)
     assert "leaves some of 8 ranks without work" in found.cannot[0]
@@ -291,13 +300,13 @@ def test_ranks_without_work_and_full_disks_are_told():
     )
 
 
-def test_a_micro_batch_of_nothing_is_a_ranks_share():
+def test_a_micro_batch_of_nothing_is_a_ranks_share() -> None:
     stages = [{"length": 128, "batch_size": 64, "steps": 10, "max_lr": 1e-4}]
     (cost,) = diagnose(settings(stages=stages), REFERENCE, v100(ranks=4)).stages
     assert (cost.rows, cost.passes) == (16, 1)
 
 
-def test_the_report_names_every_stage_and_the_whole():
+def test_the_report_names_every_stage_and_the_whole() -> None:
     given = settings()
     said = "\n".join(lines(diagnose(given, REFERENCE, v100(32)), given))
     assert "95.5 M parameters, 84.93 M of them" in said
@@ -310,11 +319,11 @@ def test_the_report_names_every_stage_and_the_whole():
 
 
 @pytest.mark.parametrize(("version", "warned"), [("2.3.5", False), ("2.4.0", True), ("1.26.4", False), ("3.0.0", True)])
-def test_a_numpy_that_paddles_scaler_dies_of_is_warned_of(version, warned):
+def test_a_numpy_that_paddles_scaler_dies_of_is_warned_of(version: str, warned: bool) -> None:
     assert any("numpy<2.4" in text for text in machine._warnings({"numpy": version})) is warned
 
 
-def test_a_cpu_trains_in_float32_alone():
+def test_a_cpu_trains_in_float32_alone() -> None:
     # is_bfloat16_supported says otherwise, and AMP then does nothing
     assert machine.look().cpu.types == ("fp32",)
 
@@ -332,23 +341,25 @@ def test_a_cpu_trains_in_float32_alone():
         ((3, 7), ("fp32",), "products and softmax in fp32, FlashAttention wants compute capability 8.0"),
     ],
 )
-def test_a_gpu_trains_in_what_its_capability_says(capability, types, attention):
+def test_a_gpu_trains_in_what_its_capability_says(
+    capability: tuple[int, int], types: tuple[str, ...], attention: str
+) -> None:
     device = machine.Device("a GPU", 1, 1, capability)
     assert device.types == types
     assert machine.attention(device) == f"{attention}; where it does not prove itself, products and softmax"
 
 
-def test_every_fact_has_a_line(tmp_path):
+def test_every_fact_has_a_line(tmp_path: Path) -> None:
     said = dict(machine.lines(machine.look(), tmp_path / "not" / "yet"))
     assert {"processor", "memory", "types", "attention", "ranks", "threads", "MKL", "versions", "disk"} <= set(said)
     assert str(np.__version__) in said["versions"]
     assert str(tmp_path) in said["disk"]
 
 
-def test_a_machine_with_gpus_is_described():
+def test_a_machine_with_gpus_is_described() -> None:
     gpu = machine.Device("Tesla V100-SXM2-16GB", 16 << 30, 15 << 30, (7, 0))
     here = replace(machine.look(), gpus=(gpu, gpu), collectives=("nccl", "gloo"), why_no_gpu="")
-    said = dict(machine.lines(here, machine.Path(".")))
+    said = dict(machine.lines(here, Path(".")))
     assert said["GPU 1"] == "Tesla V100-SXM2-16GB, 16.1 GB free of 17.2 GB, compute capability 7.0"
     assert said["types"] == "fp32, fp16"
     assert said["ranks"].startswith("nccl")
@@ -358,7 +369,7 @@ def test_a_machine_with_gpus_is_described():
 
 
 @pytest.fixture
-def configuration(tmp_path):
+def configuration(tmp_path: Path) -> Path:
     path = tmp_path / "card.toml"
     stages = [
         "[[stages]]\n" + "".join(f"{key} = {value}\n" for key, value in stage.items()) for stage in CARD["stages"]
@@ -367,11 +378,11 @@ def configuration(tmp_path):
     return path
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(doctor_command, [str(one) for one in arguments])
 
 
-def test_the_exit_status_says_whether_it_can_run(configuration):
+def test_the_exit_status_says_whether_it_can_run(configuration: Path) -> None:
     refused = run("--config", configuration, "--gpu", "V100-16GB", "--ranks", 4)
     assert refused.exit_code == 1, refused.output
     assert "cannot run: stage 2: 64 sequences of 512 tokens at once" in refused.output
@@ -382,7 +393,7 @@ def test_the_exit_status_says_whether_it_can_run(configuration):
     assert "can run: " in taken.output
 
 
-def test_a_configuration_is_measured_here(configuration):
+def test_a_configuration_is_measured_here(configuration: Path) -> None:
     flags = ["--hidden-size", 16, "--num-hidden-layers", 3, "--num-attention-heads", 2, "--precision", "fp32"]
     found = run(
         "--config", configuration, *flags, "--micro-tokens", 512, "--device", "cpu", "--json", "--vocab-size", 50
@@ -394,20 +405,20 @@ def test_a_configuration_is_measured_here(configuration):
     assert "versions" in report["machine"]
 
 
-def test_without_a_configuration_the_machine_is_described():
+def test_without_a_configuration_the_machine_is_described() -> None:
     found = run()
     assert found.exit_code == 0, found.output
     assert found.output.startswith("this machine\n  processor ")
 
 
 @pytest.mark.parametrize("flags", [["--gpu", "V100-16GB"], ["--hidden-size", "64"], ["--ranks", "2"]])
-def test_flags_without_a_configuration_are_refused(flags):
+def test_flags_without_a_configuration_are_refused(flags: list[str]) -> None:
     found = run(*flags)
     assert found.exit_code == 2
     assert "name it with --config FILE" in found.output
 
 
-def test_the_help_shows_its_own_flags_alone():
+def test_the_help_shows_its_own_flags_alone() -> None:
     said = run("--help").output
     assert "--gpu" in said
     assert "--hidden-size" not in said

@@ -1,7 +1,13 @@
 """Evaluation on held-out text, and the fill-mask lines of a run."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("paddle")
 
@@ -11,7 +17,7 @@ from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines, read_sentences
-from roformer_convert.training.samples.batches import NO_ORDER, Batch
+from roformer_convert.training.samples.batches import NO_ORDER, Batch, StageData
 
 CHARACTERS = sorted({*"".join(SENTENCES).replace("[MASK]", ""), *"天气人都也酒店净阳京错"})
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS]
@@ -27,9 +33,12 @@ CONFIG = RoFormerConfig(
     attention_probs_dropout_prob=0.5,
 )
 
+#: Tokens, masked places, what was there, order, number.
+Sample = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int, int]
+
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> RoFormerForPretraining:
     paddle.seed(3)
     model = RoFormerForPretraining(CONFIG)
     rng = np.random.default_rng(3)
@@ -40,26 +49,26 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     directory = tmp_path_factory.mktemp("vocabulary")
     (directory / "vocab.txt").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
     return Tokenizer.from_pretrained(directory)
 
 
-class Data:
+class Data(StageData):
     """Stands for held-out StageData: 8 samples a step, whatever ranks and micro-batches."""
 
     steps_per_epoch = 5
 
-    def __init__(self, pairs=True, masks=True):
+    def __init__(self, pairs: bool = True, masks: bool = True) -> None:
         self.pairs, self.masks = pairs, masks
 
-    def batches(self, step, *, rank=0, ranks=1, micro_tokens):
+    def batches(self, step: int, *, rank: int = 0, ranks: int = 1, micro_tokens: int = 0) -> list[Batch]:
         samples = [self.sample(8 * step + number) for number in range(8)][rank::ranks]
         rows = micro_tokens // 20 or 8
         return [batch(samples[at : at + rows]) for at in range(0, len(samples), rows)]
 
-    def sample(self, number):
+    def sample(self, number: int) -> Sample:
         rng = np.random.default_rng(number)
         length = int(rng.integers(6, 20))
         masked = np.sort(rng.permutation(length)[: 3 if self.masks else 0])
@@ -67,7 +76,7 @@ class Data:
         return rng.integers(5, len(ROWS), length), masked, rng.integers(5, len(ROWS), len(masked)), order, number
 
 
-def batch(samples):
+def batch(samples: Sequence[Sample]) -> Batch:
     width = max(len(ids) for ids, *_ in samples)
     rows = np.zeros((len(samples), width), np.int64)
     for row, (ids, *_) in zip(rows, samples, strict=True):
@@ -79,7 +88,7 @@ def batch(samples):
     return Batch(rows, np.zeros_like(rows), mask, positions, labels, order, numbers)
 
 
-def reference(model, samples):
+def reference(model: RoFormerForPretraining, samples: Sequence[Sample]) -> list[float]:
     """Losses and accuracies by numpy's float64 log-softmax, a sample at a time."""
     scores, orders = [], []
     model.eval()
@@ -90,14 +99,14 @@ def reference(model, samples):
         if sample[3] != NO_ORDER:
             orders.append((order.numpy()[0].astype("float64"), sample[3]))
     model.train()
-    out = []
+    out: list[float] = []
     for pairs in (scores, orders):
         losses = [np.log(np.exp(row - row.max()).sum()) + row.max() - row[label] for row, label in pairs]
         out += [np.mean(losses), np.mean([row.argmax() == label for row, label in pairs])]
     return out
 
 
-def test_losses_and_accuracies_are_means_over_all_batches(model):
+def test_losses_and_accuracies_are_means_over_all_batches(model: RoFormerForPretraining) -> None:
     found = evaluate(model, Data(), 3, micro_tokens=60, step=700, stage=2)
     wanted = reference(model, [Data().sample(number) for number in range(24)])
     got = [found.lm_loss, found.lm_accuracy, found.sop_loss, found.sop_accuracy]
@@ -106,18 +115,20 @@ def test_losses_and_accuracies_are_means_over_all_batches(model):
     assert found.tokens == sum(len(Data().sample(number)[0]) for number in range(24))
 
 
-def test_all_of_the_held_out_text_is_scored_where_there_is_less_than_was_asked_for(model):
+def test_all_of_the_held_out_text_is_scored_where_there_is_less_than_was_asked_for(
+    model: RoFormerForPretraining,
+) -> None:
     assert evaluate(model, Data(), 99).masked == 5 * 24
 
 
-def test_the_same_weights_give_the_same_numbers(model):
+def test_the_same_weights_give_the_same_numbers(model: RoFormerForPretraining) -> None:
     paddle.seed(1)
     first = evaluate(model, Data(), 2, micro_tokens=80)
     paddle.seed(2)
     assert evaluate(model, Data(), 2, micro_tokens=80) == first
 
 
-def test_the_model_goes_on_training_and_no_random_number_is_drawn(model):
+def test_the_model_goes_on_training_and_no_random_number_is_drawn(model: RoFormerForPretraining) -> None:
     paddle.seed(9)
     wanted = paddle.rand([4]).tolist()
     paddle.seed(9)
@@ -127,19 +138,19 @@ def test_the_model_goes_on_training_and_no_random_number_is_drawn(model):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_nothing_is_kept_for_a_way_back(model):
+def test_nothing_is_kept_for_a_way_back(model: RoFormerForPretraining) -> None:
     class Watching(Data):
-        def batches(self, step, **where):
+        def batches(self, step: int, **where: int) -> list[Batch]:
             kept.append(paddle.is_grad_enabled())
             return super().batches(step, **where)
 
-    kept = []
+    kept: list[bool] = []
     evaluate(model, Watching(), 1)
     assert kept == [False]
     assert paddle.is_grad_enabled()
 
 
-def test_a_model_that_was_not_training_is_left_so(model):
+def test_a_model_that_was_not_training_is_left_so(model: RoFormerForPretraining) -> None:
     model.eval()
     try:
         evaluate(model, Data(), 1)
@@ -148,11 +159,11 @@ def test_a_model_that_was_not_training_is_left_so(model):
         model.train()
 
 
-def test_two_ranks_score_what_one_does(model):
+def test_two_ranks_score_what_one_does(model: RoFormerForPretraining) -> None:
     whole = evaluate(model, Data(), 2, micro_tokens=80)
     parts = []
 
-    def gather(sums):
+    def gather(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         parts.append(sums)
         return sums
 
@@ -164,7 +175,7 @@ def test_two_ranks_score_what_one_does(model):
     assert (together.tokens, together.masked, together.orders) == (whole.tokens, whole.masked, whole.orders)
 
 
-def test_an_objective_without_samples_has_no_numbers(model):
+def test_an_objective_without_samples_has_no_numbers(model: RoFormerForPretraining) -> None:
     found = evaluate(model, Data(pairs=False), 1)
     assert (found.sop_loss, found.sop_accuracy, found.orders) == (None, None, 0)
     assert "sop" not in found.line()
@@ -172,14 +183,16 @@ def test_an_objective_without_samples_has_no_numbers(model):
     assert (found.lm_loss, found.lm_accuracy, found.masked) == (None, None, 0)
 
 
-def test_the_line_of_an_evaluation_can_be_read_as_the_steps_line(model):
+def test_the_line_of_an_evaluation_can_be_read_as_the_steps_line(model: RoFormerForPretraining) -> None:
     line = evaluate(model, Data(), 1, step=500).line()
     fields = dict(part.split(": ") for part in line.split(", ")[1:])
     assert line.startswith("evaluation at step 500, lm_loss: ")
     assert list(fields) == ["lm_loss", "lm_accuracy", "sop_loss", "sop_accuracy", "tokens"]
 
 
-def test_the_lines_are_those_of_the_fill_mask_command(model, tokenizer, tmp_path):
+def test_the_lines_are_those_of_the_fill_mask_command(
+    model: RoFormerForPretraining, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     model.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "vocab.txt").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
     wanted = [found.line for found in fill_mask(tmp_path / "saved", SENTENCES, frameworks=["paddle"], top_k=3)]
@@ -189,11 +202,11 @@ def test_the_lines_are_those_of_the_fill_mask_command(model, tokenizer, tmp_path
     assert model.training
 
 
-def test_sentences_that_cannot_be_filled_are_all_named(tokenizer):
+def test_sentences_that_cannot_be_filled_are_all_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(TextsError) as error:
         read_sentences(tokenizer, ["今天[MASK]很好", "今天很好", "[MASK]" + "很" * 40], CONFIG)
     assert [number for number, _ in error.value.problems] == [2, 3]
 
 
-def test_no_sentences_no_lines(model, tokenizer):
+def test_no_sentences_no_lines(model: RoFormerForPretraining, tokenizer: Tokenizer) -> None:
     assert fill_lines(model, tokenizer, []) == []

@@ -1,14 +1,20 @@
 """The step: losses, gradients, AdamW; and what a whole run learns, writes, refuses and reports."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 # not importorskip: Paddle is to be imported by start_paddle
 if importlib.util.find_spec("paddle") is None:
@@ -22,19 +28,21 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.table.mapping import DIALECTS
+from roformer_convert.models import kernel_choice_paddle
+from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run.feed import Feed
 from roformer_convert.training.run.loop import train
-from roformer_convert.training.samples.batches import NO_ORDER
+from roformer_convert.training.samples.batches import NO_ORDER, Batch
 from roformer_convert.training.settings.tables import Optimizer
 from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step import trainer as trainer_module
 from roformer_convert.training.step.health import BadNumberError
 from roformer_convert.training.step.meter import Meter
-from roformer_convert.training.step.objective import losses
+from roformer_convert.training.step.objective import Losses, losses
 from roformer_convert.training.step.optimizer import AdamW, clip_factor, decays
 from roformer_convert.training.step.parallel import Ranks
 from roformer_convert.training.step.precision import LossScaler
@@ -43,18 +51,18 @@ from roformer_convert.training.step.weights import clear_gradients, gradient_nor
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def made(corpus, tmp_path, **changes):
+def made(corpus: Path, tmp_path: Path, **changes: Any) -> tuple[Trainer, Feed]:
     """Make a trainer and its feed."""
     settings = tiny_training.settings(corpus, tmp_path, **changes)
     sources = open_sources(settings.data.corpora)
     return Trainer(settings, sources, Ranks()), Feed(settings, sources)
 
 
-def weights_after(corpus, tmp_path, steps, **changes):
+def weights_after(corpus: Path, tmp_path: Path, steps: int, **changes: Any) -> dict[str, NDArray[np.float32]]:
     trainer, feed = made(corpus, tmp_path, **changes)
     with feed:
         for step in range(steps):
@@ -65,12 +73,12 @@ def weights_after(corpus, tmp_path, steps, **changes):
 # the objective
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: NDArray[np.float32], label: int) -> float:
     logits = logits.astype(np.float64)
-    return math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label]
+    return float(math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
 
 
-def test_losses_are_those_of_the_whole_batchs_logits_at_the_masked_places(corpus, tmp_path):
+def test_losses_are_those_of_the_whole_batchs_logits_at_the_masked_places(corpus: Path, tmp_path: Path) -> None:
     trainer, feed = made(corpus, tmp_path, batch_size=6, length=24)
     with feed:
         (batch,) = feed.batches(1)
@@ -90,7 +98,7 @@ def test_losses_are_those_of_the_whole_batchs_logits_at_the_masked_places(corpus
     assert found.sop_count == len(known) > 0
 
 
-def test_a_batch_with_nothing_to_predict_has_losses_and_gradients_of_zero(corpus, tmp_path):
+def test_a_batch_with_nothing_to_predict_has_losses_and_gradients_of_zero(corpus: Path, tmp_path: Path) -> None:
     trainer, feed = made(corpus, tmp_path, batch_size=4)
     with feed:
         (batch,) = feed.batches(0)
@@ -105,7 +113,7 @@ def test_a_batch_with_nothing_to_predict_has_losses_and_gradients_of_zero(corpus
 # the optimiser
 
 
-def test_adamw_takes_the_steps_of_its_definition():
+def test_adamw_takes_the_steps_of_its_definition() -> None:
     random = np.random.default_rng(0)
     options = Optimizer(weight_decay=0.1, beta1=0.8, beta2=0.95, adam_epsilon=1e-6, grad_clip=0.5)
     start = {"kernel": random.normal(size=(3, 4)), "bias": random.normal(size=4)}
@@ -117,7 +125,8 @@ def test_adamw_takes_the_steps_of_its_definition():
     first, second = ({name: np.zeros_like(value) for name, value in start.items()} for _ in range(2))
     for step in range(1, 7):
         gradients = {name: random.normal(size=value.shape).astype("float32") for name, value in start.items()}
-        sum((parameters[name] * paddle.to_tensor(value)).sum() for name, value in gradients.items()).backward()
+        products = ((parameters[name] * paddle.to_tensor(value)).sum() for name, value in gradients.items())
+        sum(products, paddle.zeros([])).backward()
         norm = math.sqrt(sum((value.astype("float64") ** 2).sum() for value in gradients.values()))
         assert gradient_norm(parameters) == pytest.approx(norm, rel=1e-6)
         assert norm > options.grad_clip
@@ -135,8 +144,8 @@ def test_adamw_takes_the_steps_of_its_definition():
             np.testing.assert_allclose(parameters[name].numpy(), want[name], rtol=0, atol=2e-6)
 
 
-def test_an_optimisers_state_is_whole_before_its_first_step_too():
-    def fresh():
+def test_an_optimisers_state_is_whole_before_its_first_step_too() -> None:
+    def fresh() -> tuple[dict[str, Any], None]:
         parameter = paddle.create_parameter((2, 3), "float32")
         parameter.set_value(np.ones((2, 3), np.float32))
         return {"w": parameter}, None
@@ -155,13 +164,13 @@ def test_an_optimisers_state_is_whole_before_its_first_step_too():
         there.load({**here.state(), "w:moment2": np.zeros(1, np.float32)})
 
 
-def test_clipping_leaves_small_gradients_alone():
+def test_clipping_leaves_small_gradients_alone() -> None:
     assert clip_factor(0.5, 1.0) == 1.0
     assert clip_factor(4.0, 1.0) == 0.25
     assert clip_factor(4.0, 0.0) == 1.0
 
 
-def test_decay_is_on_kernels_and_embeddings_alone(corpus, tmp_path):
+def test_decay_is_on_kernels_and_embeddings_alone(corpus: Path, tmp_path: Path) -> None:
     trainer, _ = made(corpus, tmp_path)
     decayed = {name for name, parameter in trainer.weights.masters.items() if decays(parameter)}
     assert decayed == {name for name in trainer.weights.masters if name.endswith(".weight") and "norm" not in name}
@@ -171,22 +180,22 @@ def test_decay_is_on_kernels_and_embeddings_alone(corpus, tmp_path):
 # the step
 
 
-def test_gradient_accumulation_equals_a_larger_batch(corpus, tmp_path):
+def test_gradient_accumulation_equals_a_larger_batch(corpus: Path, tmp_path: Path) -> None:
     # micro-batches of three and more out of 8: unequal in tokens and in samples with two sentences
-    changes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_lr": 1e-3}
+    changes: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "max_lr": 1e-3}
     whole = weights_after(corpus, tmp_path, 4, **changes)
     parts = weights_after(corpus, tmp_path, 4, micro_tokens=96, **changes)
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name], value, rtol=0, atol=2e-6, err_msg=name)
 
 
-def test_recomputing_layers_changes_nothing_with_dropout_too(corpus, tmp_path):
+def test_recomputing_layers_changes_nothing_with_dropout_too(corpus: Path, tmp_path: Path) -> None:
     kept, again = (weights_after(corpus, tmp_path, 3, recompute=recompute) for recompute in (False, True))
     for name, value in kept.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
-def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(corpus, tmp_path):
+def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(corpus: Path, tmp_path: Path) -> None:
     trainer, _ = made(corpus, tmp_path)
     seeds = {trainer._seed(part) for trainer.step in range(20) for part in range(5)}
     assert len(seeds) == 100
@@ -196,7 +205,9 @@ def test_dropout_is_drawn_anew_in_every_step_and_micro_batch(corpus, tmp_path):
     ("off", "untouched", "trained"),
     [("mlm", ("mlm.",), "sop.weight"), ("sop", ("sop.", "pooler."), "mlm.transform.weight")],
 )
-def test_a_head_that_is_off_stays_as_it_was(corpus, tmp_path, off, untouched, trained):
+def test_a_head_that_is_off_stays_as_it_was(
+    corpus: Path, tmp_path: Path, off: str, untouched: str | tuple[str, ...], trained: str
+) -> None:
     before = weights_after(corpus, tmp_path, 0, **{off: False})
     after = weights_after(corpus, tmp_path, 3, **{off: False})
     same = {name for name, value in before.items() if np.array_equal(after[name], value)}
@@ -204,7 +215,7 @@ def test_a_head_that_is_off_stays_as_it_was(corpus, tmp_path, off, untouched, tr
     assert trained not in same
 
 
-def test_a_seed_decides_the_weights_and_the_data(corpus, tmp_path):
+def test_a_seed_decides_the_weights_and_the_data(corpus: Path, tmp_path: Path) -> None:
     one, same, other = (weights_after(corpus, tmp_path, 2, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert not np.array_equal(one["embeddings.word.weight"], other["embeddings.word.weight"])
@@ -214,10 +225,10 @@ def test_a_seed_decides_the_weights_and_the_data(corpus, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def overfitted(tmp_path_factory):
+def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train on a text of 34 characters until it is known by heart."""
     tmp_path = tmp_path_factory.mktemp("classic")
-    changes = {"hidden_size": 64, "intermediate_size": 128, "hidden_dropout_prob": 0.0}
+    changes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "hidden_dropout_prob": 0.0}
     settings = tiny_training.settings(
         tiny_training.make_classic(tmp_path / "text"),
         tmp_path / "run",
@@ -237,7 +248,7 @@ def overfitted(tmp_path_factory):
     return tmp_path / "run"
 
 
-def test_a_small_text_is_overfitted(overfitted):
+def test_a_small_text_is_overfitted(overfitted: Path) -> None:
     records = [json.loads(line) for line in (overfitted / "metrics.jsonl").read_text().splitlines()]
     first, last = ([record for record in records if record["kind"] == "step"][place] for place in (0, -1))
     assert first["lm_loss"] > 3.3  # 34 characters, each as likely: 3.5
@@ -246,14 +257,14 @@ def test_a_small_text_is_overfitted(overfitted):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the gate compares Paddle with torch")
-def test_a_trained_checkpoint_passes_the_parity_gate(overfitted):
+def test_a_trained_checkpoint_passes_the_parity_gate(overfitted: Path) -> None:
     program = [sys.executable, "-m", "roformer_convert", "parity", str(overfitted / "step-000200")]
     done = subprocess.run([*program, "--frameworks", "paddle,torch"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "AGREE: " in done.stdout
 
 
-def test_a_checkpoint_converts_to_every_dialect_bit_for_bit(corpus, tmp_path):
+def test_a_checkpoint_converts_to_every_dialect_bit_for_bit(corpus: Path, tmp_path: Path) -> None:
     train(tiny_training.settings(corpus, tmp_path / "run", steps=4))
     checkpoint = tmp_path / "run" / "step-000004"
     names = {path.name for path in checkpoint.iterdir()}
@@ -267,8 +278,10 @@ def test_a_checkpoint_converts_to_every_dialect_bit_for_bit(corpus, tmp_path):
                     np.testing.assert_array_equal(copy.read(name), source.read(name), err_msg=name)
 
 
-def test_log_lines_evaluations_and_stages_are_recorded(corpus, tmp_path, capsys):
-    stages = [{"steps": 6}, {"steps": 5, "length": 48, "max_lr": None, "warmup_steps": 0}]
+def test_log_lines_evaluations_and_stages_are_recorded(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages: list[dict[str, Any]] = [{"steps": 6}, {"steps": 5, "length": 48, "max_lr": None, "warmup_steps": 0}]
     train(tiny_training.settings(corpus, tmp_path, stages, log_steps=4, eval_steps=5))
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     seen = [(record["kind"], record["step"]) for record in records]
@@ -280,11 +293,11 @@ def test_log_lines_evaluations_and_stages_are_recorded(corpus, tmp_path, capsys)
     assert line.endswith("loss_scaling: 1.0, num_good_steps: 0, num_bad_steps: 0")
 
 
-def test_the_logs_losses_are_means_over_the_steps_since_the_last_line(corpus, tmp_path):
+def test_the_logs_losses_are_means_over_the_steps_since_the_last_line(corpus: Path, tmp_path: Path) -> None:
     train(tiny_training.settings(corpus, tmp_path / "each", steps=6, log_steps=1))
     train(tiny_training.settings(corpus, tmp_path / "three", steps=6, log_steps=3))
 
-    def found(name):
+    def found(name: str) -> list[dict[str, Any]]:
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return [record for record in map(json.loads, lines) if record["kind"] == "step"]
 
@@ -298,7 +311,7 @@ def test_the_logs_losses_are_means_over_the_steps_since_the_last_line(corpus, tm
         assert record["tokens"] == part[-1]["tokens"]
 
 
-def test_losses_of_which_there_was_no_sample_are_not_zero():
+def test_losses_of_which_there_was_no_sample_are_not_zero() -> None:
     meter = Meter()
     meter.add(2.0, None, 3.0)
     meter.add(4.0, None, 5.0)
@@ -310,12 +323,16 @@ def test_losses_of_which_there_was_no_sample_are_not_zero():
     assert meter.means(mlm=True, sop=True) == (4.5, 4.0, 0.5, 3.0)
 
 
-def test_a_line_without_any_pair_or_without_any_update_has_nulls(corpus, tmp_path, monkeypatch):
-    norm = trainer_module.gradient_norm
-    monkeypatch.setattr(trainer_module, "gradient_norm", lambda *given: math.inf if len(taken) == 1 else norm(*given))
-    taken, take_step = [], Trainer.take_step
+def test_a_line_without_any_pair_or_without_any_update_has_nulls(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trainer_module, "gradient_norm", lambda *given: math.inf if len(taken) == 1 else gradient_norm(*given)
+    )
+    taken: list[int] = []
+    take_step = Trainer.take_step
 
-    def counted(trainer, batches, **options):
+    def counted(trainer: Trainer, batches: Sequence[Batch], **options: bool) -> bool:
         trainer.scaler = trainer.scaler or LossScaler.fresh(trainer.settings.scaling)
         pairless = [replace(batch, order=np.full_like(batch.order, NO_ORDER)) for batch in batches]
         asked = take_step(trainer, pairless, **options)
@@ -335,7 +352,7 @@ def test_a_line_without_any_pair_or_without_any_update_has_nulls(corpus, tmp_pat
 # what goes wrong
 
 
-def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_named(corpus, tmp_path):
+def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_named(corpus: Path, tmp_path: Path) -> None:
     tree = tiny_training.tree(corpus, tmp_path / "run", max_lr=1e30, warmup_steps=0, save_steps=1)
     configuration = tiny_training.write_toml(tmp_path / "run.toml", tree)
     result = CliRunner().invoke(pretrain.cli, ["train", "--config", str(configuration)])
@@ -357,7 +374,9 @@ def test_numbers_that_run_away_end_with_status_2_and_the_tensor_and_samples_name
         (None, r"activation layers\.1\.attention\.query \(.* of .*\)"),
     ],
 )
-def test_the_first_bad_tensor_is_named(corpus, tmp_path, monkeypatch, broken, said):
+def test_the_first_bad_tensor_is_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str | None, said: str
+) -> None:
     trainer, feed = made(corpus, tmp_path, micro_tokens=110)
     if broken is not None:
         values = trainer.weights.masters[broken].numpy()
@@ -373,10 +392,12 @@ def test_the_first_bad_tensor_is_named(corpus, tmp_path, monkeypatch, broken, sa
     assert trainer.step == 0
 
 
-def test_a_bad_gradient_under_finite_activations_is_named(corpus, tmp_path, monkeypatch):
+def test_a_bad_gradient_under_finite_activations_is_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer, feed = made(corpus, tmp_path, hidden_dropout_prob=0.0)
 
-    def infinite(model, batch, **options):
+    def infinite(model: RoFormerForPretraining, batch: Batch, **options: Any) -> Losses:
         found = losses(model, batch, **options)
         # the square root's slope at 0 is infinite
         return replace(found, sop_sum=found.sop_sum + (model.sop.bias[0] * 0.0).sqrt())
@@ -387,7 +408,7 @@ def test_a_bad_gradient_under_finite_activations_is_named(corpus, tmp_path, monk
         trainer.take_step(feed.batches(0))
 
 
-def test_sentences_that_cannot_be_filled_are_refused_before_the_first_step(corpus, tmp_path):
+def test_sentences_that_cannot_be_filled_are_refused_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
     wrong = ["今天[MASK]很好。", "今天很好。", "很" * 70 + "[MASK]"]
     said = (
         r"2 texts cannot be filled\n  text 2: no \[MASK\].*\n  text 3: 73 tokens.*\n  Change fill_mask under \[watch\]"
@@ -397,9 +418,11 @@ def test_sentences_that_cannot_be_filled_are_refused_before_the_first_step(corpu
     assert not list(tmp_path.glob("step-*"))
 
 
-def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stage(corpus, tmp_path, monkeypatch):
+def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stage(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Three(Ranks):
-        def __init__(self):
+        def __init__(self) -> None:
             self.count, self.rank = 3, 1
 
     monkeypatch.setattr(loop_module, "Ranks", Three)
@@ -414,7 +437,7 @@ def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stag
     assert not list(tmp_path.rglob("step-*"))
 
 
-def test_a_corpus_without_held_out_documents_is_refused_before_anything_starts(corpus, tmp_path):
+def test_a_corpus_without_held_out_documents_is_refused_before_anything_starts(corpus: Path, tmp_path: Path) -> None:
     few = tiny_training.make_corpus(tmp_path / "few", documents=3)
     both, run = [str(corpus), str(few)], tmp_path / "run"
     why = r"few/corpus: none of its 3 documents is held out at held_out_fraction 0\.1\n.*--eval-batches 0"
@@ -424,15 +447,17 @@ def test_a_corpus_without_held_out_documents_is_refused_before_anything_starts(c
     assert train(tiny_training.settings(corpus, run, corpora=both, steps=4, eval_steps=3, eval_batches=0)) == 4
 
 
-def test_a_later_stages_data_are_laid_out_before_the_first_step(corpus, tmp_path, monkeypatch):
+def test_a_later_stages_data_are_laid_out_before_the_first_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop_module.Loop, "run", lambda loop: None)
     stages = [{"steps": 2}, {"steps": 2, "length": 48}, {"steps": 2, "length": 16}]
     train(tiny_training.settings(corpus, tmp_path, stages, eval_steps=1))
     assert len(list((tmp_path / "samples").iterdir())) == 6  # of each stage what is trained on and what is held out
 
 
-def test_the_sentences_that_are_filled_in_are_those_with_room_in_the_model(corpus, tmp_path):
-    changes = {"length": 12, "max_position_embeddings": 12, "steps": 2, "eval_steps": 2}
+def test_the_sentences_that_are_filled_in_are_those_with_room_in_the_model(corpus: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"length": 12, "max_position_embeddings": 12, "steps": 2, "eval_steps": 2}
     assert train(tiny_training.settings(corpus, tmp_path, **changes)) == 2
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (lines,) = [record["lines"] for record in records if record["kind"] == "fill_mask"]
@@ -440,13 +465,13 @@ def test_the_sentences_that_are_filled_in_are_those_with_room_in_the_model(corpu
     assert "北[" in lines[0]
 
 
-def test_without_any_sentence_that_fits_none_is_filled_in(corpus, tmp_path):
-    changes = {"length": 8, "max_position_embeddings": 8, "steps": 2, "eval_steps": 2}
+def test_without_any_sentence_that_fits_none_is_filled_in(corpus: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"length": 8, "max_position_embeddings": 8, "steps": 2, "eval_steps": 2}
     assert train(tiny_training.settings(corpus, tmp_path, **changes)) == 2
     assert '"fill_mask"' not in (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus, tmp_path):
+def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="no corpus is named"):
         open_sources([])
     with pytest.raises(ConvertError, match="the weight behind = must be a number above 0"):
@@ -462,7 +487,7 @@ def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corp
         open_sources([f"{corpus}=2", str(other / "corpus")])
 
 
-def test_the_run_begins_from_the_weights_of_init(corpus, tmp_path):
+def test_the_run_begins_from_the_weights_of_init(corpus: Path, tmp_path: Path) -> None:
     train(tiny_training.settings(corpus, tmp_path / "first", steps=4))
     began = tmp_path / "first" / "step-000004"
     trainer, _ = made(corpus, tmp_path / "second", init=str(began), seed=7)
@@ -471,13 +496,18 @@ def test_the_run_begins_from_the_weights_of_init(corpus, tmp_path):
     assert trainer.step == 0
 
 
-def test_the_log_says_what_became_of_each_kernel(corpus, tmp_path, capsys, monkeypatch):
+def test_the_log_says_what_became_of_each_kernel(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     need = Need("attention", "float32", (2, 8))
     verdicts = (Verdict("one", need, False, "it raises"), Verdict("other", need, True, "its error is small"))
     asked = []
-    monkeypatch.setattr(
-        loop_module.kernel_choice_paddle, "prove", lambda config, types: asked.append((config, types)) or verdicts
-    )
+
+    def prove(config: RoFormerConfig, types: tuple[str, ...]) -> tuple[Verdict, ...]:
+        asked.append((config, types))
+        return verdicts
+
+    monkeypatch.setattr(kernel_choice_paddle, "prove", prove)
     train(tiny_training.settings(corpus, tmp_path / "run", steps=1))
     said = capsys.readouterr().out.splitlines()
     first_step = next(number for number, line in enumerate(said) if line.startswith("global step 1,"))

@@ -1,5 +1,7 @@
 """A run that is stopped, however that is, ends with what an uninterrupted one ends with."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import os
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +34,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def run_and_kill(tree, kills):
+def run_and_kill(tree: dict[str, Any], kills: int) -> Any:
     """Run settings in a process of its own kind: Paddle imported in another order takes other kernels."""
     path = Path(tree["run"]["output"]).with_suffix(".json")
     path.write_text(json.dumps(tree))
@@ -50,11 +53,20 @@ def run_and_kill(tree, kills):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(corpus, tmp_path):
+def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninterrupted_one(
+    corpus: Path, tmp_path: Path
+) -> None:
     # saves, log lines and evaluations at steps that do not divide each other; dropout; two stages
-    second = {"steps": 20, "length": 48, "batch_size": 6, "micro_tokens": 192, "max_lr": None, "warmup_steps": 0}
+    second: dict[str, Any] = {
+        "steps": 20,
+        "length": 48,
+        "batch_size": 6,
+        "micro_tokens": 192,
+        "max_lr": None,
+        "warmup_steps": 0,
+    }
     stages = [{"steps": 20}, second]
-    changes = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
+    changes: dict[str, Any] = {"log_steps": 4, "save_steps": 3, "eval_steps": 7, "keep_checkpoints": 2}
     run_and_kill(tiny_training.tree(corpus, tmp_path / "whole", stages, **changes), kills=0)
     counts = run_and_kill(tiny_training.tree(corpus, tmp_path / "killed", stages, **changes), kills=14)
     assert counts["killed"] >= 6, "the run was over before it was killed often: the test shows nothing"
@@ -66,7 +78,9 @@ def test_a_run_killed_many_times_also_while_saving_ends_bit_for_bit_as_an_uninte
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_sigterm_and_the_first_ctrl_c_finish_the_step_and_save(corpus, tmp_path, number):
+def test_sigterm_and_the_first_ctrl_c_finish_the_step_and_save(
+    corpus: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train(tiny_training.settings(corpus, tmp_path / "whole", steps=40, save_steps=1000))
     settings = tiny_training.settings(corpus, tmp_path / "ended", steps=40, save_steps=1000)
@@ -79,7 +93,7 @@ def test_sigterm_and_the_first_ctrl_c_finish_the_step_and_save(corpus, tmp_path,
     same_run(tmp_path / "whole", tmp_path / "ended", 40)
 
 
-def when_begun(run, number):
+def when_begun(run: Path, number: signal.Signals) -> None:
     while not (run / "metrics.jsonl").exists():
         time.sleep(0.001)
     os.kill(os.getpid(), number)
@@ -91,9 +105,14 @@ def when_begun(run, number):
      (9, "stopped; no checkpoint was saved\n")],
 )  # fmt: skip
 def test_the_second_ctrl_c_interrupts_and_what_is_said_of_checkpoints_is_true(
-    corpus, tmp_path, monkeypatch, capfd, save_steps, said
-):
-    def interrupted(trainer, *given, **options):
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    save_steps: int,
+    said: str,
+) -> None:
+    def interrupted(trainer: Trainer, *given: Any, **options: Any) -> bool:
         if trainer.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
             assert "Ctrl-C again stops at once" in capfd.readouterr().err
@@ -112,7 +131,7 @@ def test_the_second_ctrl_c_interrupts_and_what_is_said_of_checkpoints_is_true(
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_nothing_is_overwritten_without_resume(corpus, tmp_path):
+def test_nothing_is_overwritten_without_resume(corpus: Path, tmp_path: Path) -> None:
     settings = tiny_training.settings(corpus, tmp_path, steps=4)
     train(settings)
     with pytest.raises(ConvertError, match=r"holds step-000004 of another run\n  Go on with --resume"):
@@ -120,7 +139,7 @@ def test_nothing_is_overwritten_without_resume(corpus, tmp_path):
     assert train(settings, resume=True) == 4
 
 
-def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus, tmp_path):
+def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus: Path, tmp_path: Path) -> None:
     settings = tiny_training.settings(corpus, tmp_path, steps=4)
     record = '{"kind": "step", "step": 3, "lm_loss": 2.5}\n'
     (tmp_path / "metrics.jsonl").write_text(record)
@@ -133,7 +152,9 @@ def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus,
     assert [each["step"] for each in metrics(tmp_path)] == [0, 4]
 
 
-def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_is_dead(corpus, tmp_path):
+def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_is_dead(
+    corpus: Path, tmp_path: Path
+) -> None:
     settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
     code = (
         "import sys, time; from pathlib import Path; from roformer_convert.training.run.run_directory import held\n"
@@ -142,6 +163,7 @@ def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_i
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:
+            assert other.stdout is not None
             assert other.stdout.readline() == "held\n"
             for resume in (False, True):
                 with pytest.raises(
@@ -154,33 +176,37 @@ def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_i
     assert train(settings) == 4
 
 
-def test_a_run_that_is_going_on_holds_its_directory(corpus, tmp_path, monkeypatch):
-    def while_running(loop):
+def test_a_run_that_is_going_on_holds_its_directory(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def while_running(loop: Loop) -> None:
         with pytest.raises(ConvertError, match="another process is training there"):
             train(settings, resume=True)
-        return run(loop)
+        run(loop)
 
     settings, run = tiny_training.settings(corpus, tmp_path, steps=4), Loop.run
     monkeypatch.setattr(Loop, "run", while_running)
     assert train(settings) == 4
 
 
-def test_an_output_that_is_a_file_is_refused(corpus, tmp_path):
+def test_an_output_that_is_a_file_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ConvertError, match="run: cannot be written: File exists"):
         train(tiny_training.settings(corpus, tmp_path / "run"))
 
 
-def test_the_last_checkpoints_are_kept(corpus, tmp_path):
+def test_the_last_checkpoints_are_kept(corpus: Path, tmp_path: Path) -> None:
     train(tiny_training.settings(corpus, tmp_path, steps=11, save_steps=2, keep_checkpoints=3))
     assert [step for step, _ in checkpoints(tmp_path)] == [8, 10, 11]
 
 
-def test_a_save_that_fails_leaves_the_checkpoint_before_it(corpus, tmp_path, monkeypatch):
+def test_a_save_that_fails_leaves_the_checkpoint_before_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(tiny_training.settings(corpus, tmp_path, steps=4, save_steps=2))
     before = checkpoints(tmp_path)
 
-    def full(*_):
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(state_module, "_write_arrays", full)

@@ -1,12 +1,18 @@
 """A step of the trainer against numpy's: rate, clipping, decay; and which dropout and data a part of a run gets."""
 
+from __future__ import annotations
+
 import importlib.util
 import itertools
 import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 # not importorskip: Paddle is to be imported by start_paddle
 if importlib.util.find_spec("paddle") is None:
@@ -14,27 +20,28 @@ if importlib.util.find_spec("paddle") is None:
 
 import tiny_training
 
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.run.evaluation import evaluating
 from roformer_convert.training.run.feed import Feed
 from roformer_convert.training.run.loop import train
-from roformer_convert.training.samples.batches import NO_ORDER
+from roformer_convert.training.samples.batches import NO_ORDER, Batch
 from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step import trainer as trainer_module
-from roformer_convert.training.step.objective import losses
+from roformer_convert.training.step.objective import Losses, losses
 from roformer_convert.training.step.parallel import Ranks
 from roformer_convert.training.step.schedule import learning_rate
 from roformer_convert.training.step.trainer import Trainer
 from roformer_convert.training.step.weights import clear_gradients
 
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
-def made(corpus, tmp_path, *, scaled=False, **changes):
+def made(corpus: Path, tmp_path: Path, *, scaled: bool = False, **changes: Any) -> tuple[Trainer, Feed]:
     """Make a trainer and its feed."""
     settings = tiny_training.settings(corpus, tmp_path, **changes)
     sources = open_sources(settings.data.corpora)
@@ -44,12 +51,12 @@ def made(corpus, tmp_path, *, scaled=False, **changes):
 # AdamW by hand
 
 
-def paired(batches):
+def paired(batches: Sequence[Batch]) -> int:
     """Samples that have two sentences: only they give the sentence-order head a gradient."""
     return sum(int((batch.order != NO_ORDER).sum()) for batch in batches)
 
 
-def gradients_of(trainer, batches):
+def gradients_of(trainer: Trainer, batches: Sequence[Batch]) -> dict[str, NDArray[np.float64]]:
     """The gradient of a global batch's loss: of the mean over its masked tokens and over its pairs."""
     words, pairs = sum(len(batch.labels) for batch in batches), paired(batches)
     for batch in batches:
@@ -61,7 +68,9 @@ def gradients_of(trainer, batches):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_step_is_adamw_with_the_warm_ups_rate_and_clipped_gradients(corpus, tmp_path, scaled):
+def test_a_step_is_adamw_with_the_warm_ups_rate_and_clipped_gradients(
+    corpus: Path, tmp_path: Path, scaled: bool
+) -> None:
     # without a large epsilon AdamW's first steps are the same whatever the gradients are multiplied by
     options = {"weight_decay": 0.5, "beta1": 0.8, "beta2": 0.95, "adam_epsilon": 1e-3, "grad_clip": 0.1}
     trainer, feed = made(
@@ -97,7 +106,7 @@ def test_a_step_is_adamw_with_the_warm_ups_rate_and_clipped_gradients(corpus, tm
             trainer.meter.reset()
 
 
-def test_the_rate_beside_a_step_in_the_log_is_the_one_it_was_taken_with(corpus, tmp_path):
+def test_the_rate_beside_a_step_in_the_log_is_the_one_it_was_taken_with(corpus: Path, tmp_path: Path) -> None:
     settings = tiny_training.settings(corpus, tmp_path, log_steps=2, max_lr=1e-2, warmup_steps=5)
     train(settings)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -109,13 +118,15 @@ def test_the_rate_beside_a_step_in_the_log_is_the_one_it_was_taken_with(corpus, 
 # dropout
 
 
-def losses_of_a_step(corpus, tmp_path, monkeypatch, *, rank=0, **changes):
+def losses_of_a_step(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, rank: int = 0, **changes: Any
+) -> tuple[float, list[float], float]:
     """The loss of a step of two micro-batches that hold the same; its masked-LM parts; and the loss without dropout."""
     trainer, feed = made(corpus, tmp_path, **changes)
     trainer.ranks.rank = rank
     parts = []
 
-    def recorded(model, batch, **options):
+    def recorded(model: RoFormerForPretraining, batch: Batch, **options: Any) -> Losses:
         parts.append(losses(model, batch, **options))
         return parts[-1]
 
@@ -129,8 +140,10 @@ def losses_of_a_step(corpus, tmp_path, monkeypatch, *, rank=0, **changes):
     return trainer.meter.lm_loss, [float(part.mlm_sum) for part in parts], without
 
 
-def test_a_step_is_taken_with_dropout_and_every_micro_batch_and_rank_draws_its_own(corpus, tmp_path, monkeypatch):
-    changes = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+def test_a_step_is_taken_with_dropout_and_every_micro_batch_and_rank_draws_its_own(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
     loss, (one, other), without = losses_of_a_step(corpus, tmp_path, monkeypatch, **changes)
     assert abs(loss - without) > 1e-4
     assert one != other
@@ -140,7 +153,9 @@ def test_a_step_is_taken_with_dropout_and_every_micro_batch_and_rank_draws_its_o
     assert not {one, other} & set(parts)
 
 
-def test_without_dropout_a_step_has_the_loss_of_an_evaluation(corpus, tmp_path, monkeypatch):
+def test_without_dropout_a_step_has_the_loss_of_an_evaluation(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loss, (one, other), without = losses_of_a_step(corpus, tmp_path, monkeypatch, **NO_DROPOUT)
     assert loss == pytest.approx(without, rel=1e-6)
     assert one == other
@@ -149,7 +164,7 @@ def test_without_dropout_a_step_has_the_loss_of_an_evaluation(corpus, tmp_path, 
 # data
 
 
-def test_a_second_stage_on_the_same_corpus_has_other_samples_and_masks(corpus, tmp_path):
+def test_a_second_stage_on_the_same_corpus_has_other_samples_and_masks(corpus: Path, tmp_path: Path) -> None:
     settings = tiny_training.settings(corpus, tmp_path, [{"steps": 6}, {"steps": 6}])
     with Feed(settings, open_sources(settings.data.corpora)) as feed:
         steps = [list(feed.batches(step)) for step in range(12)]
@@ -157,5 +172,5 @@ def test_a_second_stage_on_the_same_corpus_has_other_samples_and_masks(corpus, t
     assert not set(rows[0]) & set(rows[1])
 
 
-def trimmed(batch):
+def trimmed(batch: Batch) -> list[NDArray[np.int64]]:
     return [row[: mask.sum()] for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
