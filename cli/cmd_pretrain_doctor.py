@@ -71,15 +71,10 @@ def doctor_command(
         raise click.UsageError("These flags belong to a configuration: name it with --config FILE.")
     settings = None if configuration is None else read_settings(named_configuration(configuration), used)
     output = Path(settings.run.output if settings else ".")
-    here = machine.look()
     say = (lambda text: None) if as_json else click.echo
-    say("this machine")
-    for name, text in machine.lines(here, output):
-        say(f"  {name:<10} {text}")
-    for text in here.notes:
-        say(f"  note: {text}")
-    for text in here.warnings:
-        say(f"  warning: {text}")
+    if gpu is None:
+        said = (f"{name:<10} {text}" for name, text in machine.lines(output))
+        say("\n  ".join(["this machine", *said, *(f"warning: {text}" for text in machine.warnings())]))
     found = None
     if settings is not None:
         from .training.doctor import targets
@@ -88,15 +83,14 @@ def doctor_command(
         if gpu is not None:
             target, disk = targets.elsewhere(KINDS[gpu], settings, ranks or 1), None
         else:
-            target, disk = targets.here(here, settings, config, ranks), machine.room(output)[1]
+            target, disk = targets.here(settings, config, ranks), machine.room(output)[1]
             click.echo("measuring a few steps of two layers …", err=True)
         found = diagnose(settings, config, target, disk=disk)
-        say(f"\n{configuration}")
-        say("\n".join(lines(found, settings)))
+        say("\n".join([*([] if gpu else [""]), str(configuration), *lines(found, settings)]))
     if as_json:
         report = {
-            "machine": dict(machine.lines(here, output)),
-            "warnings": here.warnings,
+            "machine": dict(machine.lines(output)),
+            "warnings": machine.warnings(),
             "run": found and found.as_dict(),
         }
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))

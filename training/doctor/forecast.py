@@ -116,7 +116,6 @@ class Diagnosis:
         """The diagnosis as plain data: bytes, seconds, tokens."""
         return {
             "parameters": estimate.parameter_count(self.config),
-            "matmul_parameters": estimate.matmul_parameters(self.config),
             "target": {
                 "name": self.target.name,
                 "room": self.target.room,
@@ -266,19 +265,9 @@ def _attention(target: Target, cost: StageCost) -> str:
 def lines(found: Diagnosis, settings: Settings) -> list[str]:
     """Lay a diagnosis out for a person."""
     config, target = found.config, found.target
-    parameters, multiplied = estimate.parameter_count(config), estimate.matmul_parameters(config)
-    longest = max(settings.stages, key=lambda stage: stage.length)
-    flop = estimate.flop_per_token(
-        config,
-        longest.length,
-        masked=settings.data.masked_lm_probability if settings.data.mlm else 0.0,
-        recompute=settings.run.recompute,
-    )
     ranks = f"{target.ranks} × {target.name}" if target.ranks > 1 else target.name
     out = [
-        f"  model      {parameters / 1e6:,.1f} M parameters, {multiplied / 1e6:,.2f} M of them in the layers' matrix "
-        f"products; vocabulary {config.vocab_size:,}",
-        f"  a token    {flop / 1e6:,.0f} MFLOP, forward and backward, at {longest.length} tokens",
+        f"  model      {estimate.parameter_count(config) / 1e6:,.1f} M parameters, vocabulary {config.vocab_size:,}",
         f"  on         {ranks}, {settings.run.precision}" + (", recompute" if settings.run.recompute else ""),
     ]
     paces = dict.fromkeys(f"{cost.pace.flops / 1e9:,.4g} GFLOP/s, {cost.pace.source}" for cost in found.stages)

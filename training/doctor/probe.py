@@ -1,4 +1,4 @@
-"""How fast this machine trains: a second of matrix products, and a few steps of a model with the run's widths.
+"""How fast this machine trains: a few steps of a model with the run's widths.
 
 A whole run's model is not built: of its layers two are, and what one layer takes is measured alone.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,34 +18,12 @@ from ...models.roformer_paddle import RoFormerForPretraining
 from ...models.start_paddle import paddle
 from ..settings.tables import Precision
 from ..step.estimate import Pace, flop_per_token, parameter_count
-from ..step.precision import autocast
+from ..step.precision import autocast, half_type, is_halved
 
 F = paddle.nn.functional
 
 _CPU_TOKENS = 512  # tokens of a probe on a CPU, which is as fast with few as with many
 _SECONDS = 1.0
-_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was measured.
-
-    Attributes:
-        matmul_flops: Operations a second of bare matrix products of the model's widths.
-        pace: Of whole steps.
-    """
-
-    matmul_flops: float
-    pace: Pace
-
-
-def matmul_rate(tokens: int, inputs: int, outputs: int, dtype: str = "float32", seconds: float = _SECONDS) -> float:
-    """Multiply (tokens, inputs) by (inputs, outputs) for some seconds; return operations a second."""
-    a, b = paddle.randn([tokens, inputs]).astype(dtype), paddle.randn([inputs, outputs]).astype(dtype)
-    with paddle.no_grad():
-        each = _seconds(lambda: paddle.matmul(a, b), seconds)
-    return 2.0 * tokens * inputs * outputs / each
 
 
 def probe(
@@ -57,8 +35,8 @@ def probe(
     recompute: bool = False,
     masked: float = 0.15,
     seconds: float = _SECONDS,
-) -> Probe:
-    """Measure on the current device.
+) -> Pace:
+    """Measure whole steps on the current device.
 
     Args:
         config: The run's model.
@@ -67,18 +45,14 @@ def probe(
         precision: As the settings name it; a CPU computes in float32.
         recompute: As in the settings.
         masked: Share of the tokens whose words are scored.
-        seconds: About how long each of three measurements takes, if a step is shorter.
+        seconds: About how long the longest of three measurements takes, if a step is shorter.
     """
-    on_cpu = paddle.device.get_device().startswith("cpu")
-    if on_cpu:
+    where = paddle.device.get_device()
+    if where.startswith("cpu"):
         rows, precision = max(1, min(rows, _CPU_TOKENS // length)), "fp32"
-    tokens = rows * length
-    dtype = _DTYPES[precision[:4]]
-    rate = matmul_rate(tokens, config.hidden_size, config.intermediate_size, dtype, seconds)
-
     layers = min(2, config.num_hidden_layers)
     few = replace(config, num_hidden_layers=layers)
-    model = RoFormerForPretraining(few, dtype=dtype if precision.endswith("o2") else "float32")
+    model = RoFormerForPretraining(few, dtype=half_type(precision) if is_halved(precision) else "float32")
     model.train()
     model.gradient_checkpointing = recompute
     whole = _seconds(_forward_backward(model, rows, length, precision, masked), seconds)
@@ -87,10 +61,8 @@ def probe(
         whole += layer * (4 / 3 if recompute else 1) * (config.num_hidden_layers - layers)
     update = _seconds(_update(model), seconds / 4) * parameter_count(config) / parameter_count(few)
 
-    flop = tokens * flop_per_token(config, length, masked=masked, recompute=recompute)
-    share = 100 * flop / whole / rate
-    where = paddle.device.get_device()
-    return Probe(rate, Pace(flop / whole, update, f"measured on {where}: {share:.0f} % of its bare matrix products"))
+    flop = rows * length * flop_per_token(config, length, masked=masked, recompute=recompute)
+    return Pace(flop / whole, update, f"measured on {where}")
 
 
 def _forward_backward(model: Any, rows: int, length: int, precision: Precision, masked: float) -> Callable[[], object]:

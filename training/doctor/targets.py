@@ -12,8 +12,9 @@ from ...models.start_paddle import paddle
 from ..settings.tables import Settings
 from ..step.estimate import USABLE, Kind, Pace, by_data_sheet
 from ..step.precision import types_of
+from . import machine
 from .forecast import Target
-from .machine import TYPES, Device, Machine
+from .machine import Device
 from .probe import probe
 
 
@@ -26,31 +27,31 @@ def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
         name=f"a {kind.name}" if ranks == 1 else kind.name,
         room=int(USABLE * kind.memory),
         types=device.types,
-        attention=device.fast_attention(TYPES[precision[:4]]),
+        attention=device.fast_attention(precision),
         ranks=ranks,
         measure=lambda rows, length: pace,
         proven=False,
     )
 
 
-def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: int | None) -> Target:
+def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Target:
     """The device of this machine that the settings name, measured when a stage asks for its pace.
 
     Raises:
         ConvertError: The settings name a GPU and there is none, or fewer than ``ranks``.
     """
-    wanted = settings.run.device
-    if wanted == "gpu" and not machine.gpus:
+    gpus, wanted = machine.gpus(), settings.run.device
+    if wanted == "gpu" and not gpus:
         raise ConvertError(
-            f"device = gpu, and there is none here: {machine.why_no_gpu}",
+            f"device = gpu, and Paddle {machine.build()}, finds none here",
             "Say --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
         )
-    on_gpu = bool(machine.gpus) and wanted != "cpu"
-    device = machine.gpus[0] if on_gpu else machine.cpu
-    ranks = ranks or (len(machine.gpus) if on_gpu else 1)
-    if on_gpu and ranks > len(machine.gpus):
+    on_gpu = bool(gpus) and wanted != "cpu"
+    device = gpus[0] if on_gpu else machine.cpu()
+    ranks = ranks or (len(gpus) if on_gpu else 1)
+    if on_gpu and ranks > len(gpus):
         raise ConvertError(
-            f"{ranks} ranks want a GPU each, and there are {len(machine.gpus)} here",
+            f"{ranks} ranks want a GPU each, and there are {len(gpus)} here",
             "Name the GPU for an estimate over several machines: --gpu V100-32GB.",
         )
     half = settings.run.precision[:4]
@@ -67,9 +68,9 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
             precision=precision,
             recompute=settings.run.recompute,
             masked=settings.data.masked_lm_probability if settings.data.mlm else 0.0,
-        ).pace
+        )
         # ranks on a CPU share its cores
-        crowd = 1.0 if on_gpu else max(1.0, ranks * machine.threads / machine.cores)
+        crowd = 1.0 if on_gpu else max(1.0, ranks * machine.threads() / machine.cores())
         return Pace(found.flops / crowd, found.update_seconds * crowd, found.source)
 
     return Target(

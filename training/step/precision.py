@@ -64,8 +64,8 @@ def choose_device(run: Run) -> str:
     return device
 
 
-def half_type(precision: Precision) -> str | None:
-    """The half type of a precision, or None."""
+def half_type(precision: str) -> str | None:
+    """The half type of a precision (``fp16-o2``, or ``fp16`` alone), or None."""
     return _HALVES.get(precision.partition("-")[0])
 
 
