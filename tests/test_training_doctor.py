@@ -408,7 +408,7 @@ def test_a_configuration_is_measured_here(configuration: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     report = json.loads(found.stdout)
-    assert [stage["sequences"] for stage in report["run"]["stages"]] == [4, 1]
+    assert [stage["rows"] for stage in report["run"]["stages"]] == [4, 1]
     assert report["run"]["seconds"] > 0
     assert "memory" in report["machine"]
 

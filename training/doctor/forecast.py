@@ -114,22 +114,15 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """The diagnosis as plain data: bytes, seconds, tokens."""
+        target = self.target
         return {
             "parameters": estimate.parameter_count(self.config),
-            "target": {
-                "name": self.target.name,
-                "room": self.target.room,
-                "ranks": self.target.ranks,
-                "attention": self.target.attention,
-                "kernels": list(self.target.kernels),
-            },
+            "target": {key: getattr(target, key) for key in ("name", "room", "ranks", "attention", "kernels")},
             "stages": [
                 {
-                    **asdict(cost.stage),
-                    "sequences": cost.rows,
-                    "memory": {**asdict(cost.memory), "total": cost.memory.total},
-                    "fast_memory": cost.fast_memory and {**asdict(cost.fast_memory), "total": cost.fast_memory.total},
-                    "step_seconds": cost.step_seconds,
+                    **asdict(cost),
+                    "memory_total": cost.memory.total,
+                    "fits": cost.fits(target.room),
                     "tokens_per_second": cost.tokens_per_second,
                     "seconds": cost.seconds,
                 }
@@ -137,8 +130,8 @@ class Diagnosis:
             ],
             "seconds": self.seconds,
             "checkpoint_bytes": self.checkpoint_bytes,
-            "cannot": list(self.cannot),
-            "warnings": list(self.warnings),
+            "cannot": self.cannot,
+            "warnings": self.warnings,
         }
 
 
@@ -167,14 +160,15 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
         "fused_attention": target.attention is not None and target.proven,
         "ranks": target.ranks,
         "shard_optimizer": settings.run.shard_optimizer,
+        "recompute": settings.run.recompute,
     }
     costs = []
     for number, given in enumerate(settings.stages, 1):
         stage = replace(given, batch_size=given.sequences(given.length))  # every sequence is taken to be full
-        cost = _cost(number, stage, settings, config, target, shape)
+        cost = _cost(number, stage, config, target, shape)
         costs.append(cost)
         if (fits := cost.fits(target.room)) != "yes":
-            said = _too_large(cost, settings, config, target, shape)
+            said = _too_large(cost, config, target, shape)
             if fits == "no":
                 cannot.append(said)
             else:
@@ -199,12 +193,9 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
     return Diagnosis(config, target, tuple(costs), checkpoint, tuple(cannot), tuple(warnings))
 
 
-def _cost(
-    number: int, stage: Stage, settings: Settings, config: RoFormerConfig, target: Target, shape: dict[str, Any]
-) -> StageCost:
+def _cost(number: int, stage: Stage, config: RoFormerConfig, target: Target, shape: dict[str, Any]) -> StageCost:
     share = -(-stage.batch_size // target.ranks)
     rows = min(stage.micro_tokens // stage.length or share, share)
-    recompute = settings.run.recompute
     pace = target.measure(rows, stage.length)
     seconds = estimate.step_seconds(
         config,
@@ -213,36 +204,32 @@ def _cost(
         length=stage.length,
         ranks=target.ranks,
         masked=shape["masked"],
-        recompute=recompute,
+        recompute=shape["recompute"],
     )
-    memory = estimate.memory(config, rows=rows, length=stage.length, recompute=recompute, **shape)
+    memory = estimate.memory(config, rows=rows, length=stage.length, **shape)
     fast = None
     if target.attention is not None and not target.proven:
-        fused = {**shape, "fused_attention": True}
-        fast = estimate.memory(config, rows=rows, length=stage.length, recompute=recompute, **fused)
+        fast = estimate.memory(config, rows=rows, length=stage.length, **{**shape, "fused_attention": True})
     return StageCost(number, stage, rows, -(-share // rows), memory, fast, pace, seconds)
 
 
-def _too_large(
-    cost: StageCost, settings: Settings, config: RoFormerConfig, target: Target, shape: dict[str, Any]
-) -> str:
+def _too_large(cost: StageCost, config: RoFormerConfig, target: Target, shape: dict[str, Any]) -> str:
     """Say that a stage does not fit, and what would."""
 
     def most(recompute: bool) -> int:
-        found = estimate.largest_rows(
-            target.room, cost.rows, config=config, length=cost.stage.length, recompute=recompute, **shape
-        )
+        other = {**shape, "recompute": recompute, "config": config, "length": cost.stage.length}
+        found = estimate.largest_rows(target.room, cost.rows, **other)
         return 1 << (found.bit_length() - 1) if found else 0  # a power of two divides most batches
 
     ways = []
-    if rows := most(settings.run.recompute):
+    if rows := most(shape["recompute"]):
         ways.append(f"--micro-tokens {rows * cost.stage.length}")
-    if not settings.run.recompute and (rows := most(True)):
+    if not shape["recompute"] and (rows := most(True)):
         fewer = f" with --micro-tokens {rows * cost.stage.length}"
         ways.append("--recompute" + (fewer if rows * 2 <= cost.rows else ""))
     if not ways:
         ways.append("a smaller model; not even one sequence fits")
-        if target.ranks > 1 and not settings.run.shard_optimizer:
+        if target.ranks > 1 and not shape["shard_optimizer"]:
             ways.insert(0, "--shard-optimizer")
     return (
         f"stage {cost.number}: {cost.rows} sequences of {cost.stage.length} tokens at once need "
