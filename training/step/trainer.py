@@ -14,12 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy
-
 from ...models.roformer_paddle import as_numpy
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 from ..samples.position import Position
+from ..samples.splitmix import derive
 from ..settings.tables import Settings
 from ..start.sources import Sources, load_weights, starting_model
 from .agreement import digest, settings_facts
@@ -210,8 +209,7 @@ class Trainer:
 
     def _seed(self, part: int) -> int:
         """The dropout seed of a micro-batch of this rank in the step that is being taken."""
-        mixed = numpy.random.SeedSequence([self.settings.run.seed, self.step, self.ranks.rank, part])
-        return int(mixed.generate_state(1, numpy.uint64)[0] >> numpy.uint64(2))  # Paddle takes a signed number
+        return derive(self.settings.run.seed, self.step, self.ranks.rank, part) >> 1  # Paddle takes a signed number
 
     def _bad_number(
         self, batches: Sequence[Batch], scale: float, lm_loss: float, sop_loss: float, norm: float
