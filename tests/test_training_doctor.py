@@ -326,29 +326,28 @@ def test_a_cpu_trains_in_float32_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "types", "attention"),
+    ("capability", "attention"),
     [
-        ((5, 0), ("fp32",), "memory-efficient attention in fp32, FlashAttention wants compute capability 8.0"),
-        (
-            (7, 0),
-            ("fp32", "fp16"),
-            "memory-efficient attention in fp32 and fp16, FlashAttention wants compute capability 8.0",
-        ),
-        ((9, 0), ("fp32", "fp16", "bf16"), "memory-efficient attention in fp32; FlashAttention in fp16 and bf16"),
-        ((3, 7), ("fp32",), "products and softmax in fp32, FlashAttention wants compute capability 8.0"),
+        ((3, 7), {"fp32": None}),
+        ((5, 0), {"fp32": "memory-efficient attention"}),
+        ((7, 0), {"fp32": "memory-efficient attention", "fp16": "memory-efficient attention"}),
+        ((9, 0), {"fp32": "memory-efficient attention", "fp16": "FlashAttention", "bf16": "FlashAttention"}),
     ],
 )
 def test_a_gpu_trains_in_what_its_capability_says(
-    capability: tuple[int, int], types: tuple[str, ...], attention: str
+    capability: tuple[int, int], attention: dict[str, str | None]
 ) -> None:
-    device = machine.Device("a GPU", 1, 1, capability)
-    assert device.types == types
-    assert machine.attention(device) == f"{attention}; where it does not prove itself, products and softmax"
+    kind = estimate.Kind("a GPU", 1 << 30, 1e12, 1e12, capability)
+    for precision in ("fp32", "fp16", "bf16"):
+        given = settings(run={"precision": precision if precision == "fp32" else f"{precision}-o2"})
+        target = targets.elsewhere(kind, given, 1)
+        assert target.types == tuple(attention)
+        assert target.attention == attention.get(precision, attention["fp32"])
 
 
 def test_what_a_run_can_have_has_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said = dict(machine.lines(tmp_path / "not" / "yet"))
-    assert {"processor", "memory", "types", "attention"} <= set(said)
+    assert {"processor", "memory", "types"} <= set(said)
     assert said["Paddle"].startswith(f"{paddle.__version__}, built ")
     assert said["disk"].endswith(f"free at {tmp_path}")
     gpu = machine.Device("Tesla V100-SXM2-16GB", 16 << 30, 15 << 30, (7, 0))
@@ -408,7 +407,7 @@ def test_a_configuration_is_measured_here(configuration: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     report = json.loads(found.stdout)
-    assert [stage["rows"] for stage in report["run"]["stages"]] == [4, 1]
+    assert [(stage["rows"], stage["fits"]) for stage in report["run"]["stages"]] == [(4, "yes"), (1, "yes")]
     assert report["run"]["seconds"] > 0
     assert "memory" in report["machine"]
 

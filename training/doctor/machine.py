@@ -13,11 +13,8 @@ from typing import Any
 import numpy
 
 from ...converters.amounts import amount
-from ...models import kernels_paddle
-from ...models.kernels_paddle import candidates
 from ...models.processor import processor
 from ...models.start_paddle import paddle
-from ..step.precision import half_type
 
 
 @dataclass(frozen=True)
@@ -45,12 +42,6 @@ class Device:
         if self.capability is None:
             return ("fp32",)  # Paddle's AMP leaves everything as it is on a CPU, whatever is_bfloat16_supported says
         return ("fp32", *["fp16"] * (self.capability >= (7, 0)), *["bf16"] * (self.capability >= (8, 0)))
-
-    def fast_attention(self, precision: str) -> str | None:
-        """Name the kernel that may stand in for attention, or None; it has to prove itself."""
-        dtype = half_type(precision) or "float32"
-        found = candidates(kernels_paddle.Device(self.name, self.capability), "attention", dtype)
-        return found[0].name if found else None
 
 
 def cpu() -> Device:
@@ -157,18 +148,6 @@ def room(directory: Path) -> tuple[Path, int]:
     return there, shutil.disk_usage(there).free
 
 
-def attention(device: Device) -> str:
-    """Say which attention a device gets in each of its types, and why."""
-    if device.capability is None:
-        return "products and softmax: there is no fast kernel for CPUs"
-    found: dict[str, list[str]] = {}
-    for short in device.types:
-        found.setdefault(device.fast_attention(short) or "products and softmax", []).append(short)
-    said = "; ".join(f"{kernel} in {' and '.join(types)}" for kernel, types in found.items())
-    why = "" if device.capability >= (8, 0) else ", FlashAttention wants compute capability 8.0"
-    return f"{said}{why}; where it does not prove itself, products and softmax"
-
-
 def lines(directory: Path) -> list[tuple[str, str]]:
     """Say what this machine has for a run that writes to ``directory``: what, and how it stands with it."""
     host, cards = cpu(), gpus()
@@ -184,9 +163,6 @@ def lines(directory: Path) -> list[tuple[str, str]]:
         out.append((f"GPU {number}", f"{gpu.name}, {amount(gpu.free)} free of {amount(gpu.memory)}, {capability}"))
     if not cards:
         out.append(("GPU", "none that Paddle can use"))
-    device = cards[0] if cards else host
     there, free = room(directory)
-    out.append(("types", ", ".join(device.types)))
-    out.append(("attention", attention(device)))
-    out.append(("disk", f"{amount(free)} free at {there}"))
-    return out
+    types = (cards[0] if cards else host).types
+    return [*out, ("types", ", ".join(types)), ("disk", f"{amount(free)} free at {there}")]

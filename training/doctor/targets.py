@@ -6,12 +6,13 @@ from __future__ import annotations
 from functools import cache
 
 from ...converters.errors import ConvertError
-from ...models import kernel_choice_paddle
+from ...models import kernel_choice_paddle, kernels_paddle
 from ...models.config import RoFormerConfig
+from ...models.kernels_paddle import candidates
 from ...models.start_paddle import paddle
 from ..settings.tables import Settings
 from ..step.estimate import USABLE, Kind, Pace, by_data_sheet
-from ..step.precision import types_of
+from ..step.precision import half_type, types_of
 from . import machine
 from .forecast import Target
 from .machine import Device
@@ -23,11 +24,13 @@ def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
     device = Device(kind.name, kind.memory, kind.memory, kind.capability)
     precision = settings.run.precision if settings.run.precision[:4] in device.types else "fp32"
     pace = by_data_sheet(kind, precision)
+    dtype = half_type(precision) or "float32"
+    kernels = candidates(kernels_paddle.Device(kind.name, kind.capability), "attention", dtype)
     return Target(
         name=f"a {kind.name}" if ranks == 1 else kind.name,
         room=int(USABLE * kind.memory),
         types=device.types,
-        attention=device.fast_attention(precision),
+        attention=kernels[0].name if kernels else None,
         ranks=ranks,
         measure=lambda rows, length: pace,
         proven=False,
