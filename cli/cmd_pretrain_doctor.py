@@ -72,9 +72,11 @@ def doctor_command(
     settings = None if configuration is None else read_settings(named_configuration(configuration), used)
     output = Path(settings.run.output if settings else ".")
     say = (lambda text: None) if as_json else click.echo
-    if gpu is None:
-        said = (f"{name:<10} {text}" for name, text in machine.lines(output))
-        say("\n  ".join(["this machine", *said, *(f"warning: {text}" for text in machine.warnings())]))
+    # for a GPU that is not here, this machine is no matter
+    facts, warnings = ({}, []) if gpu else (dict(machine.lines(output)), machine.warnings())
+    if facts:
+        told = [*(f"{name:<10} {text}" for name, text in facts.items()), *(f"warning: {text}" for text in warnings)]
+        say("\n  ".join(["this machine", *told]))
     found = None
     if settings is not None:
         from .training.doctor import targets
@@ -86,11 +88,11 @@ def doctor_command(
             target, disk = targets.here(settings, config, ranks), machine.room(output)[1]
             click.echo("measuring a few steps of two layers …", err=True)
         found = diagnose(settings, config, target, disk=disk)
-        say("\n".join([*([] if gpu else [""]), str(configuration), *lines(found, settings)]))
+        say("\n".join([*([""] if facts else []), str(configuration), *lines(found, settings)]))
     if as_json:
         report = {
-            "machine": dict(machine.lines(output)),
-            "warnings": machine.warnings(),
+            "machine": facts,
+            "warnings": warnings,
             "run": found and found.as_dict(),
         }
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))
