@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.kernel_choice_paddle import prove
-from ..models.roformer_paddle import dtype_name
+from ..models.ops_paddle import dtype_name
 from ..models.start_paddle import paddle
 from .cases import Case, Training
 from .step import BETAS, DECAY, EPSILON, RATE

@@ -24,8 +24,9 @@ from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_choice_paddle import settle
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt
 from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
+from roformer_convert.models.ops_paddle import F
 from roformer_convert.models.process import DeathError
-from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 
 CONFIG = RoFormerConfig(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 
-from ...models.roformer_paddle import as_numpy
+from ...models.ops_paddle import as_numpy
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 from ..samples.position import Position
