@@ -9,6 +9,7 @@ signatures; how each is computed is the framework's own business. The model itse
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -52,8 +53,13 @@ def all_real(attention_mask: Tensor) -> bool:
     return at_hand(attention_mask) and bool(attention_mask.astype("bool").all())
 
 
-def to_tensor(values: NDArray[Any], like: Tensor) -> Tensor:
-    """Put an array where ``like`` is."""
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return paddle.no_grad()
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
     return paddle.to_tensor(values)
 
 

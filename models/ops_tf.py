@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -48,8 +49,13 @@ def all_real(attention_mask: Tensor) -> bool:
     return at_hand(tf.convert_to_tensor(attention_mask)) and bool(tf.reduce_all(tf.cast(attention_mask, tf.bool)))
 
 
-def to_tensor(values: NDArray[Any], like: Tensor) -> Tensor:
-    """Put an array where ``like`` is."""
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return nullcontext()  # TensorFlow keeps what a GradientTape watches
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
     return tf.constant(values)
 
 

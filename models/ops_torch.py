@@ -9,6 +9,7 @@ signatures; how each is computed is the framework's own business. The model itse
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -47,9 +48,15 @@ def all_real(attention_mask: Tensor) -> bool:
     return at_hand(attention_mask) and bool(attention_mask.all())
 
 
-def to_tensor(values: NDArray[Any], like: Tensor) -> Tensor:
-    """Put an array where ``like`` is."""
-    return torch.from_numpy(values).to(like.device)
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return torch.inference_mode()
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
+    tensor = torch.from_numpy(values)
+    return tensor if like is None else tensor.to(like.device)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:

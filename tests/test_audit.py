@@ -328,9 +328,7 @@ def test_a_log_is_read_as_it_is_written() -> None:
 def test_an_operator_that_logs_no_kernel_is_doubted() -> None:
     lines = [line for line in LOG.splitlines() if "embedding_grad API kernel: " not in line]
     (doubt,) = read_log(lines)[0].doubts
-    assert doubt.startswith(
-        "embedding_grad, called from models/ops_paddle.py:1:project, ran, and Paddle logged no"
-    )
+    assert doubt.startswith("embedding_grad, called from models/ops_paddle.py:1:project, ran, and Paddle logged no")
 
 
 # --- the committed list

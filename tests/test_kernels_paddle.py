@@ -470,12 +470,13 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models import worker
+    from roformer_convert.models.frameworks import FRAMEWORKS
     from roformer_convert.parity import run_paddle
 
     model, asked = _model(), []
     for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
-    worker._RUNNERS["paddle"](model)
+    worker.scorer(model, FRAMEWORKS["paddle"])
     ids = numpy.ones((1, 3), numpy.int64)
     run_paddle.run(model, SimpleNamespace(arrays=lambda: {"input_ids": ids}), taps=False)  # type: ignore[arg-type]
     assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]
