@@ -18,12 +18,12 @@ import numpy
 from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
-from . import start_paddle
 from .config import MASKED, RoFormerConfig, check_length
 from .kernels_paddle import find, on_cpu, product_type
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .start_paddle import paddle
+from .start_paddle import recompute as paddle_recompute
 
 F = paddle.nn.functional
 nn = paddle.nn
@@ -100,7 +100,7 @@ def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
     return paddle.create_parameter(shape, dtype, default_initializer=nn.initializer.Constant(value))  # type: ignore[arg-type]
 
 
-class Table(Module):
+class FixedTable(Module):
     """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
 
     Args:
@@ -125,7 +125,11 @@ class Table(Module):
 
 
 def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
-    """Return rows and columns of a batch (B, T), which may not be longer than the limit."""
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
     rows, columns = input_ids.shape
     check_length(columns if isinstance(columns, int) else None, config)
     return rows, columns
@@ -161,7 +165,12 @@ def spread(x: Tensor, layout: Layout) -> Tensor:
 
 
 def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
-    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row."""
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
     if layout.slots is not None:
         found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
         return paddle.gather(x, paddle.to_tensor(found))
@@ -337,6 +346,10 @@ def _head_order(lengths: tuple[int, ...], heads: int) -> tuple[Tensor, Tensor]:
 
 
 def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
-    """Compute a layer whose activations are not kept for the way back, but computed again there."""
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
     # not use_reentrant=False, which in Paddle 2.6 knows no CPU
-    return start_paddle.recompute(layer, hidden, layout, name, None)
+    return paddle_recompute(layer, hidden, layout, name, None)

@@ -61,7 +61,8 @@ def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
     """Return a tensor's values on the host, bfloat16 as bit patterns."""
-    values: NDArray[Any] = tf.convert_to_tensor(x).numpy()
+    x = tf.convert_to_tensor(x)
+    values: NDArray[Any] = x.numpy()
     return values.view(numpy.uint16) if x.dtype == tf.bfloat16 else values
 
 
@@ -95,7 +96,7 @@ def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
     return tf.Variable(tf.cast(tf.fill(shape, value), dtype))
 
 
-class Table(Module):
+class FixedTable(Module):
     """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
 
     Args:
@@ -111,7 +112,11 @@ class Table(Module):
 
 
 def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
-    """Return rows and columns of a batch (B, T), which may not be longer than the limit."""
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
     input_ids = tf.convert_to_tensor(input_ids)
     rows, columns = (tf.shape(input_ids)[i] if size is None else size for i, size in enumerate(input_ids.shape))
     check_length(input_ids.shape[1], config)
@@ -150,7 +155,12 @@ def spread(x: Tensor, layout: Layout) -> Tensor:
 
 
 def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
-    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row."""
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
     if layout.slots is not None:
         found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
         return tf.gather(x, found)
@@ -274,8 +284,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
 
 
 def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
-    """Compute a layer whose activations are not kept for the way back, but computed again there."""
-    # recompute_grad draws dropout anew when it computes a layer again, and the gradient would be of neither
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
     if layer.dropout or layer.attention.dropout:
         raise ModelError(
             "TensorFlow cannot checkpoint gradients through dropout",

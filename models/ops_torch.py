@@ -101,7 +101,7 @@ def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
     return Parameter(torch.full(shape, value, dtype=getattr(torch, dtype)))
 
 
-class Table(Module):
+class FixedTable(Module):
     """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
 
     Args:
@@ -118,7 +118,7 @@ class Table(Module):
     def _cast(self, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(self.values).to(torch.float64 if dtype == torch.float64 else torch.float32)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Table:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedTable:
         # Module.to(dtype) would round the table, or widen a rounded one: take it anew in the type it should have
         moved = fn(self.table)
         self.table = moved if moved.dtype == self.table.dtype else self._cast(moved.dtype).to(moved.device)
@@ -126,7 +126,11 @@ class Table(Module):
 
 
 def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
-    """Return rows and columns of a batch (B, T), which may not be longer than the limit."""
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
     rows, columns = input_ids.shape
     if torch.compiler.is_compiling():  # a graph has no way to raise an error of ours
         limit = config.max_position_embeddings
@@ -166,7 +170,12 @@ def spread(x: Tensor, layout: Layout) -> Tensor:
 
 
 def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
-    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row."""
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
     if layout.slots is not None:
         found = packed_positions(layout.slots.cpu().numpy(), torch.as_tensor(positions).cpu().numpy(), x.shape[0])
         return x[torch.from_numpy(found).to(x.device)]
@@ -322,5 +331,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
 
 
 def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
-    """Compute a layer whose activations are not kept for the way back, but computed again there."""
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
     return checkpoint(layer, hidden, layout, name, None, use_reentrant=False)

@@ -28,10 +28,10 @@ from .config import ModelError, RoFormerConfig, pad_token, supported
 from .layout import Layout
 from .ops_tf import (
     DIALECT,
+    FixedTable,
     Module,
     ModuleList,
     Parameter,
-    Table,
     Tensor,
     add_norm,
     all_real,
@@ -141,7 +141,7 @@ class Embedding(Module):
         return embed(self.weight, ids)
 
 
-class RotaryTable(Table):
+class RotaryTable(FixedTable):
     """Cosine and sine of every position's angles: a function of the configuration.
 
     Computed in float64 and held in float32 (float64 in a float64 model) whatever the weights' type: rounding the table

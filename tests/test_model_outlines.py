@@ -196,9 +196,9 @@ def test_outline_sees_classes_functions_and_tables() -> None:
     found = outline(operations("torch"))
     assert {
         "def attend",
-        "class Table",
-        "Table.__init__",
-        "Table: self.table",
+        "class FixedTable",
+        "FixedTable.__init__",
+        "FixedTable: self.table",
         "ACTIVATIONS",
         "DIALECT",
     } <= found.keys()
@@ -213,8 +213,8 @@ def test_outline_sees_classes_functions_and_tables() -> None:
         ('"""Look up the rows', '"""Find the rows', "def embed: "),
         ("def split_heads(", "def split(", "def split"),
         ('    "mish": F.mish,\n', "", "ACTIVATIONS: "),
-        ('"table", self._cast', '"tables", self._cast', "Table: self.table"),
-        ("class Table(Module)", "class Table(object)", "class Table: "),
+        ('"table", self._cast', '"tables", self._cast', "FixedTable: self.table"),
+        ("class FixedTable(Module)", "class FixedTable(object)", "class FixedTable: "),
         ('"""The operations of the model', '"""Operations of the model', "docstring: "),
     ],
 )
