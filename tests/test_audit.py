@@ -107,9 +107,8 @@ def test_o2_keeps_the_residual_stream_half(recordings: list[Recording]) -> None:
             for caller in callers
             if operator.dtype == "float32" and caller.startswith("models/")
         }
-        assert in_model == {"rotate", "turns_of_tokens", "normal", "constant"}, (
-            scenario
-        )  # the last two make the masters
+        # the last two make the masters
+        assert in_model == {"rotate", "turns_of_tokens", "normal", "constant"}, scenario
 
 
 def test_full_precision_has_no_half_type(recordings: list[Recording]) -> None:
