@@ -22,7 +22,7 @@ from unittest import mock
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.models import kernel_choice_paddle, kernel_trials_paddle
 from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
-from roformer_convert.models.roformer_paddle import F, attend, rotate
+from roformer_convert.models.ops_paddle import F, attend, rotate
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.worker import Worker

@@ -4,7 +4,7 @@
 
 A micro-batch of the reference run (12 layers, hidden 768, vocabulary 12,000; 32 samples of 512 tokens; fp16-o2): matrix
 products at a share of the tensor cores' rate, everything else at a share of the memory's bandwidth. The rows are what
-``models/roformer_paddle.py`` calls, once as plain kernels and once with the candidates that prove themselves on the
+``models/ops_paddle.py`` calls, once as plain kernels and once with the candidates that prove themselves on the
 device (see docs/pretraining.md). What a host needs to start kernels is left out: at this size it hides behind them.
 
 Sources: NVIDIA V100 data sheet (125 TFLOP/s of float16 matrix units, 900 GB/s); the shares are what cuBLAS and plain

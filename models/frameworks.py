@@ -20,6 +20,7 @@ class Framework:
     package: What is imported.
     extra: ``pip install '.[extra]'`` in a checkout brings it.
     model: The module of this package that holds the model.
+    operations: The module of this package that holds the operations it is written with.
     label: What JunnYu's model cards put before its line.
     """
 
@@ -27,15 +28,16 @@ class Framework:
     package: str
     extra: str
     model: str
+    operations: str
     label: str
 
 
 # fmt: off
 FRAMEWORKS: Mapping[str, Framework] = {
     framework.name: framework for framework in (
-        Framework("paddle", "paddle",     "paddle",     "roformer_paddle", "paddle"),
-        Framework("torch",  "torch",      "torch",      "roformer_torch",  "pytorch"),
-        Framework("tf",     "tensorflow", "tensorflow", "roformer_tf",     "tf"),
+        Framework("paddle", "paddle",     "paddle",     "roformer_paddle", "ops_paddle", "paddle"),
+        Framework("torch",  "torch",      "torch",      "roformer_torch",  "ops_torch",  "pytorch"),
+        Framework("tf",     "tensorflow", "tensorflow", "roformer_tf",     "ops_tf",     "tf"),
     )
 }
 # fmt: on

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ..converters.table.rotary import rotary_angles
 from .config import RoFormerConfig
 from .kernels_paddle import PLACES, Kernel, Place
+from .layout import Layout
+from .ops_paddle import F, Tensor, attend, key_mask, rotate
 from .packing import pack
-from .roformer_paddle import F, Layout, Tensor, attend, key_mask, rotate
 from .start_paddle import paddle
 
 Arrays = dict[str, NDArray[numpy.float64]]

@@ -1,6 +1,6 @@
 """Fast kernels that Paddle has for GPUs: which of them may stand in for a function of the model, and which do.
 
-``roformer_paddle.py`` is written in operators that exist everywhere, and asks :func:`find` at four places whether
+``ops_paddle.py`` is written in operators that exist everywhere, and asks :func:`find` at four places whether
 something faster stands ready. What stands ready was a candidate by capability and type (:func:`candidates`), and then
 proved itself on the device at hand (:mod:`.kernel_choice_paddle`); before that, and on a CPU, nothing does.
 

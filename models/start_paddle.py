@@ -1,6 +1,6 @@
 """Start Paddle: what has to be said to it before and right after its import, in the one place that imports it.
 
-``roformer_paddle.py`` takes ``paddle`` from here. :data:`NOTES` says what was done, for ``--verbose``.
+``ops_paddle.py`` takes ``paddle`` from here. :data:`NOTES` says what was done, for ``--verbose``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .frameworks import FRAMEWORKS
+from .frameworks import FRAMEWORKS, Framework
 from .process import Json, serve
 from .ranking import best
 
@@ -47,7 +47,7 @@ class Worker:
         model = module.RoFormerForMaskedLM.from_pretrained(
             directory, dtype="float32", dialect=dialect, config=config, extend_to=extend_to
         )
-        self.score = _RUNNERS[self.framework.name](model)
+        self.score = scorer(model, self.framework)
         package = sys.modules[self.framework.package]
         start = sys.modules.get(f"{__package__}.start_{self.framework.name}")
         return {
@@ -73,58 +73,27 @@ class Worker:
         return {"texts": [each[start:end] for start, end in zip([0, *ends], ends, strict=False)]}
 
 
-def _torch(model: Any) -> Score:
-    import torch
+def scorer(model: Any, framework: Framework) -> Score:
+    """Return what scores the masks of a batch with a model."""
+    ops = importlib.import_module(f".{framework.operations}", __package__)
+    if framework.name == "paddle":
+        from .kernel_choice_paddle import prove
+
+        prove(model.config, ("float32",))
 
     def score(input_ids: Int64, attention_mask: Int64, positions: Int64) -> NDArray[Any]:
-        with torch.inference_mode():
-            logits: NDArray[Any] = model(
-                torch.from_numpy(input_ids),
-                attention_mask=torch.from_numpy(attention_mask),
-                positions=torch.from_numpy(positions),
+        with ops.inference():
+            logits = model(
+                ops.to_tensor(input_ids),
+                attention_mask=ops.to_tensor(attention_mask),
+                positions=ops.to_tensor(positions),
                 packed=True,
-            ).numpy()
-            return logits
+            )
+            found: NDArray[Any] = ops.as_numpy(logits)
+            return found
 
     return score
 
-
-def _paddle(model: Any) -> Score:
-    import paddle
-
-    from .kernel_choice_paddle import prove
-
-    prove(model.config, ("float32",))
-
-    def score(input_ids: Int64, attention_mask: Int64, positions: Int64) -> NDArray[Any]:
-        with paddle.no_grad():
-            logits: NDArray[Any] = model(
-                paddle.to_tensor(input_ids),
-                attention_mask=paddle.to_tensor(attention_mask),
-                positions=paddle.to_tensor(positions),
-                packed=True,
-            ).numpy()
-            return logits
-
-    return score
-
-
-def _tf(model: Any) -> Score:
-    import tensorflow as tf
-
-    def score(input_ids: Int64, attention_mask: Int64, positions: Int64) -> NDArray[Any]:
-        logits: NDArray[Any] = model(
-            tf.constant(input_ids),
-            attention_mask=tf.constant(attention_mask),
-            positions=tf.constant(positions),
-            packed=True,
-        ).numpy()
-        return logits
-
-    return score
-
-
-_RUNNERS: dict[str, Callable[[Any], Score]] = {"torch": _torch, "paddle": _paddle, "tf": _tf}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -114,8 +114,8 @@ class Dumper:
         """Yield every parameter under its canonical name, kernels as (out, in)."""
         table = Table(model.config.num_hidden_layers).by_canonical
         for name, value in runner.parameters(model).items():
-            array = runner.numpy_of(value)
-            yield name, array.T if table[name].turned(module.DIALECT) else array
+            array = runner.as_numpy(value)
+            yield name, array.T if table[name].turned(runner.DIALECT) else array
 
     def differentiate(self, module: ModuleType, runner: ModuleType, model: Any, training: Any, out: Path) -> float:
         """Write the gradients and the parameters after one step; return the loss."""
@@ -124,7 +124,7 @@ class Dumper:
         loss = next(found)[1]
         with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
             for name, gradient, value in found:
-                turned = table[name].turned(module.DIALECT)
+                turned = table[name].turned(runner.DIALECT)
                 gradients.write(name, gradient.T if turned else gradient)
                 updated.write(name, value.T if turned else value)
         return float(loss)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.kernel_choice_paddle import prove
-from ..models.roformer_paddle import dtype_name
+from ..models.ops_paddle import DIALECT, as_numpy, dtype_name, inference, to_tensor
 from ..models.start_paddle import paddle
 from .cases import Case, Training
 from .step import BETAS, DECAY, EPSILON, RATE
+
+__all__ = ["DIALECT", "as_numpy", "differentiate", "parameters", "run"]
 
 Array = NDArray[Any]
 
@@ -21,21 +23,15 @@ def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
     """Run one case; return every tap, or the taps that are results."""
     recorded: dict[str, Any] = {}
     prove(model.config, (dtype_name(model.embeddings.word.weight),))
-    with paddle.no_grad():
-        model(**{name: paddle.to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
+    with inference():
+        model(**{name: to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
         _pool(model, recorded)
-    return {name: value.numpy() for name, value in recorded.items()}
+    return {name: as_numpy(value) for name, value in recorded.items()}
 
 
 def parameters(model: Any) -> dict[str, Any]:
     """Name every parameter."""
     return dict(model.named_parameters())
-
-
-def numpy_of(value: Any) -> Array:
-    """Take a parameter's or gradient's values to numpy."""
-    array: Array = value.numpy()
-    return array
 
 
 def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float | Array, Array | None]]:
@@ -47,12 +43,12 @@ def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float |
     loss.backward()
     yield "", float(loss), None
     for name, value in parameters(model).items():
-        gradient = np.zeros(tuple(value.shape)) if value.grad is None else numpy_of(value.grad)
+        gradient = np.zeros(tuple(value.shape)) if value.grad is None else as_numpy(value.grad)
         paddle.optimizer.AdamW(
             RATE, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON, parameters=[value], weight_decay=DECAY
         ).step()
         value.clear_gradient(set_to_zero=False)
-        yield name, gradient, numpy_of(value)
+        yield name, gradient, as_numpy(value)
 
 
 def _pool(model: Any, recorded: dict[str, Any]) -> None:
@@ -64,16 +60,16 @@ def _pool(model: Any, recorded: dict[str, Any]) -> None:
 
 def _loss(model: Any, training: Training) -> Any:
     recorded: dict[str, Any] = {}
-    model(**{name: paddle.to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
+    model(**{name: to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
     _pool(model, recorded)
     if "logits" in recorded:
-        loss = paddle.nn.functional.cross_entropy(recorded["logits"], paddle.to_tensor(training.words))
+        loss = paddle.nn.functional.cross_entropy(recorded["logits"], to_tensor(training.words))
     else:
         hidden = recorded[f"layers.{len(model.layers) - 1}.feed_forward_norm"].flatten(0, 1)
-        chosen = hidden[paddle.to_tensor(training.case.scored)]
-        loss = (chosen * paddle.to_tensor(training.weights)).mean()
+        chosen = hidden[to_tensor(training.case.scored)]
+        loss = (chosen * to_tensor(training.weights)).mean()
     if "sop" in recorded:
-        loss = loss + paddle.nn.functional.cross_entropy(recorded["sop"], paddle.to_tensor(training.order))
+        loss = loss + paddle.nn.functional.cross_entropy(recorded["sop"], to_tensor(training.order))
     elif "pooler" in recorded:
         loss = loss + (recorded["pooler"] ** 2).mean()
     return loss

@@ -10,8 +10,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ..models.ops_tf import DIALECT, as_numpy, inference, to_tensor
 from .cases import Case, Training
 from .step import BETAS, DECAY, EPSILON, RATE
+
+__all__ = ["DIALECT", "as_numpy", "differentiate", "parameters", "run"]
 
 Array = NDArray[Any]
 
@@ -19,20 +22,15 @@ Array = NDArray[Any]
 def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
     """Run one case; return every tap, or the taps that are results."""
     recorded: dict[str, Any] = {}
-    model(**{name: tf.constant(array) for name, array in case.arrays().items()}, taps=recorded)
-    _pool(model, recorded)
-    return {name: value.numpy() for name, value in recorded.items()}
+    with inference():
+        model(**{name: to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
+        _pool(model, recorded)
+    return {name: as_numpy(value) for name, value in recorded.items()}
 
 
 def parameters(model: Any) -> dict[str, Any]:
     """Name every parameter."""
     return dict(model.named_parameters())
-
-
-def numpy_of(value: Any) -> Array:
-    """Take a parameter's or gradient's values to numpy."""
-    array: Array = tf.convert_to_tensor(value).numpy()
-    return array
 
 
 def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float | Array, Array | None]]:
@@ -54,7 +52,7 @@ def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float |
         tf.keras.optimizers.AdamW(
             RATE, beta_1=BETAS[0], beta_2=BETAS[1], epsilon=epsilon, weight_decay=DECAY
         ).apply_gradients([(gradient, value)])
-        yield name, gradient.numpy(), numpy_of(value)
+        yield name, gradient.numpy(), as_numpy(value)
 
 
 def _pool(model: Any, recorded: dict[str, Any]) -> None:
@@ -66,7 +64,7 @@ def _pool(model: Any, recorded: dict[str, Any]) -> None:
 
 def _loss(model: Any, training: Training) -> Any:
     recorded: dict[str, Any] = {}
-    model(**{name: tf.constant(array) for name, array in training.case.arrays().items()}, taps=recorded)
+    model(**{name: to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
     _pool(model, recorded)
     if "logits" in recorded:
         loss = _cross_entropy(recorded["logits"], training.words)

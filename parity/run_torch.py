@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
+from ..models.ops_torch import DIALECT, as_numpy, inference, to_tensor
 from .cases import Case, Training
 from .step import BETAS, DECAY, EPSILON, RATE
+
+__all__ = ["DIALECT", "as_numpy", "differentiate", "parameters", "run"]
 
 Array = NDArray[Any]
 
@@ -19,21 +22,15 @@ Array = NDArray[Any]
 def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
     """Run one case; return every tap, or the taps that are results."""
     recorded: dict[str, Any] = {}
-    with torch.inference_mode():
-        model(**{name: torch.from_numpy(array) for name, array in case.arrays().items()}, taps=recorded)
+    with inference():
+        model(**{name: to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
         _pool(model, recorded)
-    return {name: value.numpy() for name, value in recorded.items()}
+    return {name: as_numpy(value) for name, value in recorded.items()}
 
 
 def parameters(model: Any) -> dict[str, Any]:
     """Name every parameter."""
     return dict(model.named_parameters())
-
-
-def numpy_of(value: Any) -> Array:
-    """Take a parameter's or gradient's values to numpy."""
-    array: Array = value.detach().numpy()
-    return array
 
 
 def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float | Array, Array | None]]:
@@ -45,10 +42,10 @@ def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float |
     loss.backward()
     yield "", float(loss.detach()), None
     for name, value in parameters(model).items():
-        gradient = np.zeros(tuple(value.shape)) if value.grad is None else numpy_of(value.grad).copy()
+        gradient = np.zeros(tuple(value.shape)) if value.grad is None else as_numpy(value.grad).copy()
         torch.optim.AdamW([value], lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY).step()
         value.grad = None
-        yield name, gradient, numpy_of(value)
+        yield name, gradient, as_numpy(value)
 
 
 def _pool(model: Any, recorded: dict[str, Any]) -> None:
@@ -60,16 +57,16 @@ def _pool(model: Any, recorded: dict[str, Any]) -> None:
 
 def _loss(model: Any, training: Training) -> Any:
     recorded: dict[str, Any] = {}
-    model(**{name: torch.from_numpy(array) for name, array in training.case.arrays().items()}, taps=recorded)
+    model(**{name: to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
     _pool(model, recorded)
     if "logits" in recorded:
-        loss = F.cross_entropy(recorded["logits"], torch.from_numpy(training.words))
+        loss = F.cross_entropy(recorded["logits"], to_tensor(training.words))
     else:
         hidden = recorded[f"layers.{len(model.layers) - 1}.feed_forward_norm"].flatten(0, 1)
-        chosen = hidden[torch.from_numpy(training.case.scored)]
-        loss = (chosen * torch.from_numpy(training.weights)).mean()
+        chosen = hidden[to_tensor(training.case.scored)]
+        loss = (chosen * to_tensor(training.weights)).mean()
     if "sop" in recorded:
-        loss = loss + F.cross_entropy(recorded["sop"], torch.from_numpy(training.order))
+        loss = loss + F.cross_entropy(recorded["sop"], to_tensor(training.order))
     elif "pooler" in recorded:
         loss = loss + (recorded["pooler"] ** 2).mean()
     return loss

@@ -179,7 +179,7 @@ class Driver:
             found = self.outputs(model(**self.inputs(request), **request.get("options", {}), taps=taps))
         order = list(taps or {})
         self.write(request, found | {name: self.framework.numpy(taps[name]) for name in order} if taps else found)
-        return {"taps": order, "dtype": str(model.embeddings.word.weight.dtype), "turns": str(model.rotary.turns.dtype)}
+        return {"taps": order, "dtype": str(model.embeddings.word.weight.dtype), "turns": str(model.rotary.table.dtype)}
 
     def compiled(self, request: Json) -> Json:
         """Run several inputs through one compiled forward; answer with how often it was traced."""

@@ -93,7 +93,7 @@ def test_forward_backward_and_optimiser_are_seen(recordings: list[Recording]) ->
     for name in ("matmul", "matmul_grad", "layer_norm_grad", "dropout_grad", "embedding_grad", "softmax_grad"):
         assert types_of(found, name) == {"float16"}, name
     assert types_of(found, "adamw") == {"float32"}  # on the masters
-    assert any("roformer_paddle.py" in caller for caller in found.callers[Operator("matmul", "float16")])
+    assert any("ops_paddle.py" in caller for caller in found.callers[Operator("matmul", "float16")])
 
 
 def test_o2_keeps_the_residual_stream_half(recordings: list[Recording]) -> None:
@@ -107,7 +107,8 @@ def test_o2_keeps_the_residual_stream_half(recordings: list[Recording]) -> None:
             for caller in callers
             if operator.dtype == "float32" and caller.startswith("models/")
         }
-        assert in_model == {"rotate", "look_up", "normal", "constant"}, scenario  # the last two make the masters
+        # the last two make the masters
+        assert in_model == {"rotate", "turns_of_tokens", "normal", "constant"}, scenario
 
 
 def test_full_precision_has_no_half_type(recordings: list[Recording]) -> None:
@@ -170,7 +171,7 @@ def test_a_list_without_a_kernel_fails_the_audit(
     assert "2 of these would go wrong on a GPU" not in said  # one fault for each type of the missing operator
     assert "gelu_grad in float16: " in said
     assert "fused_gemm_epilogue in float16: paddlepaddle-gpu 2.6.2, CUDA 11.8 has no GPU kernel of this name" in said
-    assert "models/roformer_paddle.py:" in said.partition("gelu_grad in float16")[2]  # where its operator was called
+    assert "models/ops_paddle.py:" in said.partition("gelu_grad in float16")[2]  # where its operator was called
     assert command.main([]) == 0
 
 
@@ -187,11 +188,11 @@ def test_a_kernel_for_newer_gpus_fails_the_audit(
     operator: Operator, capability: str, wants: str, kernels: KernelList
 ) -> None:
     found = Recording(f"planted, fast, {capability}")
-    found.callers[operator].add("models/roformer_paddle.py:200:attend")
+    found.callers[operator].add("models/ops_paddle.py:200:attend")
     (fault,) = judge([found], kernels)
     assert str(fault).splitlines() == [
         f"{operator.name} in {operator.dtype}: wants compute capability {wants}; the GPU has {capability}",
-        "    called from models/roformer_paddle.py:200:attend",
+        "    called from models/ops_paddle.py:200:attend",
         f"    in planted, fast, {capability}",
     ]
 
@@ -290,7 +291,7 @@ def test_half_gradients_are_those_of_float32() -> None:
 LOG = """\
 I1127 08:29:08.563290  7539 api.cc:88787] matmul API kernel key: [CPU, NCHW, float32]
 @audit scenario one, plain, 7.0
-@audit call matmul models/roformer_paddle.py:1:project
+@audit call matmul models/ops_paddle.py:1:project
 I1127 08:29:08.563290  7539 api.cc:88787] matmul API kernel key: [CPU, NCHW, float32]
 I1127 08:29:08.563299  7539 api.cc:88794] matmul kernel: {"input":["CPU, NCHW, float32"]}
 @audit aside
@@ -315,7 +316,7 @@ I1127 08:29:08.563290  7539 nodes.cc:1] Finish AD API GRAD: embedding_grad
 def test_a_log_is_read_as_it_is_written() -> None:
     first, second = read_log(LOG.splitlines())
     assert dict(first.callers) == {
-        Operator(name, dtype): {"models/roformer_paddle.py:1:project"}
+        Operator(name, dtype): {"models/ops_paddle.py:1:project"}
         for name, dtype in [
             ("matmul", "float32"), ("embedding_grad", "bfloat16"), ("full", "int64"), ("embedding_grad", "float64"),
             ("flash_attn", "float16"),
@@ -328,9 +329,7 @@ def test_a_log_is_read_as_it_is_written() -> None:
 def test_an_operator_that_logs_no_kernel_is_doubted() -> None:
     lines = [line for line in LOG.splitlines() if "embedding_grad API kernel: " not in line]
     (doubt,) = read_log(lines)[0].doubts
-    assert doubt.startswith(
-        "embedding_grad, called from models/roformer_paddle.py:1:project, ran, and Paddle logged no"
-    )
+    assert doubt.startswith("embedding_grad, called from models/ops_paddle.py:1:project, ran, and Paddle logged no")
 
 
 # --- the committed list

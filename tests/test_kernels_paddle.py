@@ -24,8 +24,9 @@ from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernel_choice_paddle import settle
 from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt
 from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
+from roformer_convert.models.ops_paddle import F
 from roformer_convert.models.process import DeathError
-from roformer_convert.models.roformer_paddle import F, RoFormerForPretraining
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 
 CONFIG = RoFormerConfig(
@@ -469,12 +470,13 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models import worker
+    from roformer_convert.models.frameworks import FRAMEWORKS
     from roformer_convert.parity import run_paddle
 
     model, asked = _model(), []
     for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
-    worker._RUNNERS["paddle"](model)
+    worker.scorer(model, FRAMEWORKS["paddle"])
     ids = numpy.ones((1, 3), numpy.int64)
     run_paddle.run(model, SimpleNamespace(arrays=lambda: {"input_ids": ids}), taps=False)  # type: ignore[arg-type]
     assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]

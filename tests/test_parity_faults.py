@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from parity_faults import LABELS, Bench, Plant
 
+from roformer_convert.models.config import MASKED
+
 torch = pytest.importorskip("torch")
 
 
@@ -68,12 +70,8 @@ def rotated_values(module: ModuleType, model: Any) -> None:
 
 
 def decoder_bias(module: ModuleType, model: Any) -> None:
-    plain = module.project
-
-    def project(x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
-        return plain(x, weight, torch.zeros_like(bias) if weight is model.embeddings.word.weight else bias, activation)
-
-    within(module, "project", project, model.mlm)
+    plain = module.score_words
+    within(module, "score_words", lambda hidden, word, bias: plain(hidden, word, torch.zeros_like(bias)), model.mlm)
 
 
 def zero_decoder_bias(module: ModuleType, model: Any) -> None:
@@ -120,7 +118,7 @@ def mask_constant(module: ModuleType, model: Any) -> None:
 
     def forward(hidden: Any, layout: Any, name: str, taps: Any) -> Any:
         if layout.mask is not None:
-            layout = layout._replace(mask=layout.mask / module.MASKED * -7.25)
+            layout = layout._replace(mask=layout.mask / MASKED * -7.25)
         return original(hidden, layout, name, taps)
 
     model.layers[1].attention.forward = forward

@@ -222,7 +222,7 @@ def test_the_model_holds_rounded_copies_of_float32_masters(halved: Weights) -> N
         master = halved.masters[name]
         assert master.dtype == paddle.float32
         np.testing.assert_array_equal(copy.numpy(), master.numpy().astype("float16"), err_msg=name)
-    assert halved.model.rotary.turns.dtype == paddle.float32
+    assert halved.model.rotary.table.dtype == paddle.float32
 
 
 def test_gradients_of_copies_are_added_up_in_float32(halved: Weights) -> None:

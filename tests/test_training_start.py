@@ -21,7 +21,8 @@ from roformer_convert.converters import open_checkpoint, save_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
-from roformer_convert.models.roformer_paddle import RoFormerForPretraining, as_numpy
+from roformer_convert.models.ops_paddle import as_numpy
+from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.run.loop import train
 from roformer_convert.training.start.sources import load_weights, open_sources, starting_model
 

@@ -18,7 +18,8 @@ from ...converters.errors import ConvertError, MisfitError, Problem
 from ...converters.source.checkpoint import Checkpoint
 from ...converters.table.mapping import Table
 from ...models.config import RoFormerConfig, activation
-from ...models.roformer_paddle import DIALECT, RoFormerForPretraining, assign
+from ...models.ops_paddle import DIALECT, assign
+from ...models.roformer_paddle import RoFormerForPretraining
 from ...models.start_paddle import paddle
 from ...models.tokenizer import Tokenizer
 from ..corpus.reading import Corpus, vocabulary_digest

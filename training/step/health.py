@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ...converters.errors import ConvertError
-from ...models.roformer_paddle import Tensor
+from ...models.ops_paddle import Tensor
 from ...models.start_paddle import paddle
 from ..samples.batches import Batch
 from .objective import losses

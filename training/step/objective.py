@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy
 
-from ...models.roformer_paddle import RoFormerForPretraining, Taps, Tensor
+from ...models.ops_paddle import Tensor
+from ...models.roformer_paddle import RoFormerForPretraining, Taps
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...models.roformer_paddle import as_numpy
+from ...models.ops_paddle import as_numpy
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 from ..samples.position import Position

@@ -16,7 +16,8 @@ import numpy
 from numpy.typing import NDArray
 
 from ...models import pretrained
-from ...models.roformer_paddle import DIALECT, RoFormerForPretraining, as_numpy, assign
+from ...models.ops_paddle import DIALECT, as_numpy, assign
+from ...models.roformer_paddle import RoFormerForPretraining
 from ...models.start_paddle import paddle
 from ..settings.tables import Data
 

@@ -1,0 +1,355 @@
+"""The operations of the model in Paddle: its idioms, and every fast path that it has.
+
+``ops_paddle.py``, ``ops_torch.py`` and ``ops_tf.py`` have the same functions under the same names with the same
+signatures; how each is computed is the framework's own business. The model itself is written with them in
+``roformer_*.py``. ``config.py`` has the shape glossary.
+"""
+
+# mypy: disable-error-code="no-any-return,no-untyped-call"
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+from ..converters.table.mapping import Dialect
+from .config import MASKED, RoFormerConfig, check_length
+from .kernels_paddle import find, on_cpu, product_type
+from .layout import Layout
+from .packing import packed_positions, require_inside
+from .start_paddle import paddle
+from .start_paddle import recompute as paddle_recompute
+
+F = paddle.nn.functional
+nn = paddle.nn
+Tensor = paddle.Tensor
+Parameter = paddle.Tensor
+Module = paddle.nn.Layer
+ModuleList = paddle.nn.LayerList
+
+_LARGEST_EPSILON = 1e-3  # that Paddle's norms take
+
+#: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
+DIALECT: Dialect = "paddle"
+
+
+def traced() -> bool:
+    """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
+    return not paddle.in_dynamic_mode()
+
+
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.place.is_cpu_place()
+
+
+def all_real(attention_mask: Tensor) -> bool:
+    """Say whether a mask masks nothing, where that is known without waiting for a device."""
+    return at_hand(attention_mask) and bool(attention_mask.astype("bool").all())
+
+
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return paddle.no_grad()
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
+    return paddle.to_tensor(values)
+
+
+def as_numpy(x: Tensor) -> NDArray[Any]:
+    """Return a tensor's values on the host, bfloat16 as bit patterns."""
+    array: NDArray[Any] = x.numpy()
+    return array
+
+
+def assign(parameter: Parameter, values: NDArray[Any]) -> None:
+    """Fill a parameter with a checkpoint's values, bfloat16 as bit patterns."""
+    parameter.set_value(values)
+
+
+def computes(dtype: str) -> bool:
+    """Say whether the current device computes in a type."""
+    return dtype in ("float32", "float64") or not on_cpu()
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Name a tensor's type as the converter does."""
+    return str(tensor.dtype).removeprefix("paddle.")
+
+
+def kernel_shape(inputs: int, outputs: int) -> tuple[int, int]:
+    """Return the shape in which this framework holds a kernel."""
+    return inputs, outputs
+
+
+def normal(shape: tuple[int, ...], dtype: str, deviation: float, fresh: bool) -> Parameter:
+    """Make a parameter at random, or of any values where they do not matter because a checkpoint will fill it."""
+    values = nn.initializer.Normal(0.0, deviation) if fresh else nn.initializer.Constant(0.0)
+    return paddle.create_parameter(shape, dtype, default_initializer=values)  # type: ignore[arg-type]
+
+
+def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
+    """Make a parameter of one value."""
+    return paddle.create_parameter(shape, dtype, default_initializer=nn.initializer.Constant(value))  # type: ignore[arg-type]
+
+
+class FixedTable(Module):
+    """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
+
+    Args:
+        values: In float64; held in float32, or as they are in a float64 model.
+        dtype: Name of the weights' type.
+    """
+
+    def __init__(self, values: NDArray[Any], dtype: str) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.values = values
+        self.register_buffer("table", self._cast(dtype), persistable=False)
+
+    def _cast(self, dtype: str) -> Tensor:
+        return paddle.to_tensor(self.values, dtype="float64" if dtype == "float64" else "float32")
+
+    def _apply(self, func: Any, device: Any, dtype: Any, blocking: Any, include_sublayers: bool = True) -> None:
+        # Layer.to(dtype) would round the table, or widen a rounded one: take it anew in the type it should have
+        if dtype is not None:
+            self.table = self._cast(str(dtype).removeprefix("paddle."))
+        super()._apply(func, device, None, blocking, include_sublayers)
+
+
+def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
+    rows, columns = input_ids.shape
+    check_length(columns if isinstance(columns, int) else None, config)
+    return rows, columns
+
+
+def real_tokens(ids: Tensor, pad: int) -> Tensor:
+    """Say which of ids (B, T) are no padding."""
+    return ids != pad
+
+
+def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
+    return attention_mask.astype("bool").logical_not().astype(like.dtype)[:, None, None, :] * MASKED
+
+
+def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+    """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
+    # a CPU needs none; a GPU's is made of the slots, for attention_mask may have stayed on the host
+    return None if on_cpu() else key_mask((slots < tokens.shape[0]).reshape(shape), like)
+
+
+def flatten(ids: Tensor, layout: Layout) -> Tensor:
+    """Put a batch's ids (B, T) in the order of the run (P,)."""
+    ids = ids.reshape([-1])
+    return ids if layout.tokens is None else paddle.gather(ids, layout.tokens)
+
+
+def spread(x: Tensor, layout: Layout) -> Tensor:
+    """Lay a run (P, ...) out as its batch (B, T, ...), zero where a packed run has no token."""
+    if layout.slots is not None:
+        x = paddle.gather(paddle.concat([x, paddle.zeros([1, *x.shape[1:]], x.dtype)]), layout.slots)
+    return x.reshape([layout.rows, layout.columns, *x.shape[1:]])
+
+
+def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
+    if layout.slots is not None:
+        found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
+        return paddle.gather(x, paddle.to_tensor(found))
+    positions = positions.reshape([-1])
+    if at_hand(positions):
+        require_inside(positions.numpy(), layout.rows * layout.columns)
+    return paddle.gather(x, positions)
+
+
+def turns_of_rows(table: Tensor, rows: int, columns: int, heads: int) -> Tensor:
+    """Repeat the first ``columns`` turns of a table (T, D / 2, 2) for each row: (P, 1 or N, D / 2, 2)."""
+    turns = table[:columns].unsqueeze(0).expand([rows, columns, -1, -1])
+    return _for_heads(turns.reshape([-1, 1, *table.shape[1:]]), heads)
+
+
+def turns_of_tokens(table: Tensor, columns: Tensor, heads: int) -> Tensor:
+    """Take the turns of tokens in columns (P,) of a table (T, D / 2, 2): (P, 1 or N, D / 2, 2)."""
+    return _for_heads(paddle.gather(table, columns).unsqueeze(1), heads)
+
+
+def _for_heads(turns: Tensor, heads: int) -> Tensor:
+    # a CPU multiplies complex numbers ten times as fast by a copy for each head as by broadcasting
+    return turns.expand([-1, heads, -1, -1]) if on_cpu() else turns
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """Look up the rows ids (P,) of a table (rows, width): (P, width)."""
+    return F.embedding(ids, table)
+
+
+def drop(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop elements of x while training."""
+    return F.dropout(x, probability) if training and probability else x
+
+
+# named functions: to_static reads their source, and cannot find a lambda's
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate=True)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * F.sigmoid(_times(x, 1.702))
+
+
+def _times(x: Tensor, factor: float) -> Tensor:
+    # in a static graph a plain factor is rounded to float32
+    return x * paddle.full([], factor, x.dtype) if traced() else x * factor
+
+
+def _add(x: Tensor, y: Tensor) -> Tensor:
+    # x, which nobody else has, may be the batch's largest array: a CPU takes longer to find room for another
+    return x + y if traced() or x.dtype != y.dtype else x.add_(y)
+
+
+#: Activations under their names in the converter's table.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": paddle.tanh,
+    "sigmoid": F.sigmoid,
+}
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply an activation, or none."""
+    return x if activation is None else ACTIVATIONS[activation](x)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
+    fused = find("projection", product_type(x), *weight.shape)
+    return activate(F.linear(x, weight, bias) if fused is None else fused(x, weight, bias), activation)
+
+
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
+    return _add(paddle.matmul(hidden, word, transpose_y=True), bias)
+
+
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalize each token of x (P, width)."""
+    if x.dtype != paddle.float64 and epsilon <= _LARGEST_EPSILON:
+        return F.layer_norm(x, x.shape[-1], weight, bias, epsilon)
+    # Paddle keeps epsilon in float32
+    x = x - x.mean(-1, keepdim=True)
+    return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight + bias
+
+
+def add_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, dropout: float, training: bool
+) -> Tensor:
+    """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
+    fused = find("add_norm", dtype_name(residual), x.shape[-1]) if epsilon <= _LARGEST_EPSILON else None
+    if fused is not None:
+        return fused(x, residual, weight, bias, epsilon, dropout if training else 0.0)
+    return normalize(residual + drop(x, dropout, training), weight, bias, epsilon)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Split x (P, H) into heads: (P, N, D)."""
+    return x.reshape([-1, heads, x.shape[1] // heads])
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each adjacent pair (2i, 2i + 1) of x (P, N, D) by its token's angle.
+
+    Source: RoFormer, equation 34; pairs are adjacent in every released RoFormer, unlike in GPT-NeoX and its heirs.
+    """
+    fused = find("rotation", dtype_name(x), *x.shape[1:])
+    if fused is not None:
+        return fused(x, turns)
+    pairs = x.astype(turns.dtype).reshape([-1, x.shape[1], x.shape[2] // 2, 2])
+    turned = paddle.as_real(paddle.as_complex(pairs) * paddle.as_complex(turns))  # the fastest way, and the shortest
+    return turned.reshape([-1, *x.shape[1:]]).astype(x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
+    """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
+    heads, size = query.shape[1], query.shape[2]
+    if layout.mask is None or layout.lengths is not None:  # else nobody knows yet which tokens are real
+        dtype: Any = product_type(query)
+        fused = find("attention", dtype, heads, size)
+        if fused is not None:
+            q, k, v = (x.astype(dtype) for x in (query, key, value))
+            return fused(q, k, v, _lengths(layout), dropout).reshape([-1, heads * size])
+    query = _times(query, size**-0.5)
+    if traced() or not on_cpu():
+        q, k, v = (spread(x, layout).transpose([0, 2, 1, 3]) for x in (query, key, value))
+        context = _attend_together(q, k, v, layout.mask, dropout)
+        context = context.transpose([0, 2, 1, 3]).reshape([-1, heads * size])
+        return context if layout.tokens is None else paddle.gather(context, layout.tokens)
+    order, back = _head_order(_lengths(layout), heads)
+    # Paddle's transposes cost a CPU more than the products: looking rows of D up in another order takes a tenth of it
+    q, k, v = (F.embedding(order, x.reshape([-1, size])) for x in (query, key, value))
+    if layout.lengths is None:
+        q, k, v = (x.reshape([layout.rows, heads, layout.columns, size]) for x in (q, k, v))
+        context = _attend_together(q, k, v, layout.mask, dropout)
+    else:
+        # rows of one length at a time: no mask, and no work on padding
+        real = [length for length in layout.lengths if length]
+        groups = [(length, len(list(rows))) for length, rows in groupby(real)]
+        parts = [paddle.split(x, [heads * length * rows for length, rows in groups]) for x in (q, k, v)]
+        runs = [[x.reshape([-1, length, size]) for x in run] for (length, _), *run in zip(groups, *parts, strict=True)]
+        context = paddle.concat([_attend_together(q, k, v, None, dropout).reshape([-1, size]) for q, k, v in runs])
+    return F.embedding(back, context.reshape([-1, size])).reshape([-1, heads * size])
+
+
+def _lengths(layout: Layout) -> tuple[int, ...]:
+    return (layout.columns,) * layout.rows if layout.lengths is None else layout.lengths
+
+
+def _attend_together(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    scores = paddle.matmul(query, key, transpose_y=True)
+    if mask is not None:
+        if mask.dtype != scores.dtype:  # automatic mixed precision halves the product alone
+            mask = mask.astype(scores.dtype)
+        # on a CPU copies are ten times as fast as broadcasting; a GPU broadcasts as it reads
+        scores = scores + (mask.expand(scores.shape) if on_cpu() else mask)
+    weights = F.softmax(scores, axis=-1)
+    return paddle.matmul(F.dropout(weights, dropout) if dropout else weights, value)
+
+
+@lru_cache(maxsize=64)
+def _head_order(lengths: tuple[int, ...], heads: int) -> tuple[Tensor, Tensor]:
+    # (P * N,) twice: where to look up (token, head) rows to have them as (row, head, token), and the way back
+    index = numpy.arange(sum(lengths) * heads).reshape(-1, heads)
+    order = numpy.concatenate([rows.T.reshape(-1) for rows in numpy.split(index, numpy.cumsum(lengths)[:-1])])
+    return paddle.to_tensor(order), paddle.to_tensor(numpy.argsort(order))
+
+
+def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
+    # not use_reentrant=False, which in Paddle 2.6 knows no CPU
+    return paddle_recompute(layer, hidden, layout, name, None)

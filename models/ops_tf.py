@@ -1,0 +1,297 @@
+"""The operations of the model in TensorFlow: its idioms, and every fast path that it has.
+
+``ops_paddle.py``, ``ops_torch.py`` and ``ops_tf.py`` have the same functions under the same names with the same
+signatures; how each is computed is the framework's own business. The model itself is written with them in
+``roformer_*.py``. ``config.py`` has the shape glossary.
+"""
+
+# mypy: disable-error-code="no-any-return,no-any-unimported,misc,unused-ignore"
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from ..converters.table.mapping import Dialect
+from .config import MASKED, ModelError, RoFormerConfig, check_length
+from .layout import Layout
+from .packing import packed_positions, require_inside
+from .tf_module import Module
+
+__all__ = ["Module"]
+
+Tensor: TypeAlias = Any
+Parameter: TypeAlias = Any
+ModuleList = list
+
+#: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
+DIALECT: Dialect = "tf"
+
+
+def traced() -> bool:
+    """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
+    return not tf.executing_eagerly()
+
+
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.device.endswith("CPU:0")
+
+
+def all_real(attention_mask: Tensor) -> bool:
+    """Say whether a mask masks nothing, where that is known without waiting for a device."""
+    return at_hand(tf.convert_to_tensor(attention_mask)) and bool(tf.reduce_all(tf.cast(attention_mask, tf.bool)))
+
+
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return nullcontext()  # TensorFlow keeps what a GradientTape watches
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
+    return tf.constant(values)
+
+
+def as_numpy(x: Tensor) -> NDArray[Any]:
+    """Return a tensor's values on the host, bfloat16 as bit patterns."""
+    x = tf.convert_to_tensor(x)
+    values: NDArray[Any] = x.numpy()
+    return values.view(numpy.uint16) if x.dtype == tf.bfloat16 else values
+
+
+def assign(parameter: Parameter, values: NDArray[Any]) -> None:
+    """Fill a parameter with a checkpoint's values, bfloat16 as bit patterns."""
+    parameter.assign(values.view(tf.bfloat16.as_numpy_dtype) if parameter.dtype == tf.bfloat16 else values)
+
+
+def computes(dtype: str) -> bool:
+    """Say whether the current device computes in a type."""
+    return True
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Name a tensor's type as the converter does."""
+    return str(tensor.dtype.name)
+
+
+def kernel_shape(inputs: int, outputs: int) -> tuple[int, int]:
+    """Return the shape in which this framework holds a kernel."""
+    return inputs, outputs
+
+
+def normal(shape: tuple[int, ...], dtype: str, deviation: float, fresh: bool) -> Parameter:
+    """Make a parameter at random, or of any values where they do not matter because a checkpoint will fill it."""
+    return tf.Variable(tf.random.normal(shape, 0.0, deviation, dtype) if fresh else tf.zeros(shape, dtype))
+
+
+def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
+    """Make a parameter of one value."""
+    return tf.Variable(tf.cast(tf.fill(shape, value), dtype))
+
+
+class FixedTable(Module):
+    """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
+
+    Args:
+        values: In float64; held in float32, or as they are in a float64 model.
+        dtype: Name of the weights' type.
+    """
+
+    def __init__(self, values: NDArray[Any], dtype: str) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.values = values
+        self.table = tf.Variable(tf.constant(values, "float64" if dtype == "float64" else "float32"), trainable=False)
+
+
+def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
+    input_ids = tf.convert_to_tensor(input_ids)
+    rows, columns = (tf.shape(input_ids)[i] if size is None else size for i, size in enumerate(input_ids.shape))
+    check_length(input_ids.shape[1], config)
+    if input_ids.shape[1] is None:
+        limit = config.max_position_embeddings
+        tf.debugging.assert_less_equal(columns, limit, f"longer than {limit} tokens (max_position_embeddings)")
+    return rows, columns
+
+
+def real_tokens(ids: Tensor, pad: int) -> Tensor:
+    """Say which of ids (B, T) are no padding."""
+    return tf.not_equal(ids, pad)
+
+
+def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
+    return tf.cast(tf.logical_not(tf.cast(attention_mask, tf.bool)), like.dtype)[:, None, None, :] * MASKED
+
+
+def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+    """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
+    return key_mask(tf.reshape(slots < tokens.shape[0], shape), like)
+
+
+def flatten(ids: Tensor, layout: Layout) -> Tensor:
+    """Put a batch's ids (B, T) in the order of the run (P,)."""
+    ids = tf.reshape(ids, [-1])
+    return ids if layout.tokens is None else tf.gather(ids, layout.tokens)
+
+
+def spread(x: Tensor, layout: Layout) -> Tensor:
+    """Lay a run (P, ...) out as its batch (B, T, ...), zero where a packed run has no token."""
+    if layout.slots is not None:
+        x = tf.gather(tf.concat([x, tf.zeros([1, *x.shape[1:]], x.dtype)], axis=0), layout.slots)
+    return tf.reshape(x, [layout.rows, layout.columns, *x.shape[1:]])
+
+
+def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
+    if layout.slots is not None:
+        found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
+        return tf.gather(x, found)
+    positions = tf.reshape(positions, [-1])
+    if at_hand(positions):
+        require_inside(positions.numpy(), layout.rows * layout.columns)
+    return tf.gather(x, positions)
+
+
+def turns_of_rows(table: Tensor, rows: int, columns: int, heads: int) -> Tensor:
+    """Repeat the first ``columns`` turns of a table (T, D / 2, 2) for each row: (P, 1 or N, D / 2, 2)."""
+    # a slice by brackets would end at the table's end in silence; XLA keeps this check and drops assertions
+    turns = tf.slice(table, [0, 0, 0], [columns, *table.shape[1:]])
+    turns = tf.broadcast_to(turns, [rows, columns, *table.shape[1:]])
+    return tf.reshape(turns, [-1, 1, *table.shape[1:]])
+
+
+def turns_of_tokens(table: Tensor, columns: Tensor, heads: int) -> Tensor:
+    """Take the turns of tokens in columns (P,) of a table (T, D / 2, 2): (P, 1 or N, D / 2, 2)."""
+    return tf.gather(table, columns)[:, None]
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """Look up the rows ids (P,) of a table (rows, width): (P, width)."""
+    return tf.gather(table, ids)
+
+
+def drop(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop elements of x while training."""
+    return tf.nn.dropout(x, probability) if training and probability else x
+
+
+def _gelu(x: Tensor) -> Tensor:
+    if x.dtype == tf.float64:  # TensorFlow's own keeps constants in float32
+        return 0.5 * x * (1.0 + tf.math.erf(math.sqrt(0.5) * x))
+    return tf.nn.gelu(x, approximate=False)  # a graph's optimizer knows this form and computes it inside the product
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    if x.dtype == tf.float64:
+        return 0.5 * x * (1.0 + tf.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+    return tf.nn.gelu(x, approximate=True)
+
+
+#: Activations under their names in the converter's table.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": lambda x: x * tf.sigmoid(1.702 * x),
+    "relu": tf.nn.relu,
+    "silu": lambda x: x * tf.sigmoid(x),
+    "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
+    "tanh": tf.tanh,
+    "sigmoid": tf.sigmoid,
+}
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply an activation, or none."""
+    return x if activation is None else tf.cast(ACTIVATIONS[activation](_widen(x)), x.dtype)
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
+    return activate(tf.nn.bias_add(tf.matmul(x, weight), bias), activation)
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Return x in float32 where its type is a half one, which TensorFlow would compute a function in."""
+    return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+
+
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
+    return tf.matmul(hidden, word, transpose_b=True) + bias
+
+
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalize each token of x (P, width)."""
+    wide = _widen(x)
+    wide -= tf.reduce_mean(wide, -1, keepdims=True)
+    wide *= tf.math.rsqrt(tf.reduce_mean(wide * wide, -1, keepdims=True) + epsilon)
+    return tf.cast(wide * _widen(weight) + _widen(bias), x.dtype)
+
+
+def add_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, dropout: float, training: bool
+) -> Tensor:
+    """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
+    return normalize(residual + drop(x, dropout, training), weight, bias, epsilon)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Split x (P, H) into heads: (P, N, D)."""
+    return tf.reshape(x, [-1, heads, x.shape[1] // heads])
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each adjacent pair (2i, 2i + 1) of x (P, N, D) by its token's angle.
+
+    Source: RoFormer, equation 34; pairs are adjacent in every released RoFormer, unlike in GPT-NeoX and its heirs.
+    """
+    pairs = tf.reshape(tf.cast(x, turns.dtype), [-1, x.shape[1], x.shape[2] // 2, 2])
+    cosine, sine = turns[..., :1], turns[..., 1:] * tf.constant([-1.0, 1.0], turns.dtype)
+    turned = pairs * cosine + tf.reverse(pairs, [-1]) * sine
+    return tf.cast(tf.reshape(turned, tf.shape(x)), x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
+    """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
+    heads, size = query.shape[1], query.shape[2]
+    # a packed run goes back to rows for the products, whose time is little beside the linear layers'
+    q, k, v = (tf.transpose(spread(x, layout), [0, 2, 1, 3]) for x in (query * size**-0.5, key, value))
+    scores = _widen(tf.matmul(q, k, transpose_b=True))
+    if layout.mask is not None:
+        scores += tf.cast(layout.mask, scores.dtype)
+    weights = tf.cast(tf.nn.softmax(scores, axis=-1), v.dtype)
+    context = tf.matmul(tf.nn.dropout(weights, dropout) if dropout else weights, v)
+    context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, heads * size])
+    return context if layout.tokens is None else tf.gather(context, layout.tokens)
+
+
+def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
+    if layer.dropout or layer.attention.dropout:
+        raise ModelError(
+            "TensorFlow cannot checkpoint gradients through dropout",
+            "Set hidden_dropout_prob and attention_probs_dropout_prob to 0, or gradient_checkpointing to False.",
+        )
+    return tf.recompute_grad(partial(layer, layout=layout, name=name, taps=None))(hidden)

@@ -1,0 +1,339 @@
+"""The operations of the model in PyTorch: its idioms, and every fast path that it has.
+
+``ops_paddle.py``, ``ops_torch.py`` and ``ops_tf.py`` have the same functions under the same names with the same
+signatures; how each is computed is the framework's own business. The model itself is written with them in
+``roformer_*.py``. ``config.py`` has the shape glossary.
+"""
+
+# mypy: disable-error-code="no-any-return"
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.utils.checkpoint import checkpoint
+
+from ..converters.table.mapping import Dialect
+from .config import MASKED, RoFormerConfig, check_length
+from .layout import Layout
+from .packing import packed_positions, require_inside
+
+__all__ = ["Parameter", "Tensor"]
+
+Module = nn.Module
+ModuleList = nn.ModuleList
+
+#: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
+DIALECT: Dialect = "torch"
+
+
+def traced() -> bool:
+    """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+
+
+def at_hand(x: Tensor) -> bool:
+    """Say whether values can be looked at without waiting for a device."""
+    return not traced() and x.device.type == "cpu"
+
+
+def all_real(attention_mask: Tensor) -> bool:
+    """Say whether a mask masks nothing, where that is known without waiting for a device."""
+    return at_hand(attention_mask) and bool(attention_mask.all())
+
+
+def inference() -> AbstractContextManager[Any]:
+    """Compute within this without keeping anything for a way back."""
+    return torch.inference_mode()
+
+
+def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
+    """Put an array where ``like`` is, or where this process computes."""
+    tensor = torch.from_numpy(values)
+    return tensor if like is None else tensor.to(like.device)
+
+
+def as_numpy(x: Tensor) -> NDArray[Any]:
+    """Return a tensor's values on the host, bfloat16 as bit patterns."""
+    values = x.detach().cpu().contiguous()
+    array: NDArray[Any] = (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
+    return array
+
+
+def assign(parameter: Parameter, values: NDArray[Any]) -> None:
+    """Fill a parameter with a checkpoint's values, bfloat16 as bit patterns."""
+    tensor = torch.from_numpy(values)
+    if parameter.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.bfloat16)
+    with torch.no_grad():
+        parameter.data = tensor.to(parameter.device)
+
+
+def computes(dtype: str) -> bool:
+    """Say whether the current device computes in a type."""
+    return True
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """Name a tensor's type as the converter does."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def kernel_shape(inputs: int, outputs: int) -> tuple[int, int]:
+    """Return the shape in which this framework holds a kernel."""
+    return outputs, inputs
+
+
+def normal(shape: tuple[int, ...], dtype: str, deviation: float, fresh: bool) -> Parameter:
+    """Make a parameter at random, or of any values where they do not matter because a checkpoint will fill it."""
+    values = torch.empty(shape, dtype=getattr(torch, dtype))
+    return Parameter(values.normal_(0.0, deviation) if fresh else values)
+
+
+def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
+    """Make a parameter of one value."""
+    return Parameter(torch.full(shape, value, dtype=getattr(torch, dtype)))
+
+
+class FixedTable(Module):
+    """Constants beside the parameters, in no state dict, whose type does not follow the weights' to a half one.
+
+    Args:
+        values: In float64; held in float32, or as they are in a float64 model.
+        dtype: Name of the weights' type.
+    """
+
+    def __init__(self, values: NDArray[Any], dtype: str) -> None:
+        super().__init__()
+        self.table: Tensor
+        self.values = values
+        self.register_buffer("table", self._cast(getattr(torch, dtype)), persistent=False)
+
+    def _cast(self, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(self.values).to(torch.float64 if dtype == torch.float64 else torch.float32)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedTable:
+        # Module.to(dtype) would round the table, or widen a rounded one: take it anew in the type it should have
+        moved = fn(self.table)
+        self.table = moved if moved.dtype == self.table.dtype else self._cast(moved.dtype).to(moved.device)
+        return self
+
+
+def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
+    """Return rows and columns of a batch (B, T).
+
+    Raises:
+        LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
+    """
+    rows, columns = input_ids.shape
+    if torch.compiler.is_compiling():  # a graph has no way to raise an error of ours
+        limit = config.max_position_embeddings
+        what = f"longer than {limit} tokens (max_position_embeddings)"
+        torch._check(columns <= limit, lambda: what)  # type: ignore[no-untyped-call]
+    else:
+        check_length(columns, config)
+    return rows, columns
+
+
+def real_tokens(ids: Tensor, pad: int) -> Tensor:
+    """Say which of ids (B, T) are no padding."""
+    return ids != pad
+
+
+def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
+    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
+    return (~attention_mask.bool()).to(like.dtype)[:, None, None, :] * MASKED
+
+
+def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+    """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
+    return None
+
+
+def flatten(ids: Tensor, layout: Layout) -> Tensor:
+    """Put a batch's ids (B, T) in the order of the run (P,)."""
+    ids = ids.reshape(-1)
+    return ids if layout.tokens is None else ids[layout.tokens]
+
+
+def spread(x: Tensor, layout: Layout) -> Tensor:
+    """Lay a run (P, ...) out as its batch (B, T, ...), zero where a packed run has no token."""
+    if layout.slots is not None:
+        x = torch.cat([x, x.new_zeros((1, *x.shape[1:]))])[layout.slots]
+    return x.reshape(layout.rows, layout.columns, *x.shape[1:])
+
+
+def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
+    """Take the tokens of a run (P, ...) at ``positions`` (K,) of the batch read row by row.
+
+    Raises:
+        ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
+            packed and one is masked.
+    """
+    if layout.slots is not None:
+        found = packed_positions(layout.slots.cpu().numpy(), torch.as_tensor(positions).cpu().numpy(), x.shape[0])
+        return x[torch.from_numpy(found).to(x.device)]
+    positions = torch.as_tensor(positions, device=x.device).reshape(-1)
+    if at_hand(positions):
+        require_inside(positions.numpy(), layout.rows * layout.columns)
+    return x[positions]
+
+
+def turns_of_rows(table: Tensor, rows: int, columns: int, heads: int) -> Tensor:
+    """Repeat the first ``columns`` turns of a table (T, D / 2, 2) for each row: (P, 1 or N, D / 2, 2)."""
+    turns = table[:columns].expand(rows, -1, -1, -1)
+    return turns.reshape(-1, 1, *table.shape[1:])
+
+
+def turns_of_tokens(table: Tensor, columns: Tensor, heads: int) -> Tensor:
+    """Take the turns of tokens in columns (P,) of a table (T, D / 2, 2): (P, 1 or N, D / 2, 2)."""
+    return table[columns].unsqueeze(1)
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """Look up the rows ids (P,) of a table (rows, width): (P, width)."""
+    return F.embedding(ids, table)
+
+
+def drop(x: Tensor, probability: float, training: bool) -> Tensor:
+    """Drop elements of x while training."""
+    return F.dropout(x, probability) if training and probability else x
+
+
+#: Activations under their names in the converter's table.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply an activation, or none."""
+    return x if activation is None else ACTIVATIONS[activation](x)
+
+
+#: Activations that oneDNN applies inside its matrix product, as ``mkldnn._linear_pointwise`` spells them.
+_FUSED: dict[str | None, tuple[str, str]] = {
+    None: ("none", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "tanh": ("tanh", ""),
+    "sigmoid": ("sigmoid", ""),
+}
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
+    # PyTorch's own product goes to MKL, which on AMD processors runs at 0.7 of oneDNN's speed: inference on a CPU asks
+    # oneDNN, by the operator that torch.compile itself uses, with the activation inside
+    if activation in _FUSED and _onednn_takes(x, weight):
+        name, algorithm = _FUSED[activation]
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
+    return activate(F.linear(x, weight, bias), activation)
+
+
+def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    """Say whether oneDNN's own linear operator applies: it has no gradient and knows plain CPU tensors alone."""
+    return (
+        _ONEDNN
+        and not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and (x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and _ONEDNN_BFLOAT16))
+        and weight.dtype == x.dtype
+        and x.shape[0] > 0
+        and not traced()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _onednn_works() -> bool:
+    # the operator is PyTorch's own and not documented: try it once, on numbers that show a wrong result
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    x = torch.tensor([[1.0, 2.0]])
+    weight, bias = torch.tensor([[3.0, 5.0], [-7.0, 11.0], [0.5, 0.25]]), torch.tensor([0.0, 1.0, -1.5])
+    try:
+        with torch.no_grad():
+            got = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "relu", [], "")
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return torch.equal(got, torch.tensor([[13.0, 16.0, 0.0]]))
+
+
+_ONEDNN = _onednn_works()
+#: oneDNN has no bfloat16 products on a processor without AVX-512, where PyTorch's own do work.
+_ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
+    return project(hidden, word, bias)
+
+
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalize each token of x (P, width)."""
+    return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+
+def add_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, dropout: float, training: bool
+) -> Tensor:
+    """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
+    return normalize(residual + drop(x, dropout, training), weight, bias, epsilon)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Split x (P, H) into heads: (P, N, D)."""
+    return x.reshape(-1, heads, x.shape[1] // heads)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each adjacent pair (2i, 2i + 1) of x (P, N, D) by its token's angle.
+
+    Source: RoFormer, equation 34; pairs are adjacent in every released RoFormer, unlike in GPT-NeoX and its heirs.
+    """
+    pairs = x.to(turns.dtype).reshape(-1, x.shape[1], x.shape[2] // 2, 2)
+    if traced():  # exporters and inductor have no complex numbers
+        (a, b), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
+        turned = torch.stack((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
+    else:  # one pass over memory, 20 times as fast here
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
+    return turned.reshape(x.shape).to(x.dtype)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
+    """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
+    width = query.shape[1] * query.shape[2]
+    if layout.lengths is not None:
+        # a row at a time, of its own length: no mask, and no work on padding
+        runs = zip(*(torch.split(x, list(layout.lengths)) for x in (query, key, value)), strict=True)
+        rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
+        out = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1) for q, k, v in rows]
+        return torch.cat(out).reshape(-1, width)
+    batch = (layout.rows, layout.columns, *query.shape[1:])
+    q, k, v = (x.reshape(batch).transpose(1, 2) for x in (query, key, value))
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout)
+    return context.transpose(1, 2).reshape(-1, width)
+
+
+def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:
+    """Compute a layer whose activations are not kept for the way back, but computed again there.
+
+    Raises:
+        ModelError: The layer has dropout, and the framework would draw another one the second time.
+    """
+    return checkpoint(layer, hidden, layout, name, None, use_reentrant=False)
