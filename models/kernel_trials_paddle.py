@@ -130,8 +130,13 @@ def _try_attention(run: Function, need: Need) -> float:
         paddle.seed(_SEED)
         return run(query, key, value, _LENGTHS, need.dropout)
 
+    def following(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        dropping(query, key, value)
+        return run(query, key, value, _LENGTHS, need.dropout)
+
     kept = _kept_weights(dropping, arrays, need)
-    _require_share(numpy.concatenate([each.reshape(-1) for each in kept]), need.dropout)
+    _require_share(_flat(kept), need.dropout)
+    _require_others(_flat(kept), _flat(_kept_weights(following, arrays, need)))
 
     def plain_dropping(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rows = []
@@ -198,15 +203,25 @@ def _try_add_norm(run: Function, need: Need) -> float:
         paddle.seed(_SEED)
         return run(x, residual, weight, bias, need.epsilon, need.dropout)
 
-    found = _differentiate(dropping, arrays, need.dtype)
-    # what is kept hands its gradient on, grown; held against the forward pass below
-    kept = abs(found["gradient of x"]) > abs(found["gradient of residual"]) / 2
-    _require_share(kept.reshape(-1), need.dropout)
+    def following(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        dropping(x, residual, weight, bias)
+        return run(x, residual, weight, bias, need.epsilon, need.dropout)
+
+    kept = _kept_elements(dropping, arrays, need)
+    _require_share(kept, need.dropout)
+    _require_others(kept, _kept_elements(following, arrays, need))
 
     def plain_dropping(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return plain(x * paddle.to_tensor(kept / (1 - need.dropout)).astype(x.dtype), residual, weight, bias)
 
     return max(worst, _compare(dropping, plain_dropping, arrays, need.dtype, " with dropout"))
+
+
+def _kept_elements(dropping: Function, arrays: Arrays, need: Need) -> NDArray[numpy.bool_]:
+    """Read off what goes into a norm: what is kept hands its gradient on, grown; later held to the forward pass."""
+    found = _differentiate(dropping, arrays, need.dtype)
+    kept: NDArray[numpy.bool_] = abs(found["gradient of x"]) > abs(found["gradient of residual"]) / 2
+    return kept
 
 
 def _try_projection(run: Function, need: Need) -> float:
@@ -262,6 +277,16 @@ def _require_share(kept: NDArray[Any], dropout: float) -> None:
     share, deviation = 1 - kept.mean(), (dropout * (1 - dropout) / kept.size) ** 0.5
     if not abs(share - dropout) <= _SIGMAS * deviation:
         raise _DisagreesError(f"it drops {100 * share:.1f} % of the elements, want {100 * dropout:.1f} %")
+
+
+def _require_others(kept: NDArray[Any], next_kept: NDArray[Any]) -> None:
+    """Refuse a mask that stays: the layers of a step, and its steps, would all drop the same elements."""
+    if (kept == next_kept).all():
+        raise _DisagreesError("its next call drops the same elements")
+
+
+def _flat(masks: list[NDArray[numpy.float64]]) -> NDArray[numpy.float64]:
+    return numpy.concatenate([each.reshape(-1) for each in masks])
 
 
 def _layout(lengths: tuple[int, ...]) -> Layout:

@@ -229,6 +229,24 @@ def test_another_mask_for_the_same_seed_is_found() -> None:
     assert not attempt(plant("attention", run), NEEDS["attention"]).agrees
 
 
+def _same_mask(x: Any) -> Any:
+    """Drop a tenth, whatever was drawn before: as a kernel does that begins anew from its seed at every call."""
+    kept = numpy.random.default_rng(7).random(x.shape) >= 0.1
+    return x * paddle.to_tensor(kept.astype("float64") / 0.9).astype(x.dtype)
+
+
+@pytest.mark.parametrize("place", ["attention", "add_norm"])
+def test_a_mask_that_stays_the_same_is_found(place: str) -> None:
+    def attend(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        return _attention(query, key, value, lengths, _same_mask if dropout else lambda weights: weights)
+
+    def norm(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
+        return add_norm(_same_mask(x) if dropout else x, residual, weight, bias, epsilon, 0.0)
+
+    verdict = attempt(plant(place, {"attention": attend, "add_norm": norm}[place]), NEEDS[place])  # type: ignore[index]
+    assert (verdict.agrees, verdict.why) == (False, "its next call drops the same elements")
+
+
 @pytest.mark.parametrize(
     ("drop", "what"),
     [

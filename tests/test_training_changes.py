@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,24 +262,40 @@ def test_steps_are_passed_over_with_their_data_and_the_schedule_goes_on(
     assert (inside.position.reached.sample, whole.position.reached.sample) == (80, 96)
 
 
-def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    take_step = Trainer.take_step
-
+def _poisoned(take_step: Callable[..., bool], *steps: int) -> Callable[..., bool]:
     def poisoned(trainer: Trainer, batches: Sequence[Batch], **options: bool) -> bool:
-        if trainer.step == 5:
+        if trainer.step in steps:
             for master in trainer.weights.masters.values():
                 master.set_value(master.numpy() * float("nan"))
         return take_step(trainer, batches, **options)
 
-    monkeypatch.setattr(Trainer, "take_step", poisoned)
+    return poisoned
+
+
+def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "take_step", _poisoned(Trainer.take_step, 5))
     tree = tiny_training.tree(corpus, tmp_path / "run", steps=8)
     command = ["train", "--config", str(tiny_training.write_toml(tmp_path / "run.toml", tree))]
     failed = CliRunner().invoke(pretrain.cli, command)
     assert "Pass these data over (--resume --skip-steps 6)" in str(failed.exception)
     assert CliRunner().invoke(pretrain.cli, [*command, "--resume", "--skip-steps", "6"]).exit_code == 0
     assert history(tmp_path / "run", 8)[0] == {"step": 4, "changes": [change("data.skip_steps", [], ["6"])]}
+
+
+def test_a_second_bad_step_is_named_with_the_flags_of_the_first(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # none was saved between them, so that without its flag the first would be met again
+    monkeypatch.setattr(Trainer, "take_step", _poisoned(Trainer.take_step, 5, 6))
+    tree = tiny_training.tree(corpus, tmp_path / "run", steps=8)
+    command = ["train", "--config", str(tiny_training.write_toml(tmp_path / "run.toml", tree))]
+    assert CliRunner().invoke(pretrain.cli, command).exit_code != 0
+    failed = CliRunner().invoke(pretrain.cli, [*command, "--resume", "--skip-steps", "6"])
+    flags = "--resume --skip-steps 6 --skip-steps 7"
+    assert f"Pass these data over ({flags})" in str(failed.exception)
+    assert CliRunner().invoke(pretrain.cli, [*command, *flags.split()]).exit_code == 0
 
 
 # what may not

@@ -25,17 +25,27 @@ class BadNumberError(ConvertError):
         tensor: The first bad tensor and what is in it, or None where this rank has none.
         samples: Numbers of the batch's samples.
         saved: The newest checkpoint, or None.
+        skipped: What is passed over already, as ``skip_steps`` has it: the checkpoint may lie before it.
     """
 
-    def __init__(self, step: int, why: str, tensor: str | None, samples: Sequence[int], saved: str | None) -> None:
+    def __init__(
+        self,
+        step: int,
+        why: str,
+        tensor: str | None,
+        samples: Sequence[int],
+        saved: str | None,
+        skipped: Sequence[str] = (),
+    ) -> None:
         self.step, self.tensor, self.samples = step, tensor, tuple(samples)
         shown = ", ".join(str(sample) for sample in samples[:_MOST_SAMPLES])
         more = f" and {len(samples) - _MOST_SAMPLES} more" if len(samples) > _MOST_SAMPLES else ""
         found = tensor or "none on this rank: another one names it"
+        flags = " ".join(f"--skip-steps {each}" for each in (*skipped, step))
         super().__init__(
             f"step {step}: {why}\n  first bad tensor   {found}\n  samples            {shown}{more}\n"
             f"  newest checkpoint  {saved or 'none'}",
-            f"Pass these data over (--resume --skip-steps {step}), or go on with a lower --max-lr (--resume)."
+            f"Pass these data over (--resume {flags}), or go on with a lower --max-lr (--resume)."
             if saved
             else "Start again with a lower --max-lr or more --warmup-steps.",
         )

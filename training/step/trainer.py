@@ -228,7 +228,7 @@ class Trainer:
         )
         run = Path(self.settings.run.output)
         saved = str(checkpoint_path(run, self.saved)) if self.saved else None
-        return BadNumberError(self.step + 1, why, tensor, samples, saved)
+        return BadNumberError(self.step + 1, why, tensor, samples, saved, self.settings.data.skip_steps)
 
 
 def _counts(batches: Sequence[Batch]) -> list[float]:
