@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -15,6 +14,7 @@ from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.errors import printable
+from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.config_fields import parse_settings
 from .converters.table.dialects import DIALECT_FILES
@@ -115,7 +115,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
     try:
         if as_json:
-            click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+            click.echo(render_json(report.as_dict()))
         elif not quiet:
             click.echo(render(report, dry_run=options.dry_run))
     except OSError as error:

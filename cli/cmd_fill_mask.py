@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .converters.json_output import render_json
 from .source_options import CONFIG, FROM
 
 
@@ -80,7 +80,7 @@ def fill_mask_command(
         report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )
     for filled in results:
-        click.echo(json.dumps(filled.as_dict(), ensure_ascii=False) if as_json else filled.line)
+        click.echo(render_json(filled.as_dict(), indent=None) if as_json else filled.line)
 
 
 COMMANDS = {"fill-mask": fill_mask_command}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .converters.json_output import render_json
 from .setting_flags import given_flags, named_configuration, setting_options
 from .training.settings.tables import TABLES, Settings, Stage
 from .training.step.estimate import KINDS
@@ -99,7 +99,7 @@ def doctor_command(
             "warnings": here.warnings,
             "run": found and found.as_dict(),
         }
-        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        click.echo(render_json(report))
     ctx.exit(1 if found is not None and found.cannot else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .converters.amounts import amount, parse_size
+from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def prepare_command(
             **options,
         )
     if as_json:
-        click.echo(json.dumps({**asdict(report), "directory": str(report.directory)}, ensure_ascii=False, indent=2))
+        click.echo(render_json({**asdict(report), "directory": str(report.directory)}))
     elif not quiet:
         click.echo(render(report))
 

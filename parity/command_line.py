@@ -5,13 +5,13 @@ Whether the frameworks agree on a checkpoint, and where a difference starts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..converters.json_output import render_json
 from ..models.text_lines import read_lines
 
 
@@ -146,7 +146,7 @@ def run_gate(
 
             write_report(report, result)
         if json_file is not None:
-            write_whole(json_file, (json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n").encode())
+            write_whole(json_file, (render_json(result.as_dict()) + "\n").encode())
         if junit is not None:
             from .junit import write_junit
 
