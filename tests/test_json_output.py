@@ -11,6 +11,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
+
 from roformer_convert.__main__ import cli as convert_cli
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.json_output import SCHEMA, render_json
