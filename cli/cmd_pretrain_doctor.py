@@ -104,7 +104,7 @@ def doctor_command(
 
 
 def _model(settings: Settings, vocab_size: int | None) -> RoFormerConfig:
-    """The run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
+    """Return the run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
     from .training.start.sources import model_config, open_sources
 
     if vocab_size is None and settings.data.corpora:

@@ -20,7 +20,7 @@ Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "on
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """One tensor of two checkpoints.
+    """One tensor as it is in two checkpoints.
 
     Attributes:
         name: Canonical name.
@@ -76,11 +76,11 @@ def compare(
     first: Checkpoint, second: Checkpoint, *, progress: Callable[[int], None] = lambda count: None
 ) -> Comparison:
     """Compare two open checkpoints with bounded memory."""
-    names = list(dict.fromkeys([*first.held, *second.held]))
+    names = list(dict.fromkeys([*first.bindings, *second.bindings]))
     tensors = []
     for name in names:
         tensors.append(_compare_tensor(first, second, name))
-        progress(first.held[name].stored.nbytes if name in first else 0)
+        progress(first.bindings[name].stored.nbytes if name in first else 0)
     config = {
         field.name: (getattr(first.config, field.name), getattr(second.config, field.name))
         for field in fields(first.config)
@@ -138,21 +138,21 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
 
 
 def _canonical(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
-    """A tensor's elements in canonical order, as bit patterns.
+    """Return a tensor's elements in canonical order, as bit patterns.
 
     Raises:
         FormatError: The file has a checksum that is wrong, or ends early.
     """
-    held = checkpoint.held[name]
-    turn = held.turned and len(held.stored.shape) == 2
-    kept = running(held.stored)
-    in_one_go = in_order(held.stored, turn=turn)
+    binding = checkpoint.bindings[name]
+    transpose = binding.transposed and len(binding.stored.shape) == 2
+    checksum = running(binding.stored)
+    in_one_go = in_order(binding.stored, transpose=transpose)
     if not in_one_go:
-        verify_checksum(checkpoint.files, held.stored)
-    passing = kept.update if in_one_go and kept.kind else None
-    yield from blocks(checkpoint.files, held.stored, turn=turn, scratch=Scratch(), passing=passing)
+        verify_checksum(checkpoint.files, binding.stored)
+    passing = checksum.update if in_one_go and checksum.kind else None
+    yield from blocks(checkpoint.files, binding.stored, transpose=transpose, scratch=Scratch(), passing=passing)
     if passing is not None:
-        require(held.stored, kept)
+        require(binding.stored, checksum)
 
 
 def _float64(bits: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

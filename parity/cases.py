@@ -66,7 +66,7 @@ class Case:
         return np.arange(self.input_ids.size) if self.positions is None else self.positions
 
     def arrays(self) -> dict[str, Int64]:
-        """What a framework computes from."""
+        """Return what a framework computes from."""
         found = {
             "input_ids": self.input_ids,
             "token_type_ids": self.token_type_ids,

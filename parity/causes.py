@@ -1,7 +1,7 @@
 """What most likely causes a difference, found by substitution.
 
 Two places are looked at. Parameters that one participant holds otherwise than the rest are compared with the right ones
-turned, shifted and exchanged. And every step of a participant is recomputed by :mod:`.reference` from that
+transposed, shifted and exchanged. And every step of a participant is recomputed by :mod:`.reference` from that
 participant's own activations: where the two differ, each switch is tried in turn, and the one whose result is the
 participant's is the cause. A step is judged by its own inputs, so what follows from a fault is not taken for another.
 """
@@ -40,9 +40,9 @@ class Cause:
 
     Attributes:
         label: The participant.
-        kind: ``epsilon``, ``activation``, ``rotation``, ``bias``, ``untied``, ``turned``, ``dropout``, ``token 0``,
+        kind: ``epsilon``, ``activation``, ``rotation``, ``bias``, ``untied``, ``transposed``, ``dropout``, ``token 0``,
             ``mask``, ``token types``, ``vocabulary``, ``scale``, ``corrupted`` or ``unknown``.
-        what: In words.
+        what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.
     """
@@ -91,7 +91,7 @@ def _explain_parameter(label: str, name: str, wrong: Array, right: Mapping[str, 
     if wrong.shape != good.shape:
         return Cause(label, "corrupted", f"its shape is {wrong.shape}, not {good.shape}", name, True)
     if good.ndim == 2 and good.shape[0] == good.shape[1] and np.array_equal(wrong, good.T):
-        return Cause(label, "turned", "the kernel is not turned", name, True)
+        return Cause(label, "transposed", "the kernel is not transposed", name, True)
     if not wrong.any() and good.any():
         what = "the decoder bias is missing (all 0)" if name == "mlm.bias" else "all values are 0"
         return Cause(label, "bias" if name.endswith("bias") else "corrupted", what, name, True)
@@ -145,7 +145,7 @@ class Steps:
     """How far each step of a participant is from its own recomputation.
 
     Attributes:
-        worst: Of all steps, over the largest magnitude of the step.
+        worst: The largest difference of all steps, over the largest magnitude of the step.
         at: The tap of it.
         wrong: Taps that are farther than the bound → how far in which cases, farthest first; in their order.
     """
@@ -251,15 +251,15 @@ def candidates(reference: Reference, name: str, taps: Mapping[str, Array], case:
     for parameter in _linear_of(name, reference):
         weight = reference.parameters[f"{parameter}.weight"]
         if weight.shape[0] == weight.shape[1]:
-            what = f"the kernel {parameter}.weight is used unturned"
-            yield Candidate("turned", what, Switches(turned=frozenset({f"{parameter}.weight"})))
+            what = f"the kernel {parameter}.weight is used untransposed"
+            yield Candidate("transposed", what, Switches(transposed=frozenset({f"{parameter}.weight"})))
         yield Candidate(
             "bias", f"the bias {parameter}.bias is missing", Switches(no_bias=frozenset({f"{parameter}.bias"}))
         )
 
 
 def _linear_of(name: str, reference: Reference) -> list[str]:
-    """The linear modules inside a step."""
+    """Return the linear modules inside a step."""
     if name == "embeddings":
         return ["embeddings.project"] if "embeddings.project.weight" in reference.parameters else []
     if name.endswith("feed_forward"):
@@ -338,7 +338,7 @@ def _untied(reference: Reference, dump: Dump, cases: Sequence[Case]) -> Candidat
 
 
 def _differs_again(dump: Dump, case: Case) -> bool:
-    """Whether the second run of the first case differed from the first."""
+    """Say whether the second run of the first case differed from the first."""
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
         return any(not distance(first[name], again[name]).relative <= STEP_BOUND for name in again)
 

@@ -107,13 +107,13 @@ def distance(one: Array, other: Array) -> Distance:
 
 
 def pairs(dumps: Iterable[Dump]) -> list[tuple[Dump, Dump]]:
-    """Every pair, in order."""
+    """Return every pair, in order."""
     listed = list(dumps)
     return [(one, other) for place, one in enumerate(listed) for other in listed[place + 1 :]]
 
 
 def farthest(found: Iterable[tuple[str, Distance]], measure: Callable[[Distance], float]) -> tuple[str, Distance]:
-    """The largest of named distances; the first of equals, and NaN counts as the largest."""
+    """Return the largest of named distances; the first of equals, and NaN counts as the largest."""
     best: tuple[str, Distance] | None = None
     for name, one in found:
         if best is None or not measure(one) <= measure(best[1]):

@@ -96,7 +96,7 @@ class Result:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it ran on."""
+        """The software and the machine that it ran on."""
         found = {
             "processor": processor().name,
             "system": f"{platform.system()} {platform.machine()}",
@@ -327,7 +327,7 @@ def _explain(
 
 
 def _majority(dumps: Sequence[Dump]) -> dict[str, str]:
-    """The digest that most participants have, of each parameter; the first's where there is no majority."""
+    """Return the digest that most participants have, of each parameter; the first's where there is no majority."""
     found = {}
     for name in dumps[0].digests:
         counted = Counter(dump.digests.get(name, "") for dump in dumps)
@@ -346,7 +346,7 @@ def _values_of(dumps: Sequence[Dump], truth: Mapping[str, str], names: Mapping[s
 
 
 def _agreed_config(dumps: Sequence[Dump], divergence: Divergence | None) -> Any:
-    """The configuration of a participant that is not the odd one."""
+    """Return the configuration of a participant that is not the odd one."""
     odd = None if divergence is None else divergence.odd
     chosen = next(dump for dump in dumps if dump.label != odd)
     with open_checkpoint(chosen.checkpoint) as checkpoint:

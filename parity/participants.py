@@ -43,7 +43,7 @@ class Model:
     """What is compared.
 
     Attributes:
-        config: Of the first directory.
+        config: Configuration of the first directory.
         class_name: The class that all directories can be loaded as.
         notes: What is not compared, and why.
         vocabulary: The directory that holds the vocabulary, or None where there is none.

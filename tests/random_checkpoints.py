@@ -1,7 +1,7 @@
 """Checkpoints for the tests: every tensor random, biases and norms too, and every size different.
 
 A freshly initialised model hides mistakes: its biases are zero, its norms are ones, and equal sizes let a swapped or
-unturned matrix fit. Here no two symbols of the table share a size, and no size equals the literal 2 of the
+untransposed matrix fit. Here no two symbols of the table share a size, and no size equals the literal 2 of the
 sentence-order head. Q, K, V and the attention's output stay square, as in every RoFormer; only values tell them apart.
 """
 

@@ -109,7 +109,7 @@ def test_a_named_direction_converts_beside_its_source(tmp_path: Path, name: str)
     for said in (
         f"ckpt ({source}, ",
         f"ckpt-{target} ({target}, ",
-        "kernels turned",
+        "kernels transposed",
         "read back and equal bit for bit",
     ):
         assert said in result.output
@@ -162,11 +162,12 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
     done = command("paddle2torch", tmp_path / "ckpt", "--json")
     data = json.loads(done.stdout)
     assert set(data) == {
+        "schema",
         "source",
         "target",
         "model_class",
         "tensors",
-        "turned",
+        "transposed",
         "cast",
         "bytes",
         "tied_in_source",
@@ -185,7 +186,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
             "file",
             "shape",
             "dtype",
-            "turned",
+            "transposed",
             "alias_of",
             "bytes",
         }
@@ -216,7 +217,7 @@ def test_a_dry_run_prints_every_tensor_and_writes_nothing(tmp_path: Path, option
     for tensor in ("cls.predictions.transform.dense.weight", "roformer.encoder.layer.2.output.LayerNorm.bias"):
         assert tensor in out
     line = next(line for line in out.splitlines() if "layer.0.intermediate.dense.weight" in line)
-    for said in ("roformer.encoder.layers.0.linear1.weight", "34 × 24", "turned"):
+    for said in ("roformer.encoder.layers.0.linear1.weight", "34 × 24", "transposed"):
         assert said in line
     assert line.split()[-1] == ("1,632" if "float16" in options else "3,264")
     assert "nothing was written" in out

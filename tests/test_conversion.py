@@ -141,7 +141,7 @@ def test_a_container_its_software_cannot_read_is_refused(tmp_path: Path, target:
 @pytest.mark.parametrize(
     ("dialect", "container"), [*CONTAINERS, ("tf", "h5"), ("tf1", "ckpt")], ids=lambda value: str(value)
 )
-def test_the_result_is_spelled_and_turned_as_written_by_hand(
+def test_the_result_is_spelled_and_transposed_as_written_by_hand(
     tmp_path: Path, dialect: Dialect, container: str, shape: str
 ) -> None:
     """The files' own names and bytes, against names that were not computed from the table."""

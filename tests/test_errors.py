@@ -173,16 +173,16 @@ def test_configuration_tensors_and_vocabulary_are_told_together(ckpt: Path, dial
 
 
 def test_a_misshapen_tensor_is_told_with_symbol_and_field(ckpt: Path, dialect: Dialect) -> None:
-    name, turned = stored_in("layers.2.feed_forward.up.weight", dialect)
+    name, transposed = stored_in("layers.2.feed_forward.up.weight", dialect)
     edit(ckpt, lambda arrays: arrays.update({name: numpy.ones((33, 24), numpy.float32)}))
     error = refused(ckpt)
-    want = "want (H, F) = (24, 34)" if turned else "want (F, H) = (34, 24)"
+    want = "want (H, F) = (24, 34)" if transposed else "want (F, H) = (34, 24)"
     assert f"got (33, 24), {want}" in str(error)
     assert "F is intermediate_size in config.json" in str(error)
 
 
 def test_a_transposed_tensor_is_misshapen(ckpt: Path, dialect: Dialect) -> None:
-    """Nothing is turned to make it fit."""
+    """Nothing is transposed to make it fit."""
     for canonical in (
         "layers.0.feed_forward.down.weight",
         "embeddings.word.weight",

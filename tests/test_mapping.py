@@ -65,7 +65,7 @@ TOLERANCE = 1e-5
 @pytest.mark.parametrize("canonical", GOLDEN)
 def test_name_and_turn_are_as_the_software_has_them(canonical: str, dialect: Dialect) -> None:
     tensor = Table(11).by_canonical[canonical]
-    assert Stored(tensor.name(dialect), tensor.turned(dialect)) == GOLDEN[canonical][dialect]
+    assert Stored(tensor.name(dialect), tensor.transposed(dialect)) == GOLDEN[canonical][dialect]
 
 
 def test_every_row_is_written_out_by_hand() -> None:
@@ -149,9 +149,9 @@ def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
             continue
         if group == "sentence-order head" and "nsp" not in folder:
             continue
-        name, turned = stored_in(tensor.canonical, dialect)
+        name, transposed = stored_in(tensor.canonical, dialect)
         shape = tensor.shape(sizes)
-        wanted[name] = shape[::-1] if turned else shape
+        wanted[name] = shape[::-1] if transposed else shape
     for of, name in GOLDEN_TIES[dialect]:
         if folder != "hf5-MaskedLM_default_st":  # safetensors cannot name a tensor twice, transformers leaves ties out
             wanted[name] = wanted[stored_in(of, dialect).name]
@@ -381,8 +381,8 @@ def turns() -> Iterator[Mutation]:
 def flip(leaf: Leaf, dialect: Dialect) -> Leaf:
     if leaf.axes != 2:
         return leaf
-    turned = set(leaf.turned_in) ^ {dialect}
-    return replace(leaf, turned_in=tuple(one for one in DIALECTS if one in turned))
+    transposed = set(leaf.transposed_in) ^ {dialect}
+    return replace(leaf, transposed_in=tuple(one for one in DIALECTS if one in transposed))
 
 
 def swaps() -> Iterator[Mutation]:
@@ -454,7 +454,7 @@ def golden_complaints(layers: int = 2) -> list[str]:
             complaints.append(f"{canonical}: no row")
             continue
         for dialect, want in dialects.items():
-            got = Stored(tensor.name(dialect), tensor.turned(dialect))
+            got = Stored(tensor.name(dialect), tensor.transposed(dialect))
             if got != want:
                 complaints.append(f"{canonical}: {dialect} has {want}, the table {got}")
     return complaints

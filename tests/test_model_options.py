@@ -206,9 +206,9 @@ def test_gradients_agree_with_and_without_checkpointing(runners: Runners, framew
     for which, gradients in found.items():
         assert gradients.keys() == reference.keys()
         for name, gradient in gradients.items():
-            turned = which.startswith(("paddle", "tf")) and table[name].turned("paddle")
+            transposed = which.startswith(("paddle", "tf")) and table[name].transposed("paddle")
             scale = abs(reference[name]).max()
-            got = gradient.T if turned else gradient
+            got = gradient.T if transposed else gradient
             assert abs(got - reference[name]).max() <= 1e-9 * max(scale, 1e-3), f"{which}: {name}"
 
 

@@ -284,9 +284,9 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
     assert data["tied_in_source"] == ["cls.predictions.decoder_weight"]
     kernels = [name for name in tensors if name.endswith("weight") and "norm" not in name]
     kernels = [name for name in kernels if name not in ("embeddings.word.weight", "embeddings.segment.weight")]
-    turned = {step["canonical"] for step in data["plan"] if step["turned"]}
-    assert turned == set(kernels)
-    assert data["turned"] == len(kernels)
+    transposed = {step["canonical"] for step in data["plan"] if step["transposed"]}
+    assert transposed == set(kernels)
+    assert data["transposed"] == len(kernels)
     # cls.predictions.decoder.bias is written a second time for PaddleNLP's importer
     assert data["bytes"] == sum(array.nbytes for array in tensors.values()) + tensors["mlm.bias"].nbytes
     assert data["written"]

@@ -62,8 +62,8 @@ def in_c_order(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
     if tensor.order == "C":
         return content
     item = f"V{tensor.nbytes // tensor.size}"
-    turned: bytes = np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
-    return turned
+    transposed: bytes = np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
+    return transposed
 
 
 def assert_same(index: Index, want: dict[str, Any]) -> None:
@@ -894,7 +894,7 @@ def test_a_damaged_payload_is_refused_by_its_crc(tmp_path: Path) -> None:
 VIEWS: dict[str, Any] = {
     "the first rows": lambda base: base[:24].view(6, 4),
     "the last rows": lambda base: base[76:].view(6, 4),
-    "turned rows": lambda base: base[8:32].view(4, 6).t(),
+    "transposed rows": lambda base: base[8:32].view(4, 6).t(),
 }
 
 

@@ -143,7 +143,7 @@ def _head_size(value: Any, settings: Json) -> bool:
 
 
 def _plain_rotation(value: Any, _: Json) -> bool:
-    """Whether transformers' description of a rotation says the paper's own, unscaled."""
+    """Say whether transformers' description of a rotation says the paper's own, unscaled."""
     plain = {"rope_type": ("default",), "type": ("default",), "rope_theta": (10000,), "factor": (1,)}
     plain["partial_rotary_factor"] = (1,)
     return isinstance(value, dict) and all(each in plain.get(key, ()) for key, each in value.items())
@@ -154,7 +154,7 @@ _CLASS = re.compile(r"(?:TF|Flax)?(\w+?)(?:Model|PreTrainedModel|PretrainedModel
 
 
 def _roformers_class(value: Any, settings: Json) -> bool:
-    """Whether no other model's class is named; where ``model_type`` is there, it decides, and classes are anybody's."""
+    """Say whether no other model's class is named; where ``model_type`` is there, it decides, whatever the classes."""
     names = value if isinstance(value, list) else [value]
     models = [_CLASS.fullmatch(name) for name in names if isinstance(name, str)]
     others = [model for model in models if model is not None and model[1].lower() != "roformer"]
@@ -276,15 +276,15 @@ class SourceConfig:
     """A configuration file as it was read.
 
     Attributes:
-        config: In canonical terms.
-        spelled: Values whose spelling is kept where the target understands it (activation names).
+        config: The configuration in canonical terms.
+        spellings: Values whose spelling is kept where the target understands it (activation names).
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
         assumed: Fields that no file says, with the default of the dialect's software.
     """
 
     config: RoFormerConfig
-    spelled: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumed: frozenset[str] = frozenset()
@@ -295,7 +295,7 @@ class Reading:
     """What a configuration file says, beside what is wrong with it.
 
     Attributes:
-        source: As read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
+        source: The configuration as read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
         problems: What is wrong.
         next_step: What to do about them.
     """
@@ -426,8 +426,8 @@ def examine(
 
     Args:
         path: The file, or None where there is none.
-        dialect: As for :func:`read`.
-        measured: As for :func:`read`.
+        dialect: The same as for :func:`read`.
+        measured: The same as for :func:`read`.
         where: The checkpoint, for messages.
         given: Field name → value that holds whatever the file says.
         excused: Keys of :data:`FUNCTION` that may say anything: of a model whose weights only begin a RoFormer's.
@@ -442,7 +442,7 @@ def examine(
     problems: list[Problem] = []
     notes: list[str] = []
     values: Json = {}
-    spelled: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     assumed: set[str] = set()
     position = Spelling._fields.index(dialect)
     named = where.name if path is None else path.name
@@ -481,7 +481,7 @@ def examine(
             if value is None:
                 continue
         if item.name in _ACTIVATION_FIELDS:
-            spelled[item.name] = str(value)
+            spellings[item.name] = str(value)
             value = canonical_activation(str(value), dialect)
         values[item.name] = value
     wrong_fields = {problem.name for problem in problems}
@@ -505,7 +505,7 @@ def examine(
         return Reading(None, tuple(problems), step)
     known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
-    source = SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes), frozenset(assumed))
+    source = SourceConfig(RoFormerConfig(**values), spellings, extra, tuple(notes), frozenset(assumed))
     return Reading(source, tuple(problems), step)
 
 
@@ -526,7 +526,7 @@ def assumptions(source: SourceConfig, dialect: Dialect, *, pooler: bool) -> list
     """Say what changes the function and no file states, each time that it is assumed.
 
     Args:
-        source: As read.
+        source: The configuration as it was read.
         dialect: The source's.
         pooler: Whether the tensors have one.
     """
@@ -573,7 +573,7 @@ def _check_given(given: Mapping[str, Any]) -> None:
     """Refuse what no field can be set to.
 
     Raises:
-        ConvertError: As its message says.
+        ConvertError: There is no such field, or its value is wrong.
     """
     fields = [item.name for item in FIELDS]
     for name, value in given.items():
@@ -620,7 +620,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
     """Spell a configuration in ``target``'s file; return it and what the target's software will not honour.
 
     Args:
-        source: As read.
+        source: The configuration as it was read.
         target: The dialect.
         architecture: Class name that loads the result.
         dtype: The weights' type.
@@ -642,7 +642,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
         key = item.key[position]
         assert key is not None
         if item.name in _ACTIVATION_FIELDS:
-            value, note = _spell_activation(item.name, value, source.spelled.get(item.name), target)
+            value, note = _spell_activation(item.name, value, source.spellings.get(item.name), target)
             notes.extend(note)
         fixed = item.fixed[position]
         if fixed is not None and value != fixed:

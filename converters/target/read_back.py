@@ -1,7 +1,7 @@
-"""Compare what is made with what it is made of, bit by bit: after each turn, and after each writing.
+"""Compare what is made with what it is made of, bit by bit: after each transposition, and after each writing.
 
-Nothing is turned for it: elements are compared where they lie, so that a fault in turning cannot hide itself. And
-nothing is fetched again from afar: what is compared was touched a moment ago.
+Nothing is transposed for it: elements are compared where they lie, so that a fault in transposing cannot hide itself.
+And nothing is fetched again from afar: what is compared was touched a moment ago.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class ReadBack:
         self._room: NDArray[numpy.uint8] | None = None
         self._answer: NDArray[numpy.bool_] | None = None
 
-    def turned(self, step: Step, source: NDArray[Any], target: NDArray[Any]) -> None:
+    def transposed(self, step: Step, source: NDArray[Any], target: NDArray[Any]) -> None:
         """Compare a part of the source with what became of it; both as the target has its axes.
 
         Raises:
             ConvertError: The bits differ.
         """
         if not self._same(source, target):
-            raise _differ(step, "was turned into")
+            raise _differ(step, "was transposed into")
 
     def written(self, written: Written, start: int, content: NDArray[Any]) -> None:
         """Read ``content`` back, which was written ``start`` bytes into its tensor, and compare.
@@ -82,7 +82,7 @@ class ReadBack:
 
 def _differ(step: Step, how: str) -> ConvertError:
     return ConvertError(
-        f"{step.new.name} {how} other bits than {step.held.stored.name} of the source has",
+        f"{step.new.name} {how} other bits than {step.binding.stored.name} of the source has",
         "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
     )
 
@@ -97,6 +97,6 @@ def as_target(bits: NDArray[Any], step: Step) -> NDArray[Any]:
         return bits
     from ..tensors.dtypes import cast, numpy_dtype
 
-    stored = step.held.stored
+    stored = step.binding.stored
     values = cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
     return values.view(f"u{values.itemsize}")

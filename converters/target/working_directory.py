@@ -84,7 +84,7 @@ class WorkingDirectory:
                 os.close(lock)
 
     def _is_mine(self, lock: int) -> bool:
-        """Whether an open proof is still the one in the directory."""
+        """Say whether an open proof is still the one in the directory."""
         try:
             return os.path.samestat(os.fstat(lock), os.lstat(self.path / MADE_BY))
         except FileNotFoundError:
@@ -162,7 +162,7 @@ class WorkingDirectory:
 
 
 def _stem(target: Path) -> str:
-    """The target's name, or what stands for a long one: a name has at most 255 bytes."""
+    """Return the target's name, or what stands for a long one: a name has at most 255 bytes."""
     name = target.name
     return name if len(os.fsencode(name)) <= 200 else f"{zlib.crc32(os.fsencode(name)):08x}"
 

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def numpy_dtype(dtype: str) -> Any:
-    """The numpy type that holds ``dtype``'s bits, little-endian: uint16 for bfloat16."""
+    """Return the numpy type that holds ``dtype``'s bits, little-endian: uint16 for bfloat16."""
     return numpy.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
 
 
@@ -24,7 +24,7 @@ def cast(values: Array, source: str, target: str, *, name: str) -> Array:
     """Cast ``values`` to ``target``, rounding to nearest even.
 
     Args:
-        values: As :func:`numpy_dtype` holds ``source``.
+        values: Elements of type ``source``, in the array type that :func:`numpy_dtype` names for it.
         source: Their type.
         target: The wanted type.
         name: The tensor, for the message.

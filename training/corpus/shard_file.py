@@ -51,7 +51,7 @@ class ShardHeader:
         width: Bytes a token, 2 or 4.
         tokens, sentences, documents: How many.
         vocabulary_size: One past the largest id that may occur.
-        number: Of the shard in its corpus, counted from 0.
+        number: Number of the shard in its corpus, counted from 0.
         corpus: 32 hexadecimal digits that every shard of a corpus has.
         digest: SHA-256, in hexadecimal, of everything behind the header.
     """

@@ -119,7 +119,7 @@ class Loop:
         self.clock = Clock()
 
     def run(self) -> None:
-        """Train."""
+        """Take the steps that are left."""
         trainer, settings = self.trainer, self.trainer.settings
         watch = settings.watch
         ending = trainer.step >= settings.steps
@@ -200,7 +200,7 @@ class Loop:
             self.log.step(record)
 
     def work_of_token(self, stage: int) -> float:
-        """Operations of one token of a stage, as an estimate counts them."""
+        """Return the operations of one token of a stage, as an estimate counts them."""
         data, length = self.trainer.settings.data, self.trainer.settings.stages[stage].length
         masked = data.masked_lm_probability if data.mlm else 0.0
         return flop_per_token(self.trainer.model.config, length, masked=masked)

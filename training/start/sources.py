@@ -38,7 +38,7 @@ class Sources:
 
     Attributes:
         corpora: Each with its weight.
-        tokenizer: Of their common vocabulary.
+        tokenizer: Tokenizer with their common vocabulary.
     """
 
     corpora: tuple[tuple[Corpus, float], ...]
@@ -102,7 +102,7 @@ def _weighted(entry: str) -> tuple[str, float]:
 
 
 def model_config(settings: Settings, tokenizer: Tokenizer) -> RoFormerConfig:
-    """The configuration of the model that the settings describe."""
+    """Return the configuration of the model that the settings describe."""
     model = settings.model
     return RoFormerConfig(
         vocab_size=tokenizer.size,
@@ -168,8 +168,8 @@ def load_weights(directory: Path, config: RoFormerConfig) -> Iterator[tuple[str,
 def _as_paddle(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
     """Read a tensor as float32, laid out as Paddle does."""
     array: NDArray[Any] = checkpoint.read(name, "float32")
-    turned = Table(checkpoint.config.num_hidden_layers).by_canonical[name].turned(DIALECT)
-    return numpy.ascontiguousarray(array.T) if turned else array
+    transposed = Table(checkpoint.config.num_hidden_layers).by_canonical[name].transposed(DIALECT)
+    return numpy.ascontiguousarray(array.T) if transposed else array
 
 
 def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sources) -> None:

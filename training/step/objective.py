@@ -31,7 +31,7 @@ class Losses:
         mlm_correct: Masked tokens whose best word is the right one.
         sop_sum: Cross-entropy of the samples that have two sentences.
         sop_count: Samples that have two sentences.
-        sop_correct: Those of them whose order was told.
+        sop_correct: The samples among them whose order was predicted.
     """
 
     mlm_sum: Tensor
@@ -46,7 +46,7 @@ def losses(model: RoFormerForPretraining, batch: Batch, *, taps: Taps | None = N
     """Compute a batch's losses.
 
     Args:
-        model: In training mode for dropout.
+        model: The model, in training mode where dropout is wanted.
         batch: One micro-batch.
         taps: Filled with named activations.
         accuracy: Whether to count right answers; a training step saves itself the trouble.

@@ -31,7 +31,7 @@ def decays(parameter: Any) -> bool:
 
 
 def clip_factor(norm: float, limit: float) -> float:
-    """What gradients of norm ``norm`` are multiplied by so that it is at most ``limit``; 0 is no limit."""
+    """Return the factor that brings gradients of norm ``norm`` to at most ``limit``; a limit of 0 is none."""
     return 1.0 if not limit or norm <= limit else limit / norm
 
 
@@ -68,11 +68,11 @@ class AdamW:
         self._paddle.step()
 
     def shape(self, name: str, kind: str) -> tuple[int, ...]:
-        """Shape of an array of the state."""
+        """Return the shape of an array of the state."""
         return tuple(self.parameters[name].shape) if kind.startswith("moment") else (1,)
 
     def state(self) -> Arrays:
-        """The state as arrays ``<parameter>:<kind>``, whether or not a step was taken since it was made or loaded."""
+        """Return the state as arrays ``<parameter>:<kind>``, whether or not a step was taken since it was loaded."""
         held = self._paddle.state_dict()  # empty before the first step: Paddle makes its arrays then
         out: Arrays = {}
         for name, parameter in self.parameters.items():

@@ -65,17 +65,17 @@ def choose_device(run: Run) -> str:
 
 
 def half_type(precision: Precision) -> str | None:
-    """The half type of a precision, or None."""
+    """Return the half type of a precision, or None."""
     return _HALVES.get(precision.partition("-")[0])
 
 
 def is_halved(precision: Precision) -> bool:
-    """Whether the model itself holds its weights in the half type (O2), beside float32 masters."""
+    """Say whether the model itself holds its weights in the half type (O2), beside float32 masters."""
     return precision.endswith("-o2")
 
 
 def types_of(precision: Precision) -> tuple[str, ...]:
-    """Types that a run computes in: O1 leaves norms and evaluations in float32."""
+    """Return the types that a run computes in: O1 leaves norms and evaluations in float32."""
     half = half_type(precision)
     if half is None:
         return ("float32",)
@@ -120,12 +120,12 @@ class LossScaler:
 
     @classmethod
     def fresh(cls, options: Scaling) -> LossScaler:
-        """A scaler before its first step."""
+        """Return a scaler before its first step."""
         return cls(options, float(numpy.float32(options.init_loss_scaling)))
 
     @classmethod
     def loaded(cls, options: Scaling, state: Mapping[str, Any]) -> LossScaler:
-        """A scaler as a checkpoint has it.
+        """Return a scaler as a checkpoint has it.
 
         Raises:
             FormatError: ``state`` is not what :meth:`state` gave.
@@ -139,7 +139,7 @@ class LossScaler:
         return cls(options, state["scale"], state["good_steps"], state["bad_steps"])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return what a checkpoint stores of it."""
         return {"scale": self.scale, "good_steps": self.good_steps, "bad_steps": self.bad_steps}
 
     def update(self, finite: bool) -> None:

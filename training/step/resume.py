@@ -44,7 +44,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     Args:
         directory: The checkpoint.
         state: What it holds beside the weights.
-        settings: Those of now.
+        settings: The settings of this run.
         sources: The corpora of now.
 
     Returns:
@@ -76,7 +76,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
 
 
 def last_stage(settings: Settings, step: int) -> tuple[int, int]:
-    """The stage of the last of ``step`` steps that were taken, and how many of them were of it."""
+    """Return the stage of the last of ``step`` steps that were taken, and how many of them were of it."""
     if step == 0:
         return 0, 0
     stage, index = settings.stage_at(step - 1)
@@ -132,7 +132,7 @@ def _impossible_stages(before: Settings, settings: Settings, stage: int, taken: 
 
 
 def _batch(settings: Settings, stage: int) -> tuple[int, int]:
-    """What says how many samples a step of a stage takes."""
+    """Return what decides how many samples a step of a stage takes."""
     tree = settings.as_tree()["stages"][stage]
     return tree["batch_size"], tree["batch_tokens"]
 
@@ -142,7 +142,7 @@ def changed_corpora(sources: Sources, contents: Sequence[list[Any]], entries: Se
 
     Args:
         sources: The corpora of now.
-        contents: Those of the checkpoint, as :attr:`..start.sources.Sources.contents` gave them.
+        contents: The contents that the checkpoint has, as :attr:`..start.sources.Sources.contents` gave them.
         entries: What they were called there: ``DIR`` or ``DIR=WEIGHT``.
     """
     out: list[Change] = []

@@ -73,12 +73,12 @@ class TrainingState:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return run / f"step-{step:06d}"
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run by their names, oldest first; whether they are whole, their contents tell."""
+    """Return the checkpoints of a run by their names, oldest first; whether they are whole, their contents tell."""
     if not run.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in run.iterdir())
@@ -261,7 +261,7 @@ def _checksum(path: Path) -> int:
 
 
 def _own_checksum(tree: Mapping[str, Any]) -> int:
-    """Of ``training.json``'s contents but for the checksum itself, however they are laid out as text."""
+    """Compute the checksum of ``training.json``'s other contents, however they are laid out as text."""
     rest = {**tree, "crc32c": {name: value for name, value in tree["crc32c"].items() if name != STATE}}
     return int(crc32c(json.dumps(rest, sort_keys=True).encode()))
 

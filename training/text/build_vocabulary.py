@@ -56,7 +56,7 @@ def build(
     Args:
         inputs: Files, directories or patterns.
         size: Rows, at most.
-        fields: Of JSON lines.
+        fields: The members of JSON lines that hold the text.
         file_format: See :class:`~.files.TextFormat`.
         minimum_count: A character that occurs less often gets no row.
         progress: Called with the bytes of input read since the last call.

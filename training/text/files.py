@@ -37,7 +37,7 @@ class TextFormat:
     Attributes:
         format: ``text`` (a blank line between documents), ``jsonl`` (one object a line), or ``auto``: JSON lines where
             the name ends in .jsonl, .ndjson or .json (before .gz or .zst), else text.
-        fields: Of JSON lines: the members that hold the text, each a paragraph or several.
+        fields: The members of JSON lines that hold the text, each a paragraph or several.
     """
 
     format: str = "auto"

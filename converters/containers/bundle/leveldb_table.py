@@ -350,7 +350,7 @@ def _append_block(table: bytearray, block: _BlockBuilder) -> bytes:
 
 
 def _common(left: bytes, right: bytes) -> int:
-    """Number of bytes with which both begin."""
+    """Return the number of bytes with which both begin."""
     count = 0
     for a, b in zip(left, right, strict=False):
         if a != b:
@@ -360,7 +360,7 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 def _separator(last: bytes, following: bytes) -> bytes:
-    """A short key that is not below ``last`` and below ``following``. Source: FindShortestSeparator."""
+    """Return a short key that is not below ``last`` and below ``following``. Source: FindShortestSeparator."""
     common = _common(last, following)
     if common < min(len(last), len(following)) and last[common] + 1 < following[common]:
         return last[:common] + bytes([last[common] + 1])
@@ -368,7 +368,7 @@ def _separator(last: bytes, following: bytes) -> bytes:
 
 
 def _successor(last: bytes) -> bytes:
-    """A short key that is not below ``last``. Source: FindShortSuccessor."""
+    """Return a short key that is not below ``last``. Source: FindShortSuccessor."""
     for position, byte in enumerate(last):
         if byte != 0xFF:
             return last[:position] + bytes([byte + 1])

@@ -187,7 +187,7 @@ class TensorBundleLayout:
 
     Attributes:
         prefix: What the files' names begin with, ``bert_model.ckpt``.
-        tensors: In the order of their keys, which is that of their payloads.
+        tensors: The tensors in the order of their keys, which is that of their payloads.
         slots: Each tensor's place.
     """
 
@@ -210,7 +210,7 @@ class TensorBundleLayout:
         }
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload, given the payloads' plain CRC32C by tensor name."""
+        """Return everything that is not payload, given the payloads' plain CRC32C by tensor name."""
         return [
             Fragment(f"{self.prefix}{_SUFFIX}", 0, self._index(checksums)),
             Fragment(_STATE_NAME, 0, self._state()),
@@ -224,7 +224,7 @@ class TensorBundleLayout:
         return build_table(entries)
 
     def _state(self) -> bytes:
-        """The text that ``tf.train.latest_checkpoint`` reads. Source: CheckpointState in checkpoint_state.proto."""
+        """Return the text that ``tf.train.latest_checkpoint`` reads. Source: checkpoint_state.proto."""
         return f'model_checkpoint_path: "{self.prefix}"\nall_model_checkpoint_paths: "{self.prefix}"\n'.encode()
 
 

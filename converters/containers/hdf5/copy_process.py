@@ -83,7 +83,7 @@ def _limit(seconds: int, output: int) -> None:
     """Bound this process and keep it from opening files and dumping core, where the platform can.
 
     Args:
-        seconds: Of processor time.
+        seconds: Processor time that it may take.
         output: Size of the copy in bytes.
     """
     try:

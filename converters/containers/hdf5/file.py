@@ -51,7 +51,7 @@ class Hdf5File:
 
     Attributes:
         path: For messages.
-        size: Of the file on disk.
+        size: Bytes of the file on disk.
         end: Address behind the last byte that the file's superblock counts as its own.
         claimed: Address → end of every structure that was read.
     """
@@ -103,7 +103,7 @@ class Hdf5File:
         """Read a whole structure that nothing else has any business with.
 
         Raises:
-            FormatError: As :meth:`read`, or another structure was found at ``address`` before.
+            FormatError: As for :meth:`read`, or another structure was found at ``address`` before.
         """
         if address in self.claimed:
             raise self.broken(f"{what} lies where another structure does", address)
@@ -140,7 +140,7 @@ class Cursor:
     Args:
         file: Where the bytes are from.
         body: The bytes.
-        address: Of the first of them.
+        address: Address of the first of them.
         what: Names the structure in an error.
     """
 

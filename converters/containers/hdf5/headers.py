@@ -15,8 +15,8 @@ from .file import Cursor, Hdf5File
 
 # Kinds of messages, those that mean something here.
 DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 1, 3, 7, 8, 12, 16, 17
-#: Kinds that are kept; the others say when something was made, or what a hole in it would be filled with.
-_KEPT = frozenset({DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, SYMBOL_TABLE})
+#: Kinds that are needed here; the others say when something was made, or what a hole in it would be filled with.
+_NEEDED = frozenset({DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, SYMBOL_TABLE})
 #: Kinds that only other forms of objects have → what such an object is.
 _UNFAMILIAR = {
     2: "a group of the newer kind",
@@ -50,8 +50,8 @@ class Header:
 
     Attributes:
         file: Where it is.
-        address: Of its first block, which is the object's own address.
-        messages: Those of the kinds that are kept.
+        address: Address of its first block, which is the object's own address.
+        messages: The messages of the kinds that are needed here.
         kinds: The kinds that it has. Looking here is cheap, however many messages a header has.
     """
 
@@ -103,7 +103,7 @@ def read_header(file: Hdf5File, address: int) -> Header:
                 blocks.append((place, file.claim(place, nbytes, what)))
             elif message.kind in _UNFAMILIAR:
                 raise file.unfamiliar(f"it has {_UNFAMILIAR[message.kind]}", address)
-            elif message.kind in _KEPT:
+            elif message.kind in _NEEDED:
                 if message.flags & _SHARED:
                     raise file.unfamiliar(
                         "an object shares its description with others (a committed datatype)", address

@@ -68,7 +68,7 @@ class KerasLayout:
         return {self.filename: self.metadata_offset + len(self.metadata)}
 
     def fragments(self, checksums: Mapping[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload. Contiguous datasets have no checksums."""
+        """Return everything that is not payload. Contiguous datasets have no checksums."""
         return [
             Fragment(self.filename, self.metadata_offset, self.metadata),
             Fragment(self.filename, 0, self.superblock),

@@ -24,7 +24,7 @@ class Datatype(NamedTuple):
     Attributes:
         kind: Class of the specification: STRING and so on of :mod:`.datatypes`.
         flags: 8 bits whose meaning the class gives.
-        size: Of an element, in bytes.
+        size: Bytes of an element.
         element: Our word for it, a key of DATATYPES, or None.
     """
 

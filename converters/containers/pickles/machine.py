@@ -186,7 +186,7 @@ class PickleMachine:
         return tuple(self.size(item, what) for item in value)
 
     def is_function(self, value: Global) -> bool:
-        """Whether a global may be called, and is no type."""
+        """Say whether a global may be called, and is not a type."""
         return self._allowed[value.module, value.name] is not None
 
     def set_item(self, target: dict[str, object], key: object, value: object) -> None:

@@ -228,7 +228,7 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> PdparamsLayout:
 
 
 def _padding(position: int) -> bytes:
-    """Opcodes that do nothing (bytes, and POP) and make what follows start at a multiple of the alignment."""
+    """Return opcodes that do nothing (bytes, and POP) and make what follows start at a multiple of the alignment."""
     missing = -position % _ALIGNMENT
     if missing == 0:
         return b""
@@ -238,7 +238,7 @@ def _padding(position: int) -> bytes:
 
 
 def _dtype(code: str) -> bytes:
-    """A numpy.dtype and its state, as numpy pickles it: single bytes have the order '|'."""
+    """Return a numpy.dtype and its state, as numpy pickles it: single bytes have the order '|'."""
     made = opcodes.import_global("numpy", "dtype")
     made += opcodes.tuple_of([opcodes.text(code), opcodes.FALSE, opcodes.TRUE]) + opcodes.REDUCE
     order = opcodes.text("|" if code.endswith("1") else "<")

@@ -296,8 +296,9 @@ def _wide(nbytes: int, packed: int, header: int) -> bytes:
 
 
 def _header_extra(header: int, record: Record, alignment: int) -> bytes:
-    """The extra fields of a member's own header: 64-bit sizes where needed (miniz leaves the packed size empty) and the
-    padding that puts its content at a multiple of ``alignment``.
+    """Return the extra fields of a member's own header: 64-bit sizes where needed, and padding.
+
+    miniz leaves the packed size empty; the padding puts the content at a multiple of ``alignment``.
     """
     wide = _wide(record.nbytes, 0, header)
     padding = -(header + 30 + len(record.name.encode()) + len(wide) + 4) % alignment
