@@ -24,7 +24,7 @@ from .progress_bar import WEIGHT_BYTES, ByteBar
 from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
-    from .converters.conversion import Report
+    from .converters.conversion import ConversionReport
     from .converters.target.plan import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -167,7 +167,7 @@ def plan_table(plan: Plan) -> str:
     return table(head, rows, right=[len(head) - 1])
 
 
-def render(report: Report, *, dry_run: bool) -> str:
+def render(report: ConversionReport, *, dry_run: bool) -> str:
     """Say in a few lines what was done."""
     data = report.as_dict()
     plan = report.plan

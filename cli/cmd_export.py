@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what the framework's process says.")
+@click.option("-v", "--verbose", is_flag=True, help="Print on stderr what the framework's process prints.")
 def export_command(
     directory: Path,
     to: str,

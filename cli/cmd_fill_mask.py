@@ -18,7 +18,7 @@ from .source_options import CONFIG, FROM
 @click.option(
     "--framework",
     type=click.Choice(["paddle", "torch", "tf", "all"]),
-    help="Who computes; all runs the three side by side.  [default: the first installed of torch, paddle, tf]",
+    help="The framework that computes; all: the three side by side.  [default: the first of torch, paddle, tf here]",
 )
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Words for each mask.")
 @click.option(
@@ -34,7 +34,7 @@ from .source_options import CONFIG, FROM
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a line: ids, offsets, logits, probabilities."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which tokenizer, versions and times.")
+@click.option("-v", "--verbose", is_flag=True, help="Print tokenizer, versions and times on stderr.")
 def fill_mask_command(
     directory: Path,
     texts: tuple[str, ...],

@@ -25,7 +25,7 @@ _REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
     "--config",
     "configuration",
     type=click.Path(path_type=Path),
-    help="What would run: a TOML file, or one that comes along, such as configs/tiny.toml.",
+    help="What would run: a TOML file, or one of those shipped, such as configs/tiny.toml.",
 )
 @click.option(
     "--gpu", type=click.Choice(list(KINDS), case_sensitive=False), help="Estimate for a GPU that is not here."

@@ -34,7 +34,7 @@ _OVERHEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion did (or, in a dry run, would do).
 
     Attributes:
@@ -115,7 +115,7 @@ def default_target(source: Path, to: str) -> Path:
     resolved = Path(os.path.abspath(source))  # not through links: the name the person gave is the one to extend
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
     if not name:
-        raise ConvertError(f"{source}: no name to derive the output's from", "Name the output with -o.")
+        raise ConvertError(f"{source}: there is no name to derive the output's name from", "Name the output with -o.")
     return resolved.parent / f"{name}-{to}"
 
 
@@ -173,7 +173,7 @@ def convert(
     to: Dialect,
     options: ConvertOptions = _DEFAULTS,
     watcher: Watcher = _NOBODY,
-) -> Report:
+) -> ConversionReport:
     """Convert a checkpoint into ``to``'s dialect.
 
     Args:
@@ -227,7 +227,7 @@ def convert(
             except ConvertError:
                 _require_unchanged(checkpoint, before)  # which explains whatever was found
                 raise
-        return Report(
+        return ConversionReport(
             source=source,
             target=goal,
             source_dialect=checkpoint.dialect,

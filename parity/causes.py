@@ -87,7 +87,7 @@ def explain_parameters(label: str, wrong: Mapping[str, Array], right: Mapping[st
 def _explain_parameter(label: str, name: str, wrong: Array, right: Mapping[str, Array]) -> Cause:
     good = right.get(name)
     if good is None:
-        return Cause(label, "corrupted", "a parameter that the others have not", name, True)
+        return Cause(label, "corrupted", "a parameter that the others do not have", name, True)
     if wrong.shape != good.shape:
         return Cause(label, "corrupted", f"its shape is {wrong.shape}, not {good.shape}", name, True)
     if good.ndim == 2 and good.shape[0] == good.shape[1] and np.array_equal(wrong, good.T):
@@ -225,7 +225,7 @@ def candidates(reference: Reference, name: str, taps: Mapping[str, Array], case:
     if module in ("feed_forward", "transform"):
         for activation in ACTIVATIONS:
             if activation != config.hidden_act:
-                what = f"{_spoken(activation)} instead of {_spoken(config.hidden_act)}"
+                what = f"{_activation_name(activation)} instead of {_activation_name(config.hidden_act)}"
                 yield Candidate("activation", what, Switches(activation=activation))
     if name == "pooler":
         for activation in ACTIVATIONS:
@@ -251,7 +251,7 @@ def candidates(reference: Reference, name: str, taps: Mapping[str, Array], case:
     for parameter in _linear_of(name, reference):
         weight = reference.parameters[f"{parameter}.weight"]
         if weight.shape[0] == weight.shape[1]:
-            what = f"the kernel {parameter}.weight is used untransposed"
+            what = f"the kernel {parameter}.weight is used without being transposed"
             yield Candidate("transposed", what, Switches(transposed=frozenset({f"{parameter}.weight"})))
         yield Candidate(
             "bias", f"the bias {parameter}.bias is missing", Switches(no_bias=frozenset({f"{parameter}.bias"}))
@@ -267,7 +267,7 @@ def _linear_of(name: str, reference: Reference) -> list[str]:
     return [name] if f"{name}.weight" in reference.parameters and "norm" not in name else []
 
 
-def _spoken(activation: str) -> str:
+def _activation_name(activation: str) -> str:
     return {"gelu": "gelu (erf)", "gelu_tanh": "gelu (tanh)"}.get(activation, activation)
 
 
@@ -344,8 +344,8 @@ def _differs_again(dump: Dump, case: Case) -> bool:
 
 
 def _taps(dump: Dump, case: Case) -> dict[str, Array]:
-    with dump.opened(f"float64.{case.name}") as held:
-        return dict(held)
+    with dump.opened(f"float64.{case.name}") as arrays:
+        return dict(arrays)
 
 
 def reference_for(config: RoFormerConfig, parameters: Mapping[str, Array]) -> Reference:

@@ -42,18 +42,18 @@ class Dump:
         if not path.exists():
             yield {}
             return
-        with np.load(path) as held:
-            yield held
+        with np.load(path) as arrays:
+            yield arrays
 
     def names(self, file: str) -> list[str]:
         """Name the arrays of a file; empty where there is no such file."""
-        with self.opened(file) as held:
-            return list(held)
+        with self.opened(file) as arrays:
+            return list(arrays)
 
     def read(self, file: str, name: str) -> Array:
         """Read one array of ``float64.<case>``, ``float32.<case>``, ``gradients``, ``updated``, ``parameters``."""
-        with self.opened(file) as held:
-            return held[name]
+        with self.opened(file) as arrays:
+            return arrays[name]
 
     @property
     def digests(self) -> Mapping[str, str]:

@@ -502,7 +502,9 @@ def test_optimizer_slots_of_a_tf_checkpoint_are_left_out_and_counted(tmp_path: P
     shutil.copy(tmp_path / "plain" / "bert_config.json", tmp_path / "ckpt")
     report = convert(tmp_path / "ckpt", to="torch")
     assert same_bits(read_all(report.target), tensors) == []
-    assert any("left out, being no weights" in note and f"{len(slots) - 1} more" in note for note in report.notes)
+    assert any(
+        "left out because they are not weights" in note and f"{len(slots) - 1} more" in note for note in report.notes
+    )
 
 
 def test_a_slot_of_no_known_optimizer_is_unknown(tmp_path: Path) -> None:
@@ -646,7 +648,7 @@ def test_a_dialect_that_was_named_wrongly_is_to_be_left_out(tmp_path: Path) -> N
     for name in ("bin", "safetensors"):
         write_random(tmp_path / name, "torch", container=name)
         said = str(refused(tmp_path / name, "tf", dialect="paddle"))
-        assert "Without --from the dialect is found out: `roformer-convert convert SOURCE --to …`." in said
+        assert "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`." in said
 
 
 def test_two_tf1_checkpoints_in_one_directory_are_two_models(tmp_path: Path) -> None:
@@ -703,7 +705,7 @@ def test_nothing_to_convert_is_told(tmp_path: Path) -> None:
     assert "no RoFormer weights here; looked for model_state.pdparams" in str(refused(tmp_path / "empty", "torch"))
     assert "no such file or directory" in str(refused(tmp_path / "absent", "torch"))
     (tmp_path / "notes.txt").write_text("hello, world")
-    assert "not a weight file that is known here" in str(refused(tmp_path / "notes.txt", "torch"))
+    assert "not a known kind of weight file" in str(refused(tmp_path / "notes.txt", "torch"))
 
 
 def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:

@@ -160,7 +160,12 @@ FAULTS: list[tuple[Plant, str, str, list[str]]] = [
     (decoder_bias, "bias", "decoder bias is missing", ["logits"]),
     (zero_decoder_bias, "bias", "decoder bias is missing", ["mlm.bias"]),
     (untied_decoder, "untied", "untied: 6 of 61 rows", ["logits"]),
-    (untransposed, "transposed", "layers.2.attention.key.weight is used untransposed", ["layers.2.attention.key"]),
+    (
+        untransposed,
+        "transposed",
+        "weight is used without being transposed",
+        ["layers.2.attention.key"],
+    ),
     (untransposed_on_loading, "transposed", "not transposed", ["layers.1.attention.out.weight"]),
     (attention_dropout, "dropout", "dropout is left on", ["layers.1.attention.out"]),
     (embedding_dropout, "dropout", "dropout is left on", ["embeddings"]),

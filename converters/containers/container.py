@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..table.mapping import Dialect, Group
-from ..tensors.stored import FLOATS, Index, Layout, NewTensor
+from ..tensors.stored import FLOATS, FileLayout, Index, NewTensor
 
 #: Bytes of a file's beginning and end by which :meth:`Container.recognises` decides.
 HEAD_BYTES, TAIL_BYTES = 32, 8
@@ -69,7 +69,7 @@ class Container(ABC):
     @abstractmethod
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         """Lay a file out before a byte is written.
 
         Args:

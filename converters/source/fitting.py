@@ -278,7 +278,7 @@ class _Fitting:
     def _check_tie(self, duplicate: Duplicate, copy: StoredTensor, bindings: dict[str, Binding]) -> None:
         original = bindings.get(duplicate.of)
         if original is None:
-            self.problems.append(Problem("tied", copy.name, f"is there and {duplicate.of} is not"))
+            self.problems.append(Problem("tied", copy.name, f"is in the file and {duplicate.of} is not"))
         else:
             self._require_equal(original.stored, copy, f"{copy.name} (tied to {original.stored.name})")
 
@@ -373,7 +373,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > 8 and len(unknown) > 8:
-        return f"Few of the names are {dialect}'s RoFormer. If the files speak another dialect, say which with --from."
+        return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
     if unknown and all("looks like" in problem.detail for problem in unknown):
         return (
             "Convert the pretrained model, or remove these tensors first: heads that were fine-tuned have no row yet."
@@ -381,7 +381,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
     if "dtype" in kinds:
-        return "Save the weights in one of these types first; integers are no weights."
+        return "Save the weights in one of these types first; integers are not weights."
     if "derived" in kinds:
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     return "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."

@@ -166,7 +166,7 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
         raise ConvertError(
             f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s "
             f"({counts[dialect]})",
-            "Without --from the dialect is found out: `roformer-convert convert SOURCE --to …`.",
+            "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`.",
         )
 
 

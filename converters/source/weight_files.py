@@ -129,7 +129,7 @@ def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dial
     if container is None:
         _refuse_stand_in(path)
         *most, last = (each.title for each in all_containers())
-        raise FormatError(path, f"not a weight file that is known here; wanted {', '.join(most)} or {last}")
+        raise FormatError(path, f"not a known kind of weight file; wanted {', '.join(most)} or {last}")
     return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
 
 
@@ -199,7 +199,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = "Name the directory that holds them, or the weight file itself."
         others = list(_candidates(directory, DIALECTS))
         if others:
-            step = f"It holds {others[0].name}. Without --from the dialect is found out: "
+            step = f"It holds {others[0].name}. Without --from the dialect is detected: "
             step += "`roformer-convert convert SOURCE --to …`."
         raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:

@@ -117,7 +117,7 @@ FURTHER_ACTIVATIONS = (
 
 
 @dataclass(frozen=True)
-class Said:
+class Statement:
     """A key with which a configuration says something of the function that is the same in every RoFormer.
 
     Attributes:
@@ -171,54 +171,54 @@ _PLAIN = "every token attends to every other, by the product of query and key al
 
 # fmt: off
 #: What a configuration may say of the function, whose it is, and what RoFormer computes: all else is another model's.
-FUNCTION: tuple[Said, ...] = (
-    Said("model_type",                     _only("roformer"),                     '"roformer"',      "the table is RoFormer's"),
-    Said("architectures",                  _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),
-    Said("init_class",                     _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),   # PaddleNLP before 2.4
-    Said("position_embedding_type",        _only("rotary", "rope"),               '"rotary"',        _ROTATED),  # BERT and its kin in transformers
-    Said("use_rotary_position",            _only(True),                           "true",            _ROTATED),  # JunnYu's first releases
-    Said("use_relative_position",          _only(False),                          "false",           _ROTATED),  # NEZHA
-    Said("max_relative_position",          _only(),                               "none",            _ROTATED),  # NEZHA in transformers and PaddleNLP
-    Said("relative_attention",             _only(False),                          "false",           _ROTATED),  # DeBERTa
-    Said("max_relative_positions",         _only(-1, 0),                          "none",            _ROTATED),  # DeBERTa
-    Said("relative_attention_num_buckets", _only(),                               "none",            _ROTATED),  # MPNet
-    Said("hierarchical_position",          _only(False),                          "none",            _ROTATED),  # bert4keras
-    Said("rope_theta",                     _only(10000),                          "10000",           _PAPERS),   # this and the next: transformers
-    Said("rope_scaling",                   _plain_rotation,                       "none",            _PAPERS),
-    Said("rope_parameters",                _plain_rotation,                       "none",            _PAPERS),
-    Said("rotary_emb_base",                _only(10000),                          "10000",           _PAPERS),   # GPT-NeoX
-    Said("rotary_emb_fraction",            _only(1),                              "1",               _PAPERS),   # NomicBERT
-    Said("rotary_pct",                     _only(1),                              "1",               _PAPERS),   # GPT-NeoX
-    Said("partial_rotary_factor",          _only(1),                              "1",               _PAPERS),
-    Said("rotary_dim",                     _head_size,                            "the head size",   _PAPERS),   # GPT-J
-    Said("rotary_emb_interleaved",         _only(True),                           "true",            "the rotation turns neighbours, not halves"),  # NomicBERT
-    Said("norm_type",                      _only("layer_norm"),                   '"layer_norm"',    _NORMED),   # JunnYu; RoFormerV2 has rms_norm
-    Said("normalize_before",               _only(False),                          "false",           _NORMED),   # PaddleNLP
-    Said("pre_norm",                       _only(False),                          "false",           _NORMED),
-    Said("norm_first",                     _only(False),                          "false",           _NORMED),   # PyTorch
-    Said("prenorm",                        _only(False),                          "false",           _NORMED),   # NomicBERT
-    Said("use_bias",                       _only(True),                           "true",            _BIASED),   # JunnYu; RoFormerV2 has none
-    Said("attention_bias",                 _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("mlp_bias",                       _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("norm_bias",                      _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("qkv_bias",                       _only(True),                           "true",            _BIASED),
-    Said("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
-    Said("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
-    Said("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
-    Said("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Said("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Said("head_dim",                       _head_size,                            "the head size",   _HEADS),
-    Said("num_key_value_heads", lambda value, settings: value == settings.get("num_attention_heads", 12), "num_attention_heads", _HEADS),
-    Said("residual_attention_scores",      _only(False),                          "false",           _PLAIN),    # RealFormer in bert4keras
-    Said("attention_type",                 _only("original_full"),                '"original_full"', _PLAIN),    # BigBird
-    Said("attention_window",               _only(),                               "none",            _PLAIN),    # Longformer
-    Said("add_cross_attention",            _only(False),                          "false",           "attention is to the layer's own input"),
-    Said("is_encoder_decoder",             _only(False),                          "false",           "there is an encoder alone"),
+FUNCTION: tuple[Statement, ...] = (
+    Statement("model_type",                     _only("roformer"),                     '"roformer"',      "the table is RoFormer's"),
+    Statement("architectures",                  _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),
+    Statement("init_class",                     _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),   # PaddleNLP before 2.4
+    Statement("position_embedding_type",        _only("rotary", "rope"),               '"rotary"',        _ROTATED),  # BERT and its kin in transformers
+    Statement("use_rotary_position",            _only(True),                           "true",            _ROTATED),  # JunnYu's first releases
+    Statement("use_relative_position",          _only(False),                          "false",           _ROTATED),  # NEZHA
+    Statement("max_relative_position",          _only(),                               "none",            _ROTATED),  # NEZHA in transformers and PaddleNLP
+    Statement("relative_attention",             _only(False),                          "false",           _ROTATED),  # DeBERTa
+    Statement("max_relative_positions",         _only(-1, 0),                          "none",            _ROTATED),  # DeBERTa
+    Statement("relative_attention_num_buckets", _only(),                               "none",            _ROTATED),  # MPNet
+    Statement("hierarchical_position",          _only(False),                          "none",            _ROTATED),  # bert4keras
+    Statement("rope_theta",                     _only(10000),                          "10000",           _PAPERS),   # this and the next: transformers
+    Statement("rope_scaling",                   _plain_rotation,                       "none",            _PAPERS),
+    Statement("rope_parameters",                _plain_rotation,                       "none",            _PAPERS),
+    Statement("rotary_emb_base",                _only(10000),                          "10000",           _PAPERS),   # GPT-NeoX
+    Statement("rotary_emb_fraction",            _only(1),                              "1",               _PAPERS),   # NomicBERT
+    Statement("rotary_pct",                     _only(1),                              "1",               _PAPERS),   # GPT-NeoX
+    Statement("partial_rotary_factor",          _only(1),                              "1",               _PAPERS),
+    Statement("rotary_dim",                     _head_size,                            "the head size",   _PAPERS),   # GPT-J
+    Statement("rotary_emb_interleaved",         _only(True),                           "true",            "the rotation turns neighbours, not halves"),  # NomicBERT
+    Statement("norm_type",                      _only("layer_norm"),                   '"layer_norm"',    _NORMED),   # JunnYu; RoFormerV2 has rms_norm
+    Statement("normalize_before",               _only(False),                          "false",           _NORMED),   # PaddleNLP
+    Statement("pre_norm",                       _only(False),                          "false",           _NORMED),
+    Statement("norm_first",                     _only(False),                          "false",           _NORMED),   # PyTorch
+    Statement("prenorm",                        _only(False),                          "false",           _NORMED),   # NomicBERT
+    Statement("use_bias",                       _only(True),                           "true",            _BIASED),   # JunnYu; RoFormerV2 has none
+    Statement("attention_bias",                 _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("mlp_bias",                       _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("norm_bias",                      _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("qkv_bias",                       _only(True),                           "true",            _BIASED),
+    Statement("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
+    Statement("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
+    Statement("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
+    Statement("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
+    Statement("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
+    Statement("head_dim",                       _head_size,                            "the head size",   _HEADS),
+    Statement("num_key_value_heads", lambda value, settings: value == settings.get("num_attention_heads", 12), "num_attention_heads", _HEADS),
+    Statement("residual_attention_scores",      _only(False),                          "false",           _PLAIN),    # RealFormer in bert4keras
+    Statement("attention_type",                 _only("original_full"),                '"original_full"', _PLAIN),    # BigBird
+    Statement("attention_window",               _only(),                               "none",            _PLAIN),    # Longformer
+    Statement("add_cross_attention",            _only(False),                          "false",           "attention is to the layer's own input"),
+    Statement("is_encoder_decoder",             _only(False),                          "false",           "there is an encoder alone"),
 )
 # fmt: on
 #: The next step for another model's weights.
 ANOTHERS = (
-    "The configuration says that the weights compute something else than RoFormer does; another model's are not "
+    "The configuration says that the weights compute something other than RoFormer does; another model's are not "
     "converted. If it is not theirs, name their own with --config FILE."
 )
 
@@ -512,13 +512,13 @@ def examine(
 def _other_function(settings: Json, named: str, excused: Collection[str]) -> list[Problem]:
     """Name what the settings say of the function and RoFormer does not compute."""
     problems = []
-    for said in FUNCTION:
-        value = settings.get(said.key)
-        if value is not None and said.key not in excused and not said.agrees(value, settings):
+    for statement in FUNCTION:
+        value = settings.get(statement.key)
+        if value is not None and statement.key not in excused and not statement.agrees(value, settings):
             got = json.dumps(value, ensure_ascii=False)
             shown = got if len(got) <= 60 else f"{got[:57]}..."
-            detail = f"got {shown} in {named}, want {said.want}: {said.here}"
-            problems.append(Problem("function", said.key, detail))
+            detail = f"got {shown} in {named}, want {statement.want}: {statement.here}"
+            problems.append(Problem("function", statement.key, detail))
     return problems
 
 

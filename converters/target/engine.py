@@ -271,4 +271,4 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
             one.step.new.shape,
             "C",
         ):
-            raise ConvertError(f"{found.path}: {canonical} is read back from elsewhere than it was written: {stored}")
+            raise ConvertError(f"{found.path}: {canonical} is found elsewhere than where it was written: {stored}")

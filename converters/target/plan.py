@@ -18,7 +18,7 @@ from ..table import config_fields
 from ..table.config_fields import SourceConfig
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
-from ..tensors.stored import FLOATS, Layout, NewTensor
+from ..tensors.stored import FLOATS, FileLayout, NewTensor
 
 #: Names listed in one note.
 _NAMED = 8
@@ -99,7 +99,7 @@ class Plan:
         """Bytes of payload to write."""
         return sum(file.nbytes for file in self.files)
 
-    def lay_out(self, file: FilePlan) -> Layout:
+    def lay_out(self, file: FilePlan) -> FileLayout:
         """Lay one weight file out in the target's container."""
         tensors = [step.new for step in file.steps]
         groups = {step.new.name: step.binding.tensor.group for step in file.steps}
@@ -247,9 +247,9 @@ def _tensor_notes(
 ) -> list[str]:
     software = DIALECT_FILES[target].software
     notes = [
-        f"the {group.name} is kept under BERT's names; it is not read by {software} and reported as unexpected"
+        f"the {group.name} is written under BERT's names; {software} does not read it and reports it as unexpected"
         if target != "tf1"
-        else f"the {group.name} is kept"
+        else f"the {group.name} is written"
         for group in groups
         if group in UNREAD[target]
     ]
@@ -266,14 +266,14 @@ def _tensor_notes(
             notes.append(f"{name} is taken for {binding.tensor.name(source.dialect)}, which is not in the file")
     if source.ignored:
         notes.append(
-            f"left out, being no weights: {source.ignored[0]}"
+            f"left out because they are not weights: {source.ignored[0]}"
             + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
         )
     others = tuple(source.found.index.metadata)
     if others:
         more = len(others) - _NAMED
         named = ", ".join(others[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-        notes.append(f"left out, being no tensors: {named}")
+        notes.append(f"left out because they are not tensors: {named}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

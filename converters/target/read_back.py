@@ -82,7 +82,7 @@ class ReadBack:
 
 def _differ(step: Step, how: str) -> ConvertError:
     return ConvertError(
-        f"{step.new.name} {how} other bits than {step.binding.stored.name} of the source has",
+        f"{step.new.name} {how} bits that differ from those of {step.binding.stored.name} in the source",
         "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
     )
 

@@ -248,7 +248,7 @@ class Slot:
     nbytes: int
 
 
-class Layout(Protocol):
+class FileLayout(Protocol):
     """A file (or the files of one checkpoint) laid out before a byte moves.
 
     The engine calls :meth:`create` once, writes every payload into its slot, and then writes :meth:`fragments`: a file

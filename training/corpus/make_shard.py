@@ -91,7 +91,7 @@ def _add_piece(
     path = Path(item.name)
     if path.stat().st_size != item.nbytes:
         raise FormatError(
-            path, f"changed since the corpus was begun: {path.stat().st_size:,} bytes, were {item.nbytes:,}"
+            path, f"changed since the corpus was begun: {path.stat().st_size:,} bytes now, {item.nbytes:,} then"
         )
     # the bytes of a compressed file say nothing about where its text ends
     reader = LineReader(path, piece.start, None if is_compressed(path) else piece.stop)

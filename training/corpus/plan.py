@@ -173,7 +173,7 @@ def _make_directory(directory: Path) -> None:
         raise ConvertError(f"{directory}: cannot be made: {error.strerror or error}") from None
     if others:
         raise ConvertError(
-            f"{directory} holds {others[0]} and is no corpus that was begun here", "Name another directory with -o."
+            f"{directory} holds {others[0]} and is not a corpus that was begun here", "Name another directory with -o."
         )
 
 

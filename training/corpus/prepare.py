@@ -24,7 +24,7 @@ ENGINES = ("processes", "ray")
 
 
 @dataclass(frozen=True)
-class Report:
+class PreparationReport:
     """The outcome of a run of ``prepare``.
 
     Attributes:
@@ -71,7 +71,7 @@ def prepare(
     verify: bool = False,
     progress: Callable[[int], None] = lambda _: None,
     started: Callable[[int], None] = lambda _: None,
-) -> Report:
+) -> PreparationReport:
     """Make, or go on making, the corpus in ``directory``.
 
     Args:
@@ -107,7 +107,7 @@ def prepare(
     finished = only is None and finish(job, plan, headers)
     if verify and finished:
         Corpus.open(directory, full=True)
-    return Report(
+    return PreparationReport(
         directory=directory,
         finished=finished,
         verified=verify and finished,

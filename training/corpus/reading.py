@@ -145,7 +145,7 @@ def read_index(directory: Path) -> dict[str, Any]:
                 directory, "is not finished", next_step="Run `roformer-pretrain prepare` again: it goes on from there."
             )
         raise FormatError(
-            directory, f"is no prepared corpus: it has no {INDEX}", next_step="Make one: roformer-pretrain prepare"
+            directory, f"is not a prepared corpus: it has no {INDEX}", next_step="Make one: roformer-pretrain prepare"
         )
     index = read_object(path)
     wanted: dict[str, type] = {

@@ -115,7 +115,7 @@ def read_header(path: Path) -> ShardHeader:
     if head[:8] != MAGIC:
         raise FormatError(
             path,
-            f"is no shard of a prepared corpus: begins with {head[:8]!r}, want {MAGIC!r}",
+            f"is not a shard of a prepared corpus: begins with {head[:8]!r}, want {MAGIC!r}",
             next_step=_PREPARE_AGAIN,
         )
     if len(head) < HEADER_BYTES:

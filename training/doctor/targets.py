@@ -43,7 +43,7 @@ def here(machine: Machine, settings: Settings, config: RoFormerConfig, ranks: in
     if wanted == "gpu" and not machine.gpus:
         raise ConvertError(
             f"device = gpu, and there is none here: {machine.why_no_gpu}",
-            "Say --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
+            "Use --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
         )
     on_gpu = bool(machine.gpus) and wanted != "cpu"
     device = machine.gpus[0] if on_gpu else machine.cpu

@@ -29,7 +29,7 @@ from ..step.trainer import Trainer
 from .evaluation import evaluate, fill_lines, sentences_to_fill
 from .feed import Feed, in_sequences
 from .opening import ending_line, opening, peak
-from .run_directory import claim, held
+from .run_directory import claim, locked
 
 
 def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -> int:
@@ -49,7 +49,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     require_work_for_all(settings, ranks.count)
     with ExitStack() as stack:
         if ranks.first:
-            stack.enter_context(held(run))
+            stack.enter_context(locked(run))
         # one rank decides for all: each would read every file, and two could find different ones damaged
         found, damaged = ranks.decide(lambda: claim(run, resume=resume))
         sources = open_sources(settings.data.corpora)

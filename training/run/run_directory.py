@@ -16,7 +16,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Make the run's directory and hold it for this process, whose death, however it comes, gives it back.
 
     Raises:

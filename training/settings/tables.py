@@ -100,7 +100,7 @@ class Data:
     masked_lm_probability: float = _key(0.15, "Share of the tokens that are predicted.", _PROPER_SHARE)
     ngrams: int = _key(1, "Longest run of words that is masked together; n words with weight 1/n.", Range(1, 16))
     short_sequence_probability: float = _key(0.1, "Share of samples that are made shorter than the length.", _SHARE)
-    held_out_fraction: float = _key(0.005, "Share of the documents that is kept for evaluation.", _SHARE)
+    held_out_fraction: float = _key(0.005, "Share of the documents that is held out for evaluation.", _SHARE)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def _as_paddle(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
 
 
 def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sources) -> None:
-    """Hold a checkpoint to start from against the model that shall be trained, and against the corpora's vocabulary.
+    """Hold a checkpoint to start from against the model that is to be trained, and against the corpora's vocabulary.
 
     Raises:
         MisfitError: They differ; every difference is listed.
@@ -197,7 +197,7 @@ def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sourc
     if problems:
         raise MisfitError(
             checkpoint.path,
-            "the model that shall be trained",
+            "the model that is to be trained",
             problems,
             f"Set [model] to the checkpoint's values; prepare the corpora with its vocabulary: --vocab {own}.",
         )

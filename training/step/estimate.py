@@ -158,7 +158,7 @@ def memory(
     """
     count, tokens = parameter_count(config), rows * length
     o1, o2 = precision.endswith("o1"), precision.endswith("o2")
-    held = 2 if o2 else 4  # bytes of a weight
+    weight_bytes = 2 if o2 else 4  # bytes of a weight
     summed = 6 if o2 else 4  # of its gradient: at the end of a backward pass a half one and its sum are both there
     parts = ranks if shard_optimizer else 1
     layer = _layer_bytes(config, length, half=o1 or o2, wide_norms=not o2, fused_attention=fused_attention)
@@ -170,7 +170,7 @@ def memory(
     kept += (2 * config.embedding_size + 3 * config.hidden_size) * stream  # embeddings; gradients under way
     scored = int(masked * tokens)
     return Memory(
-        weights=held * count,
+        weights=weight_bytes * count,
         gradients=summed * count,
         moments=8 * count // parts,
         masters=4 * count if o2 else 0,

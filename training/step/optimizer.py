@@ -73,11 +73,11 @@ class AdamW:
 
     def state(self) -> Arrays:
         """Return the state as arrays ``<parameter>:<kind>``, whether or not a step was taken since it was loaded."""
-        held = self._paddle.state_dict()  # empty before the first step: Paddle makes its arrays then
+        arrays = self._paddle.state_dict()  # empty before the first step: Paddle makes its arrays then
         out: Arrays = {}
         for name, parameter in self.parameters.items():
             for kind in KINDS:
-                key, array = f"{name}:{kind}", held.get(_paddle_key(parameter, kind))
+                key, array = f"{name}:{kind}", arrays.get(_paddle_key(parameter, kind))
                 out[key] = array.numpy() if array is not None else self._loaded.get(key, self._initial(name, kind))
         return out
 
@@ -87,7 +87,7 @@ class AdamW:
         Raises:
             ConvertError: It is the state of other parameters.
         """
-        held = {}
+        arrays = {}
         for name, parameter in self.parameters.items():
             for kind in KINDS:
                 key, wanted = f"{name}:{kind}", self.shape(name, kind)
@@ -95,9 +95,9 @@ class AdamW:
                 if array is None or array.shape != wanted:
                     got = "nothing" if array is None else f"{array.shape}"
                     raise ConvertError(f"the optimiser's state holds {got} as {key}, want {wanted}")
-                held[_paddle_key(parameter, kind)] = paddle.to_tensor(array)
+                arrays[_paddle_key(parameter, kind)] = paddle.to_tensor(array)
                 self._loaded[key] = array
-        self._paddle.set_state_dict(held)
+        self._paddle.set_state_dict(arrays)
 
     def _initial(self, name: str, kind: str) -> NDArray[Any]:
         value = {"beta1_pow_acc": self.options.beta1, "beta2_pow_acc": self.options.beta2}.get(kind, 0.0)

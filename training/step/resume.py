@@ -56,7 +56,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     before, position = state.settings, state.position
     stage, taken = last_stage(before, state.step)
     changes = changed_corpora(sources, state.corpora, before.data.corpora)
-    problems = ["the vocabulary is another"] if state.vocabulary != sources.vocabulary else []
+    problems = ["the vocabulary has changed"] if state.vocabulary != sources.vocabulary else []
     for key, was, now, free in _compared(before, settings):
         if free:
             changes.append(Change(key, was, now))
@@ -67,7 +67,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     if problems:
         count = f"{len(problems)} difference{'s' * (len(problems) != 1)}"
         raise ConvertError(
-            "\n  ".join([f"{directory} was written by another configuration ({count})", *problems]),
+            "\n  ".join([f"{directory} was written with another configuration ({count})", *problems]),
             "Resume with the values of the run, or start a new one from these weights: --init, another --output.",
         )
     other_data = sources.contents != state.corpora or _batch(settings, stage) != _batch(before, stage)
@@ -118,7 +118,7 @@ def _impossible_stages(before: Settings, settings: Settings, stage: int, taken: 
     for number in range(stage + 1):
         where, there = f"stages[{number}]", before.stages[number]
         if number >= len(settings.stages):
-            yield f"{where} is missing, and steps of it are taken"
+            yield f"{where} is missing, and steps of it were taken"
             continue
         here = settings.stages[number]
         least = taken if number == stage else there.steps

@@ -213,7 +213,7 @@ def _check(directory: Path) -> dict[str, Any]:
         )
     checksums = tree.get("crc32c")
     if not isinstance(checksums, dict) or checksums.get(STATE) != _own_checksum(tree):
-        raise FormatError(path, "its own checksum is another: damaged, or changed by hand")
+        raise FormatError(path, "its own checksum does not match: damaged, or changed by hand")
     if directory.name != checkpoint_path(directory.parent, tree["step"]).name:
         raise FormatError(path, f"is of step {tree['step']:,}, and lies in {directory.name}")
     for name, checksum in checksums.items():

@@ -135,7 +135,7 @@ def _join_slices(
             slice_name = machine.text(item, "the name of a slice")
             part = state.get(slice_name)
             if not isinstance(part, NumpyArray) or part.data is None or part.dtype is None or len(part.shape) != 1:
-                machine.fail(f"{quoted(name)} is made of {quoted(slice_name)}, which is no flat array of the file")
+                machine.fail(f"{quoted(name)} is made of {quoted(slice_name)}, which is not a flat array in the file")
             if dtype not in (None, part.dtype.name):
                 machine.fail(f"the slices of {quoted(name)} have several dtypes")
             if slice_name in others or slice_name in first_slices:
