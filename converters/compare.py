@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from .source.checkpoint import Checkpoint
@@ -109,16 +109,16 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
     largest, where, pair, count, bits = 0.0, -1, (0.0, 0.0), 0, True
     start = 0
     for left, right in together(_canonical(first, name), _canonical(second, name)):
-        if types[0] != types[1] or not numpy.array_equal(left, right):
+        if types[0] != types[1] or not np.array_equal(left, right):
             bits = False
             one = _float64(left, types[0], name)
             two = _float64(right, types[1], name)
-            with numpy.errstate(invalid="ignore"):
-                distance = numpy.abs(one - two)
+            with np.errstate(invalid="ignore"):
+                distance = np.abs(one - two)
             distance[one == two] = 0.0  # infinities of one sign
-            odd = numpy.isnan(one) != numpy.isnan(two)
-            distance[numpy.isnan(one) & numpy.isnan(two)] = 0.0
-            distance[odd] = numpy.inf
+            odd = np.isnan(one) != np.isnan(two)
+            distance[np.isnan(one) & np.isnan(two)] = 0.0
+            distance[odd] = np.inf
             count += int((distance > 0).sum())
             at = int(distance.argmax())
             if distance[at] > largest or (where < 0 and distance[at] > 0):
@@ -131,8 +131,8 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
         # other bits of the same value (0.0 and -0.0, two NaNs) still differ; other types alone are called so
         verdict: Verdict = "dtype" if detail else "differs"
         return TensorDifference(name, verdict, detail or "bits of equal value (signed zero or NaN)")
-    index = tuple(int(i) for i in numpy.unravel_index(where, shapes[0]))
-    if any(map(numpy.isnan, pair)):
+    index = tuple(int(i) for i in np.unravel_index(where, shapes[0]))
+    if any(map(np.isnan, pair)):
         largest = float("nan")
     return TensorDifference(name, "differs", detail, largest, index, pair[0], pair[1], count)
 

@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
@@ -255,7 +255,7 @@ def spelled(
     arrays = {}
     for canonical, array in tensors.items():
         name, transposed = stored_in(canonical, dialect, base=base)
-        arrays[name] = numpy.ascontiguousarray(array.T) if transposed else array
+        arrays[name] = np.ascontiguousarray(array.T) if transposed else array
     for of, name in GOLDEN_TIES[dialect] if ties and not base else ():
         arrays[name] = arrays[stored_in(of, dialect).name]
     return arrays

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -54,7 +54,7 @@ def read(tensor: StoredTensor, *, transpose: bool) -> bytes:
 
 
 def random(shape: tuple[int, int], dtype: str) -> Array:
-    bits = numpy.random.default_rng(shape).integers(0, 256, (*shape, numpy.dtype(dtype).itemsize), dtype=numpy.uint8)
+    bits = np.random.default_rng(shape).integers(0, 256, (*shape, np.dtype(dtype).itemsize), dtype=np.uint8)
     return bits.view(dtype).reshape(shape)
 
 
@@ -84,7 +84,7 @@ def test_a_transposed_matrix_is_numpys_transpose(
     array = random(shape, dtype)
     for offset, addressed in ((13, True), (0, False)):
         tensor = stored(tmp_path / "file", array, offset=offset, addressed=addressed)
-        assert read(tensor, transpose=True) == numpy.ascontiguousarray(array.T).tobytes()
+        assert read(tensor, transpose=True) == np.ascontiguousarray(array.T).tobytes()
         assert read(tensor, transpose=False) == array.tobytes()
 
 
@@ -97,12 +97,12 @@ def test_a_matrix_that_lies_by_columns_is_transposed_into_rows(
     lying = random(shape, "float32")
     tensor = stored(tmp_path / "file", lying, order="F")
     assert tensor.shape == shape[::-1]
-    assert read(tensor, transpose=True) == numpy.ascontiguousarray(lying.T).tobytes()
+    assert read(tensor, transpose=True) == np.ascontiguousarray(lying.T).tobytes()
     assert read(tensor, transpose=False) == lying.tobytes()
 
 
 def test_an_empty_tensor_has_no_blocks(tmp_path: Path) -> None:
-    assert read(stored(tmp_path / "file", numpy.empty((0, 5), numpy.float32)), transpose=True) == b""
+    assert read(stored(tmp_path / "file", np.empty((0, 5), np.float32)), transpose=True) == b""
 
 
 def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_two_streams_are_cut_at_each_others_borders() -> None:
             yield values[start : start + size]
             start += size
 
-    values = numpy.arange(300_000)
+    values = np.arange(300_000)
     pairs = list(together(cut(values, [1, 99_999, 200_000]), cut(values, [150_000, 150_000])))
-    assert all(numpy.array_equal(left, right) for left, right in pairs)
+    assert all(np.array_equal(left, right) for left, right in pairs)
     assert sum(len(left) for left, _ in pairs) == 300_000

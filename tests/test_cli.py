@@ -244,12 +244,12 @@ def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path: Path) -> None:
 def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    import numpy
+    import numpy as np
 
     config = replace(CONFIG, vocab_size=1_300_000)  # 73 MB of words
     tensors = random_tensors()
-    tensors["embeddings.word.weight"] = numpy.zeros((1_300_000, 14), numpy.float32)
-    tensors["mlm.bias"] = numpy.zeros(1_300_000, numpy.float32)
+    tensors["embeddings.word.weight"] = np.zeros((1_300_000, 14), np.float32)
+    tensors["mlm.bias"] = np.zeros(1_300_000, np.float32)
     save(tmp_path / "ckpt", "paddle", tensors, config)
     for quiet in (False, True):
         ours, theirs = os.openpty()

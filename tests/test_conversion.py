@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from golden_names import spelled
 from random_checkpoints import (
@@ -155,8 +155,8 @@ def test_the_result_is_spelled_and_transposed_as_written_by_hand(
     found = {}
     with OpenFiles() as files:
         for stored in identify(tmp_path / "out").index.tensors:
-            array = numpy.empty(stored.size, stored.dtype)
-            stored.data.read_into(files, 0, array.view(numpy.uint8).data)
+            array = np.empty(stored.size, stored.dtype)
+            stored.data.read_into(files, 0, array.view(np.uint8).data)
             found[stored.name] = array.reshape(stored.shape)
     assert same_bits(found, want) == []
 
@@ -209,7 +209,7 @@ def test_bfloat16_in_h5_is_an_error_that_names_dtype(tmp_path: Path, source: Dia
         convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="bfloat16"))
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
     report = convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="float32"))
-    wide = {name: (bits.astype(numpy.uint32) << 16).view(numpy.float32) for name, bits in tensors.items()}
+    wide = {name: (bits.astype(np.uint32) << 16).view(np.float32) for name, bits in tensors.items()}
     assert same_bits(read_all(tmp_path / "ckpt-tf"), wide) == []
     assert "cast to float32 from bfloat16" in report.notes
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy
+import numpy as np
 import pytest
 from golden_names import GOLDEN, GOLDEN_TIES, Stored, spelled, stored_in
 from numpy_roformer import Array, Forward
@@ -252,11 +252,11 @@ class Witness:
             tensors, config = read_through_the_table(self.found)
             forward = Forward(tensors, config)
             hidden = forward.hidden(**self.inputs)
-            worst = float(numpy.abs(forward.logits(hidden) - self.logits).max())
+            worst = float(np.abs(forward.logits(hidden) - self.logits).max())
             if not worst <= TOLERANCE:
                 return f"{self.found.path.name}: logits differ by {worst:.2g}"
             if self.pair is not None:
-                worst = float(numpy.abs(forward.pair(hidden) - self.pair).max())
+                worst = float(np.abs(forward.pair(hidden) - self.pair).max())
                 if not worst <= TOLERANCE:
                     return f"{self.found.path.name}: the pair's probabilities differ by {worst:.2g}"
         except (MisfitError, KeyError, ValueError) as error:
@@ -266,10 +266,10 @@ class Witness:
 
 def peer(folder: str) -> Witness:
     path = PEERS / folder
-    with numpy.load(path / "inputs.npz") as inputs:
+    with np.load(path / "inputs.npz") as inputs:
         pair = path / "out0.npy"
         return Witness(
-            identify(path), dict(inputs), numpy.load(path / "logits.npy"), numpy.load(pair) if pair.exists() else None
+            identify(path), dict(inputs), np.load(path / "logits.npy"), np.load(pair) if pair.exists() else None
         )
 
 
@@ -289,8 +289,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Witness:
         for name, parameter in model.named_parameters():
             if "embed_positions" not in name:
                 parameter.normal_(1.0 if "LayerNorm.weight" in name else 0.0, 0.25, generator=generator)
-    rng = numpy.random.default_rng(11)
-    mask = (numpy.arange(13)[None, :] < numpy.array([13, 8, 4])[:, None]).astype(numpy.int64)
+    rng = np.random.default_rng(11)
+    mask = (np.arange(13)[None, :] < np.array([13, 8, 4])[:, None]).astype(np.int64)
     inputs = {
         "input_ids": rng.integers(0, CONFIG.vocab_size, (3, 13)),
         "token_type_ids": rng.integers(0, CONFIG.type_vocab_size, (3, 13)),

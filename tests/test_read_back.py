@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
@@ -79,14 +79,14 @@ def test_one_wrong_bit_anywhere_is_seen(
     assert not (tmp_path / "out").exists()
 
 
-class _Moving(numpy.ndarray[Any, Any]):
+class _Moving(np.ndarray[Any, Any]):
     """A matrix that goes wrong the first time it is transposed."""
 
     transposed = False
 
     @property
     def T(self) -> Any:  # noqa: N802 - numpy's name
-        right = numpy.asarray(self).T
+        right = np.asarray(self).T
         if _Moving.transposed:
             return right
         _Moving.transposed = True

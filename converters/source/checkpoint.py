@@ -154,14 +154,14 @@ class Checkpoint:
             KeyError: The checkpoint has no such tensor.
             FormatError: The file was cut short since it was opened, or has a checksum that is wrong.
         """
-        import numpy
+        import numpy as np
 
         from ..tensors.dtypes import cast, numpy_dtype
 
         binding = self._binding(name)
         stored = binding.stored
-        array = numpy.empty(stored.size, numpy_dtype(stored.dtype))
-        content = array.view(numpy.uint8).data
+        array = np.empty(stored.size, numpy_dtype(stored.dtype))
+        content = array.view(np.uint8).data
         stored.data.read_into(self.files, 0, content)
         checksum = running(stored)
         checksum.update(content)

@@ -16,7 +16,7 @@ from .plan import Step
 
 # numpy takes a tenth of a conversion's time to import: when there is work for it
 if TYPE_CHECKING:
-    import numpy
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -35,8 +35,8 @@ class ReadBack:
 
     def __init__(self) -> None:
         self._files = OpenFiles()
-        self._room: NDArray[numpy.uint8] | None = None
-        self._answer: NDArray[numpy.bool_] | None = None
+        self._room: NDArray[np.uint8] | None = None
+        self._answer: NDArray[np.bool_] | None = None
 
     def transposed(self, step: Step, source: NDArray[Any], target: NDArray[Any]) -> None:
         """Compare a part of the source with what became of it; both as the target has its axes.
@@ -54,10 +54,10 @@ class ReadBack:
             ConvertError: The bits differ.
             FormatError: The file ends early or cannot be read.
         """
-        import numpy
+        import numpy as np
 
         if self._room is None or len(self._room) < content.nbytes:
-            self._room = numpy.empty(content.nbytes, numpy.uint8)
+            self._room = np.empty(content.nbytes, np.uint8)
         found = self._room[: content.nbytes]
         self._files.read_into(written.path, written.slot.offset + start, found.data)
         if not self._same(content, found.view(content.dtype)):
@@ -65,14 +65,14 @@ class ReadBack:
 
     def _same(self, left: NDArray[Any], right: NDArray[Any]) -> bool:
         """Compare two arrays of one shape without fresh memory for the answer."""
-        import numpy
+        import numpy as np
 
         if left.dtype != right.dtype or left.shape != right.shape:
             return False
         if self._answer is None or self._answer.size < left.size:
-            self._answer = numpy.empty(left.size, numpy.bool_)
+            self._answer = np.empty(left.size, np.bool_)
         answer = self._answer[: left.size].reshape(left.shape)
-        numpy.equal(left, right, out=answer)
+        np.equal(left, right, out=answer)
         return bool(answer.all())
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy
+import numpy as np
 
 from .stored import Extent, OpenFiles, StoredTensor
 
@@ -31,21 +31,21 @@ _PART = 1 << 16
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # 3 ms at run time
 
-_UNSIGNED = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
+_UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class Scratch:
     """Room to work in, made once and used for every tensor: fresh pages for each would cost as much as the copy."""
 
     def __init__(self) -> None:
-        self.piece: NDArray[numpy.uint8] = numpy.empty(_PIECE_BYTES, numpy.uint8)
-        self._block: NDArray[numpy.uint8] | None = None
+        self.piece: NDArray[np.uint8] = np.empty(_PIECE_BYTES, np.uint8)
+        self._block: NDArray[np.uint8] | None = None
 
     @property
-    def block(self) -> NDArray[numpy.uint8]:
+    def block(self) -> NDArray[np.uint8]:
         """Room for a block that is transposed, made when the first one is."""
         if self._block is None:
-            self._block = numpy.empty(BLOCK_BYTES, numpy.uint8)
+            self._block = np.empty(BLOCK_BYTES, np.uint8)
         return self._block
 
 
@@ -88,7 +88,7 @@ def blocks(
         last = min(columns, first + width)
         nbytes = (last - first) * rows * itemsize
         # a single column longer than a block: no model has a matrix of so many rows, but a file may
-        room = scratch.block[:nbytes] if nbytes <= BLOCK_BYTES else numpy.empty(nbytes, numpy.uint8)
+        room = scratch.block[:nbytes] if nbytes <= BLOCK_BYTES else np.empty(nbytes, np.uint8)
         out = room.view(unsigned)
         columns_now = out.reshape(last - first, rows)
         for row, strip in _strips(files, stored, first, last, piece=scratch.piece, passing=passing):
@@ -121,7 +121,7 @@ def _strips(
     first: int,
     last: int,
     *,
-    piece: NDArray[numpy.uint8],
+    piece: NDArray[np.uint8],
     passing: Callable[[memoryview], None] | None = None,
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield columns ``first`` to ``last`` of the file's matrix, some rows at a time, as (row, strip).
@@ -144,10 +144,10 @@ def _strips(
     pitch = row_width + (_GAP_BYTES // itemsize if addressed else 0)
     height = max(1, min(rows, _STRIP, _PIECE_BYTES // (pitch * itemsize)))
     nbytes = height * pitch * itemsize
-    room = piece[:nbytes] if nbytes <= len(piece) else numpy.empty(nbytes, numpy.uint8)
+    room = piece[:nbytes] if nbytes <= len(piece) else np.empty(nbytes, np.uint8)
     buffer = room.view(_UNSIGNED[itemsize]).reshape(height, pitch)[:, :row_width]
     part = buffer if narrow else buffer[:, first:last]
-    lines = [line.view(numpy.uint8).data for line in buffer]
+    lines = [line.view(np.uint8).data for line in buffer]
     for row in range(0, rows, height):
         count = min(height, rows - row)
         if narrow:
@@ -165,7 +165,7 @@ def _strips(
 
 def together(one: Iterator[NDArray[Any]], other: Iterator[NDArray[Any]]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Cut two streams of pieces at each other's borders, into small parts; end with the shorter."""
-    nothing = numpy.empty(0, numpy.uint8)
+    nothing = np.empty(0, np.uint8)
     left = right = nothing
     while True:
         if not len(left):

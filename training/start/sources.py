@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...converters import open_checkpoint
@@ -169,7 +169,7 @@ def _as_paddle(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
     """Read a tensor as float32, laid out as Paddle does."""
     array: NDArray[Any] = checkpoint.read(name, "float32")
     transposed = Table(checkpoint.config.num_hidden_layers).by_canonical[name].transposed(DIALECT)
-    return numpy.ascontiguousarray(array.T) if transposed else array
+    return np.ascontiguousarray(array.T) if transposed else array
 
 
 def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sources) -> None:

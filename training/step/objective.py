@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy
+import numpy as np
 
 from ...models.roformer_paddle import RoFormerForPretraining, Taps, Tensor
 from ...models.start_paddle import paddle
@@ -17,8 +17,8 @@ from ..samples.batches import NO_ORDER, Batch
 
 F = paddle.nn.functional
 
-_FIRST = numpy.zeros(1, numpy.int64)
-_NOTHING = numpy.full(1, NO_ORDER, numpy.int64)
+_FIRST = np.zeros(1, np.int64)
+_NOTHING = np.full(1, NO_ORDER, np.int64)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
@@ -101,7 +101,7 @@ class AdamW:
 
     def _initial(self, name: str, kind: str) -> NDArray[Any]:
         value = {"beta1_pow_acc": self.options.beta1, "beta2_pow_acc": self.options.beta2}.get(kind, 0.0)
-        return numpy.full(self.shape(name, kind), value, numpy.float32)
+        return np.full(self.shape(name, kind), value, np.float32)
 
 
 def _paddle_key(parameter: Any, kind: str) -> str:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 
 from ...converters.errors import ConvertError, FormatError
 from ...models.start_paddle import paddle
@@ -121,7 +121,7 @@ class LossScaler:
     @classmethod
     def fresh(cls, options: Scaling) -> LossScaler:
         """Return a scaler before its first step."""
-        return cls(options, float(numpy.float32(options.init_loss_scaling)))
+        return cls(options, float(np.float32(options.init_loss_scaling)))
 
     @classmethod
     def loaded(cls, options: Scaling, state: Mapping[str, Any]) -> LossScaler:
@@ -149,8 +149,8 @@ class LossScaler:
             self.good_steps += 1
             if self.good_steps == self.options.incr_every_n:
                 self.good_steps = 0
-                with numpy.errstate(over="ignore"):
-                    grown = float(numpy.float32(self.scale) * numpy.float32(self.options.incr_ratio))
+                with np.errstate(over="ignore"):
+                    grown = float(np.float32(self.scale) * np.float32(self.options.incr_ratio))
                 if math.isfinite(grown):
                     self.scale = grown
         else:
@@ -158,7 +158,7 @@ class LossScaler:
             self.bad_steps += 1
             if self.bad_steps == self.options.decr_every_n:
                 self.bad_steps = 0
-                self.scale = float(numpy.float32(self.scale) * numpy.float32(self.options.decr_ratio))
+                self.scale = float(np.float32(self.scale) * np.float32(self.options.decr_ratio))
 
     @property
     def vanished(self) -> bool:

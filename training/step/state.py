@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
@@ -237,7 +237,7 @@ def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with open(directory / ARRAYS, "r+b") as file:
         for name, array in arrays.items():
             file.seek(slots[name].offset)
-            file.write(numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8).data)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         for fragment in layout.fragments({}):
             file.seek(fragment.offset)
             file.write(fragment.content)
@@ -247,7 +247,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     out: dict[str, NDArray[Any]] = {}
     for tensor in safetensors.index(path).tensors:
         assert isinstance(tensor.data, Extent)
-        flat = numpy.fromfile(path, tensor.dtype, tensor.size, offset=tensor.data.offset)
+        flat = np.fromfile(path, tensor.dtype, tensor.size, offset=tensor.data.offset)
         out[tensor.name] = flat.reshape(tensor.shape)
     return out
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 from ...models.roformer_paddle import as_numpy
 from ...models.start_paddle import paddle
@@ -210,8 +210,8 @@ class Trainer:
 
     def _seed(self, part: int) -> int:
         """Return the dropout seed of a micro-batch of this rank in the step that is being taken."""
-        mixed = numpy.random.SeedSequence([self.settings.run.seed, self.step, self.ranks.rank, part])
-        return int(mixed.generate_state(1, numpy.uint64)[0] >> numpy.uint64(2))  # Paddle takes a signed number
+        mixed = np.random.SeedSequence([self.settings.run.seed, self.step, self.ranks.rank, part])
+        return int(mixed.generate_state(1, np.uint64)[0] >> np.uint64(2))  # Paddle takes a signed number
 
     def _bad_number(
         self, batches: Sequence[Batch], scale: float, lm_loss: float, sop_loss: float, norm: float

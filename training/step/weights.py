@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...models import pretrained
@@ -108,4 +108,4 @@ def gradient_norm(parameters: Mapping[str, Any], scale: float = 1.0) -> float:
         gradients = (parameter.grad for parameter in parameters.values())
         # divided before they are squared: scaled gradients of some 1e19 are finite, and their squares are not
         squares = [(each if scale == 1.0 else each / scale).square().sum() for each in gradients]
-        return float(numpy.sqrt(paddle.stack(squares).sum().numpy()))
+        return float(np.sqrt(paddle.stack(squares).sum().numpy()))
