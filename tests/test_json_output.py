@@ -43,7 +43,7 @@ def direction(name: str) -> Callable[[Path, pytest.MonkeyPatch], list[object]]:
         if dialect == "paddle":
             shutil.copytree(RANDOM, here / dialect)
         else:
-            convert(RANDOM, here / dialect, to=dialect)
+            convert(RANDOM, here / dialect, to="torch" if dialect == "torch" else "tf")
         return [here / dialect, "--json", "--dry-run"]
 
     return arguments
