@@ -134,7 +134,7 @@ def _kernels(path: Path, *, write: bool) -> KernelList:
     try:
         kernels = read_kernel_list(path)
     except (OSError, ValueError) as error:
-        raise ConvertError(f"{path} is no list of kernels: {error}", "Take the one that is committed.") from None
+        raise ConvertError(f"{path} is not a list of kernels: {error}", "Take the one that is committed.") from None
     if registered is not None and registered != kernels:
         raise ConvertError(
             f"{path} is not what {registered.build} registers; it says it is of {kernels.build}",

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy
+import numpy as np
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
 from roformer_convert.converters.table.mapping import MLM, PROJECT, SOP, Table
@@ -90,10 +90,10 @@ def make_sources(directory: Path, args: argparse.Namespace) -> dict[str, Path]:
         num_attention_heads=args.hidden // 64,
         intermediate_size=4 * args.hidden,
     )
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     # no pooler and no sentence-order head: transformers' TF1 converter crashes where it meets one
     tensors = {
-        tensor.canonical: random.standard_normal(tensor.shape(config.sizes), dtype=numpy.float32) * 0.02
+        tensor.canonical: random.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * 0.02
         for tensor in Table(config.num_hidden_layers).tensors
         if tensor.group not in (PROJECT, SOP) and (tensor.group is MLM or tensor.group.optional is None)
     }
@@ -185,7 +185,7 @@ def print_table(rows: list[dict[str, object]], args: argparse.Namespace) -> None
     """Print what was measured, with what it was measured on."""
     print(
         f"{args.layers} layers, hidden {args.hidden}, vocabulary {args.vocab:,}; {platform.machine()}, "
-        f"{os.cpu_count()} processors, Python {platform.python_version()}, numpy {numpy.__version__}; "
+        f"{os.cpu_count()} processors, Python {platform.python_version()}, numpy {np.__version__}; "
         f"medians of {args.runs} runs (peers {args.peer_runs}), options: {' '.join(args.options) or 'none'}"
     )
     print("| direction | cp, s | ours, s | ours / cp | ours, anonymous MB | peer | peer, s | peer / ours | peer, MB |")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 from sentences import MASK, token_ids
 
@@ -119,9 +119,9 @@ def make_sources(
         intermediate_size=4 * args.hidden,
         layer_norm_eps=1e-5,  # PaddleNLP knows no other
     )
-    generator = numpy.random.default_rng(0)
+    generator = np.random.default_rng(0)
     tensors = {
-        tensor.canonical: generator.standard_normal(tensor.shape(config.sizes), dtype=numpy.float32) * 0.02
+        tensor.canonical: generator.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * 0.02
         + ("norm.weight" in tensor.canonical)
         for tensor in Table(config.num_hidden_layers).tensors
         if tensor.group is not PROJECT and (tensor.group is MLM or tensor.group.optional is None)
@@ -135,26 +135,26 @@ def make_sources(
 
 def make_batches(directory: Path, config: RoFormerConfig) -> tuple[dict[str, Path], dict[str, int], str]:
     """Write each case's batch; return the files, the real tokens of each, and where the sentences come from."""
-    generator = numpy.random.default_rng(0)
+    generator = np.random.default_rng(0)
     files, tokens = {}, {}
     for rows, columns in ((8, 128), (2, 512), (32, 512)):
         name = f"{rows} × {columns}"
         ids = generator.integers(0, config.vocab_size, (rows, columns))
         files[name], tokens[name] = directory / f"{rows}x{columns}.npz", ids.size
-        numpy.savez(files[name], input_ids=ids, token_type_ids=numpy.zeros_like(ids))
+        np.savez(files[name], input_ids=ids, token_type_ids=np.zeros_like(ids))
     sentences, origin = token_ids(32, ROOT / ".peers" / "text")
     columns = max(map(len, sentences))
-    ids = numpy.zeros((len(sentences), columns), numpy.int64)
-    mask = numpy.zeros_like(ids)
+    ids = np.zeros((len(sentences), columns), np.int64)
+    mask = np.zeros_like(ids)
     for row, sentence in enumerate(sentences):
-        ids[row, : len(sentence)] = numpy.array(sentence) % config.vocab_size
+        ids[row, : len(sentence)] = np.array(sentence) % config.vocab_size
         mask[row, : len(sentence)] = 1
-    real = numpy.flatnonzero(mask)
-    positions = numpy.sort(generator.choice(real, real.size // 7, replace=False))
+    real = np.flatnonzero(mask)
+    positions = np.sort(generator.choice(real, real.size // 7, replace=False))
     ids.reshape(-1)[positions] = MASK
     files[MIXED], tokens[MIXED] = directory / "sentences.npz", real.size
-    types = numpy.zeros_like(ids)
-    numpy.savez(files[MIXED], input_ids=ids, token_type_ids=types, attention_mask=mask, positions=positions)
+    types = np.zeros_like(ids)
+    np.savez(files[MIXED], input_ids=ids, token_type_ids=types, attention_mask=mask, positions=positions)
     lengths = sorted(map(len, sentences))
     about = (
         f"{len(sentences)} sentences of {lengths[0]} to {lengths[-1]} tokens (median {lengths[len(lengths) // 2]}; "
@@ -163,11 +163,11 @@ def make_batches(directory: Path, config: RoFormerConfig) -> tuple[dict[str, Pat
     return files, tokens, about
 
 
-def operations(config: RoFormerConfig, case: str, batch: Mapping[str, numpy.ndarray]) -> float:
+def operations(config: RoFormerConfig, case: str, batch: Mapping[str, np.ndarray]) -> float:
     """Floating-point operations that the real tokens need: matrix products alone, 2 a multiply-add."""
     size, layers = config.hidden_size, config.num_hidden_layers
     mask = batch.get("attention_mask")
-    lengths = numpy.full(len(batch["input_ids"]), batch["input_ids"].shape[1]) if mask is None else mask.sum(axis=1)
+    lengths = np.full(len(batch["input_ids"]), batch["input_ids"].shape[1]) if mask is None else mask.sum(axis=1)
     tokens = int(lengths.sum())
     scored = len(batch["positions"]) if "positions" in batch else tokens
     linear = layers * (4 * size * size + 2 * size * config.intermediate_size)
@@ -242,7 +242,7 @@ class Bench:
         return {known[one] for one in self.args.cases}
 
     def _case(self, row: Row, case: str, workers: Mapping[str, Worker]) -> dict[str, Any] | None:
-        samples: list[numpy.ndarray] = []
+        samples: list[np.ndarray] = []
         probes: dict[tuple[str, str], float] = {}
         counted = [self._best(row, case, side, workers, samples, probes) for side in (row.ours, row.peer)]
         if not all(counted):
@@ -272,7 +272,7 @@ class Bench:
         case: str,
         side: tuple[str, tuple[str, ...]],
         workers: Mapping[str, Worker],
-        samples: list[numpy.ndarray],
+        samples: list[np.ndarray],
         probes: dict[tuple[str, str], float],
     ) -> list[tuple[str, str]]:
         """Prepare each mode of a side and choose those that are fastest on a probe; none where none works."""
@@ -295,7 +295,7 @@ class Bench:
         best = min((probes[name, mode] for mode in able if (name, mode) in probes), default=float("inf"))
         return [(name, mode) for mode in able if probes.get((name, mode), 0.0) <= _NEAR * best]
 
-    def _prepare(self, row: Row, case: str, name: str, mode: str, worker: Worker) -> list[numpy.ndarray]:
+    def _prepare(self, row: Row, case: str, name: str, mode: str, worker: Worker) -> list[np.ndarray]:
         """Prepare a job; return its first logits, or nothing where it cannot be done."""
         sample = self.base / "sample.npy"
         request = {"prepare": mode, "batch": str(self.batches[case]), "job": mode, "sample": str(sample)}
@@ -304,7 +304,7 @@ class Bench:
             self.notes.append(f"{row.name}, {case}: {name} {mode} cannot: {answer['error']}")
             return []
         self._tell(f"{row.name}, {case}: {name} {mode} prepared in {answer['seconds']:.1f} s")
-        return [numpy.load(sample)]
+        return [np.load(sample)]
 
     def _multiply(self, workers: Mapping[str, Worker]) -> None:
         for name, worker in workers.items():
@@ -322,7 +322,7 @@ class Bench:
         difference: float,
     ) -> dict[str, Any]:
         medians = {side: statistics.median(found) for side, found in times.items()}
-        with numpy.load(self.batches[case]) as batch:
+        with np.load(self.batches[case]) as batch:
             work = operations(self.config, case, dict(batch))
         return {
             "row": row.name,

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 from roformer_convert.converters import RoFormerConfig, convert, save_checkpoint
 from roformer_convert.converters.amounts import amount
@@ -45,13 +45,13 @@ def make_checkpoint(directory: Path, layers: int, vocab: int) -> RoFormerConfig:
         intermediate_size=3072,
         max_position_embeddings=512,
     )
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     tensors = {}
     for tensor in Table(layers).tensors:
         if tensor.group is SOP or tensor.canonical.startswith("embeddings.project"):
             continue
-        values = random.standard_normal(tensor.shape(config.sizes), dtype=numpy.float32) * numpy.float32(0.03)
-        tensors[tensor.canonical] = values + numpy.float32("norm.weight" in tensor.canonical)
+        values = random.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * np.float32(0.03)
+        tensors[tensor.canonical] = values + np.float32("norm.weight" in tensor.canonical)
     save_checkpoint(directory, tensors, config, dialect="torch")
     return config
 

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from bench_inference import make_sources
 from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 
@@ -53,13 +53,13 @@ SIDES = (
 
 def make_batch(path: Path, vocabulary: int) -> None:
     """Write a batch: random tokens without padding, some of them to be predicted."""
-    generator = numpy.random.default_rng(0)
+    generator = np.random.default_rng(0)
     ids = generator.integers(_FIRST_ORDINARY, vocabulary, (_ROWS, _COLUMNS))
-    positions = numpy.sort(generator.choice(ids.size, int(ids.size * _PREDICTED), replace=False))
+    positions = np.sort(generator.choice(ids.size, int(ids.size * _PREDICTED), replace=False))
     labels = ids.reshape(-1)[positions]
     ids.reshape(-1)[positions] = _MASK
-    types = numpy.repeat(numpy.arange(2), _COLUMNS // 2)[None].repeat(_ROWS, axis=0)
-    numpy.savez(path, input_ids=ids, token_type_ids=types, positions=positions, labels=labels)
+    types = np.repeat(np.arange(2), _COLUMNS // 2)[None].repeat(_ROWS, axis=0)
+    np.savez(path, input_ids=ids, token_type_ids=types, positions=positions, labels=labels)
 
 
 def measure_steps(args: argparse.Namespace, base: Path) -> tuple[dict[tuple[str, str], float], list[str]]:
@@ -88,7 +88,7 @@ def measure_steps(args: argparse.Namespace, base: Path) -> tuple[dict[tuple[str,
             )
             if "error" in answer:
                 raise RuntimeError(f"{name} {mode}: {answer['error']}")
-            losses[name, mode] = float(numpy.load(sample)[0, 0])
+            losses[name, mode] = float(np.load(sample)[0, 0])
         turns = in_turn(
             [(workers[name], mode) for name, mode, _, _ in sides],
             least=args.runs,

@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import numpy
+import numpy as np
 
 #: Runs the job once, to its end, and returns what it computed.
 Job = Callable[[], Any]
 #: mode and batch (arrays by name) to a job.
-Prepare = Callable[[str, dict[str, numpy.ndarray]], Job]
+Prepare = Callable[[str, dict[str, np.ndarray]], Job]
 #: Multiplies a (m, k) by b (k, n), both given as the framework's own arrays.
 Product = Callable[[], Any]
 
@@ -27,15 +27,15 @@ _OUT = os.fdopen(os.dup(sys.stdout.fileno()), "w")
 os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
-def read_batch(path: str) -> dict[str, numpy.ndarray]:
+def read_batch(path: str) -> dict[str, np.ndarray]:
     """Read a batch: input_ids, token_type_ids and, where something is padded, attention_mask and positions."""
-    with numpy.load(path) as file:
+    with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
 def serve(
     prepare: Prepare,
-    as_numpy: Callable[[Any], numpy.ndarray],
+    as_numpy: Callable[[Any], np.ndarray],
     versions: dict[str, str],
     product: Callable[..., Product],
 ) -> None:
@@ -65,7 +65,7 @@ def serve(
                 traceback.print_exc()
                 _answer({"error": f"{type(error).__name__}: {error}"[:500]})
                 continue
-            numpy.save(request["sample"], logits.reshape(-1, logits.shape[-1])[: request["rows"]])
+            np.save(request["sample"], logits.reshape(-1, logits.shape[-1])[: request["rows"]])
             _answer({"seconds": time.perf_counter() - began})
         elif "product" in request:
             _answer({"gflops": _rate(product(*request["product"]), *request["product"], clock)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -15,6 +14,7 @@ from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.errors import printable
+from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.config_fields import parse_settings
 from .converters.table.dialects import DIALECT_FILES
@@ -24,7 +24,7 @@ from .progress_bar import WEIGHT_BYTES, ByteBar
 from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
-    from .converters.conversion import Report
+    from .converters.conversion import ConversionReport
     from .converters.target.plan import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -115,7 +115,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
     try:
         if as_json:
-            click.echo(json.dumps(report.as_dict(), ensure_ascii=False, indent=2))
+            click.echo(render_json(report.as_dict()))
         elif not quiet:
             click.echo(render(report, dry_run=options.dry_run))
     except OSError as error:
@@ -132,7 +132,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
 
 
 def _says_itself(source: Path, dialect: str | None) -> bool:
-    """Whether the source is found to be of its dialect without being told."""
+    """Say whether the source is found to be of its dialect without being told."""
     from .converters.errors import ConvertError
     from .converters.source.opening import open_checkpoint
 
@@ -148,18 +148,18 @@ def _counted(number: int, thing: str) -> str:
 
 
 def plan_table(plan: Plan) -> str:
-    """Print every tensor of a plan: where it goes, where it comes from, whether it is turned, its bytes."""
+    """Print every tensor of a plan: where it goes, where it comes from, whether it is transposed, its bytes."""
     rows = []
     for file in plan.files:
         for step in file.steps:
-            how = "turned" if step.turn else "copied"
+            how = "transposed" if step.transpose else "copied"
             if step.casts:
-                how += f", cast from {step.held.stored.dtype}"
+                how += f", cast from {step.binding.stored.dtype}"
             if step.new.alias_of is not None:
                 how = f"second name of {step.new.alias_of}"
             stored = 0 if step.new.alias_of is not None else step.new.nbytes
             shape = " × ".join(map(str, step.new.shape))
-            row = [step.new.name, step.held.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
+            row = [step.new.name, step.binding.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
             rows.append([file.filename, *row] if len(plan.files) > 1 else row)
     head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
     if len(plan.files) > 1:
@@ -167,7 +167,7 @@ def plan_table(plan: Plan) -> str:
     return table(head, rows, right=[len(head) - 1])
 
 
-def render(report: Report, *, dry_run: bool) -> str:
+def render(report: ConversionReport, *, dry_run: bool) -> str:
     """Say in a few lines what was done."""
     data = report.as_dict()
     plan = report.plan
@@ -184,7 +184,7 @@ def render(report: Report, *, dry_run: bool) -> str:
         data["model_class"],
         _counted(data["tensors"], "tensor"),
         amount(plan.nbytes) + (f" in {files} files" if files > 1 else ""),
-        f"{_counted(data['turned'], 'kernel')} turned",
+        f"{_counted(data['transposed'], 'kernel')} transposed",
     ]
     if data["cast"]:
         facts.append(f"{data['cast']} cast")

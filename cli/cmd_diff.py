@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.mapping import DIALECTS
 
@@ -55,7 +55,7 @@ def diff_command(
     ):
         comparison = compare(one, two)
     if as_json:
-        click.echo(json.dumps(comparison.as_dict(), ensure_ascii=False, indent=2))
+        click.echo(render_json(comparison.as_dict()))
     elif not quiet:
         click.echo(render(comparison, str(first), str(second)))
     ctx.exit(0 if comparison.equal else 1)

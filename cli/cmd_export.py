@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .converters.amounts import amount
+from .converters.json_output import render_json
 from .source_options import CONFIG, FROM
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what the framework's process says.")
+@click.option("-v", "--verbose", is_flag=True, help="Print on stderr what the framework's process prints.")
 def export_command(
     directory: Path,
     to: str,
@@ -80,7 +80,7 @@ def export_command(
         report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )
     if as_json:
-        click.echo(json.dumps(done.as_dict(), ensure_ascii=False, indent=2))
+        click.echo(render_json(done.as_dict()))
     elif not quiet:
         click.echo(render(done, tried=not no_trial))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .converters.json_output import render_json
 from .source_options import CONFIG, FROM
 
 
@@ -18,7 +18,7 @@ from .source_options import CONFIG, FROM
 @click.option(
     "--framework",
     type=click.Choice(["paddle", "torch", "tf", "all"]),
-    help="Who computes; all runs the three side by side.  [default: the first installed of torch, paddle, tf]",
+    help="The framework that computes; all: the three side by side.  [default: the first of torch, paddle, tf here]",
 )
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Words for each mask.")
 @click.option(
@@ -34,7 +34,7 @@ from .source_options import CONFIG, FROM
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object a line: ids, offsets, logits, probabilities."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr which tokenizer, versions and times.")
+@click.option("-v", "--verbose", is_flag=True, help="Print tokenizer, versions and times on stderr.")
 def fill_mask_command(
     directory: Path,
     texts: tuple[str, ...],
@@ -80,7 +80,7 @@ def fill_mask_command(
         report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )
     for filled in results:
-        click.echo(json.dumps(filled.as_dict(), ensure_ascii=False) if as_json else filled.line)
+        click.echo(render_json(filled.as_dict(), indent=None) if as_json else filled.line)
 
 
 COMMANDS = {"fill-mask": fill_mask_command}

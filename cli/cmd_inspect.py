@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from .converters.amounts import amount
 from .converters.errors import printable
+from .converters.json_output import render_json
 from .source_options import CONFIG, FROM, SET
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def inspect_command(path: Path, dialect: Any, config: Path | None, settings: tup
     from .converters.table.config_fields import parse_settings
 
     found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings))
-    click.echo(json.dumps(found.as_dict(), ensure_ascii=False, indent=2) if as_json else render(found))
+    click.echo(render_json(found.as_dict()) if as_json else render(found))
 
 
 def render(found: Inspection) -> str:

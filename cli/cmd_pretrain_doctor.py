@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .converters.json_output import render_json
 from .setting_flags import given_flags, named_configuration, setting_options
 from .training.settings.tables import TABLES, Settings, Stage
 from .training.step.estimate import KINDS
@@ -25,7 +25,7 @@ _REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
     "--config",
     "configuration",
     type=click.Path(path_type=Path),
-    help="What would run: a TOML file, or one that comes along, such as configs/tiny.toml.",
+    help="What would run: a TOML file, or one of those shipped, such as configs/tiny.toml.",
 )
 @click.option(
     "--gpu", type=click.Choice(list(KINDS), case_sensitive=False), help="Estimate for a GPU that is not here."
@@ -95,12 +95,12 @@ def doctor_command(
             "warnings": warnings,
             "run": found and found.as_dict(),
         }
-        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        click.echo(render_json(report))
     ctx.exit(1 if found is not None and found.cannot else 0)
 
 
 def _model(settings: Settings, vocab_size: int | None) -> RoFormerConfig:
-    """The run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
+    """Return the run's model, with the corpora's vocabulary where there are corpora and no other size is given."""
     from .training.start.sources import model_config, open_sources
 
     if vocab_size is None and settings.data.corpora:

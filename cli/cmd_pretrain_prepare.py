@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .converters.amounts import amount, parse_size
+from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
 
 if TYPE_CHECKING:
-    from .training.corpus.prepare import Report
+    from .training.corpus.prepare import PreparationReport
 
 
 class _Part(click.ParamType[tuple[int, int]]):
@@ -40,7 +40,7 @@ class _Part(click.ParamType[tuple[int, int]]):
     type=click.Choice(["rjieba", "jieba", "none"]),
     default="rjieba",
     show_default=True,
-    help="What finds words, which are masked whole; with none every Chinese character is one.",
+    help="What finds words, which are masked as a whole; with none every Chinese character is a word.",
 )
 @click.option(
     "--field",
@@ -58,7 +58,7 @@ class _Part(click.ParamType[tuple[int, int]]):
     show_default=True,
     help="auto: JSON lines where the name says so (.jsonl, .ndjson, .json), else text.",
 )
-@click.option("--processes", type=click.IntRange(1), help="How many work.  [default: one for each core]")
+@click.option("--processes", type=click.IntRange(1), help="Number of processes.  [default: one for each core]")
 @click.option(
     "--engine",
     type=click.Choice(["processes", "ray"]),
@@ -124,12 +124,12 @@ def prepare_command(
             **options,
         )
     if as_json:
-        click.echo(json.dumps({**asdict(report), "directory": str(report.directory)}, ensure_ascii=False, indent=2))
+        click.echo(render_json({**asdict(report), "directory": str(report.directory)}))
     elif not quiet:
         click.echo(render(report))
 
 
-def render(report: Report) -> str:
+def render(report: PreparationReport) -> str:
     """Say in a few lines what was done."""
     lines = [
         f"{report.directory}: {report.tokens:,} tokens, {report.sentences:,} sentences, {report.documents:,} documents "

@@ -17,7 +17,7 @@ from .setting_flags import given_flags, named_configuration, setting_options
     "configuration",
     required=True,
     type=click.Path(path_type=Path),
-    help="TOML file, or one that comes along: configs/tiny.toml, configs/roformer_base_wwm.toml.",
+    help="TOML file, or one of those shipped: configs/tiny.toml, configs/roformer_base_wwm.toml.",
 )
 @click.option(
     "--resume", is_flag=True, help="Go on from the newest checkpoint of --output that is whole, if it has one."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
 
 
@@ -58,7 +58,7 @@ def vocab_command(
             "output": str(output), "rows": len(found.tokens), "characters": found.characters,
             "distinct": found.distinct, "unknown": found.unknown, "unknown_share": share,
         }  # fmt: skip
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+        click.echo(render_json(data))
     elif not quiet:
         click.echo(
             f"{output}: {len(found.tokens):,} rows, for {found.distinct:,} different characters\n"

@@ -51,7 +51,7 @@ def named_configuration(path: Path) -> Path:
 
     found = find_configuration(path)
     if found != path:
-        click.echo(f"{path}: no such file here; taking the configuration that comes along, {found}", err=True)
+        click.echo(f"{path}: no such file here; taking the shipped configuration, {found}", err=True)
     return found
 
 

@@ -7,7 +7,7 @@ of a conversion: :mod:`.source.identification` finds and indexes, :mod:`.source.
 result in place.
 """
 
-from .conversion import ConvertOptions, Report, Watcher, convert
+from .conversion import ConversionReport, ConvertOptions, Watcher, convert
 from .errors import ConvertError, FormatError, MisfitError, Problem
 from .saving import save_checkpoint
 from .source.checkpoint import Checkpoint
@@ -16,12 +16,12 @@ from .table.config import RoFormerConfig
 
 __all__ = [
     "Checkpoint",
+    "ConversionReport",
     "ConvertError",
     "ConvertOptions",
     "FormatError",
     "MisfitError",
     "Problem",
-    "Report",
     "RoFormerConfig",
     "Watcher",
     "convert",

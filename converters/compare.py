@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from .source.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "on
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """One tensor of two checkpoints.
+    """One tensor as it is in two checkpoints.
 
     Attributes:
         name: Canonical name.
@@ -76,11 +76,11 @@ def compare(
     first: Checkpoint, second: Checkpoint, *, progress: Callable[[int], None] = lambda count: None
 ) -> Comparison:
     """Compare two open checkpoints with bounded memory."""
-    names = list(dict.fromkeys([*first.held, *second.held]))
+    names = list(dict.fromkeys([*first.bindings, *second.bindings]))
     tensors = []
     for name in names:
         tensors.append(_compare_tensor(first, second, name))
-        progress(first.held[name].stored.nbytes if name in first else 0)
+        progress(first.bindings[name].stored.nbytes if name in first else 0)
     config = {
         field.name: (getattr(first.config, field.name), getattr(second.config, field.name))
         for field in fields(first.config)
@@ -109,16 +109,16 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
     largest, where, pair, count, bits = 0.0, -1, (0.0, 0.0), 0, True
     start = 0
     for left, right in together(_canonical(first, name), _canonical(second, name)):
-        if types[0] != types[1] or not numpy.array_equal(left, right):
+        if types[0] != types[1] or not np.array_equal(left, right):
             bits = False
             one = _float64(left, types[0], name)
             two = _float64(right, types[1], name)
-            with numpy.errstate(invalid="ignore"):
-                distance = numpy.abs(one - two)
+            with np.errstate(invalid="ignore"):
+                distance = np.abs(one - two)
             distance[one == two] = 0.0  # infinities of one sign
-            odd = numpy.isnan(one) != numpy.isnan(two)
-            distance[numpy.isnan(one) & numpy.isnan(two)] = 0.0
-            distance[odd] = numpy.inf
+            odd = np.isnan(one) != np.isnan(two)
+            distance[np.isnan(one) & np.isnan(two)] = 0.0
+            distance[odd] = np.inf
             count += int((distance > 0).sum())
             at = int(distance.argmax())
             if distance[at] > largest or (where < 0 and distance[at] > 0):
@@ -131,28 +131,28 @@ def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorD
         # other bits of the same value (0.0 and -0.0, two NaNs) still differ; other types alone are called so
         verdict: Verdict = "dtype" if detail else "differs"
         return TensorDifference(name, verdict, detail or "bits of equal value (signed zero or NaN)")
-    index = tuple(int(i) for i in numpy.unravel_index(where, shapes[0]))
-    if any(map(numpy.isnan, pair)):
+    index = tuple(int(i) for i in np.unravel_index(where, shapes[0]))
+    if any(map(np.isnan, pair)):
         largest = float("nan")
     return TensorDifference(name, "differs", detail, largest, index, pair[0], pair[1], count)
 
 
 def _canonical(checkpoint: Checkpoint, name: str) -> Iterator[NDArray[Any]]:
-    """A tensor's elements in canonical order, as bit patterns.
+    """Return a tensor's elements in canonical order, as bit patterns.
 
     Raises:
         FormatError: The file has a checksum that is wrong, or ends early.
     """
-    held = checkpoint.held[name]
-    turn = held.turned and len(held.stored.shape) == 2
-    kept = running(held.stored)
-    in_one_go = in_order(held.stored, turn=turn)
+    binding = checkpoint.bindings[name]
+    transpose = binding.transposed and len(binding.stored.shape) == 2
+    checksum = running(binding.stored)
+    in_one_go = in_order(binding.stored, transpose=transpose)
     if not in_one_go:
-        verify_checksum(checkpoint.files, held.stored)
-    passing = kept.update if in_one_go and kept.kind else None
-    yield from blocks(checkpoint.files, held.stored, turn=turn, scratch=Scratch(), passing=passing)
+        verify_checksum(checkpoint.files, binding.stored)
+    passing = checksum.update if in_one_go and checksum.kind else None
+    yield from blocks(checkpoint.files, binding.stored, transpose=transpose, scratch=Scratch(), passing=passing)
     if passing is not None:
-        require(held.stored, kept)
+        require(binding.stored, checksum)
 
 
 def _float64(bits: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:

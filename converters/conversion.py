@@ -34,7 +34,7 @@ _OVERHEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Report:
+class ConversionReport:
     """What a conversion did (or, in a dry run, would do).
 
     Attributes:
@@ -42,7 +42,7 @@ class Report:
         target: The directory written.
         source_dialect: Whose names it uses.
         source_container: Name of its weight files' format.
-        plan: Every tensor, its source and whether it was turned.
+        plan: Every tensor, its source and whether it was transposed.
         duplicates: Second copies in the source, checked to be equal and not counted.
         verified: Whether the result was read back and compared.
         written: False in a dry run.
@@ -81,10 +81,10 @@ class Report:
                 "files": [file.filename for file in self.plan.files],
             },
             "model_class": model_class(self.plan.groups),
-            "tensors": len({step.held.tensor.canonical for step in stored}),
+            "tensors": len({step.binding.tensor.canonical for step in stored}),
             # a tensor that some dialect wants under two names is one tensor
-            "turned": len({step.held.tensor.canonical for step in stored if step.turn}),
-            "cast": len({step.held.tensor.canonical for step in stored if step.casts}),
+            "transposed": len({step.binding.tensor.canonical for step in stored if step.transpose}),
+            "cast": len({step.binding.tensor.canonical for step in stored if step.casts}),
             "bytes": self.plan.nbytes,
             "tied_in_source": list(self.duplicates),
             "companions": [path.name for path in self.plan.companions],
@@ -94,13 +94,13 @@ class Report:
             "seconds": round(self.seconds, 3),
             "plan": [
                 {
-                    "canonical": step.held.tensor.canonical,
-                    "source": step.held.stored.name,
+                    "canonical": step.binding.tensor.canonical,
+                    "source": step.binding.stored.name,
                     "target": step.new.name,
                     "file": file.filename,
                     "shape": list(step.new.shape),
                     "dtype": step.new.dtype,
-                    "turned": step.turn,
+                    "transposed": step.transpose,
                     "alias_of": step.new.alias_of,
                     "bytes": 0 if step.new.alias_of is not None else step.new.nbytes,
                 }
@@ -115,7 +115,7 @@ def default_target(source: Path, to: str) -> Path:
     resolved = Path(os.path.abspath(source))  # not through links: the name the person gave is the one to extend
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
     if not name:
-        raise ConvertError(f"{source}: no name to derive the output's from", "Name the output with -o.")
+        raise ConvertError(f"{source}: there is no name to derive the output's name from", "Name the output with -o.")
     return resolved.parent / f"{name}-{to}"
 
 
@@ -173,7 +173,7 @@ def convert(
     to: Dialect,
     options: ConvertOptions = _DEFAULTS,
     watcher: Watcher = _NOBODY,
-) -> Report:
+) -> ConversionReport:
     """Convert a checkpoint into ``to``'s dialect.
 
     Args:
@@ -181,13 +181,13 @@ def convert(
         target: Directory to make; by default ``SOURCE-to`` beside the source.
         to: Dialect to write: ``"paddle"``, ``"torch"``, ``"tf"`` or ``"tf1"``.
         options: Everything else.
-        watcher: Told how it goes.
+        watcher: Its methods are called as the conversion proceeds.
 
     Returns:
         What was done.
 
     Raises:
-        ConvertError: As its message says; nothing was left behind.
+        ConvertError: It could not be done, and the message says why; nothing was left behind.
     """
     began = time.perf_counter()
     source = Path(source)
@@ -227,7 +227,7 @@ def convert(
             except ConvertError:
                 _require_unchanged(checkpoint, before)  # which explains whatever was found
                 raise
-        return Report(
+        return ConversionReport(
             source=source,
             target=goal,
             source_dialect=checkpoint.dialect,
@@ -269,7 +269,7 @@ def _require_unchanged(checkpoint: Checkpoint, before: Mapping[Path, tuple[int, 
 
 
 def needed_room(plan: Plan) -> int:
-    """Bytes that the result takes, roughly from above."""
+    """Estimate from above the bytes that the result takes."""
     return plan.nbytes + sum(path.stat().st_size for path in plan.companions) + _OVERHEAD_BYTES
 
 
@@ -337,7 +337,7 @@ def _shard_map(plan: Plan) -> dict[str, Any]:
 
 
 def _left_behind(found: Found, weights: WeightSet) -> tuple[str, ...]:
-    """Files of the source directory that neither were converted nor travel, where a directory was named."""
+    """Return the files of the source directory that neither were converted nor travel, where a directory was named."""
     if not found.path.is_dir():
         return ()
     used = {path.name for path in (*found.companions, found.config_file) if path is not None}

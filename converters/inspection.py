@@ -17,7 +17,7 @@ from .table.mapping import GROUPS, Dialect, Table, count_layers
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """What was found in a directory or file.
 
     Attributes:
         path: What was looked at.
@@ -67,7 +67,7 @@ class Inspection:
         return {**asdict(self), "converts": self.converts}
 
     def folded_problems(self) -> list[tuple[Problem, int]]:
-        """The problems with layers folded, and how many tensors each line stands for."""
+        """Return the problems with layers folded, and how many tensors each line stands for."""
         return fold_layers(self.problems)
 
 
@@ -91,7 +91,7 @@ def inspect(
         ConvertError: Nothing there to look at, or a field that cannot be set.
     """
     found = identify(path, dialect=dialect, config=config, set=set)
-    held = fit(found, any_vocab=False)
+    fitted = fit(found, any_vocab=False)
     weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
     assert weights is not None, "what was identified lies in files"
     table = Table(count_layers(found.dialect, names))
@@ -102,7 +102,7 @@ def inspect(
         if name in names
     }
     groups = tuple(group for group in GROUPS if group.name in present)
-    known, hint = held.checkpoint, (held.next_step,) if held.next_step else ()
+    known, hint = fitted.checkpoint, (fitted.next_step,) if fitted.next_step else ()
     settings = {} if known is None else asdict(known.config)
     return Inspection(
         path=str(path),
@@ -111,15 +111,15 @@ def inspect(
         files={part.name: part.stat().st_size for part in weights.parts},
         config_file=None if found.config_file is None else found.config_file.name,
         model_class=model_class(groups),
-        config={name: value for name, value in settings.items() if name not in held.undetermined},
+        config={name: value for name, value in settings.items() if name not in fitted.undetermined},
         tensors=len(names),
-        parameters=None if known is None else sum(each.stored.size for each in known.held.values()),
+        parameters=None if known is None else sum(each.stored.size for each in known.bindings.values()),
         dtypes=dict(Counter(tensor.dtype for tensor in found.index.tensors)),
         groups=tuple(group.name for group in groups),
         tied=() if known is None else known.duplicates,
         derived=() if known is None else known.derived,
         ignored=() if known is None else known.ignored,
-        problems=held.problems,
+        problems=fitted.problems,
         notes=hint if known is None else (*_other_architectures(known), *known.source_config.notes, *hint),
         companions=tuple(file.name for file in found.companions),
     )

@@ -38,9 +38,9 @@ class _InMemory:
         return int(self.array.nbytes)
 
     def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
-        import numpy
+        import numpy as np
 
-        out[:] = self.array.reshape(-1).view(numpy.uint8)[start : start + len(out)].data
+        out[:] = self.array.reshape(-1).view(np.uint8)[start : start + len(out)].data
 
 
 def save_checkpoint(
@@ -74,7 +74,7 @@ def save_checkpoint(
         MisfitError: Tensors and configuration do not fit the table.
         ConvertError: The directory cannot be written.
     """
-    import numpy
+    import numpy as np
 
     kinds = dict(dtypes or {})
     table = Table(config.num_hidden_layers)
@@ -84,9 +84,7 @@ def save_checkpoint(
         tensor = table.by_canonical.get(name)
         if tensor is not None:
             # a view of another program's file may be big-endian, and no file that is written here is
-            plain = numpy.ascontiguousarray(array, numpy.asarray(array).dtype.newbyteorder("<")).reshape(
-                numpy.shape(array)
-            )
+            plain = np.ascontiguousarray(array, np.asarray(array).dtype.newbyteorder("<")).reshape(np.shape(array))
             kind = kinds.get(name, plain.dtype.name)
             stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
     if problems:

@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ def _forget_origin(model: Any) -> None:
 def run_model(model: RoFormerForMaskedLM, input_ids: Int64, token_type_ids: Int64, mask: Int64) -> NDArray[Any]:
     """Run the model itself: logits (B, T, V)."""
     with torch.inference_mode():
-        tensors = (torch.from_numpy(numpy.ascontiguousarray(one)) for one in (input_ids, token_type_ids, mask))
+        tensors = (torch.from_numpy(np.ascontiguousarray(one)) for one in (input_ids, token_type_ids, mask))
         logits: NDArray[Any] = model(*tensors).numpy()
         return logits
 

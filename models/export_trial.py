@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelError, RoFormerConfig
 
-Int64 = NDArray[numpy.int64]
+Int64 = NDArray[np.int64]
 #: input_ids, token_type_ids and attention_mask, each (B, T), to logits (B, T, V).
 Run = Callable[[Int64, Int64, Int64], NDArray[Any]]
 
@@ -42,11 +42,11 @@ class Trial:
 
 def trial_batches(config: RoFormerConfig) -> Iterator[tuple[Int64, Int64, Int64]]:
     """Yield batches of every kind: one token, padding at the end and in the middle, every token type."""
-    random = numpy.random.default_rng(0)
+    random = np.random.default_rng(0)
     for rows, columns in _SIZES:
         columns = min(columns, config.max_position_embeddings)
         shape = (rows, columns)
-        mask = (random.random(shape) < 0.8).astype(numpy.int64)
+        mask = (random.random(shape) < 0.8).astype(np.int64)
         mask[:, 0] = 1
         mask[-1, columns // 2 :] = 0 if columns > 1 else 1
         ids = random.integers(0, config.vocab_size, shape)
@@ -66,9 +66,9 @@ def compare(model: Run, exported: Run, config: RoFormerConfig, runtime: str) -> 
             raise ModelError(f"{runtime} gives logits {got.shape} on a batch {ids.shape}; the model gives {want.shape}")
         real = mask != 0
         # a NaN on either side must not pass as small
-        difference = float(numpy.fmax(difference, numpy.nan_to_num(abs(want - got)[real], nan=numpy.inf).max()))
-        largest = max(largest, float(numpy.nan_to_num(abs(want)[real], nan=numpy.inf).max()))
-    if not difference <= _TOLERANCE * max(1.0, largest) < numpy.inf:
+        difference = float(np.fmax(difference, np.nan_to_num(abs(want - got)[real], nan=np.inf).max()))
+        largest = max(largest, float(np.nan_to_num(abs(want)[real], nan=np.inf).max()))
+    if not difference <= _TOLERANCE * max(1.0, largest) < np.inf:
         raise ModelError(
             f"the export run in {runtime} differs from the model by {difference:.2g} (largest logit {largest:.3g}, "
             f"allowed {_TOLERANCE * max(1.0, largest):.2g}); nothing was written",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.rotary import rotary_angles
@@ -24,7 +24,7 @@ from .ops_paddle import F, Tensor, attend, key_mask, rotate
 from .packing import pack
 from .start_paddle import paddle
 
-Arrays = dict[str, NDArray[numpy.float64]]
+Arrays = dict[str, NDArray[np.float64]]
 #: A place's arithmetic: tensors by name to its result.
 Function = Callable[..., Tensor]
 
@@ -149,19 +149,19 @@ def _try_attention(run: Function, need: Need) -> float:
     return max(worst, _compare(dropping, plain_dropping, arrays, need.dtype, " with dropout"))
 
 
-def _kept_weights(dropping: Function, arrays: Arrays, need: Need) -> list[NDArray[numpy.float64]]:
+def _kept_weights(dropping: Function, arrays: Arrays, need: Need) -> list[NDArray[np.float64]]:
     """Read off what attention keeps: (N, L, L) ones and zeros for each row of L tokens.
 
     Values that are unit vectors bring each weight out by itself, D of a row at a time. The same seed drops the same
     weights, or a run could not be resumed bit for bit.
     """
     heads, size = need.sizes
-    row = numpy.repeat(numpy.arange(len(_LENGTHS)), _LENGTHS)
-    column = numpy.concatenate([numpy.arange(length) for length in _LENGTHS])
-    kept = [numpy.zeros((heads, length, length)) for length in _LENGTHS]
+    row = np.repeat(np.arange(len(_LENGTHS)), _LENGTHS)
+    column = np.concatenate([np.arange(length) for length in _LENGTHS])
+    kept = [np.zeros((heads, length, length)) for length in _LENGTHS]
     query, key = (_tensor(arrays[name], need.dtype) for name in ("query", "key"))
     for first in range(0, max(_LENGTHS), size):
-        values = numpy.zeros((len(row), heads, size))
+        values = np.zeros((len(row), heads, size))
         inside = (column >= first) & (column < first + size)
         values[inside, :, column[inside] - first] = 1.0
         out = _array(dropping(query, key, _tensor(values, need.dtype)))
@@ -174,8 +174,8 @@ def _kept_weights(dropping: Function, arrays: Arrays, need: Need) -> list[NDArra
 def _try_rotation(run: Function, need: Need) -> float:
     heads, size = need.sizes
     arrays = _random({name: (sum(_LENGTHS), heads, size) for name in ("x", "upstream")})
-    angles = rotary_angles(512, size)[numpy.concatenate([numpy.arange(length) for length in _LENGTHS]) * 3]
-    turns = numpy.stack([numpy.cos(angles), numpy.sin(angles)], axis=-1)[:, None].astype(numpy.float32)
+    angles = rotary_angles(512, size)[np.concatenate([np.arange(length) for length in _LENGTHS]) * 3]
+    turns = np.stack([np.cos(angles), np.sin(angles)], axis=-1)[:, None].astype(np.float32)
 
     def plain(x: Tensor) -> Tensor:
         return rotate(x, paddle.to_tensor(turns.astype("float64") if x.dtype == paddle.float64 else turns))
@@ -217,10 +217,10 @@ def _try_add_norm(run: Function, need: Need) -> float:
     return max(worst, _compare(dropping, plain_dropping, arrays, need.dtype, " with dropout"))
 
 
-def _kept_elements(dropping: Function, arrays: Arrays, need: Need) -> NDArray[numpy.bool_]:
+def _kept_elements(dropping: Function, arrays: Arrays, need: Need) -> NDArray[np.bool_]:
     """Read off what goes into a norm: what is kept hands its gradient on, grown; later held to the forward pass."""
     found = _differentiate(dropping, arrays, need.dtype)
-    kept: NDArray[numpy.bool_] = abs(found["gradient of x"]) > abs(found["gradient of residual"]) / 2
+    kept: NDArray[np.bool_] = abs(found["gradient of x"]) > abs(found["gradient of residual"]) / 2
     return kept
 
 
@@ -285,12 +285,12 @@ def _require_others(kept: NDArray[Any], next_kept: NDArray[Any]) -> None:
         raise _DisagreesError("its next call drops the same elements")
 
 
-def _flat(masks: list[NDArray[numpy.float64]]) -> NDArray[numpy.float64]:
-    return numpy.concatenate([each.reshape(-1) for each in masks])
+def _flat(masks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    return np.concatenate([each.reshape(-1) for each in masks])
 
 
 def _layout(lengths: tuple[int, ...]) -> Layout:
-    real = numpy.arange(max(lengths)) < numpy.array(lengths)[:, None]
+    real = np.arange(max(lengths)) < np.array(lengths)[:, None]
     packing = pack(real)
     tokens, slots = paddle.to_tensor(packing.tokens), paddle.to_tensor(packing.slots)
     mask = key_mask(paddle.to_tensor(real), paddle.zeros([1], "float32"))
@@ -304,7 +304,7 @@ def _split(x: Tensor) -> list[Tensor]:
 
 
 def _random(shapes: dict[str, tuple[int, ...]]) -> Arrays:
-    generator = numpy.random.default_rng(_SEED)
+    generator = np.random.default_rng(_SEED)
     return {name: generator.standard_normal(shape) for name, shape in shapes.items()}
 
 
@@ -312,8 +312,8 @@ def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
     return paddle.to_tensor(array).astype(dtype)
 
 
-def _array(tensor: Tensor) -> NDArray[numpy.float64]:
-    found: NDArray[numpy.float64] = tensor.detach().astype("float64").numpy()
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = tensor.detach().astype("float64").numpy()
     return found
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
@@ -172,7 +172,7 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
             packed and one is masked.
     """
     if layout.slots is not None:
-        found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
+        found = packed_positions(layout.slots.numpy(), np.asarray(positions), x.shape[0])
         return paddle.gather(x, paddle.to_tensor(found))
     positions = positions.reshape([-1])
     if at_hand(positions):
@@ -340,9 +340,9 @@ def _attend_together(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 @lru_cache(maxsize=64)
 def _head_order(lengths: tuple[int, ...], heads: int) -> tuple[Tensor, Tensor]:
     # (P * N,) twice: where to look up (token, head) rows to have them as (row, head, token), and the way back
-    index = numpy.arange(sum(lengths) * heads).reshape(-1, heads)
-    order = numpy.concatenate([rows.T.reshape(-1) for rows in numpy.split(index, numpy.cumsum(lengths)[:-1])])
-    return paddle.to_tensor(order), paddle.to_tensor(numpy.argsort(order))
+    index = np.arange(sum(lengths) * heads).reshape(-1, heads)
+    order = np.concatenate([rows.T.reshape(-1) for rows in np.split(index, np.cumsum(lengths)[:-1])])
+    return paddle.to_tensor(order), paddle.to_tensor(np.argsort(order))
 
 
 def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
 
-import numpy
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -63,7 +63,7 @@ def as_numpy(x: Tensor) -> NDArray[Any]:
     """Return a tensor's values on the host, bfloat16 as bit patterns."""
     x = tf.convert_to_tensor(x)
     values: NDArray[Any] = x.numpy()
-    return values.view(numpy.uint16) if x.dtype == tf.bfloat16 else values
+    return values.view(np.uint16) if x.dtype == tf.bfloat16 else values
 
 
 def assign(parameter: Parameter, values: NDArray[Any]) -> None:
@@ -162,7 +162,7 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
             packed and one is masked.
     """
     if layout.slots is not None:
-        found = packed_positions(layout.slots.numpy(), numpy.asarray(positions), x.shape[0])
+        found = packed_positions(layout.slots.numpy(), np.asarray(positions), x.shape[0])
         return tf.gather(x, found)
     positions = tf.reshape(positions, [-1])
     if at_hand(positions):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelError
 
-Int64 = NDArray[numpy.int64]
+Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Packing:
 
 def pack(attention_mask: NDArray[Any]) -> Packing:
     """Find the real tokens of ``attention_mask`` (B, T), 0 or false where masked."""
-    real = numpy.asarray(attention_mask) != 0
-    tokens = numpy.flatnonzero(real)
-    slots = numpy.full(real.size, tokens.size, dtype=numpy.int64)
-    slots[tokens] = numpy.arange(tokens.size)
+    real = np.asarray(attention_mask) != 0
+    tokens = np.flatnonzero(real)
+    slots = np.full(real.size, tokens.size, dtype=np.int64)
+    slots[tokens] = np.arange(tokens.size)
     return Packing(
         lengths=tuple(real.sum(axis=1).tolist()),
-        tokens=tokens.astype(numpy.int64),
-        columns=(tokens % max(1, real.shape[1])).astype(numpy.int64),
+        tokens=tokens.astype(np.int64),
+        columns=(tokens % max(1, real.shape[1])).astype(np.int64),
         slots=slots,
     )
 
@@ -57,7 +57,7 @@ def require_inside(positions: NDArray[Any], tokens: int) -> NDArray[Any]:
     Raises:
         ModelError: One of them is outside the batch.
     """
-    positions = numpy.asarray(positions).reshape(-1)
+    positions = np.asarray(positions).reshape(-1)
     outside = (positions < 0) | (positions >= tokens)
     if outside.any():
         raise ModelError(f"positions holds {positions[outside][0]}; the batch has {tokens} tokens, counted from 0")

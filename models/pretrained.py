@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ class Source:
                 "Load a class without that head, or start it at random with fresh_heads=True.",
             )
         array: NDArray[Any] = self._checkpoint.read(name, self.dtype)
-        return numpy.ascontiguousarray(array.T) if self._tensors[name].turned(self._layout) else array
+        return np.ascontiguousarray(array.T) if self._tensors[name].transposed(self._layout) else array
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def save(
 ) -> None:
     """Write parameters (name, array as ``dialect``'s framework lays it out) as a whole checkpoint directory."""
     table = Table(config.num_hidden_layers).by_canonical
-    tensors = {name: array.T if table[name].turned(dialect) else array for name, array in parameters}
+    tensors = {name: array.T if table[name].transposed(dialect) else array for name, array in parameters}
     save_checkpoint(
         directory,
         tensors,

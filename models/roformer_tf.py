@@ -19,7 +19,7 @@ from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 from typing import TypeVar
 
-import numpy
+import numpy as np
 
 from ..converters.table.mapping import Dialect
 from ..converters.table.rotary import rotary_angles
@@ -150,7 +150,7 @@ class RotaryTable(FixedTable):
 
     def __init__(self, config: RoFormerConfig, make: ParameterMaker) -> None:
         angles = rotary_angles(config.max_position_embeddings, config.head_size)
-        super().__init__(numpy.stack([numpy.cos(angles), numpy.sin(angles)], axis=-1), make.dtype)
+        super().__init__(np.stack([np.cos(angles), np.sin(angles)], axis=-1), make.dtype)
         self.heads = config.num_attention_heads
 
     def forward(self, rows: int, columns: int) -> Tensor:

@@ -66,7 +66,7 @@ class Case:
         return np.arange(self.input_ids.size) if self.positions is None else self.positions
 
     def arrays(self) -> dict[str, Int64]:
-        """What a framework computes from."""
+        """Return what a framework computes from."""
         found = {
             "input_ids": self.input_ids,
             "token_type_ids": self.token_type_ids,
@@ -280,17 +280,19 @@ def write_cases(path: Path, cases: Sequence[Case], training: Training | None) ->
 
 def read_cases(path: Path, listed: Sequence[Mapping[str, Any]]) -> tuple[list[Case], Training | None]:
     """Read what :func:`write_cases` wrote."""
-    with np.load(path) as held:
+    with np.load(path) as arrays:
 
         def case(prefix: str, name: str, taps: bool) -> Case:
             found = {
-                key: held[f"{prefix}.{key}"]
+                key: arrays[f"{prefix}.{key}"]
                 for key in ("input_ids", "token_type_ids", "attention_mask", "positions")
-                if f"{prefix}.{key}" in held
+                if f"{prefix}.{key}" in arrays
             }
             return Case(name, **found, taps=taps)
 
         cases = [case(str(number), one["name"], one["taps"]) for number, one in enumerate(listed)]
-        if "words" not in held:
+        if "words" not in arrays:
             return cases, None
-        return cases, Training(case("training", "pretraining", False), held["words"], held["order"], held["weights"])
+        return cases, Training(
+            case("training", "pretraining", False), arrays["words"], arrays["order"], arrays["weights"]
+        )

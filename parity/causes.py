@@ -1,7 +1,7 @@
 """What most likely causes a difference, found by substitution.
 
 Two places are looked at. Parameters that one participant holds otherwise than the rest are compared with the right ones
-turned, shifted and exchanged. And every step of a participant is recomputed by :mod:`.reference` from that
+transposed, shifted and exchanged. And every step of a participant is recomputed by :mod:`.reference` from that
 participant's own activations: where the two differ, each switch is tried in turn, and the one whose result is the
 participant's is the cause. A step is judged by its own inputs, so what follows from a fault is not taken for another.
 """
@@ -40,9 +40,9 @@ class Cause:
 
     Attributes:
         label: The participant.
-        kind: ``epsilon``, ``activation``, ``rotation``, ``bias``, ``untied``, ``turned``, ``dropout``, ``token 0``,
+        kind: ``epsilon``, ``activation``, ``rotation``, ``bias``, ``untied``, ``transposed``, ``dropout``, ``token 0``,
             ``mask``, ``token types``, ``vocabulary``, ``scale``, ``corrupted`` or ``unknown``.
-        what: In words.
+        what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.
     """
@@ -87,11 +87,11 @@ def explain_parameters(label: str, wrong: Mapping[str, Array], right: Mapping[st
 def _explain_parameter(label: str, name: str, wrong: Array, right: Mapping[str, Array]) -> Cause:
     good = right.get(name)
     if good is None:
-        return Cause(label, "corrupted", "a parameter that the others have not", name, True)
+        return Cause(label, "corrupted", "a parameter that the others do not have", name, True)
     if wrong.shape != good.shape:
         return Cause(label, "corrupted", f"its shape is {wrong.shape}, not {good.shape}", name, True)
     if good.ndim == 2 and good.shape[0] == good.shape[1] and np.array_equal(wrong, good.T):
-        return Cause(label, "turned", "the kernel is not turned", name, True)
+        return Cause(label, "transposed", "the kernel is not transposed", name, True)
     if not wrong.any() and good.any():
         what = "the decoder bias is missing (all 0)" if name == "mlm.bias" else "all values are 0"
         return Cause(label, "bias" if name.endswith("bias") else "corrupted", what, name, True)
@@ -145,7 +145,7 @@ class Steps:
     """How far each step of a participant is from its own recomputation.
 
     Attributes:
-        worst: Of all steps, over the largest magnitude of the step.
+        worst: The largest difference of all steps, over the largest magnitude of the step.
         at: The tap of it.
         wrong: Taps that are farther than the bound → how far in which cases, farthest first; in their order.
     """
@@ -225,7 +225,7 @@ def candidates(reference: Reference, name: str, taps: Mapping[str, Array], case:
     if module in ("feed_forward", "transform"):
         for activation in ACTIVATIONS:
             if activation != config.hidden_act:
-                what = f"{_spoken(activation)} instead of {_spoken(config.hidden_act)}"
+                what = f"{_activation_name(activation)} instead of {_activation_name(config.hidden_act)}"
                 yield Candidate("activation", what, Switches(activation=activation))
     if name == "pooler":
         for activation in ACTIVATIONS:
@@ -251,15 +251,15 @@ def candidates(reference: Reference, name: str, taps: Mapping[str, Array], case:
     for parameter in _linear_of(name, reference):
         weight = reference.parameters[f"{parameter}.weight"]
         if weight.shape[0] == weight.shape[1]:
-            what = f"the kernel {parameter}.weight is used unturned"
-            yield Candidate("turned", what, Switches(turned=frozenset({f"{parameter}.weight"})))
+            what = f"the kernel {parameter}.weight is used without being transposed"
+            yield Candidate("transposed", what, Switches(transposed=frozenset({f"{parameter}.weight"})))
         yield Candidate(
             "bias", f"the bias {parameter}.bias is missing", Switches(no_bias=frozenset({f"{parameter}.bias"}))
         )
 
 
 def _linear_of(name: str, reference: Reference) -> list[str]:
-    """The linear modules inside a step."""
+    """Return the linear modules inside a step."""
     if name == "embeddings":
         return ["embeddings.project"] if "embeddings.project.weight" in reference.parameters else []
     if name.endswith("feed_forward"):
@@ -267,7 +267,7 @@ def _linear_of(name: str, reference: Reference) -> list[str]:
     return [name] if f"{name}.weight" in reference.parameters and "norm" not in name else []
 
 
-def _spoken(activation: str) -> str:
+def _activation_name(activation: str) -> str:
     return {"gelu": "gelu (erf)", "gelu_tanh": "gelu (tanh)"}.get(activation, activation)
 
 
@@ -338,14 +338,14 @@ def _untied(reference: Reference, dump: Dump, cases: Sequence[Case]) -> Candidat
 
 
 def _differs_again(dump: Dump, case: Case) -> bool:
-    """Whether the second run of the first case differed from the first."""
+    """Say whether the second run of the first case differed from the first."""
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
         return any(not distance(first[name], again[name]).relative <= STEP_BOUND for name in again)
 
 
 def _taps(dump: Dump, case: Case) -> dict[str, Array]:
-    with dump.opened(f"float64.{case.name}") as held:
-        return dict(held)
+    with dump.opened(f"float64.{case.name}") as arrays:
+        return dict(arrays)
 
 
 def reference_for(config: RoFormerConfig, parameters: Mapping[str, Array]) -> Reference:

@@ -5,13 +5,13 @@ Whether the frameworks agree on a checkpoint, and where a difference starts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..converters.json_output import render_json
 from ..models.text_lines import read_lines
 
 
@@ -34,7 +34,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     "--frameworks",
     type=_Names(),
     metavar="NAMES",
-    help="Who computes, e.g. paddle,torch.  [default: all three; of several directories each in its own]",
+    help="Frameworks that compute, e.g. paddle,torch.  [default: all three; of several directories each in its own]",
 )
 @click.option(
     "--sentences",
@@ -55,7 +55,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     help="Take each DIR through every ordered pair of dialects and compare every bit: before the frameworks run, or "
     "without running any.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what each framework's process did.")
+@click.option("-v", "--verbose", is_flag=True, help="Print on stderr what each framework's process did.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
 @click.pass_context
 def parity_command(
@@ -146,7 +146,7 @@ def run_gate(
 
             write_report(report, result)
         if json_file is not None:
-            write_whole(json_file, (json.dumps(result.as_dict(), ensure_ascii=False, indent=2) + "\n").encode())
+            write_whole(json_file, (render_json(result.as_dict()) + "\n").encode())
         if junit is not None:
             from .junit import write_junit
 
@@ -157,7 +157,7 @@ def run_gate(
                 if not quiet:
                     click.echo(f"recorded {golden} ({size:,} bytes)")
             else:
-                click.echo(f"{golden}: not recorded, for the participants differ", err=True)
+                click.echo(f"{golden}: not recorded, because the participants differ", err=True)
         return 0 if result.passed else 1
 
 

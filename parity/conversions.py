@@ -23,7 +23,7 @@ class Direction:
         source: Dialect converted from (first made from the checkpoint itself).
         target: Dialect converted to.
         tensors: Number of tensors compared.
-        turned: Kernels transposed on the way.
+        transposed: Kernels transposed on the way.
         nbytes: Bytes of payload.
         different: Canonical names whose bits differ from the checkpoint's, and configuration fields.
         seconds: Wall time of the conversion.
@@ -32,7 +32,7 @@ class Direction:
     source: str
     target: str
     tensors: int
-    turned: int
+    transposed: int
     nbytes: int
     different: tuple[str, ...]
     seconds: float
@@ -64,7 +64,7 @@ def _direction(checkpoint: Path, start: Path, source: str, target: str, out: Pat
         source=source,
         target=target,
         tensors=len(comparison.tensors),
-        turned=sum(step.turn for step in report.plan.steps if step.new.alias_of is None),
+        transposed=sum(step.transpose for step in report.plan.steps if step.new.alias_of is None),
         nbytes=report.plan.nbytes,
         different=(*different, *comparison.config),
         seconds=seconds,
@@ -77,14 +77,14 @@ def report(checkpoint: Path, directions: Sequence[Direction]) -> str:
         [
             f"{one.source} → {one.target}",
             str(one.tensors),
-            str(one.turned),
+            str(one.transposed),
             f"{one.nbytes:,}",
             "DIFFER: " + ", ".join(one.different) if one.different else "every bit equal",
             f"{one.seconds:.2f}",
         ]
         for one in directions
     ]
-    head = ["direction", "tensors", "turned", "bytes", "against the source", "s"]
+    head = ["direction", "tensors", "transposed", "bytes", "against the source", "s"]
     wrong = sum(bool(one.different) for one in directions)
     if wrong:
         said = f"{checkpoint}: {wrong} of {len(directions)} directions changed something"

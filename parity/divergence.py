@@ -15,7 +15,7 @@ class Divergence:
     """The first tap that differs by more than its bound.
 
     Attributes:
-        dtype: In which type.
+        dtype: The type in which it was seen.
         tap: Its name.
         odd: The participant that all others disagree with while they agree among themselves; None where there are
             two, or no majority.

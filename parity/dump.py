@@ -115,7 +115,7 @@ class Dumper:
         table = Table(model.config.num_hidden_layers).by_canonical
         for name, value in runner.parameters(model).items():
             array = runner.as_numpy(value)
-            yield name, array.T if table[name].turned(runner.DIALECT) else array
+            yield name, array.T if table[name].transposed(runner.DIALECT) else array
 
     def differentiate(self, module: ModuleType, runner: ModuleType, model: Any, training: Any, out: Path) -> float:
         """Write the gradients and the parameters after one step; return the loss."""
@@ -124,9 +124,9 @@ class Dumper:
         loss = next(found)[1]
         with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
             for name, gradient, value in found:
-                turned = table[name].turned(runner.DIALECT)
-                gradients.write(name, gradient.T if turned else gradient)
-                updated.write(name, value.T if turned else value)
+                transposed = table[name].transposed(runner.DIALECT)
+                gradients.write(name, gradient.T if transposed else gradient)
+                updated.write(name, value.T if transposed else value)
         return float(loss)
 
     def write_parameters(self, names: list[str], out: str) -> Json:

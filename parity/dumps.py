@@ -42,18 +42,18 @@ class Dump:
         if not path.exists():
             yield {}
             return
-        with np.load(path) as held:
-            yield held
+        with np.load(path) as arrays:
+            yield arrays
 
     def names(self, file: str) -> list[str]:
         """Name the arrays of a file; empty where there is no such file."""
-        with self.opened(file) as held:
-            return list(held)
+        with self.opened(file) as arrays:
+            return list(arrays)
 
     def read(self, file: str, name: str) -> Array:
         """Read one array of ``float64.<case>``, ``float32.<case>``, ``gradients``, ``updated``, ``parameters``."""
-        with self.opened(file) as held:
-            return held[name]
+        with self.opened(file) as arrays:
+            return arrays[name]
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -107,13 +107,13 @@ def distance(one: Array, other: Array) -> Distance:
 
 
 def pairs(dumps: Iterable[Dump]) -> list[tuple[Dump, Dump]]:
-    """Every pair, in order."""
+    """Return every pair, in order."""
     listed = list(dumps)
     return [(one, other) for place, one in enumerate(listed) for other in listed[place + 1 :]]
 
 
 def farthest(found: Iterable[tuple[str, Distance]], measure: Callable[[Distance], float]) -> tuple[str, Distance]:
-    """The largest of named distances; the first of equals, and NaN counts as the largest."""
+    """Return the largest of named distances; the first of equals, and NaN counts as the largest."""
     best: tuple[str, Distance] | None = None
     for name, one in found:
         if best is None or not measure(one) <= measure(best[1]):

@@ -33,7 +33,7 @@ from .causes import Cause, check_steps, explain_parameters, explain_steps, refer
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
 from .measure import BOUND, Measured, measure
-from .participants import Model, Participant, choose_participants, look_at, require_frameworks
+from .participants import ComparedModel, Participant, choose_participants, look_at, require_frameworks
 from .verdicts import Best, Verdict, best_words, different_parameters, judge, single_bound, tap_bound
 
 Array = NDArray[Any]
@@ -73,7 +73,7 @@ class Result:
     """
 
     directories: tuple[Path, ...]
-    model: Model
+    model: ComparedModel
     participants: list[Participant]
     dumps: list[Dump]
     cases: list[Case]
@@ -96,7 +96,7 @@ class Result:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it ran on."""
+        """The software and the machine that it ran on."""
         found = {
             "processor": processor().name,
             "system": f"{platform.system()} {platform.machine()}",
@@ -142,7 +142,7 @@ class Result:
         }
 
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def run(
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     gradients: bool = True,
-    report: Report = lambda line: None,
+    report: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
 ) -> Iterator[Result]:
     """Run the gate; what the frameworks computed lies in a temporary directory until the context ends.
@@ -191,7 +191,7 @@ def run(
 
 def compare(
     directories: Sequence[Path],
-    model: Model,
+    model: ComparedModel,
     participants: list[Participant],
     dumps: list[Dump],
     cases: list[Case],
@@ -247,18 +247,18 @@ def compare(
 
 def _compute(
     participants: Sequence[Participant],
-    model: Model,
+    model: ComparedModel,
     scratch: Path,
     listed: list[dict[str, Any]],
-    report: Report,
+    report: ReportLine,
     environment: Mapping[str, str | None] | None,
 ) -> list[Dump]:
     """Run every participant in a process of its own, side by side."""
     with ExitStack() as stack:
         # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
         changed: dict[str, str | None] = {"OPENBLAS_NUM_THREADS": None}
-        told = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
-        changed |= {name: value for name, value in told.items() if name not in os.environ}
+        defaults = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
+        changed |= {name: value for name, value in defaults.items() if name not in os.environ}
         changed |= environment or {}
         processes = [stack.enter_context(Process(one.label, WORKER, [one.framework], changed)) for one in participants]
         folders = []
@@ -296,7 +296,7 @@ def _explain(
     dumps: Sequence[Dump],
     cases: Sequence[Case],
     order: Sequence[str],
-    model: Model,
+    model: ComparedModel,
     right: Mapping[str, Array],
     divergence: Divergence | None,
     *,
@@ -312,8 +312,8 @@ def _explain(
     truth = {} if one else _majority(dumps)
     for dump in dumps:
         wrong = {name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))}
-        with dump.opened("parameters") as held:
-            own = dict(held)
+        with dump.opened("parameters") as arrays:
+            own = dict(arrays)
         known = {name: own[name] for name in wrong if name in own}
         if known:
             causes += explain_parameters(dump.label, known, {**right, **_values_of(dumps, truth, known)})
@@ -327,7 +327,7 @@ def _explain(
 
 
 def _majority(dumps: Sequence[Dump]) -> dict[str, str]:
-    """The digest that most participants have, of each parameter; the first's where there is no majority."""
+    """Return the digest that most participants have, of each parameter; the first's where there is no majority."""
     found = {}
     for name in dumps[0].digests:
         counted = Counter(dump.digests.get(name, "") for dump in dumps)
@@ -346,7 +346,7 @@ def _values_of(dumps: Sequence[Dump], truth: Mapping[str, str], names: Mapping[s
 
 
 def _agreed_config(dumps: Sequence[Dump], divergence: Divergence | None) -> Any:
-    """The configuration of a participant that is not the odd one."""
+    """Return the configuration of a participant that is not the odd one."""
     odd = None if divergence is None else divergence.odd
     chosen = next(dump for dump in dumps if dump.label != odd)
     with open_checkpoint(chosen.checkpoint) as checkpoint:

@@ -105,7 +105,7 @@ def record(path: Path, result: Result) -> int:
         ConvertError: The participants differ, or the file cannot be written.
     """
     if not result.passed:
-        raise ConvertError(f"{path}: not recorded, for the participants differ", "Mend that first.")
+        raise ConvertError(f"{path}: not recorded, because the participants differ", "Mend that first.")
     first = result.dumps[0]
     samples, doubles = _sampled(first, result, "float64")
     singles, floats = _sampled(first, result, "float32")
@@ -122,12 +122,12 @@ def record(path: Path, result: Result) -> int:
         "float32": [[s.case, s.name, s.size, s.count, s.scale] for s in singles],
     }
     text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
-    held = io.BytesIO()
+    buffer = io.BytesIO()
     np.savez_compressed(
-        held, about=text, float64=np.concatenate(doubles).astype("<f8"), float32=np.concatenate(floats).astype("<f4")
+        buffer, about=text, float64=np.concatenate(doubles).astype("<f8"), float32=np.concatenate(floats).astype("<f4")
     )
-    write_whole(path, held.getvalue())
-    return len(held.getvalue())
+    write_whole(path, buffer.getvalue())
+    return len(buffer.getvalue())
 
 
 def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list[Array]]:
@@ -151,8 +151,8 @@ def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list
 
 def _arrays(dump: Dump, result: Result, dtype: str) -> Iterator[tuple[str, str, Array]]:
     for case in result.cases:
-        held = dump.names(f"{dtype}.{case.name}")
-        for name in held if dtype == "float64" else results(held):
+        names = dump.names(f"{dtype}.{case.name}")
+        for name in names if dtype == "float64" else results(names):
             yield case.name, name, dump.read(f"{dtype}.{case.name}", name)
     if dtype == "float64":
         for name in dump.names("gradients"):
@@ -183,11 +183,11 @@ def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
             (golden.samples, golden.float64, "float64", BOUND, notes),
             (golden.singles, golden.float32, "float32", result.single[0], [result.single[1], *notes]),
         ):
-            found.append(_held(samples, numbers, dump, dtype, bound, "; ".join(why), result.order))
+            found.append(_verdict(samples, numbers, dump, dtype, bound, "; ".join(why), result.order))
     return found
 
 
-def _held(
+def _verdict(
     samples: Sequence[Sample], numbers: Array, dump: Dump, dtype: str, bound: float, note: str, order: Sequence[str]
 ) -> Verdict:
     """Hold one participant against recorded numbers."""
@@ -241,8 +241,8 @@ def read_golden(path: Path) -> Golden:
         size = path.stat().st_size
         if size > _LARGEST:
             raise FormatError(path, f"{size:,} bytes; a golden has under {_LARGEST:,}", next_step=_ANEW)
-        with zipfile.ZipFile(path) as held:
-            arrays = {name: _read_member(path, held, name, kind) for name, kind in _MEMBERS.items()}
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: _read_member(path, archive, name, kind) for name, kind in _MEMBERS.items()}
     except FileNotFoundError:
         raise ConvertError(f"{path}: no such file", "Record it with --update-golden.") from None
     except OSError as error:
@@ -262,16 +262,16 @@ def read_golden(path: Path) -> Golden:
 _ANEW = "Record it anew with --update-golden."
 
 
-def _read_member(path: Path, held: zipfile.ZipFile, name: str, kind: np.dtype[Any]) -> Array:
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, kind: np.dtype[Any]) -> Array:
     """Read one array of one axis; its size is that of its member, which is bounded."""
-    entries = [entry for entry in held.infolist() if entry.filename == name]
+    entries = [entry for entry in archive.infolist() if entry.filename == name]
     if len(entries) != 1:
         raise FormatError(path, f"holds {name} {len(entries)} times; wanted once", next_step=_ANEW)
     if entries[0].file_size > _LARGEST:
         raise FormatError(
             path, f"{name} says {entries[0].file_size:,} bytes; wanted under {_LARGEST:,}", next_step=_ANEW
         )
-    with held.open(entries[0]) as stream:
+    with archive.open(entries[0]) as stream:
         data = stream.read(_LARGEST + 1)
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]

@@ -55,9 +55,9 @@ def measure(dumps: Sequence[Dump], cases: Sequence[Case], order: Sequence[str]) 
         }
         for case in cases:
             with ExitStack() as stack:
-                held = {dump.label: stack.enter_context(dump.opened(f"{dtype}.{case.name}")) for dump in dumps}
+                opened = {dump.label: stack.enter_context(dump.opened(f"{dtype}.{case.name}")) for dump in dumps}
                 for name in order:
-                    arrays = {label: taps[name] for label, taps in held.items() if name in taps}
+                    arrays = {label: taps[name] for label, taps in opened.items() if name in taps}
                     for label, array in arrays.items():
                         if label not in not_finite and not np.isfinite(array).all():
                             index = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]

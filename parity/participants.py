@@ -39,11 +39,11 @@ class Participant:
 
 
 @dataclass(frozen=True)
-class Model:
+class ComparedModel:
     """What is compared.
 
     Attributes:
-        config: Of the first directory.
+        config: Configuration of the first directory.
         class_name: The class that all directories can be loaded as.
         notes: What is not compared, and why.
         vocabulary: The directory that holds the vocabulary, or None where there is none.
@@ -86,7 +86,7 @@ def require_frameworks(frameworks: Sequence[str]) -> None:
         raise MissingPackageError(f"parity --frameworks {','.join(frameworks)}", missing)
 
 
-def look_at(directories: Sequence[Path]) -> tuple[Model, list[Dialect]]:
+def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
     """Open every directory; say what can be compared, and each one's dialect.
 
     Raises:
@@ -110,22 +110,22 @@ def look_at(directories: Sequence[Path]) -> tuple[Model, list[Dialect]]:
     ]
     if problems:
         raise MisfitError(directories[0], "the others", problems, "Compare checkpoints of one size.")
-    held = set.intersection(*groups)
+    common = set.intersection(*groups)
     other = [
         f"configuration: {name} is {getattr(first, name)} in {directories[0]}, {getattr(config, name)} in {directory}"
         for directory, config in zip(directories[1:], configs[1:], strict=True)
         for name in (field.name for field in fields(first))
         if getattr(first, name) != getattr(config, name)
     ]
-    notes = [f"{name} is not compared: not every directory has it" for name in sorted(set.union(*groups) - held)]
+    notes = [f"{name} is not compared: not every directory has it" for name in sorted(set.union(*groups) - common)]
     class_name = "RoFormerModel"
-    if "masked-LM head" in held:
+    if "masked-LM head" in common:
         class_name = "RoFormerForMaskedLM"
-        if {"sentence-order head", "pooler"} <= held:
+        if {"sentence-order head", "pooler"} <= common:
             class_name = "RoFormerForPretraining"
-    if "sentence-order head" in held and class_name != "RoFormerForPretraining":
+    if "sentence-order head" in common and class_name != "RoFormerForPretraining":
         notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
-    return Model(first, class_name, (*other, *notes), vocabulary, parameters), dialects
+    return ComparedModel(first, class_name, (*other, *notes), vocabulary, parameters), dialects
 
 
 def choose_participants(

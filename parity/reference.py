@@ -29,11 +29,11 @@ class Switches:
 
     Attributes:
         epsilon: Added to a norm's variance.
-        activation: Of the feed-forward block and the masked-LM transform.
-        pooler_activation: Of the pooler.
-        rotation: ``half`` pairs i with i + D/2, ``backwards`` turns the other way, ``none`` does not turn.
+        activation: Activation of the feed-forward block and the masked-LM transform.
+        pooler_activation: Activation of the pooler.
+        rotation: ``half`` pairs i with i + D/2, ``backwards`` turns the other way, ``none`` does not rotate.
         rotary_value: Whether values are rotated.
-        turned: Kernels that are used the wrong way round.
+        transposed: Kernels that are used the wrong way round.
         no_bias: Biases that are left out.
         types: ``ignored`` takes type 0 throughout, ``absent`` adds no type.
         word_shift: Rows that the word embedding is shifted by.
@@ -47,7 +47,7 @@ class Switches:
     pooler_activation: str | None = None
     rotation: str | None = None
     rotary_value: bool | None = None
-    turned: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
     no_bias: frozenset[str] = frozenset()
     types: str | None = None
     word_shift: int = 0
@@ -139,7 +139,7 @@ class Reference:
 
     def _linear(self, name: str, x: Array, switches: Switches) -> Array:
         weight = self.parameters[f"{name}.weight"]
-        out: Array = x @ (weight if f"{name}.weight" in switches.turned else weight.T)
+        out: Array = x @ (weight if f"{name}.weight" in switches.transposed else weight.T)
         return out if f"{name}.bias" in switches.no_bias else out + self.parameters[f"{name}.bias"]
 
     def _activate(self, x: Array, switches: Switches) -> Array:
@@ -176,8 +176,8 @@ class Reference:
         half = heads.shape[-1] // 2
         by_halves = switches.rotation == "half"
         a, b = (heads[..., :half], heads[..., half:]) if by_halves else (heads[..., 0::2], heads[..., 1::2])
-        turned = (a * cosine - b * sine, b * cosine + a * sine)
-        return np.concatenate(turned, -1) if by_halves else np.stack(turned, -1).reshape(heads.shape)
+        pair = (a * cosine - b * sine, b * cosine + a * sine)
+        return np.concatenate(pair, -1) if by_halves else np.stack(pair, -1).reshape(heads.shape)
 
     def _attend(self, name: str, taps: Mapping[str, Array], case: Case, switches: Switches) -> Array:
         prefix = name.removesuffix("out")

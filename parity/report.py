@@ -159,8 +159,8 @@ def _ranked(best: Best, label: str, result: Result) -> str:
     words = best.words[label]
     parts = []
     for place, word in enumerate(words):
-        spelled = None if result.tokenizer is None else result.tokenizer.token(word)
-        parts.append(f'<span class="word">{escape(spelled if spelled is not None else str(word))}</span>')
+        token = None if result.tokenizer is None else result.tokenizer.token(word)
+        parts.append(f'<span class="word">{escape(token if token is not None else str(word))}</span>')
         if place + 1 < len(words):
             parts.append('<i class="tie">≈</i>' if best.gaps[place] <= best.bound else '<i class="gap">›</i>')
     return "".join(parts)

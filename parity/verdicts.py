@@ -206,7 +206,7 @@ def best_words(dumps: Sequence[Dump], cases: Sequence[Case], bound: float, k: in
     Args:
         dumps: The participants.
         cases: What they ran.
-        bound: Of float32 logits, over the largest logit.
+        bound: How far float32 logits may differ, over the largest logit.
         k: Words a mask.
     """
     found = []
@@ -239,7 +239,7 @@ def _ranked(scores: Array, k: int) -> tuple[int, ...]:
 
 
 def _same_order(words: Sequence[int], order: Sequence[int], gaps: Array, tie: float) -> bool:
-    """Whether ``words`` are the head of ``order`` but for words whose neighbours' gaps are ties."""
+    """Say whether ``words`` are the head of ``order`` but for words whose neighbours' gaps are ties."""
     start = 0
     while start < len(words):
         end = start + 1

@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
@@ -33,7 +33,7 @@ class Stored(NamedTuple):
     """How one dialect's file holds one tensor."""
 
     name: str
-    turned: bool
+    transposed: bool
 
 
 # fmt: off
@@ -239,13 +239,13 @@ GOLDEN_TIES: dict[Dialect, tuple[tuple[str, str], ...]] = {
 def stored_in(canonical: str, dialect: Dialect, *, base: bool = False) -> Stored:
     """Say how a file holds a tensor of any layer; a bare base model's file has no ``roformer.`` (torch, Paddle)."""
     number = re.match(r"layers\.(\d+)\.", canonical)
-    name, turned = GOLDEN[re.sub(r"layers\.\d+\.", "layers.0.", canonical)][dialect]
+    name, transposed = GOLDEN[re.sub(r"layers\.\d+\.", "layers.0.", canonical)][dialect]
     if number is not None:
         name, count = re.subn(r"(layers?[._]+)0(?=[./])", rf"\g<1>{number.group(1)}", name)
         assert count == 1, name
     if base and dialect in ("paddle", "torch"):
         name = name.removeprefix("roformer.")
-    return Stored(name, turned)
+    return Stored(name, transposed)
 
 
 def spelled(
@@ -254,8 +254,8 @@ def spelled(
     """Canonical tensors → what a file of ``dialect`` holds, with or without the second names of tied ones."""
     arrays = {}
     for canonical, array in tensors.items():
-        name, turned = stored_in(canonical, dialect, base=base)
-        arrays[name] = numpy.ascontiguousarray(array.T) if turned else array
+        name, transposed = stored_in(canonical, dialect, base=base)
+        arrays[name] = np.ascontiguousarray(array.T) if transposed else array
     for of, name in GOLDEN_TIES[dialect] if ties and not base else ():
         arrays[name] = arrays[stored_in(of, dialect).name]
     return arrays

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 import random_checkpoints
 
@@ -82,14 +82,14 @@ class Runner:
     def inputs(self, arrays: Arrays) -> str:
         """Write a call's arrays."""
         path = self.file()
-        numpy.savez(path, **arrays)
+        np.savez(path, **arrays)
         return str(path)
 
     def forward(self, directory: Path, arrays: Arrays, do: str = "forward", **request: Any) -> Arrays:
         """Run a model once: ``out0``, ``out1`` and taps, as float arrays."""
         output = self.file()
         self.answer = self.ask(do, directory=str(directory), inputs=self.inputs(arrays), output=str(output), **request)
-        with numpy.load(output) as found:
+        with np.load(output) as found:
             return {name: found[name] for name in found.files}
 
     def gradients(self, directory: Path, arrays: Arrays, **request: Any) -> Arrays:
@@ -98,14 +98,14 @@ class Runner:
         self.answer = self.ask(
             "gradients", directory=str(directory), inputs=self.inputs(arrays), output=str(output), **request
         )
-        with numpy.load(output) as found:
+        with np.load(output) as found:
             return {name: found[name] for name in found.files}
 
     def rotate(self, x: Any, dtype: str, do: str = "rotate") -> Any:
         """Rotate x (P, N, D), its tokens at positions 0 to P - 1."""
         output = self.file()
         self.ask(do, inputs=self.inputs({"x": x.astype(dtype)}), dtype=dtype, output=str(output))
-        with numpy.load(output) as found:
+        with np.load(output) as found:
             return found["out0"]
 
     def compiled(self, directory: Path, batches: list[Arrays], **request: Any) -> tuple[list[Arrays], int]:
@@ -116,7 +116,7 @@ class Runner:
         )
         found = []
         for path in outputs:
-            with numpy.load(path) as arrays:
+            with np.load(path) as arrays:
                 found.append({name: arrays[name] for name in arrays.files})
         return found, int(answer["traces"])
 
@@ -151,12 +151,12 @@ def runners(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runners]:
 
 def batch(config: RoFormerConfig, lengths: tuple[int, ...], columns: int, seed: int = 0) -> Arrays:
     """Random ids and types, and a mask of ``lengths`` real tokens a row. Padding holds random ids too."""
-    generator = numpy.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     shape = (len(lengths), columns)
     return {
         "input_ids": generator.integers(0, config.vocab_size, shape),
         "token_type_ids": generator.integers(0, config.type_vocab_size, shape),
-        "attention_mask": (numpy.arange(columns) < numpy.array(lengths)[:, None]).astype(numpy.int64),
+        "attention_mask": (np.arange(columns) < np.array(lengths)[:, None]).astype(np.int64),
     }
 
 
@@ -170,7 +170,7 @@ def write(path: Path, config: RoFormerConfig, dialect: str = "torch", groups: An
 def assert_close(got: Any, want: Any, tolerance: float, what: str) -> None:
     """Hold ``got`` to ``tolerance`` times the largest value of ``want``, element-wise."""
     assert got.shape == want.shape, what
-    assert numpy.isfinite(got).all(), what
+    assert np.isfinite(got).all(), what
     error = float(abs(got - want).max())
     assert error <= tolerance * float(abs(want).max()), f"{what}: {error:.3g} off, largest {float(abs(want).max()):.3g}"
 

@@ -157,11 +157,11 @@ def main() -> int:
     path = (ROOT / given.module).resolve()
     import h5py
     import hypothesis
-    import numpy
+    import numpy as np
     import pytest
     import safetensors.numpy
 
-    del h5py, hypothesis, numpy, pytest, safetensors
+    del h5py, hypothesis, np, pytest, safetensors
     sys.dont_write_bytecode = True
     tried = mutants(path)
     every = len(tried)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig
@@ -20,12 +20,12 @@ Array = NDArray[Any]  # what numpy's operators give is Any to the type checker, 
 
 def widen(array: Array) -> Array:
     """Any stored type → float64, exactly; uint16 is bfloat16's bits."""
-    if array.dtype == numpy.uint16:
-        return (array.astype(numpy.uint32) << 16).view(numpy.float32).astype(numpy.float64)
-    return array.astype(numpy.float64)
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return array.astype(np.float64)
 
 
-_erf = numpy.vectorize(math.erf, otypes=[numpy.float64])
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def gelu(x: Array) -> Array:
@@ -55,7 +55,7 @@ class Forward:
 
     def norm(self, name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
-        spread = numpy.sqrt((centred**2).mean(-1, keepdims=True) + self.config.layer_norm_eps)
+        spread = np.sqrt((centred**2).mean(-1, keepdims=True) + self.config.layer_norm_eps)
         out: Array = centred / spread * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
         return out
 
@@ -63,11 +63,11 @@ class Forward:
         """Rotate each adjacent pair of x (B, N, T, D) by position × 10000^(-2i/D)."""
         count, width = x.shape[-2:]
         if self.table is None:
-            angle = numpy.arange(count)[:, None] * 10000.0 ** (-2.0 * numpy.arange(width // 2) / width)
-            sine, cosine = numpy.sin(angle), numpy.cos(angle)
+            angle = np.arange(count)[:, None] * 10000.0 ** (-2.0 * np.arange(width // 2) / width)
+            sine, cosine = np.sin(angle), np.cos(angle)
         else:
             sine, cosine = self.table[:count, : width // 2], self.table[:count, width // 2 :]
-        out = numpy.empty_like(x)
+        out = np.empty_like(x)
         out[..., 0::2] = x[..., 0::2] * cosine - x[..., 1::2] * sine
         out[..., 1::2] = x[..., 1::2] * cosine + x[..., 0::2] * sine
         return out
@@ -81,7 +81,7 @@ class Forward:
         x = self.norm("embeddings.norm", x)
         if "embeddings.project.weight" in self.tensors:
             x = self.linear("embeddings.project", x)
-        hide = numpy.where(attention_mask[:, None, None, :] != 0, 0.0, -1e9)
+        hide = np.where(attention_mask[:, None, None, :] != 0, 0.0, -1e9)
         heads = self.config.num_attention_heads
         for layer in range(self.config.num_hidden_layers):
             at = f"layers.{layer}."
@@ -95,7 +95,7 @@ class Forward:
             if self.config.rotary_value:
                 value = self.rotate(value)
             score = query @ key.transpose(0, 1, 3, 2) / math.sqrt(self.config.head_size) + hide
-            share = numpy.exp(score - score.max(-1, keepdims=True))
+            share = np.exp(score - score.max(-1, keepdims=True))
             share /= share.sum(-1, keepdims=True)
             mixed = (share @ value).transpose(0, 2, 1, 3).reshape(x.shape)
             x = self.norm(f"{at}attention_norm", x + self.linear(f"{at}attention.out", mixed))
@@ -111,7 +111,7 @@ class Forward:
 
     def pair(self, hidden: Array) -> Array:
         """Probabilities of the sentence pair's order: (B, T, H) → (B, 2)."""
-        score = self.linear("sop", numpy.tanh(self.linear("pooler", hidden[:, 0])))
-        share: Array = numpy.exp(score - score.max(-1, keepdims=True))
+        score = self.linear("sop", np.tanh(self.linear("pooler", hidden[:, 0])))
+        share: Array = np.exp(score - score.max(-1, keepdims=True))
         share /= share.sum(-1, keepdims=True)
         return share

@@ -18,7 +18,7 @@ from roformer_convert.parity.cases import Case, make_cases, make_training, write
 from roformer_convert.parity.dump import Dumper
 from roformer_convert.parity.dumps import Dump
 from roformer_convert.parity.gate import Clock, Result, compare
-from roformer_convert.parity.participants import Model, look_at
+from roformer_convert.parity.participants import ComparedModel, look_at
 
 Plant = Callable[[ModuleType, Any], None]
 LABELS = ("paddle", "torch", "tf")
@@ -49,7 +49,7 @@ class Bench:
         self.directory = folder / "ckpt"
         self.tensors = write_random(self.directory, "torch", shape)
         self.config = replace(SHAPES[shape][0], **sizes)
-        self.model: Model = look_at([self.directory])[0]
+        self.model: ComparedModel = look_at([self.directory])[0]
         self.cases: list[Case] = make_cases(self.config, None)
         self.training = make_training(self.config) if gradients else None
         self.listed = write_cases(folder / "cases.npz", self.cases, self.training)

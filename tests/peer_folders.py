@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy_roformer import Array
 
 from roformer_convert.converters import ConvertOptions, convert
@@ -70,13 +70,13 @@ def tolerance(folder: str) -> float:
 
 
 def inputs_of(folder: str) -> dict[str, Array]:
-    with numpy.load(PEERS / folder / "inputs.npz") as inputs:
+    with np.load(PEERS / folder / "inputs.npz") as inputs:
         return dict(inputs)
 
 
 def worst(folder: str, logits: Array, *, everywhere: bool = True) -> float:
     """Largest difference from what the writer computed, at every token or at those that are no padding."""
-    difference = numpy.abs(logits - numpy.load(PEERS / folder / "logits.npy"))
+    difference = np.abs(logits - np.load(PEERS / folder / "logits.npy"))
     assert difference.shape == (3, 16, 200)
     return float(difference.max() if everywhere else difference[inputs_of(folder)["attention_mask"] != 0].max())
 

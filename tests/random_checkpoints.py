@@ -1,7 +1,7 @@
 """Checkpoints for the tests: every tensor random, biases and norms too, and every size different.
 
 A freshly initialised model hides mistakes: its biases are zero, its norms are ones, and equal sizes let a swapped or
-unturned matrix fit. Here no two symbols of the table share a size, and no size equals the literal 2 of the
+untransposed matrix fit. Here no two symbols of the table share a size, and no size equals the literal 2 of the
 sentence-order head. Q, K, V and the attention's output stay square, as in every RoFormer; only values tell them apart.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
@@ -103,15 +103,15 @@ def random_array(
 ) -> Array:
     """Make one tensor; its name and the seed decide its values."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    generator = numpy.random.default_rng(int.from_bytes(digest[:8], "little"))
+    generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     if any_bits:
-        width = 2 if dtype == "bfloat16" else numpy.dtype(dtype).itemsize
-        bits = generator.integers(0, 256, size=(*shape, width), dtype=numpy.uint8)
+        width = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        bits = generator.integers(0, 256, size=(*shape, width), dtype=np.uint8)
         holder = "uint16" if dtype == "bfloat16" else dtype
         return bits.view(holder).reshape(shape)
     values = generator.normal(0.0, 0.25, shape) + (1.0 if "norm.weight" in name else 0.0)
     if dtype == "bfloat16":
-        narrow: Array = (values.astype(numpy.float32).view(numpy.uint32) >> 16).astype(numpy.uint16)
+        narrow: Array = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         return narrow
     return values.astype(dtype)
 
@@ -179,8 +179,8 @@ def rotary_table(positions: int = CONFIG.max_position_embeddings, width: int = C
     rows = []
     for position in range(positions):
         angles = [position / 10000 ** (2 * pair / width) for pair in range(width // 2)]
-        rows.append([*numpy.sin(angles), *numpy.cos(angles)])
-    return numpy.array(rows)
+        rows.append([*np.sin(angles), *np.cos(angles)])
+    return np.array(rows)
 
 
 def add_rotary_table(
@@ -204,4 +204,4 @@ def add_rotary_table(
         added = "tf_ro_former_for_masked_lm/roformer/encoder/embed_positions/embeddings:0"
         group.create_dataset(added, data=values)
         del group.attrs["weight_names"]
-        group.attrs["weight_names"] = numpy.array([*names, added.encode()])
+        group.attrs["weight_names"] = np.array([*names, added.encode()])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 Json = dict[str, Any]
 
@@ -27,7 +27,7 @@ class Torch:
         self.torch.set_num_threads(1)
 
     def tensor(self, array: Any) -> Any:
-        return self.torch.from_numpy(numpy.array(array))
+        return self.torch.from_numpy(np.array(array))
 
     def numpy(self, tensor: Any) -> Any:
         tensor = tensor.detach()
@@ -63,7 +63,7 @@ class Paddle(Torch):
         self.paddle.set_device("cpu")
 
     def tensor(self, array: Any) -> Any:
-        return self.paddle.to_tensor(numpy.array(array))
+        return self.paddle.to_tensor(np.array(array))
 
     def numpy(self, tensor: Any) -> Any:
         return (tensor.astype("float32") if tensor.element_size() == 2 else tensor).numpy()
@@ -157,12 +157,12 @@ class Driver:
         return model_class.from_pretrained(request["directory"], **request.get("loading", {}))
 
     def inputs(self, request: Json) -> Json:
-        with numpy.load(request["inputs"]) as arrays:
+        with np.load(request["inputs"]) as arrays:
             return {name: self.framework.tensor(arrays[name]) for name in arrays.files}
 
     def write(self, request: Json, arrays: dict[str, Any]) -> None:
-        named: Json = {name: numpy.asarray(value) for name, value in arrays.items()}
-        numpy.savez(request["output"], **named)
+        named: Json = {name: np.asarray(value) for name, value in arrays.items()}
+        np.savez(request["output"], **named)
 
     def outputs(self, value: Any) -> dict[str, Any]:
         values = value if isinstance(value, tuple) else (value,)

@@ -213,7 +213,7 @@ def test_what_is_no_list_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "other.txt").write_text("matmul float32\n")
     assert command.main(["--list", str(tmp_path / "other.txt")]) == 2
     assert command.main(["--list", str(tmp_path / "missing.txt")]) == 2
-    assert capsys.readouterr().err.count("is no list of kernels") == 2
+    assert capsys.readouterr().err.count("is not a list of kernels") == 2
 
 
 # --- the recording

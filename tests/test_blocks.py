@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -47,14 +47,14 @@ def stored(path: Path, array: Array, *, offset: int = 0, addressed: bool = True,
     return StoredTensor("x", array.dtype.name, shape, data, order)
 
 
-def read(tensor: StoredTensor, *, turn: bool) -> bytes:
+def read(tensor: StoredTensor, *, transpose: bool) -> bytes:
     """Join the pieces, each copied before the next is asked for."""
     with OpenFiles() as files:
-        return b"".join(piece.tobytes() for piece in blocks(files, tensor, turn=turn, scratch=Scratch()))
+        return b"".join(piece.tobytes() for piece in blocks(files, tensor, transpose=transpose, scratch=Scratch()))
 
 
 def random(shape: tuple[int, int], dtype: str) -> Array:
-    bits = numpy.random.default_rng(shape).integers(0, 256, (*shape, numpy.dtype(dtype).itemsize), dtype=numpy.uint8)
+    bits = np.random.default_rng(shape).integers(0, 256, (*shape, np.dtype(dtype).itemsize), dtype=np.uint8)
     return bits.view(dtype).reshape(shape)
 
 
@@ -77,19 +77,19 @@ def set_buffers(monkeypatch: pytest.MonkeyPatch, buffers: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
 @CASES
-def test_a_turned_matrix_is_numpys_transpose(
+def test_a_transposed_matrix_is_numpys_transpose(
     tmp_path: Path, shape: tuple[int, int], buffers: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_buffers(monkeypatch, buffers)
     array = random(shape, dtype)
     for offset, addressed in ((13, True), (0, False)):
         tensor = stored(tmp_path / "file", array, offset=offset, addressed=addressed)
-        assert read(tensor, turn=True) == numpy.ascontiguousarray(array.T).tobytes()
-        assert read(tensor, turn=False) == array.tobytes()
+        assert read(tensor, transpose=True) == np.ascontiguousarray(array.T).tobytes()
+        assert read(tensor, transpose=False) == array.tobytes()
 
 
 @CASES
-def test_a_matrix_that_lies_by_columns_is_turned_into_rows(
+def test_a_matrix_that_lies_by_columns_is_transposed_into_rows(
     tmp_path: Path, shape: tuple[int, int], buffers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bytes are those of the transposed matrix in C order, so a turn gives back its own rows."""
@@ -97,23 +97,23 @@ def test_a_matrix_that_lies_by_columns_is_turned_into_rows(
     lying = random(shape, "float32")
     tensor = stored(tmp_path / "file", lying, order="F")
     assert tensor.shape == shape[::-1]
-    assert read(tensor, turn=True) == numpy.ascontiguousarray(lying.T).tobytes()
-    assert read(tensor, turn=False) == lying.tobytes()
+    assert read(tensor, transpose=True) == np.ascontiguousarray(lying.T).tobytes()
+    assert read(tensor, transpose=False) == lying.tobytes()
 
 
 def test_an_empty_tensor_has_no_blocks(tmp_path: Path) -> None:
-    assert read(stored(tmp_path / "file", numpy.empty((0, 5), numpy.float32)), turn=True) == b""
+    assert read(stored(tmp_path / "file", np.empty((0, 5), np.float32)), transpose=True) == b""
 
 
 def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
-    """31 MB, read as a vocabulary's matrix is turned: two buffers, whatever its size."""
+    """31 MB, read as a vocabulary's matrix is transposed: two buffers, whatever its size."""
     path = tmp_path / "file"
     with open(path, "wb") as file:
         file.truncate(10_000 * 768 * 4)
     tensor = StoredTensor("x", "float32", (10_000, 768), Extent(path, 0, 10_000 * 768 * 4))
     with OpenFiles() as files:
         tracemalloc.start()
-        count = sum(len(piece) for piece in blocks(files, tensor, turn=True, scratch=Scratch()))
+        count = sum(len(piece) for piece in blocks(files, tensor, transpose=True, scratch=Scratch()))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert count == 10_000 * 768
@@ -123,9 +123,9 @@ def test_memory_does_not_grow_with_the_matrix(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_short_since_is_told(tmp_path: Path) -> None:
     tensor = stored(tmp_path / "file", random((40, 30), "float32"))
     (tmp_path / "file").write_bytes(b"\0" * 4000)
-    for turn in (False, True):
+    for transpose in (False, True):
         with pytest.raises(FormatError, match=r"ends .* bytes early"):
-            read(tensor, turn=turn)
+            read(tensor, transpose=transpose)
 
 
 def test_two_streams_are_cut_at_each_others_borders() -> None:
@@ -135,7 +135,7 @@ def test_two_streams_are_cut_at_each_others_borders() -> None:
             yield values[start : start + size]
             start += size
 
-    values = numpy.arange(300_000)
+    values = np.arange(300_000)
     pairs = list(together(cut(values, [1, 99_999, 200_000]), cut(values, [150_000, 150_000])))
-    assert all(numpy.array_equal(left, right) for left, right in pairs)
+    assert all(np.array_equal(left, right) for left, right in pairs)
     assert sum(len(left) for left, _ in pairs) == 300_000

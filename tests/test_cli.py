@@ -109,7 +109,7 @@ def test_a_named_direction_converts_beside_its_source(tmp_path: Path, name: str)
     for said in (
         f"ckpt ({source}, ",
         f"ckpt-{target} ({target}, ",
-        "kernels turned",
+        "kernels transposed",
         "read back and equal bit for bit",
     ):
         assert said in result.output
@@ -162,11 +162,12 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
     done = command("paddle2torch", tmp_path / "ckpt", "--json")
     data = json.loads(done.stdout)
     assert set(data) == {
+        "schema",
         "source",
         "target",
         "model_class",
         "tensors",
-        "turned",
+        "transposed",
         "cast",
         "bytes",
         "tied_in_source",
@@ -185,7 +186,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
             "file",
             "shape",
             "dtype",
-            "turned",
+            "transposed",
             "alias_of",
             "bytes",
         }
@@ -216,7 +217,7 @@ def test_a_dry_run_prints_every_tensor_and_writes_nothing(tmp_path: Path, option
     for tensor in ("cls.predictions.transform.dense.weight", "roformer.encoder.layer.2.output.LayerNorm.bias"):
         assert tensor in out
     line = next(line for line in out.splitlines() if "layer.0.intermediate.dense.weight" in line)
-    for said in ("roformer.encoder.layers.0.linear1.weight", "34 × 24", "turned"):
+    for said in ("roformer.encoder.layers.0.linear1.weight", "34 × 24", "transposed"):
         assert said in line
     assert line.split()[-1] == ("1,632" if "float16" in options else "3,264")
     assert "nothing was written" in out
@@ -230,7 +231,7 @@ def test_notes_are_printed(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "tf1")
     (tmp_path / "ckpt" / "notes.md").write_text("x")
     out = run("convert", tmp_path / "ckpt", "--to", "torch").output
-    assert "note: the pooler is kept under BERT's names" in out
+    assert "note: the pooler is written under BERT's names" in out
     assert "note: not copied: notes.md" in out
 
 
@@ -243,12 +244,12 @@ def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path: Path) -> None:
 def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    import numpy
+    import numpy as np
 
     config = replace(CONFIG, vocab_size=1_300_000)  # 73 MB of words
     tensors = random_tensors()
-    tensors["embeddings.word.weight"] = numpy.zeros((1_300_000, 14), numpy.float32)
-    tensors["mlm.bias"] = numpy.zeros(1_300_000, numpy.float32)
+    tensors["embeddings.word.weight"] = np.zeros((1_300_000, 14), np.float32)
+    tensors["mlm.bias"] = np.zeros(1_300_000, np.float32)
     save(tmp_path / "ckpt", "paddle", tensors, config)
     for quiet in (False, True):
         ours, theirs = os.openpty()

@@ -21,9 +21,9 @@ from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Group
 from roformer_convert.converters.tensors.stored import (
     Extent,
+    FileLayout,
     Fragment,
     Index,
-    Layout,
     NewTensor,
     Slot,
     StoredTensor,
@@ -63,7 +63,7 @@ class Toy(Container):
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         assert groups.keys() == {tensor.name for tensor in tensors}
         return _ToyLayout(filename, tuple(tensors))
 
@@ -129,7 +129,7 @@ def test_a_new_container_converts_in_both_directions(
     assert same_bits(read_all(tmp_path / "toy"), tensors) == []
     back = convert(tmp_path / "toy", tmp_path / "back", to=other)
     assert (back.source_dialect, back.source_container) == (dialect, "toy")
-    assert not any("left out, being no tensors" in note for note in back.notes)
+    assert not any("left out because they are not tensors" in note for note in back.notes)
     assert same_bits(read_all(tmp_path / "back"), tensors) == []
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from golden_names import spelled
 from random_checkpoints import (
@@ -141,7 +141,7 @@ def test_a_container_its_software_cannot_read_is_refused(tmp_path: Path, target:
 @pytest.mark.parametrize(
     ("dialect", "container"), [*CONTAINERS, ("tf", "h5"), ("tf1", "ckpt")], ids=lambda value: str(value)
 )
-def test_the_result_is_spelled_and_turned_as_written_by_hand(
+def test_the_result_is_spelled_and_transposed_as_written_by_hand(
     tmp_path: Path, dialect: Dialect, container: str, shape: str
 ) -> None:
     """The files' own names and bytes, against names that were not computed from the table."""
@@ -155,8 +155,8 @@ def test_the_result_is_spelled_and_turned_as_written_by_hand(
     found = {}
     with OpenFiles() as files:
         for stored in identify(tmp_path / "out").index.tensors:
-            array = numpy.empty(stored.size, stored.dtype)
-            stored.data.read_into(files, 0, array.view(numpy.uint8).data)
+            array = np.empty(stored.size, stored.dtype)
+            stored.data.read_into(files, 0, array.view(np.uint8).data)
             found[stored.name] = array.reshape(stored.shape)
     assert same_bits(found, want) == []
 
@@ -209,7 +209,7 @@ def test_bfloat16_in_h5_is_an_error_that_names_dtype(tmp_path: Path, source: Dia
         convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="bfloat16"))
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
     report = convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(dtype="float32"))
-    wide = {name: (bits.astype(numpy.uint32) << 16).view(numpy.float32) for name, bits in tensors.items()}
+    wide = {name: (bits.astype(np.uint32) << 16).view(np.float32) for name, bits in tensors.items()}
     assert same_bits(read_all(tmp_path / "ckpt-tf"), wide) == []
     assert "cast to float32 from bfloat16" in report.notes
 

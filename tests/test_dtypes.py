@@ -6,7 +6,7 @@ import warnings
 from fractions import Fraction
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ ml_dtypes = pytest.importorskip("ml_dtypes")
 # Ours must not warn (diff would print it). The references' own casts do, of signalling NaNs.
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
-EVERY = numpy.arange(1 << 16, dtype=numpy.uint16)
+EVERY = np.arange(1 << 16, dtype=np.uint16)
 #: Largest finite value of each type, as an exact fraction.
 LARGEST = {
     "float16": Fraction(65504),
@@ -32,23 +32,23 @@ LARGEST = {
 
 def finite_float32(count: int, seed: int, limit: float) -> Array:
     """Random bit patterns of float32, all exponents, kept below ``limit``."""
-    bits = numpy.random.default_rng(seed).integers(0, 1 << 32, count, dtype=numpy.uint32)
-    values = bits.view(numpy.float32)
-    kept: Array = values[numpy.isfinite(values) & (numpy.abs(values) < limit)]
+    bits = np.random.default_rng(seed).integers(0, 1 << 32, count, dtype=np.uint32)
+    values = bits.view(np.float32)
+    kept: Array = values[np.isfinite(values) & (np.abs(values) < limit)]
     return kept
 
 
 def ties(exponent: int) -> Array:
     """Float32 values just on, just below and just above the middle of two neighbours, when ``exponent`` bits go."""
-    middles = numpy.arange(1 << 12, dtype=numpy.uint32) << (exponent + 1) | numpy.uint32(1 << exponent)
-    bits = (middles[:, None] + numpy.array([0, 1, 0xFFFFFFFF], numpy.uint32)).reshape(-1) | numpy.uint32(0x3F000000)
-    values: Array = bits.view(numpy.float32)
+    middles = np.arange(1 << 12, dtype=np.uint32) << (exponent + 1) | np.uint32(1 << exponent)
+    bits = (middles[:, None] + np.array([0, 1, 0xFFFFFFFF], np.uint32)).reshape(-1) | np.uint32(0x3F000000)
+    values: Array = bits.view(np.float32)
     return values
 
 
 def astype(values: Array, target: Any) -> Array:
     """Cast as the reference does, without its warnings."""
-    with numpy.errstate(all="ignore"), warnings.catch_warnings():
+    with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cast_by_them: Array = values.astype(target)
     return cast_by_them
@@ -56,13 +56,11 @@ def astype(values: Array, target: Any) -> Array:
 
 def same(one: Array, other: Array) -> bool:
     """Equal bits, and NaN wherever the other is NaN."""
-    if one.dtype == numpy.uint16:
+    if one.dtype == np.uint16:
         one, other = one.view(ml_dtypes.bfloat16), other.view(ml_dtypes.bfloat16)
-    nans = numpy.isnan(astype(one, numpy.float64)), numpy.isnan(astype(other, numpy.float64))
+    nans = np.isnan(astype(one, np.float64)), np.isnan(astype(other, np.float64))
     bits = f"u{one.itemsize}"
-    return bool(numpy.array_equal(*nans)) and bool(
-        numpy.array_equal(one.view(bits)[~nans[0]], other.view(bits)[~nans[0]])
-    )
+    return bool(np.array_equal(*nans)) and bool(np.array_equal(one.view(bits)[~nans[0]], other.view(bits)[~nans[0]]))
 
 
 @pytest.mark.parametrize("target", ["float32", "float64"])
@@ -73,25 +71,25 @@ def test_every_bfloat16_widens_exactly(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["float32", "float64"])
 def test_every_float16_widens_exactly(target: str) -> None:
-    values = EVERY.view(numpy.float16)
+    values = EVERY.view(np.float16)
     assert same(cast(values, "float16", target, name="x"), astype(values, target))
 
 
 def test_every_float16_becomes_bfloat16_as_ml_dtypes_and_torch_have_it() -> None:
     torch = pytest.importorskip("torch")
-    values = EVERY.view(numpy.float16)
+    values = EVERY.view(np.float16)
     ours = cast(values, "float16", "bfloat16", name="x")
-    assert same(ours, astype(values, ml_dtypes.bfloat16).view(numpy.uint16))
-    theirs = torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.int16).numpy().view(numpy.uint16)
+    assert same(ours, astype(values, ml_dtypes.bfloat16).view(np.uint16))
+    theirs = torch.from_numpy(values.copy()).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     assert same(ours, theirs)
 
 
 def test_every_bfloat16_in_range_becomes_float16_as_torch_has_it() -> None:
     torch = pytest.importorskip("torch")
-    wide = EVERY.view(ml_dtypes.bfloat16).astype(numpy.float32)
-    bits = EVERY[~(numpy.isfinite(wide) & (numpy.abs(wide) >= 65520))]
+    wide = EVERY.view(ml_dtypes.bfloat16).astype(np.float32)
+    bits = EVERY[~(np.isfinite(wide) & (np.abs(wide) >= 65520))]
     ours = cast(bits, "bfloat16", "float16", name="x")
-    theirs = torch.from_numpy(bits.view(numpy.int16).copy()).view(torch.bfloat16).to(torch.float16).numpy()
+    theirs = torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16).to(torch.float16).numpy()
     assert same(ours, theirs)
 
 
@@ -99,10 +97,10 @@ def test_every_bfloat16_in_range_becomes_float16_as_torch_has_it() -> None:
 def test_float32_rounds_to_nearest_even_as_torch_and_ml_dtypes_do(target: str, lost: int) -> None:
     torch = pytest.importorskip("torch")
     limit = {"bfloat16": 3.38e38, "float16": 65519.0}[target]
-    special = numpy.array([0.0, -0.0, numpy.inf, -numpy.inf, numpy.nan, 1e-45, -1e-40, 6e-8, 65503.0], numpy.float32)
-    values = numpy.concatenate([finite_float32(200_000, 5, limit), ties(lost), -ties(lost), special])
+    special = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-40, 6e-8, 65503.0], np.float32)
+    values = np.concatenate([finite_float32(200_000, 5, limit), ties(lost), -ties(lost), special])
     ours = cast(values, "float32", target, name="x")
-    type_ = ml_dtypes.bfloat16 if target == "bfloat16" else numpy.float16
+    type_ = ml_dtypes.bfloat16 if target == "bfloat16" else np.float16
     assert same(ours, astype(values, type_).view(ours.dtype))
     theirs = torch.from_numpy(values).to(getattr(torch, target)).view(torch.int16).numpy()
     assert same(ours, theirs.view(ours.dtype))
@@ -115,32 +113,32 @@ def nearest_bfloat16(value: float) -> int:
     high = 0x7F7F
     while low < high:  # the largest bfloat16 that is not above the value
         middle = (low + high + 1) // 2
-        if Fraction(float(numpy.uint16(middle).reshape(1).view(ml_dtypes.bfloat16)[0])) <= exact:
+        if Fraction(float(np.uint16(middle).reshape(1).view(ml_dtypes.bfloat16)[0])) <= exact:
             low = middle
         else:
             high = middle - 1
-    below = Fraction(float(numpy.uint16(low).reshape(1).view(ml_dtypes.bfloat16)[0]))
-    above = Fraction(float(numpy.uint16(low + 1).reshape(1).view(ml_dtypes.bfloat16)[0]))
+    below = Fraction(float(np.uint16(low).reshape(1).view(ml_dtypes.bfloat16)[0]))
+    above = Fraction(float(np.uint16(low + 1).reshape(1).view(ml_dtypes.bfloat16)[0]))
     up = exact - below > above - exact or (exact - below == above - exact and low % 2 == 1)
-    return (low + up) | (0x8000 if numpy.signbit(value) else 0)
+    return (low + up) | (0x8000 if np.signbit(value) else 0)
 
 
 def test_float64_rounds_once_to_bfloat16() -> None:
     """Through float32 a value just above the middle would fall on it, and then to the even neighbour."""
     tie = 1.0 + 2.0**-8
     values = [tie, tie * (1 + 2.0**-40), tie * (1 - 2.0**-40), 1 + 3 * 2.0**-8, (1 + 3 * 2.0**-8) * (1 - 2.0**-40)]
-    rng = numpy.random.default_rng(3)
+    rng = np.random.default_rng(3)
     values += [float(v) for v in rng.normal(0, 1, 200) * 10.0 ** rng.integers(-39, 38, 200)]
     middles = 1 + (2 * rng.integers(0, 128, 200) + 1) * 2.0**-8
     values += [float(v) for v in middles * (1 + rng.integers(-1, 2, 200) * 2.0**-45)]
-    array = numpy.array([*values, *(-value for value in values)])
+    array = np.array([*values, *(-value for value in values)])
     ours = cast(array, "float64", "bfloat16", name="x")
     assert ours.tolist() == [nearest_bfloat16(float(value)) for value in array]
 
 
 @pytest.mark.parametrize("target", ["float32", "float16"])
 def test_float64_narrows_as_numpy_does(target: str) -> None:
-    rng = numpy.random.default_rng(8)
+    rng = np.random.default_rng(8)
     values = rng.normal(0, 1, 50_000) * 10.0 ** rng.integers(-8 if target == "float16" else -44, 4, 50_000)
     assert same(cast(values, "float64", target, name="x"), astype(values, target))
 
@@ -153,36 +151,36 @@ def test_overflow_begins_where_rounding_would_pass_the_largest(source: str, targ
     largest = LARGEST[target]
     step = {"float16": Fraction(32), "bfloat16": Fraction(2) ** 120, "float32": Fraction(2) ** 104}[target]
     edge = largest + step / 2  # the middle to what would be the next one: rounds to even, which is infinity
-    type_ = numpy.dtype(source).type
-    inside = numpy.nextafter(type_(float(edge)), type_(0))
-    assert numpy.isfinite(inside)
+    type_ = np.dtype(source).type
+    inside = np.nextafter(type_(float(edge)), type_(0))
+    assert np.isfinite(inside)
     for sign in (1, -1):
-        kept = cast(numpy.array([sign * inside], source), source, target, name="x")
+        kept = cast(np.array([sign * inside], source), source, target, name="x")
         with pytest.raises(ConvertError, match=rf"w: 1 finite values overflow {target}"):
-            cast(numpy.array([0.5, sign * float(edge)], source), source, target, name="w")
+            cast(np.array([0.5, sign * float(edge)], source), source, target, name="w")
         held = kept.view(ml_dtypes.bfloat16) if target == "bfloat16" else kept
         assert Fraction(float(held[0])) == sign * largest
 
 
 @pytest.mark.parametrize("target", ["float16", "bfloat16", "float32"])
 def test_infinity_and_nan_are_no_overflow(target: str) -> None:
-    values = numpy.array([numpy.inf, -numpy.inf, numpy.nan, -numpy.nan], numpy.float64)
+    values = np.array([np.inf, -np.inf, np.nan, -np.nan], np.float64)
     out = cast(values, "float64", target, name="x")
-    wide = (out.view(ml_dtypes.bfloat16) if target == "bfloat16" else out).astype(numpy.float64)
-    assert wide[0] == numpy.inf
-    assert wide[1] == -numpy.inf
-    assert numpy.isnan(wide[2:]).all()
+    wide = (out.view(ml_dtypes.bfloat16) if target == "bfloat16" else out).astype(np.float64)
+    assert wide[0] == np.inf
+    assert wide[1] == -np.inf
+    assert np.isnan(wide[2:]).all()
 
 
 def test_a_nan_whose_payload_is_in_the_lost_bits_stays_a_nan() -> None:
-    values = numpy.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFF8000], numpy.uint32).view(numpy.float32)
+    values = np.array([0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFF8000], np.uint32).view(np.float32)
     out = cast(values, "float32", "bfloat16", name="x")
-    assert numpy.isnan(out.view(ml_dtypes.bfloat16).astype(numpy.float32)).all()
+    assert np.isnan(out.view(ml_dtypes.bfloat16).astype(np.float32)).all()
     assert (out >> 15).tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_the_same_type_keeps_every_bit(dtype: str) -> None:
-    bits = numpy.random.default_rng(1).integers(0, 256, 8000, dtype=numpy.uint8)
+    bits = np.random.default_rng(1).integers(0, 256, 8000, dtype=np.uint8)
     values = bits.view(numpy_dtype(dtype))
     assert cast(values, dtype, dtype, name="x").tobytes() == bits.tobytes()

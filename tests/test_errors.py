@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from golden_names import spelled, stored_in
 from peer_folders import PEERS
@@ -128,7 +128,7 @@ def test_a_missing_layer_between_is_missing(ckpt: Path, dialect: Dialect) -> Non
 
 
 def test_an_unknown_tensor_is_named_with_what_it_looks_like(ckpt: Path) -> None:
-    extra = {"classifier.weight": numpy.ones((3, 24), numpy.float32), "my.own.thing": numpy.ones(5, numpy.float32)}
+    extra = {"classifier.weight": np.ones((3, 24), np.float32), "my.own.thing": np.ones(5, np.float32)}
     edit(ckpt, lambda arrays: arrays.update(extra))
     error = refused(ckpt)
     assert isinstance(error, MisfitError)
@@ -151,7 +151,7 @@ def test_another_number_of_layers_is_one_line(ckpt: Path, said: int) -> None:
 
 def test_a_stray_tensor_of_one_more_layer_is_unknown(ckpt: Path, dialect: Dialect) -> None:
     name = stored_in("layers.0.attention_norm.bias", dialect).name.replace("r.0.", "r.3.").replace("s.0.", "s.3.")
-    edit(ckpt, lambda arrays: arrays.update({name: numpy.ones(24, numpy.float32)}))
+    edit(ckpt, lambda arrays: arrays.update({name: np.ones(24, np.float32)}))
     assert misfit(ckpt) == [("unknown", name)]
 
 
@@ -173,16 +173,16 @@ def test_configuration_tensors_and_vocabulary_are_told_together(ckpt: Path, dial
 
 
 def test_a_misshapen_tensor_is_told_with_symbol_and_field(ckpt: Path, dialect: Dialect) -> None:
-    name, turned = stored_in("layers.2.feed_forward.up.weight", dialect)
-    edit(ckpt, lambda arrays: arrays.update({name: numpy.ones((33, 24), numpy.float32)}))
+    name, transposed = stored_in("layers.2.feed_forward.up.weight", dialect)
+    edit(ckpt, lambda arrays: arrays.update({name: np.ones((33, 24), np.float32)}))
     error = refused(ckpt)
-    want = "want (H, F) = (24, 34)" if turned else "want (F, H) = (34, 24)"
+    want = "want (H, F) = (24, 34)" if transposed else "want (F, H) = (34, 24)"
     assert f"got (33, 24), {want}" in str(error)
     assert "F is intermediate_size in config.json" in str(error)
 
 
 def test_a_transposed_tensor_is_misshapen(ckpt: Path, dialect: Dialect) -> None:
-    """Nothing is turned to make it fit."""
+    """Nothing is transposed to make it fit."""
     for canonical in (
         "layers.0.feed_forward.down.weight",
         "embeddings.word.weight",
@@ -191,14 +191,14 @@ def test_a_transposed_tensor_is_misshapen(ckpt: Path, dialect: Dialect) -> None:
     ):
         name = stored_in(canonical, dialect).name
         kept = (ckpt / "model.safetensors").read_bytes()
-        edit(ckpt, lambda arrays, name=name: arrays.update({name: numpy.ascontiguousarray(arrays[name].T)}))  # type: ignore[misc]
+        edit(ckpt, lambda arrays, name=name: arrays.update({name: np.ascontiguousarray(arrays[name].T)}))  # type: ignore[misc]
         assert ("shape", name) in misfit(ckpt)
         (ckpt / "model.safetensors").write_bytes(kept)
 
 
 def test_a_tensor_of_integers_is_of_the_wrong_type(ckpt: Path, dialect: Dialect) -> None:
     name = stored_in("layers.0.attention.query.bias", dialect).name
-    edit(ckpt, lambda arrays: arrays.update({name: numpy.arange(24, dtype=numpy.int64)}))
+    edit(ckpt, lambda arrays: arrays.update({name: np.arange(24, dtype=np.int64)}))
     error = refused(ckpt)
     assert "got int64, want float32 or float16 or bfloat16 or float64" in str(error)
 
@@ -208,7 +208,7 @@ def test_tied_tensors_that_differ_are_told_with_the_element(tmp_path: Path) -> N
 
     def untie(arrays: Arrays) -> None:
         decoder = arrays["roformer.embeddings.word_embeddings.weight"].copy()
-        decoder[17, 9] = numpy.nextafter(decoder[17, 9], numpy.float32(9))
+        decoder[17, 9] = np.nextafter(decoder[17, 9], np.float32(9))
         arrays["cls.predictions.decoder.weight"] = decoder
 
     edit(tmp_path / "ckpt", untie)
@@ -238,7 +238,7 @@ def test_a_bias_under_its_second_name_alone_is_the_bias(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(numpy.ones((61, 13), numpy.float32), "(61, 13)"), (numpy.ones((61, 14), numpy.float16), "float16")],
+    [(np.ones((61, 13), np.float32), "(61, 13)"), (np.ones((61, 14), np.float16), "float16")],
 )
 def test_tied_tensors_of_other_shapes_or_types_differ(tmp_path: Path, value: Any, words: str) -> None:
     write_random(tmp_path / "ckpt", "paddle", container="safetensors")
@@ -252,7 +252,7 @@ def test_a_rotary_table_of_another_configuration_is_told(tmp_path: Path, kind: D
     write_random(tmp_path / "ckpt", kind)
     table = rotary_table(53) if fault == "shape" else rotary_table()
     if fault != "shape":
-        table[20, 4] += 1e-5 if fault == "value" else numpy.nan
+        table[20, 4] += 1e-5 if fault == "value" else np.nan
     add_rotary_table(tmp_path / "ckpt", kind, table=table)
     error = refused(tmp_path / "ckpt")
     assert "embed_positions" in str(error)
@@ -292,7 +292,7 @@ def test_a_projection_where_the_configuration_has_none_is_told(ckpt: Path, diale
     ],
 )
 def test_what_is_no_head_is_not_called_one(ckpt: Path, name: str, words: str) -> None:
-    edit(ckpt, lambda arrays: arrays.update({name: numpy.ones((47, 24), numpy.float32)}))
+    edit(ckpt, lambda arrays: arrays.update({name: np.ones((47, 24), np.float32)}))
     assert words in str(refused(ckpt))
 
 
@@ -312,7 +312,7 @@ def test_a_state_dict_wrapped_beside_something_else_is_one_line(ckpt: Path, besi
     path = ckpt / "model.safetensors"
     wrapped = {f"model.{name}": array for name, array in load_file(path).items()}
     count = len(wrapped)
-    save_file(wrapped | {beside: numpy.ones((3, 5), numpy.float32)}, path)
+    save_file(wrapped | {beside: np.ones((3, 5), np.float32)}, path)
     error = refused(ckpt)
     assert isinstance(error, MisfitError)
     assert [(problem.kind, problem.name) for problem in error.problems] == [("wrapped", "model.*")]
@@ -334,11 +334,11 @@ def test_every_problem_is_told_at_once(ckpt: Path, dialect: Dialect) -> None:
     def spoil(arrays: Arrays) -> None:
         for layer in range(3):
             del arrays[stored_in(f"layers.{layer}.feed_forward_norm.bias", dialect).name]
-        arrays["classifier.bias"] = numpy.ones(3, numpy.float32)
-        arrays[stored_in("mlm.transform.bias", dialect).name] = numpy.ones(15, numpy.float32)
-        arrays[stored_in("pooler.bias", dialect).name] = numpy.ones(24, numpy.int32)
+        arrays["classifier.bias"] = np.ones(3, np.float32)
+        arrays[stored_in("mlm.transform.bias", dialect).name] = np.ones(15, np.float32)
+        arrays[stored_in("pooler.bias", dialect).name] = np.ones(24, np.int32)
         tie = "cls.predictions.decoder_weight" if dialect == "paddle" else "cls.predictions.decoder.weight"
-        arrays[tie] = numpy.ones((61, 14), numpy.float32)
+        arrays[tie] = np.ones((61, 14), np.float32)
 
     edit(ckpt, spoil)
     problems = misfit(ckpt)
@@ -364,7 +364,7 @@ def test_v2_without_biases_and_norms_is_recognised(tmp_path: Path) -> None:
 def test_a_file_of_another_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "ckpt").mkdir()
     save_file(
-        {f"bert.encoder.layer.{i}.x.{j}": numpy.ones(3, numpy.float32) for i in range(4) for j in range(4)},
+        {f"bert.encoder.layer.{i}.x.{j}": np.ones(3, np.float32) for i in range(4) for j in range(4)},
         tmp_path / "ckpt" / "model.safetensors",
     )
     write_random(tmp_path / "v1", "torch")
@@ -468,7 +468,7 @@ def test_a_pointer_of_git_lfs_under_any_name_is_named(tmp_path: Path) -> None:
 def test_noise_under_a_weight_files_name_is_told(tmp_path: Path, kind: Dialect, container: str) -> None:
     write_random(tmp_path / "ckpt", kind, container=container)
     name = WEIGHTS[kind, container].replace("data-00000-of-00001", "index")
-    (tmp_path / "ckpt" / name).write_bytes(numpy.random.default_rng(5).bytes(5000))
+    (tmp_path / "ckpt" / name).write_bytes(np.random.default_rng(5).bytes(5000))
     refused(tmp_path / "ckpt", "torch" if kind != "torch" else "paddle")
 
 
@@ -494,15 +494,17 @@ def test_optimizer_slots_of_a_tf_checkpoint_are_left_out_and_counted(tmp_path: P
     slots = {}
     for name in list(arrays):
         for slot in ("adam_m", "adam_v"):
-            slots[f"{name}/{slot}"] = numpy.zeros_like(arrays[name])
-    slots["global_step"] = numpy.array(1000, numpy.int64)
+            slots[f"{name}/{slot}"] = np.zeros_like(arrays[name])
+    slots["global_step"] = np.array(1000, np.int64)
     (tmp_path / "ckpt").mkdir()
     write_tf1(tmp_path / "ckpt", {**arrays, **slots})
     save(tmp_path / "plain", "tf1", tensors, CONFIG)
     shutil.copy(tmp_path / "plain" / "bert_config.json", tmp_path / "ckpt")
     report = convert(tmp_path / "ckpt", to="torch")
     assert same_bits(read_all(report.target), tensors) == []
-    assert any("left out, being no weights" in note and f"{len(slots) - 1} more" in note for note in report.notes)
+    assert any(
+        "left out because they are not weights" in note and f"{len(slots) - 1} more" in note for note in report.notes
+    )
 
 
 def test_a_slot_of_no_known_optimizer_is_unknown(tmp_path: Path) -> None:
@@ -510,7 +512,7 @@ def test_a_slot_of_no_known_optimizer_is_unknown(tmp_path: Path) -> None:
 
     tensors = random_tensors(CONFIG, (MLM,))
     arrays = spelled(tensors, "tf1")
-    arrays["bert/embeddings/word_embeddings/ema"] = numpy.ones(3, numpy.float32)
+    arrays["bert/embeddings/word_embeddings/ema"] = np.ones(3, np.float32)
     (tmp_path / "ckpt").mkdir()
     write_tf1(tmp_path / "ckpt", arrays)
     save(tmp_path / "plain", "tf1", tensors, CONFIG)
@@ -646,7 +648,7 @@ def test_a_dialect_that_was_named_wrongly_is_to_be_left_out(tmp_path: Path) -> N
     for name in ("bin", "safetensors"):
         write_random(tmp_path / name, "torch", container=name)
         said = str(refused(tmp_path / name, "tf", dialect="paddle"))
-        assert "Without --from the dialect is found out: `roformer-convert convert SOURCE --to …`." in said
+        assert "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`." in said
 
 
 def test_two_tf1_checkpoints_in_one_directory_are_two_models(tmp_path: Path) -> None:
@@ -703,7 +705,7 @@ def test_nothing_to_convert_is_told(tmp_path: Path) -> None:
     assert "no RoFormer weights here; looked for model_state.pdparams" in str(refused(tmp_path / "empty", "torch"))
     assert "no such file or directory" in str(refused(tmp_path / "absent", "torch"))
     (tmp_path / "notes.txt").write_text("hello, world")
-    assert "not a weight file that is known here" in str(refused(tmp_path / "notes.txt", "torch"))
+    assert "not a known kind of weight file" in str(refused(tmp_path / "notes.txt", "torch"))
 
 
 def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:
@@ -765,7 +767,7 @@ def test_the_command_says_it_on_stderr_and_exits_with_2(tmp_path: Path) -> None:
     def spoil(arrays: Arrays) -> None:
         for layer in range(3):
             del arrays[f"roformer.encoder.layer.{layer}.output.LayerNorm.bias"]
-        arrays["roformer.embeddings.word_embeddings.weight"] = numpy.ones((60, 14), numpy.float32)
+        arrays["roformer.embeddings.word_embeddings.weight"] = np.ones((60, 14), np.float32)
 
     edit(tmp_path / "ckpt", spoil)
     done = command("torch2paddle", tmp_path / "ckpt")
@@ -855,7 +857,7 @@ def test_names_out_of_a_file_cannot_drive_a_terminal(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
     (tmp_path / "ckpt").mkdir()
-    save_file({"evil\x1b[31m\nname": numpy.zeros(3, numpy.float32)}, tmp_path / "ckpt" / "model.safetensors")
+    save_file({"evil\x1b[31m\nname": np.zeros(3, np.float32)}, tmp_path / "ckpt" / "model.safetensors")
     (tmp_path / "ckpt" / "config.json").write_text("{}")
     with pytest.raises(ConvertError) as caught:
         convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(config=write_config(tmp_path)))

@@ -25,7 +25,7 @@ from hdf5_contents import change, contents
 from roformer_convert.converters.containers.hdf5 import writing as hdf5_writing
 from roformer_convert.converters.containers.hdf5.datatypes import ANY_TEXT, DATATYPES
 from roformer_convert.converters.containers.hdf5.keras_h5_layout import lay_out
-from roformer_convert.converters.containers.hdf5.writing import Dataset, Group, TextHeap, describe, evenly
+from roformer_convert.converters.containers.hdf5.writing import Group, NewDataset, TextHeap, describe, evenly
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.stored import NewTensor
 
@@ -301,7 +301,7 @@ def write_tree(path: Path, root: Group, payload: bytes) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 8192, 8193])
 def test_a_b_tree_of_three_levels(tmp_path: Path, count: int) -> None:
-    one = Dataset("int64", (2,), 128)
+    one = NewDataset("int64", (2,), 128)
     names = [f"{n * 7919 % 10007:x}{'y' * (n % 9)}" for n in range(count)]
     group = Group(dict.fromkeys(names, one))
     write_tree(tmp_path / "ours.h5", Group({"group": group, "one": one}), bytes(range(16)))

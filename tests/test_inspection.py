@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from random_checkpoints import CONFIG, CONTAINERS, SHAPES, random_tensors, save, write_random
 from safetensors.numpy import load_file, save_file
@@ -73,7 +73,7 @@ def test_inspection_describes_a_misfit(tmp_path: Path) -> None:
     arrays = load_file(path)
     for layer in range(3):
         del arrays[f"roformer.encoder.layer.{layer}.output.dense.bias"]
-    arrays["classifier.weight"] = numpy.ones((3, 24), numpy.float32)
+    arrays["classifier.weight"] = np.ones((3, 24), np.float32)
     save_file(arrays, path)
     found = inspect(tmp_path / "ckpt")
     assert [(problem.kind, problem.name, count) for problem, count in found.folded_problems()] == [
@@ -149,7 +149,7 @@ def test_a_nan_on_one_side_is_the_largest_difference(tmp_path: Path) -> None:
     save(tmp_path / "one", "paddle", tensors, CONFIG)
     tensors["mlm.norm.bias"] = tensors["mlm.norm.bias"].copy()
     tensors["mlm.norm.bias"][2] = 1e30
-    tensors["mlm.norm.bias"][9] = numpy.nan
+    tensors["mlm.norm.bias"][9] = np.nan
     save(tmp_path / "two", "torch", tensors, CONFIG)
     (found,) = (one for one in difference(tmp_path / "one", tmp_path / "two").tensors if one.verdict != "equal")
     assert math.isnan(found.largest)
@@ -202,6 +202,6 @@ def test_lazily_read_arrays_come_in_any_float_type(tmp_path: Path) -> None:
         name = "layers.0.feed_forward.down.weight"
         assert opened.shape(name) == (24, 34)
         assert opened.dtype(name) == "bfloat16"
-        wide = (tensors[name].astype(numpy.uint32) << 16).view(numpy.float32)
-        assert numpy.array_equal(opened.read(name, "float32"), wide)
-        assert numpy.array_equal(opened[name], tensors[name])
+        wide = (tensors[name].astype(np.uint32) << 16).view(np.float32)
+        assert np.array_equal(opened.read(name, "float32"), wide)
+        assert np.array_equal(opened[name], tensors[name])

@@ -461,24 +461,24 @@ def long_text_in_a_heap(content: bytearray) -> None:
 
 LIES: dict[Callable[[bytearray], None], str] = {
     tree_in_a_circle: "B-tree has a node of level 1, want 0",
-    deep_tree: "leads to something else",
+    deep_tree: "points to something else",
     empty_tree: "names an object that the file does not hold",
-    tree_of_chunks: "leads to something else",
+    tree_of_chunks: "points to something else",
     wide_tree: "B-tree lies outside the file",
     tree_outside: "symbol table node lies outside the file",
     tree_nowhere: "symbol table node lies outside the file: nowhere",
     node_with_many_names: "symbol table node lies outside the file",
-    name_outside: "has no end in a group's heap",
-    name_without_end: "has no end in a group's heap",
+    name_outside: "is not terminated in a group's heap",
+    name_without_end: "is not terminated in a group's heap",
     same_name_twice: "names are not in order",
     heap_outside: "heap of names lies outside the file",
-    heap_without_bytes: "has no end in a group's heap",
+    heap_without_bytes: "is not terminated in a group's heap",
     heap_of_every_byte: "heap of names lies outside the file",
     unknown_entry: "entry is of the unknown kind 3",
-    continuation_in_a_circle: "lies where another structure does",
+    continuation_in_a_circle: "overlaps another structure",
     continuation_outside: "continuation lies outside the file",
     continuation_of_every_byte: "continuation lies outside the file",
-    continuation_into_the_superblock: "lies where another structure does",
+    continuation_into_the_superblock: "overlaps another structure",
     header_of_4_gb: "object header lies outside the file",
     long_message: "longer than its object header",
     unknown_message: "unknown message with",
@@ -496,14 +496,14 @@ LIES: dict[Callable[[bytearray], None], str] = {
     short_payload: "in 80 bytes, want 88",
     endless_shape: "more than 2^63 - 1 elements",
     many_dimensions: "of 200 dimensions",
-    text_outside_its_heap: "is number 1 of a heap that has one of 8",
-    text_that_is_not_there: "is number 999 of a heap that has none",
-    text_in_no_heap: "a heap of texts is something else",
-    heap_of_texts_of_every_byte: "a heap of texts lies outside the file",
+    text_outside_its_heap: "is object 1 of a heap that has 8 there",
+    text_that_is_not_there: "is object 999 of a heap that does not have it",
+    text_in_no_heap: "a heap of strings was expected here",
+    heap_of_texts_of_every_byte: "a heap of strings lies outside the file",
     unended_attribute_name: "a name that does not end where it should",
     attribute_name_that_ends_early: "a name that does not end where it should",
     text_with_a_zero: "layer 'rof' names an object that the file does not hold",  # as h5py reads it
-    long_text_in_a_heap: "a heap of texts ends too early",
+    long_text_in_a_heap: "a heap of strings ends too early",
 }
 
 
@@ -552,7 +552,7 @@ def test_the_work_that_a_file_asks_for_is_bounded(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(hdf5_file, "MAX_METADATA", 1 << 16)
     assert len(keras_h5.index(tmp_path / "tf_model.h5").tensors) == 2
     monkeypatch.setattr(hdf5_file, "MAX_METADATA", 1 << 12)
-    with pytest.raises(FormatError, match="its structures take more than"):
+    with pytest.raises(FormatError, match="its structures takes more than"):
         keras_h5.index(tmp_path / "tf_model.h5")
 
 
@@ -581,6 +581,6 @@ def test_a_header_that_ends_inside_a_message_is_refused(tmp_path: Path) -> None:
 def test_millions_of_messages_end_in_seconds(tmp_path: Path) -> None:
     (tmp_path / "tf_model.h5").write_bytes(root_of(bytes(8) * 4_000_000))
     start = time.process_time()
-    with pytest.raises(FormatError, match=r"its structures take more than 64 MB|not a group"):
+    with pytest.raises(FormatError, match=r"looking at its structures takes more than 64 MB|not a group"):
         keras_h5.index(tmp_path / "tf_model.h5")
     assert time.process_time() - start < 15  # a slow machine; 1 to 3 are usual

@@ -12,7 +12,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 
 pytest.importorskip("paddle")
@@ -231,7 +231,7 @@ def test_another_mask_for_the_same_seed_is_found() -> None:
 
 def _same_mask(x: Any) -> Any:
     """Drop a tenth, whatever was drawn before: as a kernel does that begins anew from its seed at every call."""
-    kept = numpy.random.default_rng(7).random(x.shape) >= 0.1
+    kept = np.random.default_rng(7).random(x.shape) >= 0.1
     return x * paddle.to_tensor(kept.astype("float64") / 0.9).astype(x.dtype)
 
 
@@ -243,7 +243,8 @@ def test_a_mask_that_stays_the_same_is_found(place: str) -> None:
     def norm(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
         return add_norm(_same_mask(x) if dropout else x, residual, weight, bias, epsilon, 0.0)
 
-    verdict = attempt(plant(place, {"attention": attend, "add_norm": norm}[place]), NEEDS[place])  # type: ignore[index]
+    fast: dict[str, Callable[..., Any]] = {"attention": attend, "add_norm": norm}
+    verdict = attempt(plant(place, fast[place]), NEEDS[place])  # type: ignore[index]
     assert (verdict.agrees, verdict.why) == (False, "its next call drops the same elements")
 
 
@@ -300,7 +301,7 @@ def _memory_efficient_operator(
     """Source: kernel_forward.h of cutlass's 41_fused_multi_head_attention, of which Paddle's is a copy."""
     assert (bias, diagonal, lengths, causal, is_test) == (None, None, None, False, False)
     assert starts is key_starts
-    rows = numpy.diff(starts.numpy())
+    rows = np.diff(starts.numpy())
     assert longest == longest_key == rows.max()
     q, k, v = (x.squeeze(0) for x in (query, key, value))
     context = _attention(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale * query.shape[3] ** 0.5)
@@ -314,7 +315,7 @@ def _flash_operator(
     """Source: flash_fwd.h of FlashAttention 2, ``mha_varlen_fwd``."""
     assert (seed, mask, causal, with_softmax, is_test, name) == (None, None, False, False, False, "")
     assert starts.dtype == paddle.int32
-    rows = numpy.diff(starts.numpy())
+    rows = np.diff(starts.numpy())
     assert longest == longest_key == rows.max()
     scale = scale * query.shape[2] ** 0.5
     return _attention(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale), None
@@ -495,7 +496,7 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
     for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
     worker.scorer(model, FRAMEWORKS["paddle"])
-    ids = numpy.ones((1, 3), numpy.int64)
+    ids = np.ones((1, 3), np.int64)
     run_paddle.run(model, SimpleNamespace(arrays=lambda: {"input_ids": ids}), taps=False)  # type: ignore[arg-type]
     assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]
 
@@ -505,16 +506,16 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
 
 def _calls(model: Any) -> Iterator[tuple[str, Any]]:
     """The results of padded, masked and packed batches, and the gradients of the last."""
-    ids = numpy.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
-    real = numpy.arange(17) < numpy.array([17, 5, 0, 9])[:, None]
-    positions = paddle.to_tensor(numpy.flatnonzero(real.reshape(-1))[::3])
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
+    real = np.arange(17) < np.array([17, 5, 0, 9])[:, None]
+    positions = paddle.to_tensor(np.flatnonzero(real.reshape(-1))[::3])
     batches: dict[str, dict[str, Any]] = {
         "whole": {},
         "masked": {"attention_mask": real},
         "packed": {"attention_mask": real, "packed": True},
     }
     for name, arguments in batches.items():
-        given = {key: paddle.to_tensor(x) if isinstance(x, numpy.ndarray) else x for key, x in arguments.items()}
+        given = {key: paddle.to_tensor(x) if isinstance(x, np.ndarray) else x for key, x in arguments.items()}
         words, order = model(paddle.to_tensor(ids), positions=positions, **given)
         yield f"{name} words", words
         yield f"{name} order", order

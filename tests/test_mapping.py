@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy
+import numpy as np
 import pytest
 from golden_names import GOLDEN, GOLDEN_TIES, Stored, spelled, stored_in
 from numpy_roformer import Array, Forward
@@ -65,7 +65,7 @@ TOLERANCE = 1e-5
 @pytest.mark.parametrize("canonical", GOLDEN)
 def test_name_and_turn_are_as_the_software_has_them(canonical: str, dialect: Dialect) -> None:
     tensor = Table(11).by_canonical[canonical]
-    assert Stored(tensor.name(dialect), tensor.turned(dialect)) == GOLDEN[canonical][dialect]
+    assert Stored(tensor.name(dialect), tensor.transposed(dialect)) == GOLDEN[canonical][dialect]
 
 
 def test_every_row_is_written_out_by_hand() -> None:
@@ -149,9 +149,9 @@ def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
             continue
         if group == "sentence-order head" and "nsp" not in folder:
             continue
-        name, turned = stored_in(tensor.canonical, dialect)
+        name, transposed = stored_in(tensor.canonical, dialect)
         shape = tensor.shape(sizes)
-        wanted[name] = shape[::-1] if turned else shape
+        wanted[name] = shape[::-1] if transposed else shape
     for of, name in GOLDEN_TIES[dialect]:
         if folder != "hf5-MaskedLM_default_st":  # safetensors cannot name a tensor twice, transformers leaves ties out
             wanted[name] = wanted[stored_in(of, dialect).name]
@@ -252,11 +252,11 @@ class Witness:
             tensors, config = read_through_the_table(self.found)
             forward = Forward(tensors, config)
             hidden = forward.hidden(**self.inputs)
-            worst = float(numpy.abs(forward.logits(hidden) - self.logits).max())
+            worst = float(np.abs(forward.logits(hidden) - self.logits).max())
             if not worst <= TOLERANCE:
                 return f"{self.found.path.name}: logits differ by {worst:.2g}"
             if self.pair is not None:
-                worst = float(numpy.abs(forward.pair(hidden) - self.pair).max())
+                worst = float(np.abs(forward.pair(hidden) - self.pair).max())
                 if not worst <= TOLERANCE:
                     return f"{self.found.path.name}: the pair's probabilities differ by {worst:.2g}"
         except (MisfitError, KeyError, ValueError) as error:
@@ -266,10 +266,10 @@ class Witness:
 
 def peer(folder: str) -> Witness:
     path = PEERS / folder
-    with numpy.load(path / "inputs.npz") as inputs:
+    with np.load(path / "inputs.npz") as inputs:
         pair = path / "out0.npy"
         return Witness(
-            identify(path), dict(inputs), numpy.load(path / "logits.npy"), numpy.load(pair) if pair.exists() else None
+            identify(path), dict(inputs), np.load(path / "logits.npy"), np.load(pair) if pair.exists() else None
         )
 
 
@@ -289,8 +289,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Witness:
         for name, parameter in model.named_parameters():
             if "embed_positions" not in name:
                 parameter.normal_(1.0 if "LayerNorm.weight" in name else 0.0, 0.25, generator=generator)
-    rng = numpy.random.default_rng(11)
-    mask = (numpy.arange(13)[None, :] < numpy.array([13, 8, 4])[:, None]).astype(numpy.int64)
+    rng = np.random.default_rng(11)
+    mask = (np.arange(13)[None, :] < np.array([13, 8, 4])[:, None]).astype(np.int64)
     inputs = {
         "input_ids": rng.integers(0, CONFIG.vocab_size, (3, 13)),
         "token_type_ids": rng.integers(0, CONFIG.type_vocab_size, (3, 13)),
@@ -381,8 +381,8 @@ def turns() -> Iterator[Mutation]:
 def flip(leaf: Leaf, dialect: Dialect) -> Leaf:
     if leaf.axes != 2:
         return leaf
-    turned = set(leaf.turned_in) ^ {dialect}
-    return replace(leaf, turned_in=tuple(one for one in DIALECTS if one in turned))
+    transposed = set(leaf.transposed_in) ^ {dialect}
+    return replace(leaf, transposed_in=tuple(one for one in DIALECTS if one in transposed))
 
 
 def swaps() -> Iterator[Mutation]:
@@ -454,7 +454,7 @@ def golden_complaints(layers: int = 2) -> list[str]:
             complaints.append(f"{canonical}: no row")
             continue
         for dialect, want in dialects.items():
-            got = Stored(tensor.name(dialect), tensor.turned(dialect))
+            got = Stored(tensor.name(dialect), tensor.transposed(dialect))
             if got != want:
                 complaints.append(f"{canonical}: {dialect} has {want}, the table {got}")
     return complaints

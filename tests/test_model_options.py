@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 import random_checkpoints
 from model_runner import (
@@ -40,7 +40,7 @@ def test_padding_changes_nothing(runners: Runners, framework: str, tmp_path: Pat
     assert_close(padded[:1, :4], short, FLOAT64, "padded")
     del alone["attention_mask"]
     unmasked = runners[framework].forward(tmp_path / "checkpoint", alone)["out0"]
-    assert numpy.array_equal(unmasked, short)
+    assert np.array_equal(unmasked, short)
     del inputs["attention_mask"]
     attended = runners[framework].forward(tmp_path / "checkpoint", inputs)["out0"]
     assert abs(attended[0, :4] - padded[0, :4]).max() > 1e-3  # without a mask nothing is masked
@@ -50,12 +50,12 @@ def test_padding_changes_nothing(runners: Runners, framework: str, tmp_path: Pat
 def test_tokens_may_be_masked_anywhere(runners: Runners, framework: str, tmp_path: Path) -> None:
     tensors = write(tmp_path / "checkpoint", CONFIG)
     inputs = batch(CONFIG, (10, 10, 10), 10)
-    inputs["attention_mask"] = numpy.array([[0, 0, 1, 1, 0, 1, 1, 1, 0, 1], [1] * 10, [1, 0] * 5])
+    inputs["attention_mask"] = np.array([[0, 0, 1, 1, 0, 1, 1, 1, 0, 1], [1] * 10, [1, 0] * 5])
     judge = Forward(tensors, CONFIG)
     want = judge.logits(judge.hidden(**inputs))
     real = inputs["attention_mask"] != 0
     for packed in (False, True):
-        for kind in (numpy.int64, numpy.bool_, numpy.int32, numpy.float32):
+        for kind in (np.int64, np.bool_, np.int32, np.float32):
             arrays = {**inputs, "attention_mask": inputs["attention_mask"].astype(kind)}
             got = runners[framework].forward(tmp_path / "checkpoint", arrays, options={"packed": packed})["out0"]
             assert_close(got[real], want[real], FLOAT64, f"packed {packed}, {kind}")
@@ -67,11 +67,11 @@ def test_padding_token_is_masked_when_asked(runners: Runners, framework: str, tm
     inputs = batch(CONFIG, (8, 8), 8)
     inputs["input_ids"][0, 5:] = CONFIG.pad_token_id
     inputs["input_ids"][1] = 1
-    masked = {**inputs, "attention_mask": (inputs["input_ids"] != CONFIG.pad_token_id).astype(numpy.int64)}
+    masked = {**inputs, "attention_mask": (inputs["input_ids"] != CONFIG.pad_token_id).astype(np.int64)}
     del inputs["attention_mask"]
     runner, path = runners[framework], tmp_path / "checkpoint"
     asked = runner.forward(path, inputs, options={"mask_pad_token": True})["out0"]
-    assert numpy.array_equal(asked, runner.forward(path, masked)["out0"])
+    assert np.array_equal(asked, runner.forward(path, masked)["out0"])
     assert abs(asked - runner.forward(path, inputs)["out0"]).max() > 1e-3
 
 
@@ -85,7 +85,7 @@ def test_row_without_a_real_token_is_finite(runners: Runners, framework: str, dt
     for options in ({}, {"packed": True}):
         request: Arrays = {"class": "RoFormerForPretraining", "loading": {"dtype": dtype}, "options": options}
         found = runners[framework].forward(tmp_path / "checkpoint", inputs, **request)
-        assert all(numpy.isfinite(array).all() for array in found.values())
+        assert all(np.isfinite(array).all() for array in found.values())
     alone = {name: array[1:2] for name, array in inputs.items()}
     want = runners[framework].forward(tmp_path / "checkpoint", alone, loading={"dtype": dtype})["out0"]
     tolerance = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}[dtype]
@@ -97,8 +97,8 @@ def test_batch_without_a_real_token_is_computed_padded(runners: Runners, framewo
     write(tmp_path / "checkpoint", CONFIG)
     inputs = batch(CONFIG, (0, 0), 3)
     got = runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": True})["out0"]
-    assert numpy.isfinite(got).all()
-    assert numpy.array_equal(got, runners[framework].forward(tmp_path / "checkpoint", inputs)["out0"])
+    assert np.isfinite(got).all()
+    assert np.array_equal(got, runners[framework].forward(tmp_path / "checkpoint", inputs)["out0"])
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
@@ -109,7 +109,7 @@ def test_positions_choose_tokens_of_the_padded_batch(
     write(tmp_path / "checkpoint", CONFIG)
     inputs = batch(CONFIG, (3, 10, 6), 10)
     whole = runners[framework].forward(tmp_path / "checkpoint", inputs)["out0"].reshape(30, -1)
-    positions = numpy.array([25, 2, 0, 19, 19])
+    positions = np.array([25, 2, 0, 19, 19])
     chosen = {**inputs, "positions": positions}
     for name in ("RoFormerForMaskedLM", "RoFormerForPretraining"):
         request: Arrays = {"class": name, "options": {"packed": packed}}
@@ -124,7 +124,7 @@ def test_positions_choose_tokens_of_the_padded_batch(
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_position_on_padding_is_refused_when_packed(runners: Runners, framework: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)
-    inputs = {**batch(CONFIG, (3, 10), 10), "positions": numpy.array([1, 7])}
+    inputs = {**batch(CONFIG, (3, 10), 10), "positions": np.array([1, 7])}
     with pytest.raises(ModelFailedError, match="positions holds 7, which attention_mask masks") as refused:
         runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": True})
     assert refused.value.kind == "ModelError"
@@ -137,7 +137,7 @@ def test_position_outside_the_batch_is_refused(
     runners: Runners, framework: str, packed: bool, wrong: int, tmp_path: Path
 ) -> None:
     write(tmp_path / "checkpoint", CONFIG)
-    inputs = {**batch(CONFIG, (3, 10), 10), "positions": numpy.array([1, wrong])}
+    inputs = {**batch(CONFIG, (3, 10), 10), "positions": np.array([1, wrong])}
     with pytest.raises(ModelFailedError, match=f"positions holds {wrong}; the batch has 20 tokens") as refused:
         runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": packed})
     assert refused.value.kind == "ModelError"
@@ -194,7 +194,7 @@ def test_gradients_agree_with_and_without_checkpointing(runners: Runners, framew
     config = replace(CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     write(tmp_path / "checkpoint", config)
     inputs = batch(config, (9, 4), 9)
-    generator = numpy.random.default_rng(1)
+    generator = np.random.default_rng(1)
     weights = {"weights0": generator.normal(size=(2, 9, config.vocab_size)), "weights1": generator.normal(size=(2, 2))}
     found = {}
     for name, checkpointing in (("torch", False), (framework, False), (framework, True)):
@@ -206,16 +206,16 @@ def test_gradients_agree_with_and_without_checkpointing(runners: Runners, framew
     for which, gradients in found.items():
         assert gradients.keys() == reference.keys()
         for name, gradient in gradients.items():
-            turned = which.startswith(("paddle", "tf")) and table[name].turned("paddle")
+            transposed = which.startswith(("paddle", "tf")) and table[name].transposed("paddle")
             scale = abs(reference[name]).max()
-            got = gradient.T if turned else gradient
+            got = gradient.T if transposed else gradient
             assert abs(got - reference[name]).max() <= 1e-9 * max(scale, 1e-3), f"{which}: {name}"
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_dropout_drops_the_same_again_when_checkpointing(runners: Runners, framework: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)  # with dropout
-    weights = {"weights0": numpy.random.default_rng(1).normal(size=(2, 9, CONFIG.vocab_size))}
+    weights = {"weights0": np.random.default_rng(1).normal(size=(2, 9, CONFIG.vocab_size))}
     arrays = {**batch(CONFIG, (9, 4), 9), **weights}
     runner, path = runners[framework], tmp_path / "checkpoint"
     plain = runner.gradients(path, arrays, checkpointing=False)

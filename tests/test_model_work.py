@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 import random_checkpoints
 from model_runner import FRAMEWORKS, Arrays, Runners, batch, runners, write
@@ -24,9 +24,9 @@ LENGTHS, COLUMNS, REAL = (3, 10, 6), 10, 19
 def test_no_mask_is_made_where_nothing_is_padded(runners: Runners, framework: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)
     runner, inputs = runners[framework], batch(CONFIG, (9, 9), 9)
-    for kind in (numpy.int64, numpy.bool_, numpy.int32, numpy.float32):
+    for kind in (np.int64, np.bool_, np.int32, np.float32):
         made = []
-        for mask in (numpy.ones((2, 9)), numpy.arange(9) < numpy.array([[9], [8]])):
+        for mask in (np.ones((2, 9)), np.arange(9) < np.array([[9], [8]])):
             arrays = runner.inputs({**inputs, "attention_mask": mask.astype(kind)})
             made.append(runner.ask("lay_out", directory=str(tmp_path / "checkpoint"), inputs=arrays)["mask"])
         assert made == [None, [2, 1, 1, 9]], kind
@@ -38,7 +38,7 @@ def test_checkpointing_computes_every_layer_again_on_the_way_back(
 ) -> None:
     config = replace(CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     write(tmp_path / "checkpoint", config)
-    weights = {"weights0": numpy.random.default_rng(1).normal(size=(2, 9, config.vocab_size))}
+    weights = {"weights0": np.random.default_rng(1).normal(size=(2, 9, config.vocab_size))}
     runner, arrays = runners[framework], {**batch(config, (9, 4), 9), **weights}
     for checkpointing, again in ((False, 0), (True, LAYERS)):
         runner.gradients(tmp_path / "checkpoint", arrays, checkpointing=checkpointing)
@@ -50,7 +50,7 @@ def test_checkpointing_computes_every_layer_again_on_the_way_back(
 def test_head_scores_chosen_positions_alone(runners: Runners, framework: str, name: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)
     inputs, runner = batch(CONFIG, LENGTHS, COLUMNS), runners[framework]
-    positions = {"positions": numpy.array([25, 2, 0, 19])}
+    positions = {"positions": np.array([25, 2, 0, 19])}
     for arrays, packed, scored in ((inputs, False, 30), (inputs | positions, False, 4), (inputs | positions, True, 4)):
         request: Arrays = {"class": name, "options": {"packed": packed}}
         found = runner.ask("shapes", directory=str(tmp_path / "checkpoint"), inputs=runner.inputs(arrays), **request)
@@ -77,14 +77,14 @@ def test_packed_layers_compute_the_real_tokens_alone(
 def test_what_masks_a_key_is_finite_in_every_type(runners: Runners, framework: str, dtype: str, tmp_path: Path) -> None:
     write(tmp_path / "checkpoint", CONFIG)
     runner, request = runners[framework], {"directory": str(tmp_path / "checkpoint"), "dtype": dtype}
-    output, mask = runner.file(), numpy.array([[1, 0, 1], [0, 0, 1]])
+    output, mask = runner.file(), np.array([[1, 0, 1], [0, 0, 1]])
     arrays = runner.inputs({"attention_mask": mask})
     answer = runner.ask("key_mask", inputs=arrays, output=str(output), **request)
-    with numpy.load(output) as found:
+    with np.load(output) as found:
         added = found["out0"]
     assert answer["dtype"] == dtype
     assert added.shape == (2, 1, 1, 3)
-    assert numpy.isfinite(added).all()
+    assert np.isfinite(added).all()
     assert (added[mask[:, None, None] != 0] == 0).all()
     assert (added[mask[:, None, None] == 0] < -1e3).all()
 

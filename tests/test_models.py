@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
+import numpy as np
 import pytest
 import random_checkpoints
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +27,7 @@ __all__ = ["runners"]  # a fixture
 @pytest.mark.parametrize("folder", FOLDERS)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_peers_logits_are_reproduced(runners: Runners, framework: str, folder: str) -> None:
-    inputs, want = inputs_of(folder), numpy.load(PEERS / folder / "logits.npy")
+    inputs, want = inputs_of(folder), np.load(PEERS / folder / "logits.npy")
     # bfloat16: weights of 8 bits, and a writer whose rotary table is rounded to them too (1.8e-3 by itself)
     tolerance = 6e-2 if folder == BFLOAT16 else TOLERANCE
     for packed in (False, True):
@@ -40,7 +40,7 @@ def test_peers_logits_are_reproduced(runners: Runners, framework: str, folder: s
 def test_bfloat16_weights_computed_in_float32_differ_by_the_writers_table_alone(
     runners: Runners, framework: str
 ) -> None:
-    inputs, want = inputs_of(BFLOAT16), numpy.load(PEERS / BFLOAT16 / "logits.npy")
+    inputs, want = inputs_of(BFLOAT16), np.load(PEERS / BFLOAT16 / "logits.npy")
     got = runners[framework].forward(PEERS / BFLOAT16, inputs, loading={"dtype": "float32"})["out0"]
     assert abs(got - want)[inputs["attention_mask"] != 0].max() <= 4e-3
 
@@ -48,11 +48,11 @@ def test_bfloat16_weights_computed_in_float32_differ_by_the_writers_table_alone(
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_trained_checkpoint_predicts_what_its_writer_predicted(runners: Runners, framework: str) -> None:
     for sentence in json.loads((TRAINED / "expected.json").read_text())["sentences"]:
-        ids = numpy.array([sentence["input_ids"]])
-        positions = numpy.array([mask["position"] for mask in sentence["masks"]])
+        ids = np.array([sentence["input_ids"]])
+        positions = np.array([mask["position"] for mask in sentence["masks"]])
         got = runners[framework].forward(TRAINED, {"input_ids": ids, "positions": positions})["out0"]
         for logits, mask in zip(got, sentence["masks"], strict=True):
-            assert numpy.argsort(-logits)[:5].tolist() == mask["ids"]
+            assert np.argsort(-logits)[:5].tolist() == mask["ids"]
             assert abs(logits[mask["ids"]] - mask["logits"]).max() <= 2e-5  # five decimals, float32
 
 
@@ -67,7 +67,7 @@ def test_function_is_that_of_the_paper(runners: Runners, framework: str, name: s
     hidden = judge.hidden(**inputs)
     real = inputs["attention_mask"] != 0
     assert_close(got["out0"][real], judge.logits(hidden)[real], FLOAT64, "logits")
-    order = numpy.exp(got["out1"]) / numpy.exp(got["out1"]).sum(-1, keepdims=True)
+    order = np.exp(got["out1"]) / np.exp(got["out1"]).sum(-1, keepdims=True)
     assert_close(order, judge.pair(hidden), FLOAT64, "sentence order")
 
 
@@ -120,13 +120,13 @@ def test_random_models_agree(
 
 
 def test_agreement_of_one_framework_is_skipped_and_a_difference_fails() -> None:
-    one = {"out0": numpy.array([1.0, 2.0])}
+    one = {"out0": np.array([1.0, 2.0])}
     with pytest.raises(pytest.skip.Exception, match="nothing to compare torch with"):
         assert_agree({"torch": one})
     assert_agree({"torch": one, "paddle": one})
-    for other in ([1.0, 2.1], [1.0, numpy.nan], [1.0]):
+    for other in ([1.0, 2.1], [1.0, np.nan], [1.0]):
         with pytest.raises(AssertionError, match="tf against torch: out0"):
-            assert_agree({"torch": one, "paddle": one, "tf": {"out0": numpy.array(other)}})
+            assert_agree({"torch": one, "paddle": one, "tf": {"out0": np.array(other)}})
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS[1:])  # against the first
@@ -153,7 +153,7 @@ def test_taps_have_the_names_and_the_order_of_the_configuration(
     assert found["embeddings"].shape == (2, 9, CONFIG.hidden_size)
     assert found["layers.2.attention.key"].shape == (2, 9, heads, size)
     assert found["mlm.norm"].shape == (2, 9, CONFIG.embedding_size)
-    assert numpy.array_equal(found["logits"], found["out0"])
+    assert np.array_equal(found["logits"], found["out0"])
     packed = runners[framework].forward(tmp_path / "checkpoint", inputs, options={"packed": True}, **request)
     for name in taps:
         real = inputs["attention_mask"] != 0
@@ -164,8 +164,8 @@ def test_taps_have_the_names_and_the_order_of_the_configuration(
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_rotation_is_the_papers(runners: Runners, framework: str) -> None:
     # equation 34 at D = 4: angles m and m / 100; a pair is (2i, 2i + 1)
-    got = runners[framework].rotate(numpy.array([[[1.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 3.0, 4.0]]] * 2), "float64")
-    assert numpy.array_equal(got[0], [[1.0, 0.0, 1.0, 0.0]])  # position 0 stays
+    got = runners[framework].rotate(np.array([[[1.0, 0.0, 1.0, 0.0]], [[0.0, 1.0, 3.0, 4.0]]] * 2), "float64")
+    assert np.array_equal(got[0], [[1.0, 0.0, 1.0, 0.0]])  # position 0 stays
     want = [-0.8414709848078965, 0.5403023058681398, 2.959850667913329, 4.029799501669161]
     assert abs(got[1, 0] - want).max() < 2e-15
     want = [-0.4161468365471424, 0.9092974268256817, 0.9998000066665778, 0.01999866669333308]
@@ -175,7 +175,7 @@ def test_rotation_is_the_papers(runners: Runners, framework: str) -> None:
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rotation_is_that_of_transformers(runners: Runners, framework: str, dtype: str) -> None:
-    x = numpy.random.default_rng(0).normal(size=(300, 2, 64)).astype(dtype)
+    x = np.random.default_rng(0).normal(size=(300, 2, 64)).astype(dtype)
     want = runners["torch"].rotate(x, dtype, do="rotate_in_transformers")
     # transformers rounds its angles' sines to float32 in either type
     assert_close(runners[framework].rotate(x, dtype), want, 1.5e-7, "rotation")

@@ -85,12 +85,12 @@ def untied_decoder(module: ModuleType, model: Any) -> None:
     model.mlm.forward = lambda hidden, word, layout, taps: original(hidden, other, layout, taps)
 
 
-def unturned(module: ModuleType, model: Any) -> None:
+def untransposed(module: ModuleType, model: Any) -> None:
     linear = model.layers[2].attention.key
     linear.forward = lambda x, activation=None: module.project(x, linear.weight.T, linear.bias, activation)
 
 
-def unturned_on_loading(module: ModuleType, model: Any) -> None:
+def untransposed_on_loading(module: ModuleType, model: Any) -> None:
     linear = model.layers[1].attention.out
     linear.weight.data = linear.weight.data.T.contiguous()
 
@@ -158,8 +158,13 @@ FAULTS: list[tuple[Plant, str, str, list[str]]] = [
     (decoder_bias, "bias", "decoder bias is missing", ["logits"]),
     (zero_decoder_bias, "bias", "decoder bias is missing", ["mlm.bias"]),
     (untied_decoder, "untied", "untied: 6 of 61 rows", ["logits"]),
-    (unturned, "turned", "layers.2.attention.key.weight is used unturned", ["layers.2.attention.key"]),
-    (unturned_on_loading, "turned", "not turned", ["layers.1.attention.out.weight"]),
+    (
+        untransposed,
+        "transposed",
+        "weight is used without being transposed",
+        ["layers.2.attention.key"],
+    ),
+    (untransposed_on_loading, "transposed", "not transposed", ["layers.1.attention.out.weight"]),
     (attention_dropout, "dropout", "dropout is left on", ["layers.1.attention.out"]),
     (embedding_dropout, "dropout", "dropout is left on", ["embeddings"]),
     (token_0_masked, "token 0", "token 0 is masked", [EVERY_LAYER.format(i) for i in range(3)]),

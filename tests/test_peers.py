@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from numpy_roformer import Array
 from peer_folders import (
@@ -115,7 +115,7 @@ class Peer:
 
 def ask(program: str, python: Path, jobs: list[dict[str, Any]], *, answers: bool = True, **env: str) -> Peer:
     out = in_process(program, jobs, python=python, **env)
-    logits = {one["name"]: numpy.load(one["out"] + ".npy") for one in jobs}
+    logits = {one["name"]: np.load(one["out"] + ".npy") for one in jobs}
     said = json.loads(out.strip().splitlines()[-1]) if answers else {}
     return Peer(logits, {one["name"]: one["folder"] for one in jobs}, said, Path(jobs[0]["cwd"]))
 
@@ -205,5 +205,5 @@ def test_bert4keras_computes_what_the_writer_computed(bert4keras: Peer, folder: 
 
 
 def test_bert4keras_computes_the_sentence_pair(bert4keras: Peer) -> None:
-    pair = numpy.load(bert4keras.root / "b4k-MaskedLM_pool_nsp.pair.npy")
-    assert numpy.abs(pair - numpy.load(PEERS / "b4k-MaskedLM_pool_nsp" / "out0.npy")).max() <= 1e-6
+    pair = np.load(bert4keras.root / "b4k-MaskedLM_pool_nsp.pair.npy")
+    assert np.abs(pair - np.load(PEERS / "b4k-MaskedLM_pool_nsp" / "out0.npy")).max() <= 1e-6

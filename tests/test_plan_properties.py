@@ -54,7 +54,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Chec
     target=st.sampled_from(DIALECTS),
     dtype=st.sampled_from([None, "float32", "float16"]),
 )
-def test_a_plan_has_each_tensor_once_under_its_name_turned_as_its_software_wants(
+def test_a_plan_has_each_tensor_once_under_its_name_transposed_as_its_software_wants(
     sources: dict[str, Checkpoint], shape: str, target: Dialect, dtype: str | None
 ) -> None:
     source, dialect = sources[shape], dict(SOURCES)[shape]
@@ -65,8 +65,8 @@ def test_a_plan_has_each_tensor_once_under_its_name_turned_as_its_software_wants
     rows = Table(source.config.num_hidden_layers).by_canonical
     wanted: dict[str, tuple[int, ...]] = {}
     for canonical in source:
-        name, turned = stored_in(canonical, target, base=base)
-        wanted[name] = rows[canonical].shape(sizes)[:: -1 if turned else 1]
+        name, transposed = stored_in(canonical, target, base=base)
+        wanted[name] = rows[canonical].shape(sizes)[:: -1 if transposed else 1]
     own = {step.new.name: step for step in file.steps if step.new.name in wanted}
     assert {name: step.new.shape for name, step in own.items()} == wanted
     second = Counter(step.new.name for step in file.steps) - Counter(list(wanted))
@@ -74,9 +74,9 @@ def test_a_plan_has_each_tensor_once_under_its_name_turned_as_its_software_wants
     assert {step.new.dtype for step in file.steps} == {dtype or "float32"}
     for canonical in source:
         step = own[stored_in(canonical, target, base=base).name]
-        assert step.held is source.held[canonical]
-        differ = stored_in(canonical, target, base=base).turned != stored_in(canonical, dialect, base=base).turned
-        assert step.turn == (differ and len(step.new.shape) == 2)
+        assert step.binding is source.bindings[canonical]
+        there, here = (stored_in(canonical, one, base=base).transposed for one in (target, dialect))
+        assert step.transpose == (there != here and len(step.new.shape) == 2)
 
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

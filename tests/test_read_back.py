@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
@@ -18,8 +18,8 @@ from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.converters.target import engine
 from roformer_convert.converters.tensors import blocks
 
-#: As bert4keras calls them: one that torch has turned, one that lies as it does.
-TURNED, LYING = "bert/encoder/layer_0/intermediate/dense/kernel", "bert/embeddings/word_embeddings"
+#: As bert4keras calls them: one that torch has transposed, one that lies as it does.
+TRANSPOSED, LYING = "bert/encoder/layer_0/intermediate/dense/kernel", "bert/embeddings/word_embeddings"
 
 
 @pytest.fixture
@@ -73,27 +73,27 @@ def test_one_wrong_bit_anywhere_is_seen(
 ) -> None:
     plan = convert(source, to="torch", options=ConvertOptions(dry_run=True, dtype=dtype)).plan
     done = damage(monkeypatch, round(share * (plan.nbytes - 1)), bit=round(share * 7))
-    with pytest.raises(ConvertError, match="was read back with other bits"):
+    with pytest.raises(ConvertError, match="was read back with bits that differ"):
         convert(source, tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))
     assert done()
     assert not (tmp_path / "out").exists()
 
 
-class _Moving(numpy.ndarray[Any, Any]):
-    """A matrix that turns wrongly the first time it is turned."""
+class _Moving(np.ndarray[Any, Any]):
+    """A matrix that goes wrong the first time it is transposed."""
 
-    turned = False
+    transposed = False
 
     @property
     def T(self) -> Any:  # noqa: N802 - numpy's name
-        right = numpy.asarray(self).T
-        if _Moving.turned:
+        right = np.asarray(self).T
+        if _Moving.transposed:
             return right
-        _Moving.turned = True
+        _Moving.transposed = True
         return right[::-1]
 
 
-def test_a_kernel_that_is_turned_wrongly_is_seen(
+def test_a_kernel_that_is_transposed_wrongly_is_seen(
     source: Path, tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strips = blocks._strips
@@ -103,24 +103,24 @@ def test_a_kernel_that_is_turned_wrongly_is_seen(
             yield row, strip.view(_Moving)
 
     monkeypatch.setattr(blocks, "_strips", moving)
-    monkeypatch.setattr(_Moving, "turned", False)
-    with pytest.raises(ConvertError, match="was turned into other bits"):
+    monkeypatch.setattr(_Moving, "transposed", False)
+    with pytest.raises(ConvertError, match="was transposed into bits that differ"):
         convert(source, tmp_path / "out", to="torch")
-    monkeypatch.setattr(_Moving, "turned", True)  # and nothing else about it is wrong
+    monkeypatch.setattr(_Moving, "transposed", True)  # and nothing else about it is wrong
     convert(source, tmp_path / "out", to="torch")
 
 
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("name", [TURNED, LYING])
+@pytest.mark.parametrize("name", [TRANSPOSED, LYING])
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_a_sources_own_checksum_is_checked(
     tmp_path: Path, way: str, verify: bool, name: str, dtype: str | None
 ) -> None:
     save(tmp_path / "ckpt", "tf1", random_tensors(UNPROJECTED), UNPROJECTED)
     plan = convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(dry_run=True)).plan
-    step = next(step for step in plan.steps if step.held.stored.name.startswith(name))
-    assert step.turn == (name == TURNED)
-    data: Any = step.held.stored.data
+    step = next(step for step in plan.steps if step.binding.stored.name.startswith(name))
+    assert step.transpose == (name == TRANSPOSED)
+    data: Any = step.binding.stored.data
     content = bytearray(data.path.read_bytes())
     content[data.offset + data.nbytes - 1] ^= 0x40  # of a float32's exponent: no float16 holds what becomes of it
     data.path.write_bytes(content)

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy
+import numpy as np
 from random_checkpoints import CONFIG, random_tensors, save
 
 from roformer_convert.converters.table.mapping import MLM
@@ -48,12 +48,12 @@ def test_the_error_that_is_shown_is_the_error_that_is_printed(tmp_path: Path) ->
     state = pickle.loads(path.read_bytes())
     for layer in range(6, 12):
         del state[f"roformer.encoder.layers.{layer}.norm2.bias"]
-    embeddings = numpy.zeros((12000, 768), numpy.float16)
+    embeddings = np.zeros((12000, 768), np.float16)
     for name in ("roformer.embeddings.word_embeddings.weight", "cls.predictions.decoder_weight"):
         assert state[name].shape == (CONFIG.vocab_size, 768)
         state[name] = embeddings
     assert state["cls.predictions.decoder_bias"].shape == (CONFIG.vocab_size,)
-    state["cls.predictions.decoder_bias"] = numpy.zeros(50000, numpy.float32)
+    state["cls.predictions.decoder_bias"] = np.zeros(50000, np.float32)
     path.write_bytes(pickle.dumps(state, 4))
     settings = tmp_path / "ckpt" / "config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "vocab_size": 50000}))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 from golden_names import spelled
 from numpy_roformer import Array, Forward, widen
@@ -133,12 +133,12 @@ def test_a_converted_model_reads_longer_texts_than_its_source_was_made_for(conve
     model = transformers.RoFormerForMaskedLM.from_pretrained(
         converted.path("hf4-MaskedLM_default_bin", "torch"), max_position_embeddings=96
     ).eval()
-    long = {"input_ids": numpy.arange(1, 91)[None, :]}
+    long = {"input_ids": np.arange(1, 91)[None, :]}
     logits = run_torch(model, long)
     with open_checkpoint(PEERS / "hf4-MaskedLM_default_bin") as checkpoint:
         forward = Forward({name: checkpoint.read(name) for name in checkpoint}, checkpoint.config)
-    zeros, ones = numpy.zeros((1, 90), numpy.int64), numpy.ones((1, 90), numpy.int64)
-    assert numpy.abs(forward.logits(forward.hidden(long["input_ids"], zeros, ones)) - logits).max() <= TOLERANCE
+    zeros, ones = np.zeros((1, 90), np.int64), np.ones((1, 90), np.int64)
+    assert np.abs(forward.logits(forward.hidden(long["input_ids"], zeros, ones)) - logits).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("source", [dialect for dialect in DIALECTS if dialect != "torch"])
@@ -154,12 +154,12 @@ def test_a_base_model_loads_as_one(tmp_path: Path, shape: str, source: Dialect) 
     pooler = {"pooler.dense.weight", "pooler.dense.bias"} if POOLER in groups else set()
     assert set(report["missing_keys"]) == {"encoder.embed_positions.weight"}
     assert set(report["unexpected_keys"]) == pooler
-    ids = numpy.random.default_rng(2).integers(0, config.vocab_size, (2, 11))
-    segments, mask = ids % config.type_vocab_size, (ids != 3).astype(numpy.int64)
+    ids = np.random.default_rng(2).integers(0, config.vocab_size, (2, 11))
+    segments, mask = ids % config.type_vocab_size, (ids != 3).astype(np.int64)
     with torch.no_grad():
         given = {"input_ids": ids, "token_type_ids": segments, "attention_mask": mask}
         hidden = model(**{name: torch.from_numpy(array) for name, array in given.items()})[0].numpy()
-    assert numpy.abs(hidden - Forward(tensors, config).hidden(**given)).max() <= TOLERANCE
+    assert np.abs(hidden - Forward(tensors, config).hidden(**given)).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,11 @@ def test_no_key_of_the_source_makes_transformers_answer_otherwise(tmp_path: Path
         tmp_path / "ckpt-torch", output_loading_info=True, dtype=torch.float32
     )
     assert set(loading["missing_keys"]) == {POSITIONS}
-    given = {"input_ids": numpy.random.default_rng(4).integers(0, 61, (2, 9))}
-    zeros, ones = numpy.zeros((2, 9), numpy.int64), numpy.ones((2, 9), numpy.int64)
+    given = {"input_ids": np.random.default_rng(4).integers(0, 61, (2, 9))}
+    zeros, ones = np.zeros((2, 9), np.int64), np.ones((2, 9), np.int64)
     forward = Forward(tensors, CONFIG)
     want = forward.logits(forward.hidden(given["input_ids"], zeros, ones))
-    assert numpy.abs(run_torch(model.eval(), given) - want).max() <= TOLERANCE
+    assert np.abs(run_torch(model.eval(), given) - want).max() <= TOLERANCE
 
 
 def test_half_precision_weights_compute_what_they_hold(tmp_path: Path) -> None:
@@ -194,19 +194,19 @@ def test_half_precision_weights_compute_what_they_hold(tmp_path: Path) -> None:
     import torch
     import transformers
 
-    given = {"input_ids": numpy.random.default_rng(4).integers(0, 61, (2, 9))}
-    zeros, ones = numpy.zeros((2, 9), numpy.int64), numpy.ones((2, 9), numpy.int64)
+    given = {"input_ids": np.random.default_rng(4).integers(0, 61, (2, 9))}
+    zeros, ones = np.zeros((2, 9), np.int64), np.ones((2, 9), np.int64)
     for dtype in ("float16", "bfloat16"):
         convert(tmp_path / "ckpt", tmp_path / dtype, to="torch", options=ConvertOptions(dtype=dtype))
         model = transformers.RoFormerForMaskedLM.from_pretrained(tmp_path / dtype, dtype=torch.float32)
         with open_checkpoint(tmp_path / dtype) as opened:
             rounded = {name: opened.read(name) for name in opened}
         for name, array in rounded.items():
-            limit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype] * numpy.abs(tensors[name]) + 1e-7
-            assert (numpy.abs(widen(array) - tensors[name]) <= limit).all()
+            limit = {"float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype] * np.abs(tensors[name]) + 1e-7
+            assert (np.abs(widen(array) - tensors[name]) <= limit).all()
         forward = Forward(rounded, CONFIG)
         want = forward.logits(forward.hidden(given["input_ids"], zeros, ones))
-        assert numpy.abs(run_torch(model, given) - want).max() <= TOLERANCE
+        assert np.abs(run_torch(model, given) - want).max() <= TOLERANCE
 
 
 def test_the_model_cards_own_snippet_prints_paddlenlps_tokens(
@@ -236,7 +236,7 @@ def test_the_model_cards_own_snippet_prints_paddlenlps_tokens(
         for mask in sentence["masks"]:
             # PaddleNLP's float32 logits are written with five decimals
             got = pt_outputs[mask["position"]].topk(k=5)[0].numpy()
-            assert numpy.abs(got - mask["logits"]).max() <= 2e-5
+            assert np.abs(got - mask["logits"]).max() <= 2e-5
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(expected) == 5
     for line, sentence in zip(printed, expected, strict=True):
@@ -318,7 +318,7 @@ class Spoken:
         tensors, dtype = self.want[name]
         assert {kind.removeprefix("paddle.") for kind in types.values()} == {dtype}
         if dtype == "bfloat16":
-            tensors = {key: widen(array).astype(numpy.float32) for key, array in tensors.items()}
+            tensors = {key: widen(array).astype(np.float32) for key, array in tensors.items()}
         assert same_bits(arrays, tensors) == []
 
 
@@ -351,7 +351,7 @@ def spoken(program: str, dialect: Dialect, names: Iterable[str], tmp: Path) -> S
     in_process(program, jobs)
     got = {}
     for name in names:
-        with numpy.load(tmp / f"{name}-read.npz") as arrays:
+        with np.load(tmp / f"{name}-read.npz") as arrays:
             got[name] = (dict(arrays), json.loads((tmp / f"{name}-read.json").read_text()))
     return Spoken(got, want)
 

@@ -203,7 +203,7 @@ def test_entries_that_are_no_tensors_are_reported(tmp_path: Path, container: str
         path = tmp_path / "ckpt" / "model_state.pdparams"
         path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), **more}, 4))
     report = convert(tmp_path / "ckpt", to="tf1")
-    assert "left out, being no tensors: epoch, note, empty" in report.notes
+    assert "left out because they are not tensors: epoch, note, empty" in report.notes
     assert same_bits(read_all(report.target), tensors) == []
 
 
@@ -213,7 +213,7 @@ def test_a_note_beside_safetensors_is_reported_and_the_formats_own_is_not(tmp_pa
     write_random(tmp_path / "ckpt", "torch")
     path = tmp_path / "ckpt" / "model.safetensors"
     save_file(load_file(path), path, {"format": "pt", "epoch": "5"})
-    assert "left out, being no tensors: epoch" in convert(tmp_path / "ckpt", to="tf").notes
+    assert "left out because they are not tensors: epoch" in convert(tmp_path / "ckpt", to="tf").notes
     assert not [note for note in convert(tmp_path / "ckpt-tf", to="paddle").notes if "no tensors" in note]
 
 
@@ -223,7 +223,7 @@ def test_many_entries_that_are_no_tensors_are_counted(tmp_path: Path) -> None:
     more = {f"k{number}": number for number in range(20)}
     path.write_bytes(pickle.dumps({**pickle.loads(path.read_bytes()), **more}, 4))
     notes = convert(tmp_path / "ckpt", to="tf1").notes
-    assert "left out, being no tensors: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more" in notes
+    assert "left out because they are not tensors: k0, k1, k2, k3, k4, k5, k6, k7 and 12 more" in notes
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -284,9 +284,9 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
     assert data["tied_in_source"] == ["cls.predictions.decoder_weight"]
     kernels = [name for name in tensors if name.endswith("weight") and "norm" not in name]
     kernels = [name for name in kernels if name not in ("embeddings.word.weight", "embeddings.segment.weight")]
-    turned = {step["canonical"] for step in data["plan"] if step["turned"]}
-    assert turned == set(kernels)
-    assert data["turned"] == len(kernels)
+    transposed = {step["canonical"] for step in data["plan"] if step["transposed"]}
+    assert transposed == set(kernels)
+    assert data["transposed"] == len(kernels)
     # cls.predictions.decoder.bias is written a second time for PaddleNLP's importer
     assert data["bytes"] == sum(array.nbytes for array in tensors.values()) + tensors["mlm.bias"].nbytes
     assert data["written"]
@@ -299,7 +299,7 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
 def test_what_the_target_does_not_know_is_kept_and_reported(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "tf1")
     notes = convert(tmp_path / "ckpt", to="torch").notes
-    assert sum("is kept under BERT's names" in note for note in notes) == 2
+    assert sum("is written under BERT's names" in note for note in notes) == 2
     assert not [note for note in convert(tmp_path / "ckpt-torch", to="tf1").notes if "under BERT's names" in note]
     write_random(tmp_path / "plain", "torch", "masked-lm")
     assert any("has a pooler" in note for note in convert(tmp_path / "plain", to="paddle").notes)

@@ -353,8 +353,8 @@ WRONG_VALUES = {
     "big_endian": (b"\x08\x01\x10\x01\x1a\x02\x08\x01", GOOD, "big-endian"),
     "no_shards": (b"\x1a\x02\x08\x01", GOOD, "counts 0 data files"),
     "shards_below_zero": (b"\x08" + b"\xff" * 9 + b"\x01", GOOD, "data files"),
-    "newer_format": (b"\x08\x01\x1a\x04\x08\x02\x10\x02", GOOD, "another reader"),
-    "bad_consumer": (b"\x08\x01\x1a\x05\x08\x02\x1a\x01\x01", GOOD, "another reader"),
+    "newer_format": (b"\x08\x01\x1a\x04\x08\x02\x10\x02", GOOD, "cannot be read as version 1"),
+    "bad_consumer": (b"\x08\x01\x1a\x05\x08\x02\x1a\x01\x01", GOOD, "cannot be read as version 1"),
     "shard_out_of_range": (HEADER, GOOD + b"\x18\x01", "data file 1"),
     "shard_below_zero": (HEADER, GOOD + b"\x18" + b"\xff" * 9 + b"\x01", "data file 18,446"),
     "outside": (HEADER, entry(1, [2], 93, 8), "93 to 101"),
@@ -371,9 +371,9 @@ WRONG_VALUES = {
     "no_dtype": (HEADER, entry(0, [2], 0, 8), "no dtype"),
     "field_twice": (HEADER, GOOD + b"\x08\x01", "occurs twice"),
     "wrong_wire_type": (HEADER, b"\x0d\0\0\0\0" + GOOD, "wire type 5"),
-    "field_zero": (HEADER, GOOD + b"\x00\x01", "field number 0"),
-    "field_above_29_bits": (HEADER, GOOD + put_varint(8 << 29) + b"\x01", "field number 536870912"),
-    "group": (HEADER, GOOD + b"\x7b\x7c", "which is none"),
+    "field_zero": (HEADER, GOOD + b"\x00\x01", "0 is not a valid field number"),
+    "field_above_29_bits": (HEADER, GOOD + put_varint(8 << 29) + b"\x01", "536870912 is not a valid field number"),
+    "group": (HEADER, GOOD + b"\x7b\x7c", "which does not exist"),
     "long_number": (HEADER, b"\x08" + b"\x80" * 10 + b"\x01", "64 bits"),
     "wide_number": (HEADER, b"\x08" + b"\xff" * 9 + b"\x02", "64 bits"),
     "number_bomb": (HEADER, b"\x80" * 100_000, "64 bits"),
@@ -494,9 +494,9 @@ TABLES = {
     ),
     "restarts_after_the_first_entry": (
         table([FIRST + row(0, b"a", GOOD) + restarts(len(FIRST))]),
-        "first entry is no restart point",
+        "first entry is not a restart point",
     ),
-    "no_restarts": (table([FIRST + row(0, b"a", GOOD) + restarts()]), "first entry is no restart point"),
+    "no_restarts": (table([FIRST + row(0, b"a", GOOD) + restarts()]), "first entry is not a restart point"),
     "restarts_beyond_the_block": (table([struct.pack("<I", 2**30)]), "restart points"),
     "block_too_small": (table([b"abc"]), "does not fit"),
     "block_named_twice": (
@@ -511,7 +511,7 @@ TABLES = {
     "handle_cut": (table([FIRST + restarts(0)], lambda _: row(0, b"p", b"\0")), "ends early"),
     "no_block": (table([]), "does not begin"),
     "empty": (b"", "0 bytes"),
-    "zeros": (bytes(500), "no table"),
+    "zeros": (bytes(500), "not a table"),
 }
 
 

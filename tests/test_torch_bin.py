@@ -62,8 +62,8 @@ def in_c_order(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
     if tensor.order == "C":
         return content
     item = f"V{tensor.nbytes // tensor.size}"
-    turned: bytes = np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
-    return turned
+    transposed: bytes = np.frombuffer(content, item).reshape(tensor.shape[::-1]).T.tobytes()
+    return transposed
 
 
 def assert_same(index: Index, want: dict[str, Any]) -> None:
@@ -447,9 +447,9 @@ def test_a_zip_made_by_another_tool_is_read(tmp_path: Path) -> None:
         ([*members(), ("m/data/0", b"x" * 24)], "'m/data/0' twice"),
         ([*members(), ("n/data.pkl", b"x")], "2 members named"),
         ([*members(), ("n/data/0", b"x")], "lies outside 'm'"),
-        ([*members(), ("m/../data/0", b"x")], "no plain relative path"),
-        ([*members(), ("/m/data/9", b"x")], "no plain relative path"),
-        ([*members(), ("m\\data\\9", b"x")], "no plain relative path|lies outside"),
+        ([*members(), ("m/../data/0", b"x")], "not a plain relative path"),
+        ([*members(), ("/m/data/9", b"x")], "not a plain relative path"),
+        ([*members(), ("m\\data\\9", b"x")], "not a plain relative path|lies outside"),
         (members(data_pkl=b"\x80\x02}."), None),
         (members(data_pkl=b"\x80\x02}.more"), "follow the end of the pickle"),
         (members(data_pkl=b""), "cut short"),
@@ -517,7 +517,7 @@ def find(content: bytes, magic: bytes, name: bytes) -> int:
         (b"PK\x03\x04", 30, b"n/data/0", "its own header does not"),
         (b"PK\x01\x02", 46, b"m/data/5", "its own header does not"),
         (b"PK\x01\x02", 46, b"m/data/\xff", "UTF-8"),
-        (b"PK\x03\x04", 28, b"\x10\x00", "over each other"),
+        (b"PK\x03\x04", 28, b"\x10\x00", "the zip overlap"),
     ],
 )
 def test_two_accounts_of_a_member_that_differ_are_refused(
@@ -553,7 +553,7 @@ def test_members_that_share_bytes_are_refused(tmp_path: Path) -> None:
     entry = entry[:20] + struct.pack("<2I", 5, 5) + entry[28:42] + struct.pack("<I", outer.index(inner)) + entry[46:]
     record = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 3, 3, end - start + len(entry), start, 0)
     (tmp_path / "m.bin").write_bytes(outer[:end] + entry + record)
-    with pytest.raises(FormatError, match="lie over each other"):
+    with pytest.raises(FormatError, match="members of the zip overlap"):
         torch_bin.index(tmp_path / "m.bin")
 
 
@@ -894,7 +894,7 @@ def test_a_damaged_payload_is_refused_by_its_crc(tmp_path: Path) -> None:
 VIEWS: dict[str, Any] = {
     "the first rows": lambda base: base[:24].view(6, 4),
     "the last rows": lambda base: base[76:].view(6, 4),
-    "turned rows": lambda base: base[8:32].view(4, 6).t(),
+    "transposed rows": lambda base: base[8:32].view(4, 6).t(),
 }
 
 

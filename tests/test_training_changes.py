@@ -64,7 +64,7 @@ def refused(corpus: Path, run: Path, *stages: list[dict[str, Any]], **changes: A
     with pytest.raises(ConvertError) as caught:
         go(corpus, run, *stages, **changes)
     first, *lines = str(caught.value).splitlines()
-    assert " was written by another configuration (" in first
+    assert " was written with another configuration (" in first
     assert lines.pop().startswith("  Resume with the values of the run")
     return [line.strip() for line in lines]
 
@@ -339,7 +339,7 @@ def test_all_that_is_refused_is_said_at_once_and_what_is_allowed_is_not(corpus: 
 
 
 def test_another_vocabulary_is_refused(corpus: Path, four: Path, tmp_path: Path) -> None:
-    assert "the vocabulary is another" in refused(tiny_training.make_classic(tmp_path), four, held_out_fraction=0.0)
+    assert "the vocabulary has changed" in refused(tiny_training.make_classic(tmp_path), four, held_out_fraction=0.0)
 
 
 def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus: Path, tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus: 
     for stages, said in (
         ([{"steps": 4}, two], "stages[0].steps = 4, and 3 of its steps are taken"),
         ([{"steps": 2}, two], "stages[0].steps = 2, and 3 of its steps are taken"),
-        ([{"steps": 8}], "stages[1] is missing, and steps of it are taken"),
+        ([{"steps": 8}], "stages[1] is missing, and steps of it were taken"),
         ([one, {**two, "steps": 1}], "stages[1].steps = 1, and 2 of its steps are taken"),
         ([one, {**two, "length": 32}], "stages[1].length = 32, and 2 of its steps are taken with 16"),
     ):

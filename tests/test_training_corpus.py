@@ -145,8 +145,8 @@ def set_boundary(name: str, number: int, value: int) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "cannot be read: No such file"),
-        (lambda path: path.write_bytes(b""), "is no shard of a prepared corpus"),
-        (lambda path: path.write_bytes(b"PK\3\4" + path.read_bytes()[4:]), "is no shard of a prepared corpus"),
+        (lambda path: path.write_bytes(b""), "is not a shard of a prepared corpus"),
+        (lambda path: path.write_bytes(b"PK\3\4" + path.read_bytes()[4:]), "is not a shard of a prepared corpus"),
         (lambda path: path.write_bytes(path.read_bytes()[:60]), "truncated: 60 bytes; the header alone has 128"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "truncated: [0-9,]+ bytes, want"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "too long"),
@@ -205,7 +205,7 @@ def test_a_token_that_is_no_row_is_named_when_the_corpus_is_opened(corpus: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is no prepared corpus: it has no corpus.json"),
+        (None, "is not a prepared corpus: it has no corpus.json"),
         ("{", "not JSON"),
         ("[]", "was not written by"),
         ('{"format": "roformer-convert corpus", "version": 9}', "version 9"),

@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_a_number_is_null(tmp_path: Path) -> None:
 def test_a_line_that_is_no_record_is_named_with_its_place(tmp_path: Path, line: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind": "step", "step": 1}\n' + line + '\n{"kind": "step", "step": 2}\n')
-    with pytest.raises(FormatError, match=r"at byte 28: this line is no record"):
+    with pytest.raises(FormatError, match=r"at byte 28: this line is not a record"):
         read_metrics(path)
 
 

@@ -216,7 +216,7 @@ def test_garbled_metrics_are_refused_by_name(tmp_path: Path, record: str) -> Non
 
 def test_a_step_past_every_float_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"kind": "step", "step": 1' + "0" * 400 + ', "lm_loss": 1}\n')
-    with pytest.raises(FormatError, match="no record"):
+    with pytest.raises(FormatError, match="not a record"):
         plot([tmp_path], tmp_path / "picture.png")
 
 
@@ -224,7 +224,7 @@ def test_a_stage_that_is_no_stage_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as stream:
         stream.write('{"kind": "stage", "step": 5, "length": {"a": "\\u001b"}}\n')
-    with pytest.raises(FormatError, match="no record"):
+    with pytest.raises(FormatError, match="not a record"):
         plot([tmp_path], tmp_path / "picture.png")
 
 

@@ -304,7 +304,7 @@ def test_an_input_that_changes_during_the_run_is_named(text: Path, tmp_path: Pat
 
 def test_a_directory_that_holds_something_else_is_left_alone(text: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("mine")
-    with pytest.raises(ConvertError, match=r"holds thesis\.doc and is no corpus"):
+    with pytest.raises(ConvertError, match=r"holds thesis\.doc and is not a corpus"):
         prepare([text / "in"], tmp_path, text / "vocab.txt", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
 

@@ -147,7 +147,7 @@ def test_taking_a_shipped_configuration_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert named_configuration(Path("configs/tiny.toml")) == SHIPPED / "tiny.toml"
-    said = f"configs/tiny.toml: no such file here; taking the configuration that comes along, {SHIPPED / 'tiny.toml'}\n"
+    said = f"configs/tiny.toml: no such file here; taking the shipped configuration, {SHIPPED / 'tiny.toml'}\n"
     assert capsys.readouterr() == ("", said)
     (tmp_path / "tiny.toml").write_text("")
     assert named_configuration(Path("tiny.toml")) == Path("tiny.toml")

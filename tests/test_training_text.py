@@ -109,9 +109,9 @@ def test_json_lines_give_the_fields_in_the_order_they_are_asked_for(tmp_path: Pa
     ("line", "message"),
     [
         ('{"text": "a"', "not a JSON line"),
-        ("[1]", "is no object"),
+        ("[1]", "a JSON list, want an object with the field"),
         ('{"txt": "a"}', r"field 'text' is missing, want text; the line has 'txt'"),
-        ('{"text": 1}', "is int"),
+        ('{"text": 1}', "is of type int"),
         ('{"text": "\\ud800"}', "half of a surrogate pair"),
         ("[" * 100_000, "not a JSON line"),
     ],

@@ -241,7 +241,7 @@ def test_an_old_state_is_kept_where_something_else_has_its_name_by_now(
     target.mkdir()
     (target / "config.json").write_text("third")
     with (
-        pytest.raises(ConvertError, match="is what a run that was killed should have replaced"),
+        pytest.raises(ConvertError, match="was killed, and"),
         OutputDirectory(target, force=True),
     ):
         pass

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import numpy
+import numpy as np
 from timing_loop import serve
 
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
@@ -28,11 +28,11 @@ def prepare(mode, batch):
     ready = Batch(
         input_ids=batch["input_ids"],
         token_type_ids=batch["token_type_ids"],
-        attention_mask=numpy.ones_like(batch["input_ids"]),
+        attention_mask=np.ones_like(batch["input_ids"]),
         positions=batch["positions"],
         labels=batch["labels"],
-        order=numpy.arange(rows) % 2,
-        samples=numpy.arange(rows),
+        order=np.arange(rows) % 2,
+        samples=np.arange(rows),
     )
     trained = dict(model.named_parameters())
     optimizer = AdamW(trained, options)
@@ -53,4 +53,4 @@ def product(m, k, n):
     return lambda: paddle.matmul(a, b)
 
 
-serve(prepare, lambda loss: numpy.reshape(loss, (1, 1)), {"paddle": paddle.__version__}, product)
+serve(prepare, lambda loss: np.reshape(loss, (1, 1)), {"paddle": paddle.__version__}, product)

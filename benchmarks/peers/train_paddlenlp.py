@@ -9,7 +9,7 @@ from timing_loop import serve
 
 # paddle 2.6.2 crashes where these are imported after it
 import scipy, aiohttp, pyarrow, pandas, sklearn
-import numpy
+import numpy as np
 import paddle
 import paddlenlp
 from paddlenlp.transformers import RoFormerForMaskedLM
@@ -24,7 +24,7 @@ model.train()
 def prepare(mode, batch):
     ids, types = paddle.to_tensor(batch["input_ids"]), paddle.to_tensor(batch["token_type_ids"])
     positions, labels = paddle.to_tensor(batch["positions"]), paddle.to_tensor(batch["labels"])
-    everywhere = numpy.full(batch["input_ids"].size, -100, numpy.int64)
+    everywhere = np.full(batch["input_ids"].size, -100, np.int64)
     everywhere[batch["positions"]] = batch["labels"]
     everywhere = paddle.to_tensor(everywhere)
     optimizer = paddle.optimizer.AdamW(
@@ -58,4 +58,4 @@ def product(m, k, n):
 
 
 versions = {"paddlenlp": paddlenlp.__version__, "paddle": paddle.__version__}
-serve(prepare, lambda loss: numpy.reshape(loss, (1, 1)), versions, product)
+serve(prepare, lambda loss: np.reshape(loss, (1, 1)), versions, product)

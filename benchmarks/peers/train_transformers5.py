@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import numpy
+import numpy as np
 import torch
 import transformers
 from timing_loop import serve
@@ -48,4 +48,4 @@ def product(m, k, n):
 
 
 versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-serve(prepare, lambda loss: numpy.reshape(loss.numpy(), (1, 1)), versions, product)
+serve(prepare, lambda loss: np.reshape(loss.numpy(), (1, 1)), versions, product)

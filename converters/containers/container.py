@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..table.mapping import Dialect, Group
-from ..tensors.stored import FLOATS, Index, Layout, NewTensor
+from ..tensors.stored import FLOATS, FileLayout, Index, NewTensor
 
 #: Bytes of a file's beginning and end by which :meth:`Container.recognises` decides.
 HEAD_BYTES, TAIL_BYTES = 32, 8
@@ -31,8 +31,8 @@ class Container(ABC):
     format with several files derives the entry's name (:meth:`entry`).
 
     Attributes:
-        name: As ``--container`` and the reports call it.
-        title: As a sentence calls it.
+        name: What ``--container`` and the reports call it.
+        title: What a sentence calls it.
         dialects: Whose software reads such files; where there are several, the tensors' names decide between them.
         default_of: Dialects that are written in this container unless another one is asked for.
         single: Name of the one file.
@@ -56,7 +56,7 @@ class Container(ABC):
 
     @abstractmethod
     def recognises(self, head: bytes, tail: bytes) -> bool:
-        """Whether a file is of this format by its first :data:`HEAD_BYTES` and its last :data:`TAIL_BYTES` bytes."""
+        """Say whether a file is of this format, by its first :data:`HEAD_BYTES` and last :data:`TAIL_BYTES` bytes."""
 
     @abstractmethod
     def index(self, entry: Path) -> Index:
@@ -69,7 +69,7 @@ class Container(ABC):
     @abstractmethod
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         """Lay a file out before a byte is written.
 
         Args:
@@ -80,7 +80,7 @@ class Container(ABC):
         """
 
     def entry(self, filename: str) -> str:
-        """Name of the file that a reader of ``filename`` opens."""
+        """Return the name of the file that a reader of ``filename`` opens."""
         return filename
 
     @property
@@ -100,19 +100,19 @@ class Container(ABC):
                 yield directory / name
 
     def is_named(self, name: str) -> bool:
-        """Whether a file is meant to be of this format by its name, though its bytes are not recognised."""
+        """Say whether a file is meant to be of this format by its name, though its bytes are not recognised."""
         return name.endswith(f".{self.name}")
 
     def belongs(self, name: str, entry: str) -> bool:
-        """Whether the file ``name`` is a part of the set whose entry is ``entry``: it is not left behind."""
+        """Say whether the file ``name`` is a part of the set whose entry is ``entry``: it is not left behind."""
         return name == entry
 
     def parts(self, entry: Path) -> tuple[Path, ...]:
-        """The files that hold an entry's tensors."""
+        """Return the files that hold an entry's tensors."""
         return (entry,)
 
     def writes(self, name: str) -> bool:
-        """Whether a conversion writes files of this name: such a one may be replaced."""
+        """Say whether a conversion writes files of this name: such a one may be replaced."""
         return name in (self.single, self.shard_index) or self._shard_name.fullmatch(name) is not None
 
     @cached_property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..table.mapping import Dialect, Group
 from ..tensors import signatures
-from ..tensors.stored import Index, Layout, NewTensor
+from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
 
 
@@ -34,7 +34,7 @@ class TorchBin(Container):
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         from .pickles import torch_bin
 
         return torch_bin.lay_out(filename, tensors)

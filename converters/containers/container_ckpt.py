@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..table.mapping import Dialect, Group
 from ..tensors import signatures
-from ..tensors.stored import Index, Layout, NewTensor
+from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
 
 _INDEX = ".index"
@@ -39,7 +39,7 @@ class TensorBundle(Container):
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         from .bundle import tensor_bundle
 
         return tensor_bundle.lay_out(filename, tensors)

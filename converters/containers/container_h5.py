@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..table.mapping import EMBEDDINGS, MLM, Dialect, Group
 from ..tensors import signatures
-from ..tensors.stored import Index, Layout, NewTensor
+from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
 
 
@@ -33,7 +33,7 @@ class KerasH5(Container):
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         from .hdf5 import keras_h5
 
         # the prefix that transformers' TF classes put before every weight (readers ignore it)

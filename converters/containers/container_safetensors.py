@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..table.mapping import Dialect, Group
-from ..tensors.stored import Index, Layout, NewTensor
+from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
 
 #: ``__metadata__``'s ``format``: transformers wants "pt", PaddleNLP 2.8.1 loads only "np".
@@ -35,7 +35,7 @@ class Safetensors(Container):
 
     def lay_out(
         self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
-    ) -> Layout:
+    ) -> FileLayout:
         from . import safetensors
 
         return safetensors.lay_out(filename, tensors, {"format": _FORMAT[dialect]})

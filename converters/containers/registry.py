@@ -31,16 +31,16 @@ def register(container: Container) -> None:
 
 
 def containers_of(dialect: Dialect) -> tuple[Container, ...]:
-    """The containers that a dialect's software reads, the one that is written by default first."""
+    """Return the containers that a dialect's software reads, the one that is written by default first."""
     read = [container for container in _KNOWN if dialect in container.dialects]
     return tuple(sorted(read, key=lambda container: dialect not in container.default_of))
 
 
 def all_containers() -> tuple[Container, ...]:
-    """Every container, in the order of the dialects."""
+    """Return every container, in the order of the dialects."""
     return tuple(dict.fromkeys(container for dialect in DIALECTS for container in containers_of(dialect)))
 
 
 def recognise(head: bytes, tail: bytes) -> Container | None:
-    """The container whose file begins and ends so, or None."""
+    """Return the container whose file begins and ends so, or None."""
     return next((container for container in _KNOWN if container.recognises(head, tail)), None)

@@ -133,7 +133,7 @@ def _check_cover(path: Path, described: list[_Described], payload: int, file_byt
 
 
 def _size(path: Path, each: _Described) -> int:
-    """Number of elements; the library multiplies from the left and refuses an overflow even where a 0 follows."""
+    """Count the elements; the library multiplies from the left and refuses an overflow even where a 0 follows."""
     size = 1
     for axis in each.shape:
         size *= axis
@@ -311,7 +311,7 @@ class SafetensorsLayout:
         return {self.filename: self.size}
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload: the header. The format keeps no checksums."""
+        """Return everything that is not payload: the header. The format keeps no checksums."""
         return [Fragment(self.filename, 0, self.header)]
 
 

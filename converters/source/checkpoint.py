@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Held:
+class Binding:
     """One canonical tensor and where its bytes lie.
 
     Attributes:
         tensor: Its row of the table.
         stored: Its place in the file.
-        turned: Whether the bytes are those of the transposed (in, out) matrix in C order: the dialect's convention and
-            the file's own memory order taken together.
+        transposed: Whether the bytes are those of the transposed (in, out) matrix in C order: the dialect's convention
+            and the file's own memory order taken together.
     """
 
     tensor: Tensor
     stored: StoredTensor
-    turned: bool
+    transposed: bool
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Checkpoint:
         found: The files, and what lies beside them.
         base: Whether it is a bare base model (torch and Paddle then leave the outer prefix out).
         source_config: Configuration as read, with what the table has no field for.
-        held: Canonical name → tensor, in the table's order.
+        bindings: Canonical name → its tensor and where its bytes lie, in the table's order.
         duplicates: Second copies of a tensor in the files (tied weights), checked to be equal.
         derived: Tables that the files carry and that were recomputed and checked.
         ignored: Names in the files that are no weights (optimizer slots).
@@ -60,7 +60,7 @@ class Checkpoint:
     found: Found
     base: bool
     source_config: SourceConfig
-    held: dict[str, Held]
+    bindings: dict[str, Binding]
     duplicates: tuple[str, ...]
     derived: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -73,13 +73,13 @@ class Checkpoint:
         self.files.close()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.held)
+        return iter(self.bindings)
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.bindings)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.held
+        return name in self.bindings
 
     @property
     def config(self) -> RoFormerConfig:
@@ -87,7 +87,7 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """What was opened."""
+        """The file or directory that was opened."""
         return self.found.path
 
     @property
@@ -97,7 +97,7 @@ class Checkpoint:
 
     @property
     def directory(self) -> Path:
-        """Where its files lie."""
+        """The directory in which its files lie."""
         return self.found.directory
 
     @property
@@ -110,7 +110,7 @@ class Checkpoint:
         """Every file that is read: weights, shard index, configuration, companions."""
         weights = self.found.weights
         files = () if weights is None else (*weights.files, weights.shard_index)
-        data = (held.stored.data for held in self.held.values())
+        data = (binding.stored.data for binding in self.bindings.values())
         shards = dict.fromkeys(extent.path for extent in data if isinstance(extent, Extent))
         read = (*files, *shards, self.found.config_file, *self.companions)
         return tuple(dict.fromkeys(path for path in read if path is not None))
@@ -118,7 +118,7 @@ class Checkpoint:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The table's groups that the files hold."""
-        present = {held.tensor.group.name for held in self.held.values()}
+        present = {binding.tensor.group.name for binding in self.bindings.values()}
         return tuple(group for group in GROUPS if group.name in present)
 
     @property
@@ -129,19 +129,19 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, each counted once."""
-        return sum(held.stored.nbytes for held in self.held.values())
+        return sum(binding.stored.nbytes for binding in self.bindings.values())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Canonical shape (out, in) of a tensor."""
-        return self._held(name).tensor.shape(self.config.sizes)
+        return self._binding(name).tensor.shape(self.config.sizes)
 
     def dtype(self, name: str) -> str:
         """Element type of a tensor: float32, float16, bfloat16 or float64."""
-        return self._held(name).stored.dtype
+        return self._binding(name).stored.dtype
 
     def dtypes(self) -> Counter[str]:
         """Element type → number of tensors."""
-        return Counter(held.stored.dtype for held in self.held.values())
+        return Counter(binding.stored.dtype for binding in self.bindings.values())
 
     def read(self, name: str, dtype: str | None = None) -> NDArray[Any]:
         """Read one tensor in canonical orientation.
@@ -154,29 +154,29 @@ class Checkpoint:
             KeyError: The checkpoint has no such tensor.
             FormatError: The file was cut short since it was opened, or has a checksum that is wrong.
         """
-        import numpy
+        import numpy as np
 
         from ..tensors.dtypes import cast, numpy_dtype
 
-        held = self._held(name)
-        stored = held.stored
-        array = numpy.empty(stored.size, numpy_dtype(stored.dtype))
-        content = array.view(numpy.uint8).data
+        binding = self._binding(name)
+        stored = binding.stored
+        array = np.empty(stored.size, numpy_dtype(stored.dtype))
+        content = array.view(np.uint8).data
         stored.data.read_into(self.files, 0, content)
         checksum = running(stored)
         checksum.update(content)
         require(stored, checksum)
         shape = self.shape(name)
-        array = array.reshape(shape[::-1]).T.copy() if held.turned else array.reshape(shape)
+        array = array.reshape(shape[::-1]).T.copy() if binding.transposed else array.reshape(shape)
         return array if dtype is None else cast(array, stored.dtype, dtype, name=name)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.read(name)
 
-    def _held(self, name: str) -> Held:
-        if name not in self.held:
+    def _binding(self, name: str) -> Binding:
+        if name not in self.bindings:
             raise KeyError(f"{self.path} has no tensor {name!r}")
-        return self.held[name]
+        return self.bindings[name]
 
 
 def model_class(groups: tuple[Group, ...]) -> str:

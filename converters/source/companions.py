@@ -42,7 +42,7 @@ def vocabulary_problem(companions: tuple[Path, ...], vocab_size: int) -> Problem
 
 
 def _count_rows(path: Path) -> int:
-    """Lines of a file, the last one with or without its newline."""
+    """Count the lines of a file, the last one with or without its newline."""
     rows, last = 0, b"\n"
     try:
         with open(path, "rb") as file:

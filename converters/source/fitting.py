@@ -30,7 +30,7 @@ from ..table.mapping import (
     looks_like,
 )
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
-from .checkpoint import Checkpoint, Held, model_class
+from .checkpoint import Binding, Checkpoint, model_class
 from .companions import vocabulary_problem
 from .identification import Found, derived_name
 from .payloads import first_difference, rotary_distance
@@ -116,12 +116,12 @@ class _Fitting:
         if reading.source is None:
             return misread
         source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
-        held = self._bind(by_name, base, source.config)
-        pooler = any(item.tensor.group is POOLER for item in held.values())
+        bindings = self._bind(by_name, base, source.config)
+        pooler = any(item.tensor.group is POOLER for item in bindings.values())
         assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
         source = replace(source, notes=(*source.notes, *assumed))
-        rest = [name for name in by_name if name not in {item.stored.name for item in held.values()}]
-        tied, derived, ignored = self._explain(rest, by_name, held, source.config, base)
+        rest = [name for name in by_name if name not in {item.stored.name for item in bindings.values()}]
+        tied, derived, ignored = self._explain(rest, by_name, bindings, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
         for tensor, same in again:
             for other in same[1:]:
@@ -129,17 +129,18 @@ class _Fitting:
         wrong = {problem.name for problem in self.problems}
         checkpoint = Checkpoint(
             found=self.found,
-            base=base or (self.dialect in ("tf", "tf1") and not any(h.tensor.group is MLM for h in held.values())),
+            base=base
+            or (self.dialect in ("tf", "tf1") and not any(each.tensor.group is MLM for each in bindings.values())),
             source_config=source,
-            held=held,
+            bindings=bindings,
             duplicates=tuple(name for name in (*tied, *(tensor.name for tensor, _ in again)) if name not in wrong),
             derived=tuple(name for name in derived if name not in wrong),
             ignored=tuple(ignored),
             files=self.files,
         )
-        return replace(self._judge(misread, source.config, held, any_vocab), checkpoint=checkpoint)
+        return replace(self._judge(misread, source.config, bindings, any_vocab), checkpoint=checkpoint)
 
-    def _judge(self, misread: Fit, config: RoFormerConfig, held: dict[str, Held], any_vocab: bool) -> Fit:
+    def _judge(self, misread: Fit, config: RoFormerConfig, bindings: dict[str, Binding], any_vocab: bool) -> Fit:
         """Put the problems of the configuration, the tensors and the vocabulary together."""
         vocabulary = None
         if not any_vocab and "vocab_size" not in self.undetermined:
@@ -154,7 +155,7 @@ class _Fitting:
         hint: str | None = _hint(problems, self.dialect)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
-        present = {item.tensor.group.name for item in held.values()}
+        present = {item.tensor.group.name for item in bindings.values()}
         against = model_class(tuple(group for group in GROUPS if group.name in present))
         return self._misfit(problems, f"{against} in {self.dialect}'s spelling", hint, where=self.found.entry)
 
@@ -206,7 +207,7 @@ class _Fitting:
         self.problems.append(Problem("configuration", "num_hidden_layers", detail))
         return replace(source, config=replace(source.config, num_hidden_layers=shown))
 
-    def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Held]:
+    def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Binding]:
         """Find every tensor that the table and the configuration ask for, and check its shape and type."""
         table = Table(config.num_hidden_layers)
         present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
@@ -215,9 +216,9 @@ class _Fitting:
         origin = "the tensors' shapes" if file is None else file.name
         # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
         seconds = {
-            each.of: by_name.get(each.spelled.in_(self.dialect) or "") for each in TIED if each.written == "copy"
+            each.of: by_name.get(each.spelling.in_(self.dialect) or "") for each in TIED if each.written == "copy"
         }
-        held: dict[str, Held] = {}
+        bindings: dict[str, Binding] = {}
         for tensor in table.tensors:
             name = tensor.name(self.dialect, base=base)
             found = by_name.get(name) or seconds.get(tensor.canonical)
@@ -225,40 +226,42 @@ class _Fitting:
                 if found is not None:
                     detail = f"embedding_size equals hidden_size = {config.hidden_size} in {origin}: no projection"
                     self.problems.append(Problem("unwanted", name, detail))
-                    held[tensor.canonical] = Held(tensor, found, False)
+                    bindings[tensor.canonical] = Binding(tensor, found, False)
                 continue
             wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
             if found is None:
                 if wanted:
                     self.problems.append(Problem("missing", name))
                 continue
-            turned = tensor.turned(self.dialect)
+            transposed = tensor.transposed(self.dialect)
             shape = tensor.shape(config.sizes)
-            want = shape[::-1] if turned else shape
-            held[tensor.canonical] = Held(tensor, found, turned != (found.order == "F"))
+            want = shape[::-1] if transposed else shape
+            bindings[tensor.canonical] = Binding(tensor, found, transposed != (found.order == "F"))
             if found.shape != want:
-                self.problems.append(Problem("shape", name, _shape_detail(tensor, found.shape, want, turned, origin)))
+                self.problems.append(
+                    Problem("shape", name, _shape_detail(tensor, found.shape, want, transposed, origin))
+                )
             if found.dtype not in FLOATS:
                 self.problems.append(Problem("dtype", name, f"got {found.dtype}, want {' or '.join(FLOATS)}"))
-        return held
+        return bindings
 
     def _explain(
         self,
         rest: list[str],
         by_name: dict[str, StoredTensor],
-        held: dict[str, Held],
+        bindings: dict[str, Binding],
         config: RoFormerConfig,
         base: bool,
     ) -> tuple[list[str], list[str], list[str]]:
         """Account for the names that are no row: tied, derived, ignored; anything else is a problem."""
-        ties = {duplicate.spelled.in_(self.dialect): duplicate for duplicate in TIED}
+        ties = {duplicate.spelling.in_(self.dialect): duplicate for duplicate in TIED}
         tied: list[str] = []
         derived: list[str] = []
         ignored: list[str] = []
         for name in rest:
             if name in ties:
                 tied.append(name)
-                self._check_tie(ties[name], by_name[name], held)
+                self._check_tie(ties[name], by_name[name], bindings)
             elif name == derived_name(self.dialect, base=base):
                 derived.append(name)
                 self._check_derived(by_name[name], config)
@@ -272,10 +275,10 @@ class _Fitting:
                 self.problems.append(Problem("unknown", name, detail))
         return tied, derived, ignored
 
-    def _check_tie(self, duplicate: Duplicate, copy: StoredTensor, held: dict[str, Held]) -> None:
-        original = held.get(duplicate.of)
+    def _check_tie(self, duplicate: Duplicate, copy: StoredTensor, bindings: dict[str, Binding]) -> None:
+        original = bindings.get(duplicate.of)
         if original is None:
-            self.problems.append(Problem("tied", copy.name, f"is there and {duplicate.of} is not"))
+            self.problems.append(Problem("tied", copy.name, f"is in the file and {duplicate.of} is not"))
         else:
             self._require_equal(original.stored, copy, f"{copy.name} (tied to {original.stored.name})")
 
@@ -327,8 +330,8 @@ def _wrapper(part: list[str], dialects: tuple[Dialect, ...]) -> str | None:
     return None
 
 
-def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], turned: bool, origin: str) -> str:
-    axes = tensor.axes[::-1] if turned else tensor.axes
+def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], transposed: bool, origin: str) -> str:
+    axes = tensor.axes[::-1] if transposed else tensor.axes
     detail = f"got {got}, want ({', '.join(axes)}{',' * (len(axes) == 1)}) = {want}"
     wrong = [
         f"{axis} is {SYMBOLS[axis]} in {origin}"
@@ -347,7 +350,7 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
-    """The next step that fits the problems: the first of them that tells most."""
+    """Return the next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
     unknown = [problem for problem in problems if problem.kind == "unknown"]
@@ -370,7 +373,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > 8 and len(unknown) > 8:
-        return f"Few of the names are {dialect}'s RoFormer. If the files speak another dialect, say which with --from."
+        return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
     if unknown and all("looks like" in problem.detail for problem in unknown):
         return (
             "Convert the pretrained model, or remove these tensors first: heads that were fine-tuned have no row yet."
@@ -378,7 +381,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
     if "dtype" in kinds:
-        return "Save the weights in one of these types first; integers are no weights."
+        return "Save the weights in one of these types first; integers are not weights."
     if "derived" in kinds:
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     return "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."

@@ -53,7 +53,7 @@ class Found:
 
     @property
     def directory(self) -> Path:
-        """Where the weights lie."""
+        """The directory in which the weights lie."""
         return self.path if self.weights is None else self.weights.directory
 
     @cached_property
@@ -62,7 +62,7 @@ class Found:
         return measure(self.dialect, self.index.tensors)
 
     def with_tensors(self, tensors: Iterable[StoredTensor], *, excused: Collection[str] = ()) -> Found:
-        """The same files with other tensors, or other names for them: dialect and configuration are found anew.
+        """Return the same files with other tensors, or other names for them: dialect and configuration are found anew.
 
         Args:
             tensors: All of them.
@@ -140,7 +140,7 @@ def _recognise(
 
 
 def _find_config(directory: Path, dialects: Iterable[Dialect]) -> Path | None:
-    """The configuration file of a directory, under the first of the dialects' names that is there."""
+    """Return the configuration file of a directory, under the first of the dialects' names that is there."""
     for dialect in dialects:
         for name in DIALECT_FILES[dialect].configs:
             if os.path.lexists(directory / name):  # a broken link is not an absent file
@@ -166,12 +166,12 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
         raise ConvertError(
             f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s "
             f"({counts[dialect]})",
-            "Without --from the dialect is found out: `roformer-convert convert SOURCE --to …`.",
+            "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`.",
         )
 
 
 def derived_name(dialect: Dialect, *, base: bool) -> str | None:
-    """Name of the rotary table in a dialect's files."""
+    """Return the name of the rotary table in a dialect's files."""
     name = DERIVED.in_(dialect)
     return name.removeprefix("roformer.") if name is not None and base else name
 
@@ -188,7 +188,7 @@ def measure(dialect: Dialect, tensors: Iterable[StoredTensor]) -> Shape:
         found = by_name.get(tensor.name(dialect, base=base))
         if found is None or len(found.shape) != len(tensor.axes):
             continue
-        shape = found.shape[::-1] if tensor.turned(dialect) else found.shape
+        shape = found.shape[::-1] if tensor.transposed(dialect) else found.shape
         for axis, size in zip(tensor.axes, shape, strict=True):
             if axis in SYMBOLS:
                 sizes.setdefault(SYMBOLS[axis], size)

@@ -29,7 +29,7 @@ def first_difference(files: OpenFiles, one: StoredTensor, other: StoredTensor) -
 
 def rotary_distance(files: OpenFiles, table: StoredTensor) -> float:
     """Largest difference between a stored table (positions, D) and the computed one, some rows at a time."""
-    import numpy
+    import numpy as np
 
     from ..table.rotary import embed_positions
     from ..tensors.dtypes import cast, numpy_dtype
@@ -38,11 +38,11 @@ def rotary_distance(files: OpenFiles, table: StoredTensor) -> float:
     worst = 0.0
     for first in range(0, positions, _TABLE_ROWS):
         rows = min(_TABLE_ROWS, positions - first)
-        array = numpy.empty(rows * head_size, numpy_dtype(table.dtype))
-        table.data.read_into(files, first * head_size * array.itemsize, array.view(numpy.uint8).data)
+        array = np.empty(rows * head_size, numpy_dtype(table.dtype))
+        table.data.read_into(files, first * head_size * array.itemsize, array.view(np.uint8).data)
         values = cast(array, table.dtype, "float64", name=table.name).reshape(rows, head_size)
-        difference = numpy.abs(values - embed_positions(rows, head_size, first=first))
-        worst = max(worst, float(difference.max(initial=0.0))) if not numpy.isnan(difference).any() else float("nan")
+        difference = np.abs(values - embed_positions(rows, head_size, first=first))
+        worst = max(worst, float(difference.max(initial=0.0))) if not np.isnan(difference).any() else float("nan")
         if worst != worst:
             break
     return worst

@@ -45,7 +45,7 @@ class WeightSet:
 
     @property
     def directory(self) -> Path:
-        """Where they lie."""
+        """The directory in which they lie."""
         return self.files[0].parent
 
     @property
@@ -54,7 +54,7 @@ class WeightSet:
         return tuple(part for file in self.files for part in self.container.parts(file))
 
     def has(self, name: str) -> bool:
-        """Whether a file of this name in the directory is one of the set."""
+        """Say whether a file of this name in the directory is one of the set."""
         if self.shard_index is not None and name == self.shard_index.name:
             return True
         return any(self.container.belongs(name, file.name) for file in self.files)
@@ -129,7 +129,7 @@ def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dial
     if container is None:
         _refuse_stand_in(path)
         *most, last = (each.title for each in all_containers())
-        raise FormatError(path, f"not a weight file that is known here; wanted {', '.join(most)} or {last}")
+        raise FormatError(path, f"not a known kind of weight file; wanted {', '.join(most)} or {last}")
     return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
 
 
@@ -199,7 +199,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = "Name the directory that holds them, or the weight file itself."
         others = list(_candidates(directory, DIALECTS))
         if others:
-            step = f"It holds {others[0].name}. Without --from the dialect is found out: "
+            step = f"It holds {others[0].name}. Without --from the dialect is detected: "
             step += "`roformer-convert convert SOURCE --to …`."
         raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
     if len(found) > 1:
@@ -214,7 +214,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
 
 
 def _is_one_model(directory: Path, dialect: Dialect) -> bool:
-    """Whether a directory holds one model in the dialect's files, so that naming the dialect says which is meant."""
+    """Say whether a directory holds one model in the dialect's files, so that the dialect says which is meant."""
     found = set(_candidates(directory, [dialect]))
     if len(found) != 1:
         return False
@@ -231,7 +231,7 @@ def index(weights: WeightSet) -> Index:
     """Index every file of ``weights``; no payload is read.
 
     Args:
-        weights: As :func:`find` found them.
+        weights: The files, as :func:`find` found them.
 
     Returns:
         The tensors of all files, and as metadata what else was put beside them: an epoch, a note.

@@ -117,7 +117,7 @@ FURTHER_ACTIVATIONS = (
 
 
 @dataclass(frozen=True)
-class Said:
+class Statement:
     """A key with which a configuration says something of the function that is the same in every RoFormer.
 
     Attributes:
@@ -143,7 +143,7 @@ def _head_size(value: Any, settings: Json) -> bool:
 
 
 def _plain_rotation(value: Any, _: Json) -> bool:
-    """Whether transformers' description of a rotation says the paper's own, unscaled."""
+    """Say whether transformers' description of a rotation says the paper's own, unscaled."""
     plain = {"rope_type": ("default",), "type": ("default",), "rope_theta": (10000,), "factor": (1,)}
     plain["partial_rotary_factor"] = (1,)
     return isinstance(value, dict) and all(each in plain.get(key, ()) for key, each in value.items())
@@ -154,7 +154,7 @@ _CLASS = re.compile(r"(?:TF|Flax)?(\w+?)(?:Model|PreTrainedModel|PretrainedModel
 
 
 def _roformers_class(value: Any, settings: Json) -> bool:
-    """Whether no other model's class is named; where ``model_type`` is there, it decides, and classes are anybody's."""
+    """Say whether no other model's class is named; where ``model_type`` is there, it decides, whatever the classes."""
     names = value if isinstance(value, list) else [value]
     models = [_CLASS.fullmatch(name) for name in names if isinstance(name, str)]
     others = [model for model in models if model is not None and model[1].lower() != "roformer"]
@@ -171,54 +171,54 @@ _PLAIN = "every token attends to every other, by the product of query and key al
 
 # fmt: off
 #: What a configuration may say of the function, whose it is, and what RoFormer computes: all else is another model's.
-FUNCTION: tuple[Said, ...] = (
-    Said("model_type",                     _only("roformer"),                     '"roformer"',      "the table is RoFormer's"),
-    Said("architectures",                  _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),
-    Said("init_class",                     _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),   # PaddleNLP before 2.4
-    Said("position_embedding_type",        _only("rotary", "rope"),               '"rotary"',        _ROTATED),  # BERT and its kin in transformers
-    Said("use_rotary_position",            _only(True),                           "true",            _ROTATED),  # JunnYu's first releases
-    Said("use_relative_position",          _only(False),                          "false",           _ROTATED),  # NEZHA
-    Said("max_relative_position",          _only(),                               "none",            _ROTATED),  # NEZHA in transformers and PaddleNLP
-    Said("relative_attention",             _only(False),                          "false",           _ROTATED),  # DeBERTa
-    Said("max_relative_positions",         _only(-1, 0),                          "none",            _ROTATED),  # DeBERTa
-    Said("relative_attention_num_buckets", _only(),                               "none",            _ROTATED),  # MPNet
-    Said("hierarchical_position",          _only(False),                          "none",            _ROTATED),  # bert4keras
-    Said("rope_theta",                     _only(10000),                          "10000",           _PAPERS),   # this and the next: transformers
-    Said("rope_scaling",                   _plain_rotation,                       "none",            _PAPERS),
-    Said("rope_parameters",                _plain_rotation,                       "none",            _PAPERS),
-    Said("rotary_emb_base",                _only(10000),                          "10000",           _PAPERS),   # GPT-NeoX
-    Said("rotary_emb_fraction",            _only(1),                              "1",               _PAPERS),   # NomicBERT
-    Said("rotary_pct",                     _only(1),                              "1",               _PAPERS),   # GPT-NeoX
-    Said("partial_rotary_factor",          _only(1),                              "1",               _PAPERS),
-    Said("rotary_dim",                     _head_size,                            "the head size",   _PAPERS),   # GPT-J
-    Said("rotary_emb_interleaved",         _only(True),                           "true",            "the rotation turns neighbours, not halves"),  # NomicBERT
-    Said("norm_type",                      _only("layer_norm"),                   '"layer_norm"',    _NORMED),   # JunnYu; RoFormerV2 has rms_norm
-    Said("normalize_before",               _only(False),                          "false",           _NORMED),   # PaddleNLP
-    Said("pre_norm",                       _only(False),                          "false",           _NORMED),
-    Said("norm_first",                     _only(False),                          "false",           _NORMED),   # PyTorch
-    Said("prenorm",                        _only(False),                          "false",           _NORMED),   # NomicBERT
-    Said("use_bias",                       _only(True),                           "true",            _BIASED),   # JunnYu; RoFormerV2 has none
-    Said("attention_bias",                 _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("mlp_bias",                       _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("norm_bias",                      _only(True),                           "true",            _BIASED),   # ModernBERT
-    Said("qkv_bias",                       _only(True),                           "true",            _BIASED),
-    Said("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
-    Said("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
-    Said("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
-    Said("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Said("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Said("head_dim",                       _head_size,                            "the head size",   _HEADS),
-    Said("num_key_value_heads", lambda value, settings: value == settings.get("num_attention_heads", 12), "num_attention_heads", _HEADS),
-    Said("residual_attention_scores",      _only(False),                          "false",           _PLAIN),    # RealFormer in bert4keras
-    Said("attention_type",                 _only("original_full"),                '"original_full"', _PLAIN),    # BigBird
-    Said("attention_window",               _only(),                               "none",            _PLAIN),    # Longformer
-    Said("add_cross_attention",            _only(False),                          "false",           "attention is to the layer's own input"),
-    Said("is_encoder_decoder",             _only(False),                          "false",           "there is an encoder alone"),
+FUNCTION: tuple[Statement, ...] = (
+    Statement("model_type",                     _only("roformer"),                     '"roformer"',      "the table is RoFormer's"),
+    Statement("architectures",                  _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),
+    Statement("init_class",                     _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),   # PaddleNLP before 2.4
+    Statement("position_embedding_type",        _only("rotary", "rope"),               '"rotary"',        _ROTATED),  # BERT and its kin in transformers
+    Statement("use_rotary_position",            _only(True),                           "true",            _ROTATED),  # JunnYu's first releases
+    Statement("use_relative_position",          _only(False),                          "false",           _ROTATED),  # NEZHA
+    Statement("max_relative_position",          _only(),                               "none",            _ROTATED),  # NEZHA in transformers and PaddleNLP
+    Statement("relative_attention",             _only(False),                          "false",           _ROTATED),  # DeBERTa
+    Statement("max_relative_positions",         _only(-1, 0),                          "none",            _ROTATED),  # DeBERTa
+    Statement("relative_attention_num_buckets", _only(),                               "none",            _ROTATED),  # MPNet
+    Statement("hierarchical_position",          _only(False),                          "none",            _ROTATED),  # bert4keras
+    Statement("rope_theta",                     _only(10000),                          "10000",           _PAPERS),   # this and the next: transformers
+    Statement("rope_scaling",                   _plain_rotation,                       "none",            _PAPERS),
+    Statement("rope_parameters",                _plain_rotation,                       "none",            _PAPERS),
+    Statement("rotary_emb_base",                _only(10000),                          "10000",           _PAPERS),   # GPT-NeoX
+    Statement("rotary_emb_fraction",            _only(1),                              "1",               _PAPERS),   # NomicBERT
+    Statement("rotary_pct",                     _only(1),                              "1",               _PAPERS),   # GPT-NeoX
+    Statement("partial_rotary_factor",          _only(1),                              "1",               _PAPERS),
+    Statement("rotary_dim",                     _head_size,                            "the head size",   _PAPERS),   # GPT-J
+    Statement("rotary_emb_interleaved",         _only(True),                           "true",            "the rotation turns neighbours, not halves"),  # NomicBERT
+    Statement("norm_type",                      _only("layer_norm"),                   '"layer_norm"',    _NORMED),   # JunnYu; RoFormerV2 has rms_norm
+    Statement("normalize_before",               _only(False),                          "false",           _NORMED),   # PaddleNLP
+    Statement("pre_norm",                       _only(False),                          "false",           _NORMED),
+    Statement("norm_first",                     _only(False),                          "false",           _NORMED),   # PyTorch
+    Statement("prenorm",                        _only(False),                          "false",           _NORMED),   # NomicBERT
+    Statement("use_bias",                       _only(True),                           "true",            _BIASED),   # JunnYu; RoFormerV2 has none
+    Statement("attention_bias",                 _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("mlp_bias",                       _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("norm_bias",                      _only(True),                           "true",            _BIASED),   # ModernBERT
+    Statement("qkv_bias",                       _only(True),                           "true",            _BIASED),
+    Statement("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
+    Statement("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
+    Statement("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
+    Statement("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
+    Statement("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
+    Statement("head_dim",                       _head_size,                            "the head size",   _HEADS),
+    Statement("num_key_value_heads", lambda value, settings: value == settings.get("num_attention_heads", 12), "num_attention_heads", _HEADS),
+    Statement("residual_attention_scores",      _only(False),                          "false",           _PLAIN),    # RealFormer in bert4keras
+    Statement("attention_type",                 _only("original_full"),                '"original_full"', _PLAIN),    # BigBird
+    Statement("attention_window",               _only(),                               "none",            _PLAIN),    # Longformer
+    Statement("add_cross_attention",            _only(False),                          "false",           "attention is to the layer's own input"),
+    Statement("is_encoder_decoder",             _only(False),                          "false",           "there is an encoder alone"),
 )
 # fmt: on
 #: The next step for another model's weights.
 ANOTHERS = (
-    "The configuration says that the weights compute something else than RoFormer does; another model's are not "
+    "The configuration says that the weights compute something other than RoFormer does; another model's are not "
     "converted. If it is not theirs, name their own with --config FILE."
 )
 
@@ -276,15 +276,15 @@ class SourceConfig:
     """A configuration file as it was read.
 
     Attributes:
-        config: In canonical terms.
-        spelled: Values whose spelling is kept where the target understands it (activation names).
+        config: The configuration in canonical terms.
+        spellings: Values whose spelling is kept where the target understands it (activation names).
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
         assumed: Fields that no file says, with the default of the dialect's software.
     """
 
     config: RoFormerConfig
-    spelled: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumed: frozenset[str] = frozenset()
@@ -295,7 +295,7 @@ class Reading:
     """What a configuration file says, beside what is wrong with it.
 
     Attributes:
-        source: As read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
+        source: The configuration as read, a wrong value replaced by what the tensors show; None where nothing can stand in for it.
         problems: What is wrong.
         next_step: What to do about them.
     """
@@ -426,8 +426,8 @@ def examine(
 
     Args:
         path: The file, or None where there is none.
-        dialect: As for :func:`read`.
-        measured: As for :func:`read`.
+        dialect: The same as for :func:`read`.
+        measured: The same as for :func:`read`.
         where: The checkpoint, for messages.
         given: Field name → value that holds whatever the file says.
         excused: Keys of :data:`FUNCTION` that may say anything: of a model whose weights only begin a RoFormer's.
@@ -442,7 +442,7 @@ def examine(
     problems: list[Problem] = []
     notes: list[str] = []
     values: Json = {}
-    spelled: dict[str, str] = {}
+    spellings: dict[str, str] = {}
     assumed: set[str] = set()
     position = Spelling._fields.index(dialect)
     named = where.name if path is None else path.name
@@ -481,7 +481,7 @@ def examine(
             if value is None:
                 continue
         if item.name in _ACTIVATION_FIELDS:
-            spelled[item.name] = str(value)
+            spellings[item.name] = str(value)
             value = canonical_activation(str(value), dialect)
         values[item.name] = value
     wrong_fields = {problem.name for problem in problems}
@@ -505,20 +505,20 @@ def examine(
         return Reading(None, tuple(problems), step)
     known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
     extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
-    source = SourceConfig(RoFormerConfig(**values), spelled, extra, tuple(notes), frozenset(assumed))
+    source = SourceConfig(RoFormerConfig(**values), spellings, extra, tuple(notes), frozenset(assumed))
     return Reading(source, tuple(problems), step)
 
 
 def _other_function(settings: Json, named: str, excused: Collection[str]) -> list[Problem]:
     """Name what the settings say of the function and RoFormer does not compute."""
     problems = []
-    for said in FUNCTION:
-        value = settings.get(said.key)
-        if value is not None and said.key not in excused and not said.agrees(value, settings):
+    for statement in FUNCTION:
+        value = settings.get(statement.key)
+        if value is not None and statement.key not in excused and not statement.agrees(value, settings):
             got = json.dumps(value, ensure_ascii=False)
             shown = got if len(got) <= 60 else f"{got[:57]}..."
-            detail = f"got {shown} in {named}, want {said.want}: {said.here}"
-            problems.append(Problem("function", said.key, detail))
+            detail = f"got {shown} in {named}, want {statement.want}: {statement.here}"
+            problems.append(Problem("function", statement.key, detail))
     return problems
 
 
@@ -526,7 +526,7 @@ def assumptions(source: SourceConfig, dialect: Dialect, *, pooler: bool) -> list
     """Say what changes the function and no file states, each time that it is assumed.
 
     Args:
-        source: As read.
+        source: The configuration as it was read.
         dialect: The source's.
         pooler: Whether the tensors have one.
     """
@@ -573,7 +573,7 @@ def _check_given(given: Mapping[str, Any]) -> None:
     """Refuse what no field can be set to.
 
     Raises:
-        ConvertError: As its message says.
+        ConvertError: There is no such field, or its value is wrong.
     """
     fields = [item.name for item in FIELDS]
     for name, value in given.items():
@@ -620,7 +620,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
     """Spell a configuration in ``target``'s file; return it and what the target's software will not honour.
 
     Args:
-        source: As read.
+        source: The configuration as it was read.
         target: The dialect.
         architecture: Class name that loads the result.
         dtype: The weights' type.
@@ -642,7 +642,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
         key = item.key[position]
         assert key is not None
         if item.name in _ACTIVATION_FIELDS:
-            value, note = _spell_activation(item.name, value, source.spelled.get(item.name), target)
+            value, note = _spell_activation(item.name, value, source.spellings.get(item.name), target)
             notes.extend(note)
         fixed = item.fixed[position]
         if fixed is not None and value != fixed:

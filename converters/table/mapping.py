@@ -6,7 +6,7 @@ dialect, and both read this one table. The three model implementations use the c
 ecosystems' spellings exist here and nowhere else.
 
 A row names a module; its kind says which tensors the module has (leaves), and which dialects store them the other way
-round. Whether a kernel is turned is declared here and never inferred from shapes: H×H fits either way round.
+round. Whether a kernel is transposed is declared here and never inferred from shapes: H×H fits either way round.
 
 Sources: live state dicts of PaddleNLP 2.8.1 and transformers 4.57 and 5 (torch and TF), and bert4keras 0.11.5
 ``models.BERT.variable_mapping``; ``tests/test_mapping.py`` holds the rows against files those programs wrote.
@@ -52,13 +52,13 @@ class Leaf:
 
     Attributes:
         axes: 2 for the whole ``(out, in)`` shape of the row, 1 for its first axis alone.
-        turned_in: Dialects whose files hold this leaf as (in, out).
+        transposed_in: Dialects whose files hold this leaf as (in, out).
     """
 
     name: str
     axes: int
     ending: Spelling
-    turned_in: tuple[Dialect, ...] = ()
+    transposed_in: tuple[Dialect, ...] = ()
 
 
 # fmt: off
@@ -171,14 +171,14 @@ class Duplicate:
 
     Attributes:
         of: Canonical name of the tensor.
-        spelled: The duplicate's name in each dialect that has one.
+        spelling: The duplicate's name in each dialect that has one.
         written: How a writer treats it: ``"alias"`` where the container can name one payload twice at no cost,
             ``"copy"`` where it is worth its bytes.
         reason: Who reads it.
     """
 
     of: str
-    spelled: Spelling
+    spelling: Spelling
     written: Literal["alias", "copy"]
     reason: str
 
@@ -245,7 +245,7 @@ class Tensor:
         axes: Symbolic shape, out first: ``("H", "H")``.
         names: Spelling in each dialect, in a model with heads.
         base_names: Spelling in a bare base model's file.
-        turned_in: Dialects whose files hold it (in, out).
+        transposed_in: Dialects whose files hold it (in, out).
         group: Where it stands in the table.
     """
 
@@ -253,7 +253,7 @@ class Tensor:
     axes: tuple[str, ...]
     names: Spelling
     base_names: Spelling
-    turned_in: tuple[Dialect, ...]
+    transposed_in: tuple[Dialect, ...]
     group: Group
 
     def name(self, dialect: Dialect, *, base: bool = False) -> str:
@@ -262,9 +262,9 @@ class Tensor:
         assert name is not None, f"{self.canonical} has no spelling in {dialect}"
         return name
 
-    def turned(self, dialect: Dialect) -> bool:
+    def transposed(self, dialect: Dialect) -> bool:
         """Say whether ``dialect`` stores this kernel (in, out)."""
-        return dialect in self.turned_in
+        return dialect in self.transposed_in
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Canonical shape for ``sizes`` (symbol → size)."""
@@ -290,7 +290,7 @@ def _tensors_of(group: Group, layer: int | None) -> Iterator[Tensor]:
                 axes=row.shape[: leaf.axes],
                 names=names,
                 base_names=base if group.in_base else names,
-                turned_in=leaf.turned_in,
+                transposed_in=leaf.transposed_in,
                 group=group,
             )
 
@@ -300,7 +300,7 @@ class Table:
     """The rows written out for a number of layers.
 
     Attributes:
-        tensors: In the table's order, layers in theirs.
+        tensors: All tensors in the table's order, layers in theirs.
     """
 
     layers: int
@@ -321,7 +321,7 @@ class Table:
         return {tensor.canonical: tensor for tensor in self.tensors}
 
     def by_name(self, dialect: Dialect, *, base: bool) -> dict[str, Tensor]:
-        """Every tensor under its spelling in ``dialect``."""
+        """Return every tensor under its spelling in ``dialect``."""
         return {tensor.name(dialect, base=base): tensor for tensor in self.tensors}
 
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy
+    import numpy as np
     from numpy.typing import NDArray
 
 
-def rotary_angles(positions: int, head_size: int, *, first: int = 0) -> NDArray[numpy.float64]:
+def rotary_angles(positions: int, head_size: int, *, first: int = 0) -> NDArray[np.float64]:
     """Angle of every pair at each of ``positions`` positions from ``first``, (positions, D / 2), in radians."""
-    import numpy
+    import numpy as np
 
-    frequency = 10000.0 ** (-2.0 * numpy.arange(head_size // 2, dtype=numpy.float64) / head_size)
-    return numpy.arange(first, first + positions, dtype=numpy.float64)[:, None] * frequency[None, :]
+    frequency = 10000.0 ** (-2.0 * np.arange(head_size // 2, dtype=np.float64) / head_size)
+    return np.arange(first, first + positions, dtype=np.float64)[:, None] * frequency[None, :]
 
 
-def embed_positions(positions: int, head_size: int, *, first: int = 0) -> NDArray[numpy.float64]:
+def embed_positions(positions: int, head_size: int, *, first: int = 0) -> NDArray[np.float64]:
     """Lay the table out as transformers saves it: [sin | cos] by halves, (positions, D)."""
-    import numpy
+    import numpy as np
 
     angles = rotary_angles(positions, head_size, first=first)
-    return numpy.concatenate([numpy.sin(angles), numpy.cos(angles)], axis=1)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

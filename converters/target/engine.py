@@ -1,4 +1,4 @@
-"""Run a plan: copy ranges, turn kernels in strips, checksum on the way, read every byte back and compare.
+"""Run a plan: copy ranges, transpose kernels in strips, checksum on the way, read every byte back and compare.
 
 One engine runs any plan. Payloads first, headers and directories last, so that a file whose writing was cut short is
 refused by every loader. What is compared is still in the processor's cache or the page cache, and memory is a few
@@ -94,7 +94,7 @@ def run(
         directory: An empty directory.
         verify: Read every tensor back from the file and compare it with the source, bit by bit.
         fsync: Force the files to disk.
-        progress: Told of every piece.
+        progress: Called with the number of bytes of every piece.
 
     Raises:
         FormatError: A source file was cut short, or a checksum it carries is wrong.
@@ -168,8 +168,8 @@ class _Worker:
         """
         slot = self._slots[step.new.name]
         written = Written(self._output.directory / slot.filename, slot, step, 0)
-        plain = not step.turn and not step.casts and self._checksum is None
-        data = step.held.stored.data
+        plain = not step.transpose and not step.casts and self._checksum is None
+        data = step.binding.stored.data
         # with a checksum to look at, or bytes to compare, they come here anyway
         if plain and not self._verify and type(data) is Extent:
             done = _copy_in_kernel(data, self._files, self._output, slot, progress)
@@ -183,16 +183,23 @@ class _Worker:
         if self._scratch is None:
             self._scratch = Scratch()
         step = written.step
-        stored, start = step.held.stored, 0
-        kept = running(stored)
-        passing = kept.update if kept.kind else None
+        stored, start = step.binding.stored, 0
+        checksum_read = running(stored)
+        passing = checksum_read.update if checksum_read.kind else None
         # a cast of damaged bytes would fail for another reason; and what is not read in order is checked beforehand
-        if step.casts or not in_order(stored, turn=step.turn):
+        if step.casts or not in_order(stored, transpose=step.transpose):
             verify_checksum(self._files, stored)
             passing = None
         checksum = Checksum(self._checksum)
-        turned = partial(self._read_back.turned, step) if self._verify else None
-        for block in blocks(self._files, stored, turn=step.turn, scratch=self._scratch, passing=passing, turned=turned):
+        on_transposed = partial(self._read_back.transposed, step) if self._verify else None
+        for block in blocks(
+            self._files,
+            stored,
+            transpose=step.transpose,
+            scratch=self._scratch,
+            passing=passing,
+            on_transposed=on_transposed,
+        ):
             for bits in _parts(block):
                 part = as_target(bits, step)
                 checksum.update(part.data.cast("B"))
@@ -203,7 +210,7 @@ class _Worker:
                     progress(part.nbytes)
                 start += part.nbytes
         if passing is not None:
-            require(stored, kept)
+            require(stored, checksum_read)
         return checksum.value
 
 
@@ -245,12 +252,12 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
     """
     places: dict[str, list[Written]] = {}
     for one in written:
-        places.setdefault(one.step.held.tensor.canonical, []).append(one)
-    if places.keys() != found.held.keys():
-        lost = sorted(places.keys() ^ found.held.keys())
+        places.setdefault(one.step.binding.tensor.canonical, []).append(one)
+    if places.keys() != found.bindings.keys():
+        lost = sorted(places.keys() ^ found.bindings.keys())
         raise ConvertError(f"{found.path}: reading back what was written, these tensors differ: {', '.join(lost)}")
-    for canonical, held in found.held.items():
-        stored, data = held.stored, held.stored.data
+    for canonical, binding in found.bindings.items():
+        stored, data = binding.stored, binding.stored.data
         for one in places[canonical]:
             if one.step.new.name == stored.name:
                 break
@@ -264,4 +271,4 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
             one.step.new.shape,
             "C",
         ):
-            raise ConvertError(f"{found.path}: {canonical} is read back from elsewhere than it was written: {stored}")
+            raise ConvertError(f"{found.path}: {canonical} is found elsewhere than where it was written: {stored}")

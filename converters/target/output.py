@@ -45,7 +45,7 @@ class Replaceable:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a conversion writes files of this name."""
+    """Say whether a conversion writes files of this name."""
     if name in COMPANIONS or any(name in configs for configs in _CONFIGS):
         return True
     return any(container.writes(name) for container in all_containers())
@@ -158,7 +158,7 @@ def check_target(
         replaces: What that may be.
 
     Raises:
-        ConvertError: As the message says.
+        ConvertError: The output cannot be made or replaced, and the message says why.
     """
     if source is not None:
         read = Path(os.path.realpath(source))

@@ -1,4 +1,4 @@
-"""Source index + table → a plan: every target tensor, its source, whether it is turned, its file and its bytes.
+"""Source index + table → a plan: every target tensor, its source, whether it is transposed, its file and its bytes.
 
 Nothing is written here, and a dry run is this plan printed. :mod:`.engine` runs any plan.
 """
@@ -13,12 +13,12 @@ from typing import Any
 from ..containers.container import Container
 from ..containers.registry import containers_of
 from ..errors import ConvertError
-from ..source.checkpoint import Checkpoint, Held
+from ..source.checkpoint import Binding, Checkpoint
 from ..table import config_fields
 from ..table.config_fields import SourceConfig
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
-from ..tensors.stored import FLOATS, Layout, NewTensor
+from ..tensors.stored import FLOATS, FileLayout, NewTensor
 
 #: Names listed in one note.
 _NAMED = 8
@@ -29,18 +29,18 @@ class Step:
     """One target tensor.
 
     Attributes:
-        new: As the target file will hold it.
-        held: Where its bytes come from.
-        turn: Whether the matrix is transposed on the way.
+        new: The tensor as the target file will hold it.
+        binding: Where its bytes come from.
+        transpose: Whether the matrix is transposed on the way.
     """
 
     new: NewTensor
-    held: Held
-    turn: bool
+    binding: Binding
+    transpose: bool
 
     @property
     def casts(self) -> bool:
-        return self.new.dtype != self.held.stored.dtype
+        return self.new.dtype != self.binding.stored.dtype
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ class Plan:
         """Bytes of payload to write."""
         return sum(file.nbytes for file in self.files)
 
-    def lay_out(self, file: FilePlan) -> Layout:
+    def lay_out(self, file: FilePlan) -> FileLayout:
         """Lay one weight file out in the target's container."""
         tensors = [step.new for step in file.steps]
-        groups = {step.new.name: step.held.tensor.group for step in file.steps}
+        groups = {step.new.name: step.binding.tensor.group for step in file.steps}
         return self.container.lay_out(file.filename, tensors, self.target, groups)
 
 
 def choose_container(target: Dialect, name: str | None) -> Container:
-    """The container to write: the dialect's usual one, or the one asked for.
+    """Return the container to write: the dialect's usual one, or the one asked for.
 
     Raises:
         ConvertError: The dialect's software does not read such a container.
@@ -189,21 +189,23 @@ def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str
     sizes = source.config.sizes
     steps: list[Step] = []
     for tensor in table.tensors:
-        held = source.held.get(tensor.canonical)
-        if held is None:
+        binding = source.bindings.get(tensor.canonical)
+        if binding is None:
             continue
-        turned = tensor.turned(target)
+        transposed = tensor.transposed(target)
         shape = tensor.shape(sizes)
-        new = NewTensor(tensor.name(target, base=base), dtype or held.stored.dtype, shape[::-1] if turned else shape)
-        turn = held.turned != turned and len(shape) == 2
-        steps.append(Step(new, held, turn))
+        new = NewTensor(
+            tensor.name(target, base=base), dtype or binding.stored.dtype, shape[::-1] if transposed else shape
+        )
+        transpose = binding.transposed != transposed and len(shape) == 2
+        steps.append(Step(new, binding, transpose))
         for duplicate in TIED:
-            name = duplicate.spelled.in_(target)
-            if duplicate.of != tensor.canonical or name is None or base:
+            second = duplicate.spelling.in_(target)
+            if duplicate.of != tensor.canonical or second is None or base:
                 continue
             if duplicate.written == "copy" or container.shares_storage:
                 alias = new.name if container.shares_storage else None
-                steps.append(Step(NewTensor(name, new.dtype, new.shape, alias), held, turn))
+                steps.append(Step(NewTensor(second, new.dtype, new.shape, alias), binding, transpose))
     return steps
 
 
@@ -245,9 +247,9 @@ def _tensor_notes(
 ) -> list[str]:
     software = DIALECT_FILES[target].software
     notes = [
-        f"the {group.name} is kept under BERT's names; it is not read by {software} and reported as unexpected"
+        f"the {group.name} is written under BERT's names; {software} does not read it and reports it as unexpected"
         if target != "tf1"
-        else f"the {group.name} is kept"
+        else f"the {group.name} is written"
         for group in groups
         if group in UNREAD[target]
     ]
@@ -259,19 +261,19 @@ def _tensor_notes(
     elif source.derived:
         notes.append("embed_positions is left out: it is computed from the configuration")
     for second in TIED:
-        held, name = source.held.get(second.of), second.spelled.in_(source.dialect)
-        if held is not None and held.stored.name == name:
-            notes.append(f"{name} is taken for {held.tensor.name(source.dialect)}, which is not in the file")
+        binding, name = source.bindings.get(second.of), second.spelling.in_(source.dialect)
+        if binding is not None and binding.stored.name == name:
+            notes.append(f"{name} is taken for {binding.tensor.name(source.dialect)}, which is not in the file")
     if source.ignored:
         notes.append(
-            f"left out, being no weights: {source.ignored[0]}"
+            f"left out because they are not weights: {source.ignored[0]}"
             + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
         )
     others = tuple(source.found.index.metadata)
     if others:
         more = len(others) - _NAMED
         named = ", ".join(others[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-        notes.append(f"left out, being no tensors: {named}")
+        notes.append(f"left out because they are not tensors: {named}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

@@ -1,7 +1,7 @@
-"""Compare what is made with what it is made of, bit by bit: after each turn, and after each writing.
+"""Compare what is made with what it is made of, bit by bit: after each transposition, and after each writing.
 
-Nothing is turned for it: elements are compared where they lie, so that a fault in turning cannot hide itself. And
-nothing is fetched again from afar: what is compared was touched a moment ago.
+Nothing is transposed for it: elements are compared where they lie, so that a fault in transposing cannot hide itself.
+And nothing is fetched again from afar: what is compared was touched a moment ago.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .plan import Step
 
 # numpy takes a tenth of a conversion's time to import: when there is work for it
 if TYPE_CHECKING:
-    import numpy
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -35,17 +35,17 @@ class ReadBack:
 
     def __init__(self) -> None:
         self._files = OpenFiles()
-        self._room: NDArray[numpy.uint8] | None = None
-        self._answer: NDArray[numpy.bool_] | None = None
+        self._room: NDArray[np.uint8] | None = None
+        self._answer: NDArray[np.bool_] | None = None
 
-    def turned(self, step: Step, source: NDArray[Any], target: NDArray[Any]) -> None:
+    def transposed(self, step: Step, source: NDArray[Any], target: NDArray[Any]) -> None:
         """Compare a part of the source with what became of it; both as the target has its axes.
 
         Raises:
             ConvertError: The bits differ.
         """
         if not self._same(source, target):
-            raise _differ(step, "was turned into")
+            raise _differ(step, "was transposed into")
 
     def written(self, written: Written, start: int, content: NDArray[Any]) -> None:
         """Read ``content`` back, which was written ``start`` bytes into its tensor, and compare.
@@ -54,10 +54,10 @@ class ReadBack:
             ConvertError: The bits differ.
             FormatError: The file ends early or cannot be read.
         """
-        import numpy
+        import numpy as np
 
         if self._room is None or len(self._room) < content.nbytes:
-            self._room = numpy.empty(content.nbytes, numpy.uint8)
+            self._room = np.empty(content.nbytes, np.uint8)
         found = self._room[: content.nbytes]
         self._files.read_into(written.path, written.slot.offset + start, found.data)
         if not self._same(content, found.view(content.dtype)):
@@ -65,14 +65,14 @@ class ReadBack:
 
     def _same(self, left: NDArray[Any], right: NDArray[Any]) -> bool:
         """Compare two arrays of one shape without fresh memory for the answer."""
-        import numpy
+        import numpy as np
 
         if left.dtype != right.dtype or left.shape != right.shape:
             return False
         if self._answer is None or self._answer.size < left.size:
-            self._answer = numpy.empty(left.size, numpy.bool_)
+            self._answer = np.empty(left.size, np.bool_)
         answer = self._answer[: left.size].reshape(left.shape)
-        numpy.equal(left, right, out=answer)
+        np.equal(left, right, out=answer)
         return bool(answer.all())
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class ReadBack:
 
 def _differ(step: Step, how: str) -> ConvertError:
     return ConvertError(
-        f"{step.new.name} {how} other bits than {step.held.stored.name} of the source has",
+        f"{step.new.name} {how} bits that differ from those of {step.binding.stored.name} in the source",
         "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
     )
 
@@ -97,6 +97,6 @@ def as_target(bits: NDArray[Any], step: Step) -> NDArray[Any]:
         return bits
     from ..tensors.dtypes import cast, numpy_dtype
 
-    stored = step.held.stored
+    stored = step.binding.stored
     values = cast(bits.view(numpy_dtype(stored.dtype)), stored.dtype, step.new.dtype, name=stored.name)
     return values.view(f"u{values.itemsize}")

@@ -84,7 +84,7 @@ class WorkingDirectory:
                 os.close(lock)
 
     def _is_mine(self, lock: int) -> bool:
-        """Whether an open proof is still the one in the directory."""
+        """Say whether an open proof is still the one in the directory."""
         try:
             return os.path.samestat(os.fstat(lock), os.lstat(self.path / MADE_BY))
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class WorkingDirectory:
             locked = _locked(lock, wait=False)
             if locked is None:
                 raise ConvertError(
-                    f"{self.path} is there, and nothing here tells whether a run is still writing {self.target.name}",
+                    f"{self.path} exists, and nothing shows whether a run is still writing {self.target.name}",
                     f"If none is, remove that directory; otherwise wait, or {_ANOTHER}.",
                 )
             if not locked:
@@ -146,7 +146,7 @@ class WorkingDirectory:
         if self.new.exists() and self.old.exists():
             if os.path.lexists(self.target):
                 raise ConvertError(
-                    f"{self.old} is what a run that was killed should have replaced, and {self.target} is there again",
+                    f"a run that was to replace {self.old} was killed, and {self.target} exists again",
                     "Move one of the two away.",
                 )
             os.rename(self.old, self.target)
@@ -162,7 +162,7 @@ class WorkingDirectory:
 
 
 def _stem(target: Path) -> str:
-    """The target's name, or what stands for a long one: a name has at most 255 bytes."""
+    """Return the target's name, or what stands for a long one: a name has at most 255 bytes."""
     name = target.name
     return name if len(os.fsencode(name)) <= 200 else f"{zlib.crc32(os.fsencode(name)):08x}"
 

@@ -29,7 +29,7 @@ def crc32c() -> Callable[..., int]:
     try:
         import crc32c
     except ImportError as error:
-        what = f"crc32c, which takes the checksums of TF checkpoints, cannot be imported: {error}"
+        what = f"crc32c, which computes the checksums of TF checkpoints, cannot be imported: {error}"
         raise ConvertError(what, "Install it: python -m pip install crc32c") from None
     return crc32c.crc32c
 

@@ -172,13 +172,13 @@ class StoredTensor:
     """One tensor as a file holds it.
 
     Attributes:
-        name: As the file spells it.
+        name: Its name as the file spells it.
         dtype: A key of :data:`ITEMSIZE`, or the container's own word for a type we do not convert.
-        shape: As the file means it.
+        shape: Its shape as the file means it.
         data: Where the bytes are.
         order: ``"C"``, or ``"F"`` when a matrix lies in the file column by column: its bytes are those of the
-            transposed matrix in C order (a ``.t()`` view in a torch file, a Fortran array in a pickle). A turn that the
-            table asks for and this one cancel out.
+            transposed matrix in C order (a ``.t()`` view in a torch file, a Fortran array in a pickle). A transposition
+            that the table asks for and this one cancel out.
     """
 
     name: str
@@ -213,9 +213,9 @@ class NewTensor:
     """One tensor that a writer is asked to lay out.
 
     Attributes:
-        name: As the file shall spell it.
+        name: Its name as the file is to spell it.
         dtype: A key of :data:`ITEMSIZE`.
-        shape: As the file shall mean it, C order.
+        shape: Its shape as the file is to mean it, C order.
         alias_of: Name of another tensor of the same file whose bytes this one shares (a tied weight): a container that
             can refer to one payload twice does so, and no byte is stored for it.
     """
@@ -248,7 +248,7 @@ class Slot:
     nbytes: int
 
 
-class Layout(Protocol):
+class FileLayout(Protocol):
     """A file (or the files of one checkpoint) laid out before a byte moves.
 
     The engine calls :meth:`create` once, writes every payload into its slot, and then writes :meth:`fragments`: a file
@@ -266,7 +266,7 @@ class Layout(Protocol):
         """File name → exact size in bytes."""
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload, given the payloads' checksums by tensor name."""
+        """Return everything that is not payload, given the payloads' checksums by tensor name."""
 
 
 def create_sized(directory: Path, sizes: dict[str, int]) -> None:

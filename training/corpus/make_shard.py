@@ -26,7 +26,7 @@ class Job:
     """What a process needs to make shards.
 
     Attributes:
-        directory: Of the corpus, the tokenizer's files in it.
+        directory: Directory of the corpus, the tokenizer's files in it.
         segmenter: See :data:`~..text.segmentation.SEGMENTERS`.
         text_format: How the inputs are read.
         inputs: All of them.
@@ -91,7 +91,7 @@ def _add_piece(
     path = Path(item.name)
     if path.stat().st_size != item.nbytes:
         raise FormatError(
-            path, f"changed since the corpus was begun: {path.stat().st_size:,} bytes, were {item.nbytes:,}"
+            path, f"changed since the corpus was begun: {path.stat().st_size:,} bytes now, {item.nbytes:,} then"
         )
     # the bytes of a compressed file say nothing about where its text ends
     reader = LineReader(path, piece.start, None if is_compressed(path) else piece.stop)
@@ -117,7 +117,7 @@ def _add_piece(
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at its most; 0 where the system does not say."""
+    """Return the bytes that this process held at its most; 0 where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -38,7 +38,7 @@ def begin(
     """Make the directory with its plan and tokenizer, or find that it is there and the same.
 
     Raises:
-        ConvertError: As :func:`prepare`.
+        ConvertError: As for :func:`prepare`.
     """
     if shard_bytes < 1:
         raise ConvertError(f"shards of {shard_bytes:,} bytes; wanted at least 1")
@@ -173,7 +173,7 @@ def _make_directory(directory: Path) -> None:
         raise ConvertError(f"{directory}: cannot be made: {error.strerror or error}") from None
     if others:
         raise ConvertError(
-            f"{directory} holds {others[0]} and is no corpus that was begun here", "Name another directory with -o."
+            f"{directory} holds {others[0]} and is not a corpus that was begun here", "Name another directory with -o."
         )
 
 

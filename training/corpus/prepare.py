@@ -24,19 +24,19 @@ ENGINES = ("processes", "ray")
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run came to.
+class PreparationReport:
+    """The outcome of a run of ``prepare``.
 
     Attributes:
-        directory: Of the corpus.
+        directory: Directory of the corpus.
         finished: Whether the index was written.
         verified: Whether all of it was read back.
         shards: How many the corpus has.
         present: How many are there.
         made: How many of them this run made.
         tokens, sentences, documents: Totals of the shards that are there.
-        characters: Of the text that this run read.
-        seconds: Of this run.
+        characters: Characters of the text that this run read.
+        seconds: Wall time of this run.
         peak_bytes: The most memory one process held.
         processes: That worked.
     """
@@ -71,15 +71,15 @@ def prepare(
     verify: bool = False,
     progress: Callable[[int], None] = lambda _: None,
     started: Callable[[int], None] = lambda _: None,
-) -> Report:
+) -> PreparationReport:
     """Make, or go on making, the corpus in ``directory``.
 
     Args:
         inputs: Files, directories or patterns.
-        directory: To make; one that an earlier run with the same settings began is gone on with.
+        directory: The directory to make; one that an earlier run with the same settings began is gone on with.
         tokenizer: A checkpoint's directory or a vocabulary file.
         segmenter: What finds words, for whole-word masking.
-        fields: Of JSON lines.
+        fields: The members of JSON lines that hold the text.
         file_format: See :class:`~..text.files.TextFormat`.
         processes: How many work; by default as many as there are cores.
         engine: What runs them: ``processes`` of this machine, or ``ray``.
@@ -107,7 +107,7 @@ def prepare(
     finished = only is None and finish(job, plan, headers)
     if verify and finished:
         Corpus.open(directory, full=True)
-    return Report(
+    return PreparationReport(
         directory=directory,
         finished=finished,
         verified=verify and finished,
@@ -133,7 +133,7 @@ def make_here(job: Job, numbers: Sequence[int], processes: int, progress: Callab
     """Make the shards ``numbers`` in this process.
 
     Raises:
-        ConvertError: As :func:`make_shard`.
+        ConvertError: As for :func:`make_shard`.
     """
     encoder = open_encoder(job)
     return [make_shard(job, number, encoder, progress) for number in numbers]

@@ -45,10 +45,10 @@ class Corpus:
     Attributes:
         directory: Where it lies.
         index: The contents of ``corpus.json``.
-        vocabulary_digest: As :func:`vocabulary_digest` makes it; training refuses another vocabulary.
+        vocabulary_digest: What :func:`vocabulary_digest` returns of it; training refuses another vocabulary.
         vocabulary_size: One past the largest id.
         tokens, sentences, documents: Totals.
-        shards: In order, those without a document left out.
+        shards: The shards in order, those without a document left out.
     """
 
     def __init__(self, directory: Path, index: dict[str, Any], shards: Sequence[Shard]) -> None:
@@ -145,7 +145,7 @@ def read_index(directory: Path) -> dict[str, Any]:
                 directory, "is not finished", next_step="Run `roformer-pretrain prepare` again: it goes on from there."
             )
         raise FormatError(
-            directory, f"is no prepared corpus: it has no {INDEX}", next_step="Make one: roformer-pretrain prepare"
+            directory, f"is not a prepared corpus: it has no {INDEX}", next_step="Make one: roformer-pretrain prepare"
         )
     index = read_object(path)
     wanted: dict[str, type] = {

@@ -51,7 +51,7 @@ class ShardHeader:
         width: Bytes a token, 2 or 4.
         tokens, sentences, documents: How many.
         vocabulary_size: One past the largest id that may occur.
-        number: Of the shard in its corpus, counted from 0.
+        number: Number of the shard in its corpus, counted from 0.
         corpus: 32 hexadecimal digits that every shard of a corpus has.
         digest: SHA-256, in hexadecimal, of everything behind the header.
     """
@@ -115,7 +115,7 @@ def read_header(path: Path) -> ShardHeader:
     if head[:8] != MAGIC:
         raise FormatError(
             path,
-            f"is no shard of a prepared corpus: begins with {head[:8]!r}, want {MAGIC!r}",
+            f"is not a shard of a prepared corpus: begins with {head[:8]!r}, want {MAGIC!r}",
             next_step=_PREPARE_AGAIN,
         )
     if len(head) < HEADER_BYTES:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 
 from ...converters.amounts import amount
 from ...models.processor import processor
@@ -75,7 +75,7 @@ def build() -> str:
     return f"{paddle.__version__}, built {kind}"
 
 
-def warnings(numpy_version: str = numpy.__version__) -> list[str]:
+def warnings(numpy_version: str = np.__version__) -> list[str]:
     """Say what a run here will trip over, a sentence each."""
     out = []
     if tuple(int(part) for part in numpy_version.split(".")[:2]) >= (2, 4):

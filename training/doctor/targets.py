@@ -47,7 +47,7 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
     if wanted == "gpu" and not gpus:
         raise ConvertError(
             f"device = gpu, and Paddle {machine.build()}, finds none here",
-            "Say --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
+            "Use --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
         )
     on_gpu = bool(gpus) and wanted != "cpu"
     device = gpus[0] if on_gpu else machine.cpu()

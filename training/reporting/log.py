@@ -30,7 +30,7 @@ class RunLog:
     """Where a run's reports go. A context manager that closes itself.
 
     Args:
-        directory: Of the run; holds ``metrics.jsonl``, and ``tensorboard/`` and ``visualdl/`` where asked for.
+        directory: The run's directory, with ``metrics.jsonl``, and ``tensorboard/`` and ``visualdl/`` where asked for.
         tensorboard: Draw curves for TensorBoard.
         visualdl: Draw curves for VisualDL.
         terminal: Keep a progress line at the bottom of the terminal; nothing where stderr is none.

@@ -133,7 +133,7 @@ def _records(path: Path, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
         if not _is_record(record):
             raise FormatError(
                 path,
-                "this line is no record of a training run; wanted a JSON object with kind and step",
+                "this line is not a record of a training run; wanted a JSON object with kind and step",
                 offset=offset,
                 next_step=f"Remove the line, or name another {METRICS}.",
             )

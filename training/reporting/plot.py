@@ -123,7 +123,7 @@ def plot(runs: Sequence[Path], picture: Path) -> list[RunCurves]:
     """
     if picture.suffix.lower() not in ENDINGS:
         raise ConvertError(
-            f"{picture}: a picture's name must end in {', '.join(ENDINGS)}", f"Say -o {picture.stem or 'run'}.png."
+            f"{picture}: a picture's name must end in {', '.join(ENDINGS)}", f"Write -o {picture.stem or 'run'}.png."
         )
     if not is_installed("matplotlib"):
         raise MissingPackageError("Drawing a run", {"matplotlib": "pretrain"})

@@ -99,7 +99,7 @@ class Progress:
         return " · ".join(parts)
 
     def _clock_time(self, left: float) -> str:
-        """The time of day that is so many seconds away, with the date where it is not today's."""
+        """Return the time of day that is so many seconds away, with the date where it is not today's."""
         now, then = time.localtime(self._now()), time.localtime(self._now() + left)
         return time.strftime("%H:%M" if now[:3] == then[:3] else "%Y-%m-%d %H:%M", then)
 

@@ -36,7 +36,7 @@ class StepRecord:
         loss: What was minimised; NaN, as both parts, where loss scaling left out all of these steps.
         lm_loss: Its masked-LM part: mean cross-entropy of a masked token, in nats; 0 where that objective is off.
         sop_loss: Its sentence-order part; 0 where that objective is off, NaN where no sample had a second sentence.
-        learning_rate: Of the last of these steps.
+        learning_rate: Rate of the last of these steps.
         steps_per_second: A time: differs from run to run, as the next two do.
         sequences_per_second: Over all ranks.
         tokens_per_second: Over all ranks, padding left out.

@@ -53,12 +53,12 @@ def evaluate(
 
     Args:
         model: :class:`~...models.roformer_paddle.RoFormerForPretraining`, not wrapped.
-        data: Held out.
+        data: Held-out batches.
         steps: How many batches.
         micro_tokens: Tokens that are scored together; 0: those of a batch.
         step: Steps of the run so far, for the record.
         stage: Number of the stage, for the record.
-        rank: Of this process.
+        rank: Rank of this process.
         ranks: How many there are.
         reduce: Adds up the ranks' sums; every rank gets the whole.
     """
@@ -129,13 +129,13 @@ def fill_lines(model: Any, tokenizer: Tokenizer, sentences: Sequence[str], top_k
     """Fill every mask of a few sentences: the model card's line of each.
 
     Args:
-        model: As :func:`evaluate` takes it.
+        model: The model, as for :func:`evaluate`.
         tokenizer: That the model was trained with.
         sentences: Each with at least one mask.
         top_k: Words a mask.
 
     Raises:
-        TextsError: As :func:`read_sentences`.
+        TextsError: As for :func:`read_sentences`.
         ModelError: A logit is not finite.
     """
     encodings = read_sentences(tokenizer, sentences, model.config)

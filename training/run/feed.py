@@ -21,10 +21,10 @@ def in_sequences(
     """Say of every stage how many sequences a step has: where ``batch_tokens`` decides, on average.
 
     Args:
-        settings: Of the run.
+        settings: Settings of the run.
         sources: Corpora and vocabulary.
-        position: As :class:`Feed` takes it.
-        cache: Likewise.
+        position: The same as for :class:`Feed`.
+        cache: The same as for :class:`Feed`.
     """
     feed = Feed(settings, sources, position, cache=cache)
     stages = [
@@ -41,7 +41,7 @@ class Feed:
         settings: Stages and how samples are made.
         sources: Corpora and vocabulary.
         position: From where the run goes on.
-        rank: Of this process.
+        rank: Rank of this process.
         ranks: How many there are.
         cache: Directory for sample maps, which are slow to make for large corpora; None keeps them in memory.
     """
@@ -93,7 +93,7 @@ class Feed:
         return self._held_out[1]
 
     def stage(self, number: int, *, held_out: bool = False) -> StageData:
-        """A stage's data, of the training side or the held-out one."""
+        """Return a stage's data, of the training side or the held-out one."""
         stage, data, tokenizer = self.settings.stages[number], self.settings.data, self.sources.tokenizer
         return StageData(
             self.sources.corpora,
@@ -112,7 +112,7 @@ class Feed:
         )
 
     def _origin(self, number: int) -> Origin:
-        """Where the steps of the batch and the corpora of now begin in a stage."""
+        """Find where the steps of the batch and the corpora of now begin in a stage."""
         return self._position.begun if number == self._position.stage else Origin()
 
     def _prefetching(self, number: int) -> Prefetching:

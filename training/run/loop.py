@@ -29,7 +29,7 @@ from ..step.trainer import Trainer
 from .evaluation import evaluate, fill_lines, sentences_to_fill
 from .feed import Feed, in_sequences
 from .opening import ending_line, opening, peak
-from .run_directory import claim, held
+from .run_directory import claim, locked
 
 
 def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -> int:
@@ -49,7 +49,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     require_work_for_all(settings, ranks.count)
     with ExitStack() as stack:
         if ranks.first:
-            stack.enter_context(held(run))
+            stack.enter_context(locked(run))
         # one rank decides for all: each would read every file, and two could find different ones damaged
         found, damaged = ranks.decide(lambda: claim(run, resume=resume))
         sources = open_sources(settings.data.corpora)
@@ -119,7 +119,7 @@ class Loop:
         self.clock = Clock()
 
     def run(self) -> None:
-        """Train."""
+        """Take the steps that are left."""
         trainer, settings = self.trainer, self.trainer.settings
         watch = settings.watch
         ending = trainer.step >= settings.steps
@@ -200,7 +200,7 @@ class Loop:
             self.log.step(record)
 
     def work_of_token(self, stage: int) -> float:
-        """Operations of one token of a stage, as an estimate counts them."""
+        """Return the operations of one token of a stage, as an estimate counts them."""
         data, length = self.trainer.settings.data, self.trainer.settings.stages[stage].length
         masked = data.masked_lm_probability if data.mlm else 0.0
         return flop_per_token(self.trainer.model.config, length, masked=masked)

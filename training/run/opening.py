@@ -15,7 +15,7 @@ from .feed import Feed
 
 
 def device_name(device: str) -> str:
-    """What a device of Paddle's, ``cpu`` or ``gpu:0``, calls itself."""
+    """Return the name that a device of Paddle's, ``cpu`` or ``gpu:0``, gives itself."""
     return processor().name if device == "cpu" else str(paddle.device.cuda.get_device_name(device))
 
 
@@ -25,7 +25,7 @@ def opening(trainer: Trainer, feed: Feed, device: str, kernels: Sequence[str] = 
     Args:
         trainer: Model and settings.
         feed: The data.
-        device: As :func:`..step.precision.choose_device` gave it.
+        device: The device, as :func:`..step.precision.choose_device` returned it.
         kernels: Which fast kernels were chosen and which left out.
     """
     from ...converters.version import __version__
@@ -51,7 +51,7 @@ def opening(trainer: Trainer, feed: Feed, device: str, kernels: Sequence[str] = 
 
 
 def peak(device: str, precision: str, ranks: int) -> float | None:
-    """Operations a second of all ranks' devices together by their data sheet; None on a CPU and where it is unknown."""
+    """Add up the operations a second of all ranks' devices by their data sheet; None on a CPU and where unknown."""
     each = None if device == "cpu" else peak_flops(device_name(device), precision)
     return None if each is None else ranks * each
 

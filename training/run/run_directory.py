@@ -16,7 +16,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Make the run's directory and hold it for this process, whose death, however it comes, gives it back.
 
     Raises:
@@ -58,7 +58,7 @@ def claim(run: Path, *, resume: bool) -> tuple[int | None, list[tuple[str, str]]
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, 0 where there is none."""
+    """Return the bytes of a file, 0 where there is none."""
     try:
         return path.stat().st_size
     except OSError:

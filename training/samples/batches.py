@@ -69,7 +69,7 @@ class Origin:
     """Where in a stage's data steps of one batch and one mixture of corpora begin; others may have gone before.
 
     Attributes:
-        step: Of the stage, from 0.
+        step: Step of the stage, counted from 0.
         sample: Number in the stage of that step's first sample; masks and swaps are drawn by it.
         taken: How many samples of each corpus came before, by the corpus's number; none of those past the end.
     """
@@ -85,15 +85,15 @@ class StageData:
     Args:
         corpora: Prepared corpora with their weights, above 0; a sample's corpus is drawn in exact proportion.
         length: Longest sample in tokens, special tokens included.
-        seed: Of the order, the masks, the swaps and the samples' boundaries. Held-out data do not depend on it.
+        seed: Seed of the order, the masks, the swaps and the samples' boundaries. Held-out data do not depend on it.
         options: How samples are made.
         special: The vocabulary's special tokens.
         batch_size: Samples of a step over all ranks; on average, where there is a `batch_tokens`.
         batch_tokens: Tokens of a step over all ranks, to within a sample, special tokens counted as in a pair; 0: a
             step is `batch_size` samples, whatever they hold.
         origin: From where on steps take what the other arguments say; those before it are past.
-        numbers: Of each corpus, which its order and its samples' boundaries are drawn by; its place where none are
-            given. A run keeps them when corpora come and go.
+        numbers: Number of each corpus, by which its order and its samples' boundaries are drawn; its place where none
+            are given. A run keeps them when corpora come and go.
         held_out: The held-out documents instead of the training ones, with the same masks each time: a fixed random
             order in which each sample comes once. The last step may be a smaller one, and those after it are empty.
         held_out_fraction: Share of documents held out. Which ones is a function of this and their number alone.
@@ -348,7 +348,7 @@ class Prefetching:
         return batches
 
     def origin_at(self, step: int) -> Origin:
-        """As :meth:`StageData.origin_at`; asked in the thread, for two must not count through samples at once."""
+        """Do as :meth:`StageData.origin_at`, in the thread: two must not count through samples at once."""
         return self._thread.submit(self._data.origin_at, step).result()
 
     def _begin(self, step: int) -> None:

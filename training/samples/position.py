@@ -19,7 +19,7 @@ class Position:
     Attributes:
         corpora: Digest of every corpus that the run has read or is about to, in the order in which they came. A
             corpus's place in it is its number, which it keeps when others come and go.
-        stage: Of the last step that was taken.
+        stage: Stage of the last step that was taken.
         begun: Where in that stage the steps of the batch and the corpora of now begin.
         reached: Where other steps would begin that come next.
     """

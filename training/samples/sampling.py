@@ -50,18 +50,18 @@ class Shard(Protocol):
 
     @property
     def tokens(self) -> NDArray[Any]:
-        """(n,) token ids, no special tokens among them."""
+        """Token ids, no special tokens among them: (n,)."""
 
     @property
     def sentence_ends(self) -> NDArray[Any]:
-        """(s + 1,) the token with which each sentence begins; n last."""
+        """The token with which each sentence begins, and n at the end: (s + 1,)."""
 
     @property
     def document_ends(self) -> NDArray[Any]:
-        """(d + 1,) the sentence with which each document begins; s last."""
+        """The sentence with which each document begins, and s at the end: (d + 1,)."""
 
     def word_starts(self, start: int, end: int) -> NDArray[np.bool_]:
-        """Whether each token from start to end begins a word."""
+        """Say whether each token from start to end begins a word."""
 
 
 class Corpus(Protocol):
@@ -69,7 +69,7 @@ class Corpus(Protocol):
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """In order."""
+        """The shards in their order."""
 
 
 @dataclass(frozen=True)

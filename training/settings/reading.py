@@ -42,7 +42,7 @@ class SettingsError(ConvertError):
 
 
 def shipped_configurations() -> list[Path]:
-    """The configurations that come along, by name."""
+    """Return the shipped configurations by name."""
     return sorted(SHIPPED.glob("*.toml"))
 
 

@@ -100,7 +100,7 @@ class Data:
     masked_lm_probability: float = _key(0.15, "Share of the tokens that are predicted.", _PROPER_SHARE)
     ngrams: int = _key(1, "Longest run of words that is masked together; n words with weight 1/n.", Range(1, 16))
     short_sequence_probability: float = _key(0.1, "Share of samples that are made shorter than the length.", _SHARE)
-    held_out_fraction: float = _key(0.005, "Share of the documents that is kept for evaluation.", _SHARE)
+    held_out_fraction: float = _key(0.005, "Share of the documents that is held out for evaluation.", _SHARE)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW."""
+    """The settings of AdamW."""
 
     weight_decay: float = _key(0.01, "Not on biases and norms.", _FROM_0, free=True)
     beta1: float = _key(0.9, "Decay of the first moment.", _SHARE)
@@ -182,7 +182,7 @@ class Stage:
     decay_steps: int = _key(0, "Step of the schedule at which min_lr is reached; 0: its last.", _FROM_0, free=True)
 
     def sequences(self, mean: float) -> int:
-        """Sequences of a step on average, where one holds ``mean`` tokens."""
+        """Return the number of sequences of a step on average, where one holds ``mean`` tokens."""
         return self.batch_size or max(1, round(self.batch_tokens / mean))
 
     @property
@@ -209,7 +209,7 @@ class Settings:
         return sum(stage.steps for stage in self.stages)
 
     def stage_at(self, step: int) -> tuple[int, int]:
-        """The stage of a step (from 0) of the run: its number, and the step within it."""
+        """Return the stage of a step (from 0) of the run: its number, and the step within it."""
         for number, stage in enumerate(self.stages):
             if step < stage.steps:
                 return number, step
@@ -217,7 +217,7 @@ class Settings:
         raise IndexError("past the last stage")
 
     def skipped(self, step: int) -> tuple[int, int] | None:
-        """The range of ``skip_steps``, first and last, that a step (from 1) of the run lies in, or None."""
+        """Return the range of ``skip_steps``, first and last, that a step (from 1) of the run lies in, or None."""
         ranges = map(read_range, self.data.skip_steps)
         return next(((first, last) for first, last in ranges if first <= step <= last), None)
 
@@ -227,7 +227,7 @@ class Settings:
         return bool(self.watch.eval_steps and self.watch.eval_batches and self.data.held_out_fraction)
 
     def as_tree(self) -> dict[str, Any]:
-        """The settings as plain tables and values, as JSON and TOML hold them."""
+        """Return the settings as plain tables and values, as JSON and TOML hold them."""
         tree: dict[str, Any] = {name: asdict(getattr(self, name)) for name in TABLES}
         for table in tree.values():
             table.update({name: list(value) for name, value in table.items() if isinstance(value, tuple)})

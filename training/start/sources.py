@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...converters import open_checkpoint
@@ -39,7 +39,7 @@ class Sources:
 
     Attributes:
         corpora: Each with its weight.
-        tokenizer: Of their common vocabulary.
+        tokenizer: Tokenizer with their common vocabulary.
     """
 
     corpora: tuple[tuple[Corpus, float], ...]
@@ -103,7 +103,7 @@ def _weighted(entry: str) -> tuple[str, float]:
 
 
 def model_config(settings: Settings, tokenizer: Tokenizer) -> RoFormerConfig:
-    """The configuration of the model that the settings describe."""
+    """Return the configuration of the model that the settings describe."""
     model = settings.model
     return RoFormerConfig(
         vocab_size=tokenizer.size,
@@ -169,12 +169,12 @@ def load_weights(directory: Path, config: RoFormerConfig) -> Iterator[tuple[str,
 def _as_paddle(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
     """Read a tensor as float32, laid out as Paddle does."""
     array: NDArray[Any] = checkpoint.read(name, "float32")
-    turned = Table(checkpoint.config.num_hidden_layers).by_canonical[name].turned(DIALECT)
-    return numpy.ascontiguousarray(array.T) if turned else array
+    transposed = Table(checkpoint.config.num_hidden_layers).by_canonical[name].transposed(DIALECT)
+    return np.ascontiguousarray(array.T) if transposed else array
 
 
 def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sources) -> None:
-    """Hold a checkpoint to start from against the model that shall be trained, and against the corpora's vocabulary.
+    """Hold a checkpoint to start from against the model that is to be trained, and against the corpora's vocabulary.
 
     Raises:
         MisfitError: They differ; every difference is listed.
@@ -198,7 +198,7 @@ def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sourc
     if problems:
         raise MisfitError(
             checkpoint.path,
-            "the model that shall be trained",
+            "the model that is to be trained",
             problems,
             f"Set [model] to the checkpoint's values; prepare the corpora with its vocabulary: --vocab {own}.",
         )

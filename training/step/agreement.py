@@ -64,7 +64,7 @@ def require_agreement(ranks: Ranks, facts: Mapping[str, Any]) -> None:
 
 
 def settings_facts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run as facts; how often it logs, evaluates and saves is among them, for all do it together."""
+    """Return the settings as facts; how often a run logs, evaluates and saves is among them: all do it together."""
     facts = {
         f"{table}.{key}": value
         for table, values in tree.items()

@@ -23,10 +23,10 @@ class Kind:
     """A device whose figures are known, to estimate for while one sits at another machine.
 
     Attributes:
-        name: As on the command line.
+        name: Its name on the command line.
         memory: Bytes.
         flops: Operations a second of its half-precision matrix units, by its data sheet.
-        flops_fp32: Of its float32 units.
+        flops_fp32: Rate of its float32 units.
         capability: Compute capability; 8.0 and above have bfloat16 and FlashAttention 2.
     """
 
@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
 
 
 def peak_flops(device: str, precision: str) -> float | None:
-    """The data sheet's rate of a device by the name that it gives itself, such as Tesla V100-SXM2-32GB.
+    """Return the data sheet's rate of a device by the name that it gives itself, such as Tesla V100-SXM2-32GB.
 
     Args:
         device: Its name.
@@ -108,8 +108,8 @@ class Memory:
     """Bytes of one rank, by what they are for.
 
     Attributes:
-        weights: As the forward pass holds them.
-        gradients: Of all parameters; of half ones also the sums in float32 (O2).
+        weights: Weights as the forward pass holds them.
+        gradients: Gradients of all parameters; of half ones also the sums in float32 (O2).
         moments: AdamW's two, float32.
         masters: Weights in float32 beside half ones (O2); every rank holds all of them.
         copies: Half copies of weights that O1 makes for the way back, and what ranks exchange gradients through.
@@ -127,7 +127,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of all these together."""
         return sum(getattr(self, each.name) for each in fields(self))
 
 
@@ -158,7 +158,7 @@ def memory(
     """
     count, tokens = parameter_count(config), rows * length
     o1, o2 = precision.endswith("o1"), precision.endswith("o2")
-    held = 2 if o2 else 4  # bytes of a weight
+    weight_bytes = 2 if o2 else 4  # bytes of a weight
     summed = 6 if o2 else 4  # of its gradient: at the end of a backward pass a half one and its sum are both there
     parts = ranks if shard_optimizer else 1
     layer = _layer_bytes(config, length, half=o1 or o2, wide_norms=not o2, fused_attention=fused_attention)
@@ -170,7 +170,7 @@ def memory(
     kept += (2 * config.embedding_size + 3 * config.hidden_size) * stream  # embeddings; gradients under way
     scored = int(masked * tokens)
     return Memory(
-        weights=held * count,
+        weights=weight_bytes * count,
         gradients=summed * count,
         moments=8 * count // parts,
         masters=4 * count if o2 else 0,
@@ -181,7 +181,7 @@ def memory(
 
 
 def _layer_bytes(config: RoFormerConfig, length: int, *, half: bool, wide_norms: bool, fused_attention: bool) -> float:
-    """Bytes that one layer keeps of one token."""
+    """Count the bytes that one layer keeps of one token."""
     h, f, n = config.hidden_size, config.intermediate_size, config.num_attention_heads
     size = 2 if half else 4
     # query and key before rotation, which is done in float32, and after; value; context twice; what enters the
@@ -243,19 +243,19 @@ def step_seconds(
 
     Args:
         config: The model.
-        pace: Of one device.
+        pace: Pace of one device.
         batch_size: Sequences of a step, over all ranks.
         length: Tokens of a sequence; every sequence is taken to be full.
         ranks: Devices, of one kind.
-        masked: As in :func:`flop_per_token`.
-        recompute: Likewise.
+        masked: The same as for :func:`flop_per_token`.
+        recompute: The same as for :func:`flop_per_token`.
     """
     work = batch_size * length * flop_per_token(config, length, masked=masked, recompute=recompute)
     return work / (pace.flops * ranks) + pace.update_seconds
 
 
 def by_data_sheet(kind: Kind, precision: str) -> Pace:
-    """The pace that a device would have at a share of its data sheet's rate."""
+    """Return the pace that a device would have at a share of its data sheet's rate."""
     if precision == "fp32":
         rate, share, who = kind.flops_fp32, _FP32_SHARE, "float32, a guess"
     else:

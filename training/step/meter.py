@@ -15,10 +15,10 @@ class Meter:
 
     Attributes:
         steps: Steps whose gradients were finite.
-        lm_steps: Those of them that had a masked token.
-        sop_steps: Those that had a sample of two sentences; a batch of short samples may have none.
-        lm_loss: Of the masked-LM part, nats.
-        sop_loss: Of the sentence-order part, nats.
+        lm_steps: The steps among them that had a masked token.
+        sop_steps: The steps among them that had a sample of two sentences; a batch of short samples may have none.
+        lm_loss: Loss of the masked-LM part, nats.
+        sop_loss: Loss of the sentence-order part, nats.
         gradient_norm: Before clipping.
         taken: Steps.
         tokens: Without padding, over all ranks.
@@ -54,7 +54,7 @@ class Meter:
         self.gradient_norm += gradient_norm
 
     def means(self, *, mlm: bool, sop: bool) -> tuple[float, float, float, float | None]:
-        """Means over the steps: what was minimised, its two parts, the gradients' norm.
+        """Return the means over the steps: what was minimised, its two parts, the gradients' norm.
 
         A part whose objective is off is 0; one of which these steps had no sample is NaN, and so is everything where
         loss scaling left out all of them.
@@ -91,7 +91,7 @@ class Clock:
         self._steps += 1
 
     def lap(self) -> tuple[int, float]:
-        """Steps and seconds since the last lap."""
+        """Return the steps and seconds since the last lap."""
         now = time.perf_counter()
         steps, seconds = self._steps, now - self._begin
         self._steps, self._begin = 0, now

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy
+import numpy as np
 
 from ...models.ops_paddle import Tensor
 from ...models.roformer_paddle import RoFormerForPretraining, Taps
@@ -18,8 +18,8 @@ from ..samples.batches import NO_ORDER, Batch
 
 F = paddle.nn.functional
 
-_FIRST = numpy.zeros(1, numpy.int64)
-_NOTHING = numpy.full(1, NO_ORDER, numpy.int64)
+_FIRST = np.zeros(1, np.int64)
+_NOTHING = np.full(1, NO_ORDER, np.int64)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Losses:
         mlm_correct: Masked tokens whose best word is the right one.
         sop_sum: Cross-entropy of the samples that have two sentences.
         sop_count: Samples that have two sentences.
-        sop_correct: Those of them whose order was told.
+        sop_correct: The samples among them whose order was predicted.
     """
 
     mlm_sum: Tensor
@@ -47,7 +47,7 @@ def losses(model: RoFormerForPretraining, batch: Batch, *, taps: Taps | None = N
     """Compute a batch's losses.
 
     Args:
-        model: In training mode for dropout.
+        model: The model, in training mode where dropout is wanted.
         batch: One micro-batch.
         taps: Filled with named activations.
         accuracy: Whether to count right answers; a training step saves itself the trouble.

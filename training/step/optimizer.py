@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
@@ -31,7 +31,7 @@ def decays(parameter: Any) -> bool:
 
 
 def clip_factor(norm: float, limit: float) -> float:
-    """What gradients of norm ``norm`` are multiplied by so that it is at most ``limit``; 0 is no limit."""
+    """Return the factor that brings gradients of norm ``norm`` to at most ``limit``; a limit of 0 is none."""
     return 1.0 if not limit or norm <= limit else limit / norm
 
 
@@ -68,16 +68,16 @@ class AdamW:
         self._paddle.step()
 
     def shape(self, name: str, kind: str) -> tuple[int, ...]:
-        """Shape of an array of the state."""
+        """Return the shape of an array of the state."""
         return tuple(self.parameters[name].shape) if kind.startswith("moment") else (1,)
 
     def state(self) -> Arrays:
-        """The state as arrays ``<parameter>:<kind>``, whether or not a step was taken since it was made or loaded."""
-        held = self._paddle.state_dict()  # empty before the first step: Paddle makes its arrays then
+        """Return the state as arrays ``<parameter>:<kind>``, whether or not a step was taken since it was loaded."""
+        arrays = self._paddle.state_dict()  # empty before the first step: Paddle makes its arrays then
         out: Arrays = {}
         for name, parameter in self.parameters.items():
             for kind in KINDS:
-                key, array = f"{name}:{kind}", held.get(_paddle_key(parameter, kind))
+                key, array = f"{name}:{kind}", arrays.get(_paddle_key(parameter, kind))
                 out[key] = array.numpy() if array is not None else self._loaded.get(key, self._initial(name, kind))
         return out
 
@@ -87,7 +87,7 @@ class AdamW:
         Raises:
             ConvertError: It is the state of other parameters.
         """
-        held = {}
+        arrays = {}
         for name, parameter in self.parameters.items():
             for kind in KINDS:
                 key, wanted = f"{name}:{kind}", self.shape(name, kind)
@@ -95,13 +95,13 @@ class AdamW:
                 if array is None or array.shape != wanted:
                     got = "nothing" if array is None else f"{array.shape}"
                     raise ConvertError(f"the optimiser's state holds {got} as {key}, want {wanted}")
-                held[_paddle_key(parameter, kind)] = paddle.to_tensor(array)
+                arrays[_paddle_key(parameter, kind)] = paddle.to_tensor(array)
                 self._loaded[key] = array
-        self._paddle.set_state_dict(held)
+        self._paddle.set_state_dict(arrays)
 
     def _initial(self, name: str, kind: str) -> NDArray[Any]:
         value = {"beta1_pow_acc": self.options.beta1, "beta2_pow_acc": self.options.beta2}.get(kind, 0.0)
-        return numpy.full(self.shape(name, kind), value, numpy.float32)
+        return np.full(self.shape(name, kind), value, np.float32)
 
 
 def _paddle_key(parameter: Any, kind: str) -> str:

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
@@ -47,25 +47,25 @@ class Ranks:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
-    def add(self, values: Sequence[float] | NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    def add(self, values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum some numbers over all processes."""
-        array = numpy.asarray(values, numpy.float64)
+        array = np.asarray(values, np.float64)
         if self.count == 1:
             return array
         total = paddle.to_tensor(array)
         paddle.distributed.all_reduce(total)
-        return numpy.asarray(total.numpy(), numpy.float64)
+        return np.asarray(total.numpy(), np.float64)
 
     def share(self, text: str) -> list[str]:
         """Give every process the texts of all, by rank."""
-        data = numpy.frombuffer(text.encode(), numpy.uint8)
-        sizes = numpy.zeros(self.count)
+        data = np.frombuffer(text.encode(), np.uint8)
+        sizes = np.zeros(self.count)
         sizes[self.rank] = len(data)
         sizes = self.add(sizes)
-        rows = numpy.zeros((self.count, int(sizes.max())))
+        rows = np.zeros((self.count, int(sizes.max())))
         rows[self.rank, : len(data)] = data
         rows = self.add(rows)
-        return [row[: int(size)].astype(numpy.uint8).tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+        return [row[: int(size)].astype(np.uint8).tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
     def decide(self, find: Callable[[], Any]) -> Any:
         """Let the first process find something out for all: plain values, as JSON gives them back.
@@ -114,7 +114,7 @@ class Ranks:
         tensor = paddle.zeros(shape, "float32") if array is None else paddle.to_tensor(array)
         if self.count > 1:
             paddle.distributed.broadcast(tensor, owner)
-        return numpy.asarray(tensor.numpy())
+        return np.asarray(tensor.numpy())
 
     def wait(self) -> None:
         """Wait for all processes."""

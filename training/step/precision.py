@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy
+import numpy as np
 
 from ...converters.errors import ConvertError, FormatError
 from ...models.start_paddle import paddle
@@ -65,17 +65,17 @@ def choose_device(run: Run) -> str:
 
 
 def half_type(precision: str) -> str | None:
-    """The half type of a precision (``fp16-o2``, or ``fp16`` alone), or None."""
+    """Return the half type of a precision (``fp16-o2``, or ``fp16`` alone), or None."""
     return _HALVES.get(precision.partition("-")[0])
 
 
 def is_halved(precision: Precision) -> bool:
-    """Whether the model itself holds its weights in the half type (O2), beside float32 masters."""
+    """Say whether the model itself holds its weights in the half type (O2), beside float32 masters."""
     return precision.endswith("-o2")
 
 
 def types_of(precision: Precision) -> tuple[str, ...]:
-    """Types that a run computes in: O1 leaves norms and evaluations in float32."""
+    """Return the types that a run computes in: O1 leaves norms and evaluations in float32."""
     half = half_type(precision)
     if half is None:
         return ("float32",)
@@ -120,12 +120,12 @@ class LossScaler:
 
     @classmethod
     def fresh(cls, options: Scaling) -> LossScaler:
-        """A scaler before its first step."""
-        return cls(options, float(numpy.float32(options.init_loss_scaling)))
+        """Return a scaler before its first step."""
+        return cls(options, float(np.float32(options.init_loss_scaling)))
 
     @classmethod
     def loaded(cls, options: Scaling, state: Mapping[str, Any]) -> LossScaler:
-        """A scaler as a checkpoint has it.
+        """Return a scaler as a checkpoint has it.
 
         Raises:
             FormatError: ``state`` is not what :meth:`state` gave.
@@ -139,7 +139,7 @@ class LossScaler:
         return cls(options, state["scale"], state["good_steps"], state["bad_steps"])
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+        """Return what a checkpoint stores of it."""
         return {"scale": self.scale, "good_steps": self.good_steps, "bad_steps": self.bad_steps}
 
     def update(self, finite: bool) -> None:
@@ -149,8 +149,8 @@ class LossScaler:
             self.good_steps += 1
             if self.good_steps == self.options.incr_every_n:
                 self.good_steps = 0
-                with numpy.errstate(over="ignore"):
-                    grown = float(numpy.float32(self.scale) * numpy.float32(self.options.incr_ratio))
+                with np.errstate(over="ignore"):
+                    grown = float(np.float32(self.scale) * np.float32(self.options.incr_ratio))
                 if math.isfinite(grown):
                     self.scale = grown
         else:
@@ -158,7 +158,7 @@ class LossScaler:
             self.bad_steps += 1
             if self.bad_steps == self.options.decr_every_n:
                 self.bad_steps = 0
-                self.scale = float(numpy.float32(self.scale) * numpy.float32(self.options.decr_ratio))
+                self.scale = float(np.float32(self.scale) * np.float32(self.options.decr_ratio))
 
     @property
     def vanished(self) -> bool:

@@ -44,7 +44,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     Args:
         directory: The checkpoint.
         state: What it holds beside the weights.
-        settings: Those of now.
+        settings: The settings of this run.
         sources: The corpora of now.
 
     Returns:
@@ -56,7 +56,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     before, position = state.settings, state.position
     stage, taken = last_stage(before, state.step)
     changes = changed_corpora(sources, state.corpora, before.data.corpora)
-    problems = ["the vocabulary is another"] if state.vocabulary != sources.vocabulary else []
+    problems = ["the vocabulary has changed"] if state.vocabulary != sources.vocabulary else []
     for key, was, now, free in _compared(before, settings):
         if free:
             changes.append(Change(key, was, now))
@@ -67,7 +67,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
     if problems:
         count = f"{len(problems)} difference{'s' * (len(problems) != 1)}"
         raise ConvertError(
-            "\n  ".join([f"{directory} was written by another configuration ({count})", *problems]),
+            "\n  ".join([f"{directory} was written with another configuration ({count})", *problems]),
             "Resume with the values of the run, or start a new one from these weights: --init, another --output.",
         )
     other_data = sources.contents != state.corpora or _batch(settings, stage) != _batch(before, stage)
@@ -76,7 +76,7 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
 
 
 def last_stage(settings: Settings, step: int) -> tuple[int, int]:
-    """The stage of the last of ``step`` steps that were taken, and how many of them were of it."""
+    """Return the stage of the last of ``step`` steps that were taken, and how many of them were of it."""
     if step == 0:
         return 0, 0
     stage, index = settings.stage_at(step - 1)
@@ -118,7 +118,7 @@ def _impossible_stages(before: Settings, settings: Settings, stage: int, taken: 
     for number in range(stage + 1):
         where, there = f"stages[{number}]", before.stages[number]
         if number >= len(settings.stages):
-            yield f"{where} is missing, and steps of it are taken"
+            yield f"{where} is missing, and steps of it were taken"
             continue
         here = settings.stages[number]
         least = taken if number == stage else there.steps
@@ -132,7 +132,7 @@ def _impossible_stages(before: Settings, settings: Settings, stage: int, taken: 
 
 
 def _batch(settings: Settings, stage: int) -> tuple[int, int]:
-    """What says how many samples a step of a stage takes."""
+    """Return what decides how many samples a step of a stage takes."""
     tree = settings.as_tree()["stages"][stage]
     return tree["batch_size"], tree["batch_tokens"]
 
@@ -142,7 +142,7 @@ def changed_corpora(sources: Sources, contents: Sequence[list[Any]], entries: Se
 
     Args:
         sources: The corpora of now.
-        contents: Those of the checkpoint, as :attr:`..start.sources.Sources.contents` gave them.
+        contents: The contents that the checkpoint has, as :attr:`..start.sources.Sources.contents` gave them.
         entries: What they were called there: ``DIR`` or ``DIR=WEIGHT``.
     """
     out: list[Change] = []

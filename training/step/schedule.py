@@ -14,7 +14,7 @@ from ..settings.tables import Decay, Settings
 
 @dataclass(frozen=True)
 class Schedule:
-    """One warm-up and decay.
+    """A learning-rate schedule of one warm-up and one decay.
 
     Attributes:
         max_lr: The rate after the warm-up.
@@ -31,7 +31,7 @@ class Schedule:
     decay: Decay
 
     def rate(self, step: int) -> float:
-        """The rate of a step; the schedule's first step is 1, so that no step is wasted at rate 0."""
+        """Return the rate of a step; the schedule's first step is 1, so that no step is wasted at rate 0."""
         if step < self.warmup_steps:
             return self.max_lr * step / self.warmup_steps
         if self.decay == "constant":
@@ -43,13 +43,13 @@ class Schedule:
 
 
 def learning_rate(settings: Settings, step: int) -> float:
-    """The learning rate of ``global step`` ``step`` (from 1): a stage's own schedule, or that of a stage before it."""
+    """Find the learning rate of ``global step`` ``step`` (from 1): its stage's own schedule, or an earlier stage's."""
     begin, schedule = _schedules(settings)[settings.stage_at(step - 1)[0]]
     return schedule.rate(step - begin)
 
 
 def _schedules(settings: Settings) -> list[tuple[int, Schedule]]:
-    """For each stage the step before its schedule's first, and the schedule."""
+    """Give for each stage the step before its schedule's first, and the schedule."""
     out: list[tuple[int, Schedule]] = []
     begin = 0
     for number, stage in enumerate(settings.stages):

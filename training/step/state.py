@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
@@ -73,12 +73,12 @@ class TrainingState:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return run / f"step-{step:06d}"
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run by their names, oldest first; whether they are whole, their contents tell."""
+    """Return the checkpoints of a run by their names, oldest first; whether they are whole, their contents tell."""
     if not run.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in run.iterdir())
@@ -213,7 +213,7 @@ def _check(directory: Path) -> dict[str, Any]:
         )
     checksums = tree.get("crc32c")
     if not isinstance(checksums, dict) or checksums.get(STATE) != _own_checksum(tree):
-        raise FormatError(path, "its own checksum is another: damaged, or changed by hand")
+        raise FormatError(path, "its own checksum does not match: damaged, or changed by hand")
     if directory.name != checkpoint_path(directory.parent, tree["step"]).name:
         raise FormatError(path, f"is of step {tree['step']:,}, and lies in {directory.name}")
     for name, checksum in checksums.items():
@@ -237,7 +237,7 @@ def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with open(directory / ARRAYS, "r+b") as file:
         for name, array in arrays.items():
             file.seek(slots[name].offset)
-            file.write(numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8).data)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         for fragment in layout.fragments({}):
             file.seek(fragment.offset)
             file.write(fragment.content)
@@ -247,7 +247,7 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     out: dict[str, NDArray[Any]] = {}
     for tensor in safetensors.index(path).tensors:
         assert isinstance(tensor.data, Extent)
-        flat = numpy.fromfile(path, tensor.dtype, tensor.size, offset=tensor.data.offset)
+        flat = np.fromfile(path, tensor.dtype, tensor.size, offset=tensor.data.offset)
         out[tensor.name] = flat.reshape(tensor.shape)
     return out
 
@@ -261,7 +261,7 @@ def _checksum(path: Path) -> int:
 
 
 def _own_checksum(tree: Mapping[str, Any]) -> int:
-    """Of ``training.json``'s contents but for the checksum itself, however they are laid out as text."""
+    """Compute the checksum of ``training.json``'s other contents, however they are laid out as text."""
     rest = {**tree, "crc32c": {name: value for name, value in tree["crc32c"].items() if name != STATE}}
     return int(crc32c(json.dumps(rest, sort_keys=True).encode()))
 

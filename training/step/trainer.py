@@ -78,7 +78,7 @@ class Trainer:
         self._restored = "nothing"  # digest of the state beside the weights that it goes on from
 
     def facts(self) -> dict[str, Any]:
-        """What this rank is about to do, which must be the same on all: settings, contents, place, weights."""
+        """List what this rank is about to do, which must be the same on all: settings, contents, place, weights."""
         return {
             "step": self.step,
             **settings_facts(self.settings.as_tree()),
@@ -92,7 +92,7 @@ class Trainer:
         """Update the model from one global batch, of which ``batches`` are this rank's micro-batches.
 
         Args:
-            batches: Of step ``self.step``, counted from 0.
+            batches: Batches of step ``self.step``, counted from 0.
             ending: Whether this rank was asked to end.
 
         Returns:
@@ -147,8 +147,8 @@ class Trainer:
         Args:
             run: The run's directory.
             position: How far the data are read.
-            keep: As :func:`.state.write_checkpoint` takes it.
-            sync: Likewise.
+            keep: The same as for :func:`.state.write_checkpoint`.
+            sync: The same as for :func:`.state.write_checkpoint`.
 
         Returns:
             Whether one was written.
@@ -194,7 +194,7 @@ class Trainer:
         self.step = self.saved = state.step
 
     def _optimizer_state(self) -> Arrays:
-        """The whole state, on every rank: what a checkpoint holds does not depend on how it was divided."""
+        """Return the whole state, on every rank: what a checkpoint holds does not depend on how it was divided."""
         mine = self.optimizer.state()
         if not self.settings.run.shard_optimizer or self.ranks.count == 1:
             return mine
@@ -208,7 +208,7 @@ class Trainer:
         }
 
     def _seed(self, part: int) -> int:
-        """The dropout seed of a micro-batch of this rank in the step that is being taken."""
+        """Return the dropout seed of a micro-batch of this rank in the step that is being taken."""
         return derive(self.settings.run.seed, self.step, self.ranks.rank, part) >> 1  # Paddle takes a signed number
 
     def _bad_number(
@@ -232,7 +232,7 @@ class Trainer:
 
 
 def _counts(batches: Sequence[Batch]) -> list[float]:
-    """Masked tokens, samples with two sentences, tokens and samples of a rank's part of a global batch."""
+    """Count the masked tokens, samples with two sentences, tokens and samples of a rank's part of a global batch."""
     return [
         sum(len(batch.labels) for batch in batches),
         sum(int((batch.order != NO_ORDER).sum()) for batch in batches),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy
+import numpy as np
 from numpy.typing import NDArray
 
 from ...models import pretrained
@@ -31,7 +31,7 @@ class Weights:
         model: What computes.
         halved: Whether it holds rounded copies.
         masters: Float32, by canonical name; the model's own parameters where it computes in float32.
-        trained: Those masters that an objective reaches.
+        trained: The masters that an objective reaches.
     """
 
     def __init__(self, model: RoFormerForPretraining, data: Data, *, half: str | None = None) -> None:
@@ -43,7 +43,7 @@ class Weights:
         self.publish()
 
     def computing(self, name: str) -> Any:
-        """The parameter that the model computes with: a master or its copy."""
+        """Return the parameter that the model computes with: a master or its copy."""
         return self._copies[name]
 
     def collect(self, names: Iterable[str] | None = None) -> None:
@@ -91,7 +91,7 @@ class Weights:
 
 
 def is_trained(name: str, data: Data) -> bool:
-    """Whether an objective that is on reaches a parameter; a head that none reaches stays as it is, decay included."""
+    """Say whether an objective that is on reaches a parameter; a head that none reaches stays as it is."""
     if name.startswith("mlm."):
         return data.mlm
     return data.sop or not name.startswith(("pooler.", "sop."))
@@ -104,9 +104,9 @@ def clear_gradients(parameters: Mapping[str, Any]) -> None:
 
 
 def gradient_norm(parameters: Mapping[str, Any], scale: float = 1.0) -> float:
-    """The norm of all gradients together, divided by ``scale``; not finite where one of them is not."""
+    """Return the norm of all gradients together, divided by ``scale``; not finite where one of them is not."""
     with paddle.no_grad():
         gradients = (parameter.grad for parameter in parameters.values())
         # divided before they are squared: scaled gradients of some 1e19 are finite, and their squares are not
         squares = [(each if scale == 1.0 else each / scale).square().sum() for each in gradients]
-        return float(numpy.sqrt(paddle.stack(squares).sum().numpy()))
+        return float(np.sqrt(paddle.stack(squares).sum().numpy()))

@@ -56,7 +56,7 @@ def build(
     Args:
         inputs: Files, directories or patterns.
         size: Rows, at most.
-        fields: Of JSON lines.
+        fields: The members of JSON lines that hold the text.
         file_format: See :class:`~.files.TextFormat`.
         minimum_count: A character that occurs less often gets no row.
         progress: Called with the bytes of input read since the last call.
@@ -69,7 +69,7 @@ def build(
     if size < len(first):
         raise ConvertError(
             f"a vocabulary of {size:,} rows; wanted at least {len(first)}",
-            "That many hold the special tokens, letters and digits.",
+            "Special tokens, letters and digits alone take that many.",
         )
     counts = count_characters(inputs, TextFormat(file_format, tuple(fields)), progress, started)
     rest = sorted((-count, letter) for letter, count in counts.items() if letter not in _LETTERS)
@@ -103,15 +103,15 @@ def count_characters(
     for path in paths:
         reader = LineReader(path)
         waiting: list[str] = []
-        held = reported = 0
+        characters = reported = 0
         for paragraph in paragraphs(reader, text_format):
             if paragraph is None:
                 continue
             waiting.append(paragraph)
-            held += len(paragraph)
-            if held > _BATCH_CHARACTERS:
+            characters += len(paragraph)
+            if characters > _BATCH_CHARACTERS:
                 raw.update("".join(waiting))
-                waiting, held = [], 0
+                waiting, characters = [], 0
                 progress(reader.progress - reported)
                 reported = reader.progress
         raw.update("".join(waiting))

@@ -19,7 +19,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer from a directory (of a checkpoint), or from a vocabulary file alone, with BERT's settings.
 
     Raises:
-        ConvertError: As :meth:`~...models.tokenizer.Tokenizer.from_pretrained`, or there is nothing.
+        ConvertError: As for :meth:`~...models.tokenizer.Tokenizer.from_pretrained`, or there is nothing.
     """
     if path.is_dir():
         return Tokenizer.from_pretrained(path)

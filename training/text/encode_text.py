@@ -32,7 +32,7 @@ class TextEncoder:
     """Turns sentences into ids with one tokenizer and one segmenter.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         segmenter: One of :data:`~.segmentation.SEGMENTERS`.
     """
 

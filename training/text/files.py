@@ -37,7 +37,7 @@ class TextFormat:
     Attributes:
         format: ``text`` (a blank line between documents), ``jsonl`` (one object a line), or ``auto``: JSON lines where
             the name ends in .jsonl, .ndjson or .json (before .gz or .zst), else text.
-        fields: Of JSON lines: the members that hold the text, each a paragraph or several.
+        fields: The members of JSON lines that hold the text, each a paragraph or several.
     """
 
     format: str = "auto"
@@ -82,7 +82,7 @@ def expand(inputs: Sequence[Path | str]) -> list[Path]:
             raise ConvertError(f"{item}: no such file, and no file fits it as a pattern")
         for file in files:
             if not file.name.isprintable() or half_pair(str(file)):
-                raise ConvertError(f"{str(file)!a}: a name that cannot be written down", "Rename the file.")
+                raise ConvertError(f"{str(file)!a}: a name that cannot be written as text", "Rename the file.")
         found.update(dict.fromkeys(files))
     return list(found)
 
@@ -259,17 +259,19 @@ def _fields(reader: LineReader, line: bytes, fields: Sequence[str]) -> list[str]
         found = json.loads(reader.decode(line))
     except (ValueError, RecursionError) as error:
         raise FormatError(reader.path, f"not a JSON line: {error}", offset=reader.line_start) from None
+    if not isinstance(found, dict):
+        what = f"a JSON {type(found).__name__}, want an object with the field {fields[0]!r}"
+        raise FormatError(reader.path, what, offset=reader.line_start)
     texts = []
     for name in fields:
-        value = found.get(name) if isinstance(found, dict) else None
-        if value is None and isinstance(found, dict) and name in found:
+        value = found.get(name)
+        if value is None and name in found:
             continue  # null: this record has none
         if not isinstance(value, str):
-            kind = "no object" if not isinstance(found, dict) else "missing" if value is None else type(value).__name__
-            has = f"; the line has {', '.join(map(repr, list(found)[:8]))}" if isinstance(found, dict) else ""
+            kind = "missing" if value is None else f"of type {type(value).__name__}"
             raise FormatError(
                 reader.path,
-                f"field {name!r} is {kind}, want text{has}",
+                f"field {name!r} is {kind}, want text; the line has {', '.join(map(repr, list(found)[:8]))}",
                 offset=reader.line_start,
                 next_step="Name the field that holds the text with --field.",
             )

@@ -60,7 +60,7 @@ def put_varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-class Cursor:
+class TableCursor:
     """A position in some bytes of a file, moved by reads that never leave them.
 
     Args:
@@ -192,10 +192,10 @@ class _Table:
             what = f"{len(content)} bytes, the footer of a table alone takes {_FOOTER_BYTES}"
             raise FormatError(path, what, next_step=FETCH_AGAIN)
         if not content.endswith(LEVELDB_END):
-            what = f"no table: it ends with {content[-8:].hex()}, wanted {LEVELDB_END.hex()}"
+            what = f"not a table: it ends with {content[-8:].hex()}, wanted {LEVELDB_END.hex()}"
             raise FormatError(path, what, next_step=FETCH_AGAIN)
         self._body_bytes = len(content) - _FOOTER_BYTES
-        footer = Cursor(path, content, 0, self._body_bytes, len(content) - len(LEVELDB_END))
+        footer = TableCursor(path, content, 0, self._body_bytes, len(content) - len(LEVELDB_END))
         self._metaindex = footer.varint(), footer.varint()
         self._index = footer.varint(), footer.varint()
 
@@ -205,7 +205,7 @@ class _Table:
         self._check_block(*self._metaindex)
         end = 0
         for entry in self.entries(*self._index):
-            cursor = Cursor(self._path, entry.value, entry.offset)
+            cursor = TableCursor(self._path, entry.value, entry.offset)
             offset, size = cursor.varint(), cursor.varint()
             # An index that names one block many times would have it read many times.
             if cursor or offset < end:
@@ -226,10 +226,10 @@ class _Table:
         entries_end = offset + size - 4 * (restart_count + 1)
         restarts = struct.iter_unpack("<I", memoryview(self._content)[entries_end : offset + size - 4])
         next_restart = next(restarts, None)
-        cursor = Cursor(self._path, self._content, 0, offset, entries_end)
+        cursor = TableCursor(self._path, self._content, 0, offset, entries_end)
         # TensorFlow looks for entries from restart points only, the first of which is the first entry.
         if cursor and next_restart != (0,):
-            raise FormatError(self._path, "the block's first entry is no restart point", offset=offset)
+            raise FormatError(self._path, "the block's first entry is not a restart point", offset=offset)
         key = b""
         while cursor:
             start = cursor.position - offset
@@ -350,7 +350,7 @@ def _append_block(table: bytearray, block: _BlockBuilder) -> bytes:
 
 
 def _common(left: bytes, right: bytes) -> int:
-    """Number of bytes with which both begin."""
+    """Return the number of bytes with which both begin."""
     count = 0
     for a, b in zip(left, right, strict=False):
         if a != b:
@@ -360,7 +360,7 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 def _separator(last: bytes, following: bytes) -> bytes:
-    """A short key that is not below ``last`` and below ``following``. Source: FindShortestSeparator."""
+    """Return a short key that is not below ``last`` and below ``following``. Source: FindShortestSeparator."""
     common = _common(last, following)
     if common < min(len(last), len(following)) and last[common] + 1 < following[common]:
         return last[:common] + bytes([last[common] + 1])
@@ -368,7 +368,7 @@ def _separator(last: bytes, following: bytes) -> bytes:
 
 
 def _successor(last: bytes) -> bytes:
-    """A short key that is not below ``last``. Source: FindShortSuccessor."""
+    """Return a short key that is not below ``last``. Source: FindShortSuccessor."""
     for position, byte in enumerate(last):
         if byte != 0xFF:
             return last[:position] + bytes([byte + 1])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import FormatError, quoted
 from ...tensors.stored import ITEMSIZE, NewTensor
-from .leveldb_table import Cursor, Entry, masked, put_varint, unmasked
+from .leveldb_table import Entry, TableCursor, masked, put_varint, unmasked
 
 #: Source: DataType in types.proto.
 _NUMBERS = {
@@ -68,13 +68,13 @@ class _Field:
 
 def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *repeated: int) -> Iterator[_Field]:
     """Yield the known fields of a message, skip the others; a field that is not repeated occurs once."""
-    cursor = Cursor(path, message, offset)
+    cursor = TableCursor(path, message, offset)
     seen: set[int] = set()
     while cursor:
         tag = cursor.varint()
         number, kind = tag >> 3, tag & 7
         if not 1 <= number < 1 << 29:
-            raise cursor.wrong(f"field number {number} is none")
+            raise cursor.wrong(f"{number} is not a valid field number")
         if number in known and kind != known[number]:
             raise cursor.wrong(f"field {number} has wire type {kind}, wanted {known[number]}")
         if number in seen:
@@ -89,7 +89,7 @@ def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *rep
         elif kind == _FIXED64:
             cursor.take(8)
         else:
-            raise cursor.wrong(f"field {number} has wire type {kind}, which is none")
+            raise cursor.wrong(f"field {number} has wire type {kind}, which does not exist")
         if number in known:
             if number not in repeated:
                 seen.add(number)
@@ -113,7 +113,7 @@ def read_header(path: Path, header: Entry) -> int:
             for version in _fields(path, field.body, field.offset, _VERSIONS):
                 if version.number == 3 or (version.number == 2 and version.value > _VERSION):
                     raise FormatError(
-                        path, f"the checkpoint asks for another reader than version {_VERSION}", offset=version.offset
+                        path, f"the checkpoint cannot be read as version {_VERSION}", offset=version.offset
                     )
     if not 1 <= shards < 1 << 31:
         raise FormatError(path, f"the header counts {shards:,} data files", offset=header.offset)

@@ -187,7 +187,7 @@ class TensorBundleLayout:
 
     Attributes:
         prefix: What the files' names begin with, ``bert_model.ckpt``.
-        tensors: In the order of their keys, which is that of their payloads.
+        tensors: The tensors in the order of their keys, which is that of their payloads.
         slots: Each tensor's place.
     """
 
@@ -210,7 +210,7 @@ class TensorBundleLayout:
         }
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload, given the payloads' plain CRC32C by tensor name."""
+        """Return everything that is not payload, given the payloads' plain CRC32C by tensor name."""
         return [
             Fragment(f"{self.prefix}{_SUFFIX}", 0, self._index(checksums)),
             Fragment(_STATE_NAME, 0, self._state()),
@@ -224,7 +224,7 @@ class TensorBundleLayout:
         return build_table(entries)
 
     def _state(self) -> bytes:
-        """The text that ``tf.train.latest_checkpoint`` reads. Source: CheckpointState in checkpoint_state.proto."""
+        """Return the text that ``tf.train.latest_checkpoint`` reads. Source: checkpoint_state.proto."""
         return f'model_checkpoint_path: "{self.prefix}"\nall_model_checkpoint_paths: "{self.prefix}"\n'.encode()
 
 
@@ -232,11 +232,11 @@ def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> TensorBundleLayout:
     """Lay ``tensors`` out as one data file, ``PREFIX.index`` and ``checkpoint``, payloads in the order of the names.
 
     Raises:
-        ValueError: ``prefix`` is no plain file name, a tensor is an alias (the format has none: the caller stores it
+        ValueError: ``prefix`` is not a plain file name, a tensor is an alias (the format has none: the caller stores it
             again or leaves it out), or a name is empty or occurs twice.
     """
     if not prefix or any(character in '/\\"' or character < " " for character in prefix):
-        raise ValueError(f"{prefix!r} is no plain file name")
+        raise ValueError(f"{prefix!r} is not a plain file name")
     data_name = _data_name(prefix, 0, 1)
     slots: dict[str, Slot] = {}
     offset = 0
@@ -247,7 +247,7 @@ def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> TensorBundleLayout:
         # Keys that begin with a zero byte are those of slices. Source: EncodeTensorNameSlice.
         if tensor.name in slots or tensor.name[:1] in ("", "\0"):
             raise ValueError(
-                f"a TF checkpoint cannot hold a second tensor called {tensor.name!r}, nor one without name"
+                f"a TF checkpoint cannot hold a second tensor called {tensor.name!r}, nor one without a name"
             )
         slots[tensor.name] = Slot(data_name, offset, tensor.nbytes)
         offset += tensor.nbytes

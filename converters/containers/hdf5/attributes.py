@@ -12,7 +12,7 @@ import struct
 
 from ...errors import FormatError, quoted
 from .datatypes import STRING, VARIABLE_LENGTH
-from .file import Cursor, Hdf5File
+from .file import Hdf5File, StructureCursor
 from .headers import ATTRIBUTE, Header
 from .messages import Datatype, read_dataspace, read_datatype
 
@@ -44,11 +44,11 @@ class Attributes:
     def __init__(self, header: Header, heap: GlobalHeap) -> None:
         self._file = header.file
         self._heap = heap
-        self._found: dict[bytes, Cursor] = {}
+        self._found: dict[bytes, StructureCursor] = {}
         for cursor in header.all(ATTRIBUTE, "an attribute"):
             name = _name(cursor)
             if self._found.setdefault(name, cursor) is not cursor:
-                raise cursor.broken(f"{quoted(name)} is there twice")
+                raise cursor.broken(f"{quoted(name)} occurs twice")
 
     def __contains__(self, name: str) -> bool:
         return name.encode() in self._found
@@ -77,17 +77,17 @@ class Attributes:
             return [self._decoded(name, self._heap.text(piece)) for piece in pieces]
         return [self._decoded(name, self._unpadded(cursor, kind, piece)) for piece in pieces]
 
-    def _described(self, cursor: Cursor) -> tuple[tuple[int, ...], Datatype]:
+    def _described(self, cursor: StructureCursor) -> tuple[tuple[int, ...], Datatype]:
         """Read an attribute's shape and type; the cursor stands at its values then."""
         _, name_bytes, type_bytes, space_bytes = cursor.numbers(_START)
         cursor.take(name_bytes + 7 & ~7)  # each part is filled up to a multiple of eight
         parts = []
         for nbytes in (type_bytes, space_bytes):
             at = cursor.address + cursor.at
-            parts.append(Cursor(self._file, cursor.take(nbytes + 7 & ~7), at, "an attribute"))
+            parts.append(StructureCursor(self._file, cursor.take(nbytes + 7 & ~7), at, "an attribute"))
         return read_dataspace(parts[1]), read_datatype(parts[0])
 
-    def _unpadded(self, cursor: Cursor, kind: Datatype, piece: bytes) -> bytes:
+    def _unpadded(self, cursor: StructureCursor, kind: Datatype, piece: bytes) -> bytes:
         padding = kind.flags & 15
         if padding == _ENDED:
             return piece.partition(b"\0")[0]
@@ -95,7 +95,7 @@ class Attributes:
             return piece.rstrip(b"\0")
         if padding == _SPACES:
             return piece.rstrip(b" ")
-        raise cursor.broken(f"has text padded in the unknown way {padding}")
+        raise cursor.broken(f"has text with the unknown padding {padding}")
 
     def _decoded(self, name: str, value: bytes) -> str:
         try:
@@ -110,7 +110,7 @@ class Attributes:
         return self._file.broken(f"attribute {name} {what}", next_step=None)
 
 
-def _name(cursor: Cursor) -> bytes:
+def _name(cursor: StructureCursor) -> bytes:
     """Return an attribute's name; the cursor stays at its start.
 
     Raises:
@@ -148,17 +148,17 @@ class GlobalHeap:
             objects = self._collections[address] = self._read(address)
         found = objects.get(number)
         if found is None or len(found) < nbytes:
-            held = "none" if found is None else f"one of {len(found):,}"
-            raise self._file.broken(f"a text of {nbytes:,} bytes is number {number} of a heap that has {held}", address)
+            there = "does not have it" if found is None else f"has {len(found):,} there"
+            raise self._file.broken(f"a string of {nbytes:,} bytes is object {number} of a heap that {there}", address)
         self._file.charge(nbytes)
         return found[:nbytes].partition(b"\0")[0]
 
     def _read(self, address: int) -> dict[int, bytes]:
-        what = "a heap of texts"
+        what = "a heap of strings"
         signature, version, nbytes = _COLLECTION.unpack(self._file.read(address, _COLLECTION.size, what))
         if signature != b"GCOL" or version != 1 or nbytes < _COLLECTION.size:
-            raise self._file.broken(f"{what} is something else", address)
-        cursor = Cursor(self._file, self._file.claim(address, nbytes, what), address, what)
+            raise self._file.broken(f"{what} was expected here, and something else was found", address)
+        cursor = StructureCursor(self._file, self._file.claim(address, nbytes, what), address, what)
         cursor.take(_COLLECTION.size)
         objects: dict[int, bytes] = {}
         while cursor.at + _HEAP_OBJECT.size <= nbytes:
@@ -167,6 +167,6 @@ class GlobalHeap:
                 break
             self._file.charge(_OBJECT_COST)
             if objects.setdefault(number, found := cursor.take(size)) is not found:
-                raise cursor.broken(f"has two texts of number {number}")
+                raise cursor.broken(f"has two objects of number {number}")
             cursor.take(-size % 8)
         return objects

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import h5py
-import numpy
+import numpy as np
 from h5py import h5d, h5o, h5t, h5z
 
 from ...errors import quoted
@@ -83,7 +83,7 @@ def _limit(seconds: int, output: int) -> None:
     """Bound this process and keep it from opening files and dumping core, where the platform can.
 
     Args:
-        seconds: Of processor time.
+        seconds: Processor time that it may take.
         output: Size of the copy in bytes.
     """
     try:
@@ -239,7 +239,7 @@ def _known_dtype(old: h5py.Dataset, name: str) -> Any:
     """
     kind = old.id.get_type()
     for word in DATATYPES:
-        little, big = numpy.dtype(word).newbyteorder("<"), numpy.dtype(word).newbyteorder(">")
+        little, big = np.dtype(word).newbyteorder("<"), np.dtype(word).newbyteorder(">")
         if kind in (h5t.py_create(little, logical=True), h5t.py_create(big, logical=True)):
             return little
     words = "text" if isinstance(kind, h5t.TypeStringID) else str(kind.dtype)[:100]

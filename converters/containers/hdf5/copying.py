@@ -33,7 +33,7 @@ class PlainCopy(OpenFiles):
     Whatever path it is asked for, it gives the copy.
 
     Attributes:
-        size: In bytes.
+        size: Size of the copy in bytes.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -52,7 +52,7 @@ def read_dataset(header: Header, where: str) -> Dataset:
         raise file.broken(f"{name} keeps its values in another file (external storage)", next_step=None)
     dtype, shape = read_datatype(type_message).element, read_dataspace(space)
     if dtype is None:
-        raise file.unfamiliar(f"{name} is of another type than weights usually are", header.address)
+        raise file.unfamiliar(f"{name} has an element type that weights do not have", header.address)
     if math.prod(shape) > _MAX_SIZE:
         raise file.broken(f"{name} has a shape of more than 2^63 - 1 elements", next_step=None)
     if tuple(layout.body[:2]) != (_VERSION, _CONTIGUOUS):

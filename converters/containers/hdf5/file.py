@@ -51,7 +51,7 @@ class Hdf5File:
 
     Attributes:
         path: For messages.
-        size: Of the file on disk.
+        size: Bytes of the file on disk.
         end: Address behind the last byte that the file's superblock counts as its own.
         claimed: Address → end of every structure that was read.
     """
@@ -80,7 +80,7 @@ class Hdf5File:
         """
         self._budget -= nbytes
         if self._budget < 0:
-            raise self.broken(f"its structures take more than {MAX_METADATA >> 20} MB to look at")
+            raise self.broken(f"looking at its structures takes more than {MAX_METADATA >> 20} MB")
 
     def read(self, address: int, nbytes: int, what: str) -> bytes:
         """Read a structure, or a part of it; ``what`` names it in an error.
@@ -103,10 +103,10 @@ class Hdf5File:
         """Read a whole structure that nothing else has any business with.
 
         Raises:
-            FormatError: As :meth:`read`, or another structure was found at ``address`` before.
+            FormatError: As for :meth:`read`, or another structure was found at ``address`` before.
         """
         if address in self.claimed:
-            raise self.broken(f"{what} lies where another structure does", address)
+            raise self.broken(f"{what} overlaps another structure", address)
         found = self.read(address, nbytes, what)
         self.claimed[address] = address + nbytes
         return found
@@ -134,13 +134,13 @@ class Hdf5File:
         return b"".join(self._page(number) for number in range(first, last + 1))[start : start + nbytes]
 
 
-class Cursor:
+class StructureCursor:
     """Reads the fields of one structure's bytes in order; running out of bytes is the file's error.
 
     Args:
         file: Where the bytes are from.
         body: The bytes.
-        address: Of the first of them.
+        address: Address of the first of them.
         what: Names the structure in an error.
     """
 
@@ -208,7 +208,7 @@ def _check_signature(file: Hdf5File) -> None:
         return
     block = next((at for at in _USER_BLOCKS if at + 8 <= file.size and file.read(at, 8, "") == SIGNATURE), 0)
     if block:
-        raise file.unfamiliar(f"the HDF5 file begins at byte {block}, behind what another program put there")
+        raise file.unfamiliar(f"the HDF5 file begins at byte {block}, behind data that another program put before it")
     if len(start) == len(SIGNATURE) and not any(start):
         raise file.broken("begins with zeros: its writing was cut short", next_step="Convert it again.")
     what = f"not an HDF5 file: begins with {start!r}, want {SIGNATURE!r}"
@@ -222,7 +222,7 @@ def _read_superblock(file: Hdf5File, start: bytes) -> int:
         raise file.unfamiliar(f"its superblock has version {version}", 0)
     base, _, end, driver = _ADDRESSES.unpack_from(start, _VERSIONS.size)
     if (offsets, lengths, base, driver) != (8, 8, 0, UNDEFINED):
-        raise file.unfamiliar("its addresses are not plain places in one file, of 8 bytes each", 0)
+        raise file.unfamiliar("its addresses are not offsets of 8 bytes each in this one file", 0)
     if end > file.size:
         what = f"the superblock counts {end:,} bytes, and the file has {file.size:,}"
         raise file.broken(what, next_step=FETCH_AGAIN)

@@ -54,7 +54,7 @@ def read_links(header: Header) -> dict[bytes, Link]:
     file, what = header.file, "a group's heap of names"
     signature, version, nbytes, _, place = _HEAP.unpack(file.claim(heap, _HEAP.size, what))
     if signature != b"HEAP" or version != 0:
-        raise file.broken(f"{what} is something else", heap)
+        raise file.broken(f"{what} was expected here, and something else was found", heap)
     names = file.claim(place, nbytes, what) if nbytes else b""
     links: dict[bytes, Link] = {}
     last = b""
@@ -62,13 +62,13 @@ def read_links(header: Header) -> dict[bytes, Link]:
         for offset, address, kind in _symbols(file, node):
             end = names.find(b"\0", offset)
             if end < 0:
-                raise file.broken(f"a name at byte {offset:,} of {nbytes:,} has no end in {what}", node)
+                raise file.broken(f"a name at byte {offset:,} of {nbytes:,} is not terminated in {what}", node)
             name = names[offset:end]
             # The library looks names up by halving: one out of order is there for us and not for it.
             if name <= last:
                 raise file.broken(f"a group's names are not in order: {quoted(name)}", node)
             if kind > _SOFT:
-                raise file.broken(f"a group's entry is of the unknown kind {kind}", node)
+                raise file.broken(f"a group's entry has the unknown kind {kind}", node)
             file.charge(_ENTRY_COST + len(name))
             links[name] = Link(kind == _SOFT, address)
             last = name
@@ -85,7 +85,7 @@ def group_nodes(file: Hdf5File, tree: int) -> list[int]:
         for address in nodes:
             signature, kind, own, count, _, _ = _NODE.unpack(file.read(address, _NODE.size, what))
             if signature != b"TREE" or kind != _GROUP_TREE:
-                raise file.broken(f"{what} leads to something else", address)
+                raise file.broken(f"{what} points to something else", address)
             if level is not None and own != level - 1:
                 raise file.broken(f"{what} has a node of level {own}, want {level - 1}", address)
             body = file.claim(address, _NODE.size + _CHILD.size * count + 8, what)
@@ -99,6 +99,6 @@ def _symbols(file: Hdf5File, address: int) -> list[tuple[int, int, int]]:
     what = "a group's symbol table node"
     signature, version, count = _SYMBOLS.unpack(file.read(address, _SYMBOLS.size, what))
     if signature != b"SNOD" or version != 1:
-        raise file.broken(f"{what} is something else", address)
+        raise file.broken(f"{what} was expected here, and something else was found", address)
     body = file.claim(address, _SYMBOLS.size + count * _ENTRY.size, what)
     return list(_ENTRY.iter_unpack(body[_SYMBOLS.size :]))

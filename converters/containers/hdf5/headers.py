@@ -11,12 +11,12 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .file import Cursor, Hdf5File
+from .file import Hdf5File, StructureCursor
 
 # Kinds of messages, those that mean something here.
 DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 1, 3, 7, 8, 12, 16, 17
-#: Kinds that are kept; the others say when something was made, or what a hole in it would be filled with.
-_KEPT = frozenset({DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, SYMBOL_TABLE})
+#: Kinds that are needed here; the others say when something was made, or what a hole in it would be filled with.
+_NEEDED = frozenset({DATASPACE, DATATYPE, EXTERNAL_FILES, LAYOUT, ATTRIBUTE, SYMBOL_TABLE})
 #: Kinds that only other forms of objects have → what such an object is.
 _UNFAMILIAR = {
     2: "a group of the newer kind",
@@ -50,8 +50,8 @@ class Header:
 
     Attributes:
         file: Where it is.
-        address: Of its first block, which is the object's own address.
-        messages: Those of the kinds that are kept.
+        address: Address of its first block, which is the object's own address.
+        messages: The messages of the kinds that are needed here.
         kinds: The kinds that it has. Looking here is cheap, however many messages a header has.
     """
 
@@ -61,7 +61,7 @@ class Header:
         self.file, self.address, self.messages = file, address, messages
         self.kinds = frozenset(message.kind for message in messages)
 
-    def one(self, kind: int, what: str) -> Cursor | None:
+    def one(self, kind: int, what: str) -> StructureCursor | None:
         """Return the message of a kind that an object has once or not at all; ``what`` names it in an error.
 
         Raises:
@@ -72,11 +72,13 @@ class Header:
             raise self.file.broken(f"an object header has {len(found)} messages of kind {kind}, want one", self.address)
         return found[0] if found else None
 
-    def all(self, kind: int, what: str) -> list[Cursor]:
+    def all(self, kind: int, what: str) -> list[StructureCursor]:
         """Return the messages of one kind, in order."""
         if kind not in self.kinds:
             return []
-        return [Cursor(self.file, body, address, what) for own, _, body, address in self.messages if own == kind]
+        return [
+            StructureCursor(self.file, body, address, what) for own, _, body, address in self.messages if own == kind
+        ]
 
 
 def read_header(file: Hdf5File, address: int) -> Header:
@@ -99,11 +101,11 @@ def read_header(file: Hdf5File, address: int) -> Header:
         for message in _messages(file, begin, block):
             if message.kind == CONTINUATION:
                 what = "an object header's continuation"
-                place, nbytes = Cursor(file, message.body, message.address, what).numbers(_PLACE)
+                place, nbytes = StructureCursor(file, message.body, message.address, what).numbers(_PLACE)
                 blocks.append((place, file.claim(place, nbytes, what)))
             elif message.kind in _UNFAMILIAR:
                 raise file.unfamiliar(f"it has {_UNFAMILIAR[message.kind]}", address)
-            elif message.kind in _KEPT:
+            elif message.kind in _NEEDED:
                 if message.flags & _SHARED:
                     raise file.unfamiliar(
                         "an object shares its description with others (a committed datatype)", address

@@ -214,7 +214,7 @@ class WeightFile:
 
 
 def _refuse_overlaps(file: Hdf5File, found: Iterable[tuple[str, Dataset]]) -> None:
-    """Two datasets may not share a byte, nor may one lie over the file's structures, nor these over each other.
+    """Refuse datasets that share a byte with each other or with the file's structures, and structures that do.
 
     Hard links to one dataset were folded before. ``found`` has each dataset once, with its path.
     """

@@ -19,8 +19,8 @@ from .messages import MAX_RANK
 from .writing import (
     REFERENCE_BYTES,
     SUPERBLOCK_BYTES,
-    Dataset,
     Group,
+    NewDataset,
     TextHeap,
     attribute,
     describe,
@@ -68,7 +68,7 @@ class KerasLayout:
         return {self.filename: self.metadata_offset + len(self.metadata)}
 
     def fragments(self, checksums: Mapping[str, int]) -> Sequence[Fragment]:
-        """Everything that is not payload. Contiguous datasets have no checksums."""
+        """Return everything that is not payload. Contiguous datasets have no checksums."""
         return [
             Fragment(self.filename, self.metadata_offset, self.metadata),
             Fragment(self.filename, 0, self.superblock),
@@ -100,7 +100,7 @@ def lay_out(
         _check_tensor(filename, tensor, by_name)
     layers = _layers(filename, by_name, shared or {})
     slots, end = _place(filename, tensors)
-    stored = {name: Dataset(by_name[name].dtype, by_name[name].shape, slot.offset) for name, slot in slots.items()}
+    stored = {name: NewDataset(by_name[name].dtype, by_name[name].shape, slot.offset) for name, slot in slots.items()}
     datasets = {tensor.name: stored[tensor.alias_of or tensor.name] for tensor in tensors}
     start = _aligned(end)
     heap = TextHeap(start)
@@ -110,11 +110,11 @@ def lay_out(
 
 
 def _check_dtypes(filename: str, tensors: Sequence[NewTensor]) -> None:
-    unheld = sorted({tensor.dtype for tensor in tensors} - DATATYPES.keys())
-    if unheld:
+    unsupported = sorted({tensor.dtype for tensor in tensors} - DATATYPES.keys())
+    if unsupported:
+        count = sum(tensor.dtype in unsupported for tensor in tensors)
         raise ConvertError(
-            f"{filename}: HDF5 has no {' or '.join(unheld)}, which {sum(t.dtype in unheld for t in tensors)} of "
-            f"{len(tensors)} tensors have",
+            f"{filename}: HDF5 has no {' or '.join(unsupported)}, which {count} of {len(tensors)} tensors have",
             "Add --dtype float32 (holds every bfloat16 exactly) or --dtype float16 (rounds).",
         )
 
@@ -125,7 +125,7 @@ def _check_tensor(filename: str, tensor: NewTensor, by_name: Mapping[str, NewTen
         raise ValueError(f"{tensor.name} has {len(tensor.shape)} axes, HDF5 has {MAX_RANK} at most")
     target = by_name[tensor.alias_of] if tensor.alias_of is not None else tensor
     if (target.dtype, target.shape) != (tensor.dtype, tensor.shape) or (target is not tensor and target.alias_of):
-        raise ValueError(f"{tensor.name} is no alias of {target.name}")
+        raise ValueError(f"{tensor.name} is not an alias of {target.name}")
 
 
 def _check_name(filename: str, name: str) -> None:
@@ -170,7 +170,7 @@ def _aligned(offset: int) -> int:
 def _tree(
     filename: str,
     layers: Mapping[str, Sequence[str]],
-    datasets: Mapping[str, Dataset],
+    datasets: Mapping[str, NewDataset],
     model_name: str,
     heap: TextHeap,
 ) -> Group:
@@ -187,13 +187,13 @@ def _tree(
     return root
 
 
-def _link(group: Group, path: Sequence[str], dataset: Dataset) -> bool:
+def _link(group: Group, path: Sequence[str], dataset: NewDataset) -> bool:
     """Link ``dataset``, making the groups on the way; False where a name is a dataset's and a group's at once."""
     for part in path[:-1]:
         member = group.links.get(part)
         if member is None:
             member = group.links[part] = Group()
-        if isinstance(member, Dataset):
+        if isinstance(member, NewDataset):
             return False
         group = member
     return group.links.setdefault(path[-1], dataset) is dataset

@@ -9,7 +9,7 @@ import struct
 from typing import NamedTuple
 
 from .datatypes import DATATYPES
-from .file import Cursor
+from .file import StructureCursor
 
 #: HDF5 has so many dimensions at most.
 MAX_RANK = 32
@@ -24,7 +24,7 @@ class Datatype(NamedTuple):
     Attributes:
         kind: Class of the specification: STRING and so on of :mod:`.datatypes`.
         flags: 8 bits whose meaning the class gives.
-        size: Of an element, in bytes.
+        size: Bytes of an element.
         element: Our word for it, a key of DATATYPES, or None.
     """
 
@@ -34,7 +34,7 @@ class Datatype(NamedTuple):
     element: str | None
 
 
-def read_dataspace(cursor: Cursor) -> tuple[int, ...]:
+def read_dataspace(cursor: StructureCursor) -> tuple[int, ...]:
     """Read a dataspace message: a shape.
 
     Raises:
@@ -54,7 +54,7 @@ def read_dataspace(cursor: Cursor) -> tuple[int, ...]:
     return shape
 
 
-def read_datatype(cursor: Cursor) -> Datatype:
+def read_datatype(cursor: StructureCursor) -> Datatype:
     """Read a datatype message as far as it matters here.
 
     Raises:

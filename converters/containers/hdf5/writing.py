@@ -55,7 +55,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class NewDataset:
     """An array whose payload is one run of bytes, in C order. It may be linked more than once.
 
     Attributes:
@@ -78,7 +78,7 @@ class Group:
         attributes: What :func:`attribute` made.
     """
 
-    links: dict[str, Dataset | Group] = field(default_factory=dict)
+    links: dict[str, NewDataset | Group] = field(default_factory=dict)
     attributes: list[bytes] = field(default_factory=list)
 
 
@@ -139,9 +139,9 @@ def describe(root: Group, start: int) -> tuple[bytes, bytes]:
     groups = [root]
     for group in groups:  # which grows meanwhile: every group comes after the one it is in
         groups += [member for member in group.links.values() if isinstance(member, Group)]
-    links = Counter(member for group in groups for member in group.links.values() if isinstance(member, Dataset))
+    links = Counter(member for group in groups for member in group.links.values() if isinstance(member, NewDataset))
     output = _Output(start)
-    placed: dict[Dataset | Group, _Placed] = {}
+    placed: dict[NewDataset | Group, _Placed] = {}
     for dataset, count in links.items():
         placed[dataset] = _Placed(output.add(_dataset_header(dataset, count)))
     for group in reversed(groups):
@@ -197,7 +197,7 @@ class _Placed:
         return struct.pack("<QQIIQQ", name, self.header, *kept)
 
 
-def _add_group(output: _Output, group: Group, placed: Mapping[Dataset | Group, _Placed]) -> _Placed:
+def _add_group(output: _Output, group: Group, placed: Mapping[NewDataset | Group, _Placed]) -> _Placed:
     """Append a group all of whose members are placed."""
     links = sorted(((name.encode(), member) for name, member in group.links.items()), key=lambda link: link[0])
     content, names = _heap([name for name, _ in links], output.end)
@@ -257,7 +257,7 @@ def _tree_node(level: int, left: int, right: int, key: int, children: Sequence[t
     return (node + b"".join(struct.pack("<QQ", *child) for child in children)).ljust(_TREE_NODE_BYTES, b"\0")
 
 
-def _dataset_header(dataset: Dataset, links: int) -> bytes:
+def _dataset_header(dataset: NewDataset, links: int) -> bytes:
     nbytes = math.prod(dataset.shape) * ITEMSIZE[dataset.dtype]
     # Version 2: allocated when the dataset is made, no fill value written, none defined but the usual zero.
     fill_value = struct.pack("<BBBBI", 2, 1, 1, 1, 0)

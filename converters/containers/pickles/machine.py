@@ -139,7 +139,7 @@ class PickleMachine:
                 return self._stack[0]
             action = _ACTIONS.get(code)
             if action is None:
-                self.fail(f"{_REFUSED.get(code) or f'byte {code:#04x} is no pickle opcode'}")
+                self.fail(f"{_REFUSED.get(code) or f'byte {code:#04x} is not a pickle opcode'}")
             action(self)
         self.fail(f"more than {MAX_OPCODES:,} pickle opcodes: a state dict takes some 30 for each tensor")
 
@@ -186,7 +186,7 @@ class PickleMachine:
         return tuple(self.size(item, what) for item in value)
 
     def is_function(self, value: Global) -> bool:
-        """Whether a global may be called, and is no type."""
+        """Say whether a global may be called, and is not a type."""
         return self._allowed[value.module, value.name] is not None
 
     def set_item(self, target: dict[str, object], key: object, value: object) -> None:
@@ -315,7 +315,7 @@ class PickleMachine:
 
     def _put(self, slot: int) -> None:
         if slot >= MAX_OPCODES:
-            self.fail(f"memo slot {slot:,}, at most {MAX_OPCODES:,} are kept")
+            self.fail(f"memo slot {slot:,}, at most {MAX_OPCODES:,} are allowed")
         self._memo[slot] = self._top()
 
     def _get(self, slot: int) -> None:
@@ -366,7 +366,7 @@ class PickleMachine:
 
     def _persistent_id(self) -> None:
         if self._persistent is None:
-            self.fail("a persistent id in a file of a kind that has none")
+            self.fail("a persistent id, which files of this kind do not have")
         self._stack.append(self._persistent(self, self._pop()))
 
     def _instance(self) -> None:

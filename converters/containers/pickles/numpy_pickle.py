@@ -44,10 +44,10 @@ def ordered_dict(machine: PickleMachine, arguments: tuple[object, ...]) -> Order
     """Describe ``OrderedDict()``, or Python 2's ``OrderedDict([[key, value], ...])``."""
     made = OrderedState()
     if len(arguments) > 1 or (arguments and type(arguments[0]) is not list):
-        machine.fail("OrderedDict is called with something else than a list of pairs")
+        machine.fail("OrderedDict is called with something other than a list of pairs")
     for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            machine.fail("OrderedDict is called with something else than a list of pairs")
+            machine.fail("OrderedDict is called with something other than a list of pairs")
         machine.set_item(made, pair[0], pair[1])
     return made
 
@@ -224,9 +224,9 @@ class _Marks:
 
 def _encode(machine: PickleMachine, arguments: tuple[object, ...]) -> EncodedText:
     if len(arguments) != 2 or type(arguments[0]) is not Span or arguments[0].kind == "bytes":
-        machine.fail("_codecs.encode is called with something else than a text and 'latin1'")
+        machine.fail("_codecs.encode is called with something other than a text and 'latin1'")
     if machine.text(arguments[1], "an encoding") not in ("latin1", "latin-1"):
-        machine.fail("_codecs.encode is called with another encoding than 'latin1'")
+        machine.fail("_codecs.encode is called with an encoding other than 'latin1'")
     return EncodedText(arguments[0])
 
 
@@ -247,7 +247,7 @@ def _dtype(machine: PickleMachine, arguments: tuple[object, ...]) -> DType:
 
 def _reconstruct(machine: PickleMachine, arguments: tuple[object, ...]) -> NumpyArray:
     if len(arguments) != 3 or type(arguments[0]) is not Global or str(arguments[0]) != "numpy.ndarray":
-        machine.fail("_reconstruct is called with something else than (numpy.ndarray, (0,), b'b')")
+        machine.fail("_reconstruct is called with something other than (numpy.ndarray, (0,), b'b')")
     return NumpyArray(machine.offset)
 
 
@@ -265,7 +265,7 @@ def _from_buffer(machine: PickleMachine, arguments: tuple[object, ...]) -> Numpy
 
 def _scalar(machine: PickleMachine, arguments: tuple[object, ...]) -> OpaqueLeaf:
     if len(arguments) != 2 or type(arguments[0]) is not DType:
-        machine.fail("numpy's scalar is called with something else than (dtype, bytes)")
+        machine.fail("numpy's scalar is called with something other than (dtype, bytes)")
     return OpaqueLeaf(f"a numpy scalar of {arguments[0].name}")
 
 
@@ -273,7 +273,7 @@ def _tuple(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     """Describe ``tuple((name, ndarray))``, which is how paddle pickles one of its tensors, or any other tuple."""
     inner = arguments[0] if len(arguments) == 1 else None
     if not isinstance(inner, tuple | list):
-        machine.fail("tuple is called with something else than one tuple")
+        machine.fail("tuple is called with something other than one tuple")
     if len(inner) == 2 and type(inner[0]) is Span and type(inner[1]) is NumpyArray:
         return inner[1]
     return tuple(inner)
@@ -288,7 +288,7 @@ def _eval(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
             if len(arguments[1]) == 1 and type(array) is NumpyArray:
                 return array
     else:
-        expression = "something else than text"
+        expression = "something other than text"
     machine.fail(
         f"the pickle asks for builtins.eval of {expression}; it was not run",
         "paddle.load would run it. Do not open this file with paddle.load.",

@@ -36,14 +36,14 @@ def integer(value: int) -> bytes:
 
 
 def tuple_of(items: Sequence[bytes]) -> bytes:
-    """A tuple of objects that are written already."""
+    """Return a tuple of objects that are written already."""
     if len(items) > 3:
         return MARK + b"".join(items) + TUPLE
     return b"".join(items) + (EMPTY_TUPLE, b"\x85", b"\x86", b"\x87")[len(items)]
 
 
 def integers(values: Iterable[int]) -> bytes:
-    """A tuple of integers: a shape."""
+    """Return a tuple of integers: a shape."""
     return tuple_of([integer(value) for value in values])
 
 

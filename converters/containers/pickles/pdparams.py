@@ -135,7 +135,7 @@ def _join_slices(
             slice_name = machine.text(item, "the name of a slice")
             part = state.get(slice_name)
             if not isinstance(part, NumpyArray) or part.data is None or part.dtype is None or len(part.shape) != 1:
-                machine.fail(f"{quoted(name)} is made of {quoted(slice_name)}, which is no flat array of the file")
+                machine.fail(f"{quoted(name)} is made of {quoted(slice_name)}, which is not a flat array in the file")
             if dtype not in (None, part.dtype.name):
                 machine.fail(f"the slices of {quoted(name)} have several dtypes")
             if slice_name in others or slice_name in first_slices:
@@ -228,7 +228,7 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> PdparamsLayout:
 
 
 def _padding(position: int) -> bytes:
-    """Opcodes that do nothing (bytes, and POP) and make what follows start at a multiple of the alignment."""
+    """Return opcodes that do nothing (bytes, and POP) and make what follows start at a multiple of the alignment."""
     missing = -position % _ALIGNMENT
     if missing == 0:
         return b""
@@ -238,7 +238,7 @@ def _padding(position: int) -> bytes:
 
 
 def _dtype(code: str) -> bytes:
-    """A numpy.dtype and its state, as numpy pickles it: single bytes have the order '|'."""
+    """Return a numpy.dtype and its state, as numpy pickles it: single bytes have the order '|'."""
     made = opcodes.import_global("numpy", "dtype")
     made += opcodes.tuple_of([opcodes.text(code), opcodes.FALSE, opcodes.TRUE]) + opcodes.REDUCE
     order = opcodes.text("|" if code.endswith("1") else "<")

@@ -71,7 +71,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
             # Every object took an opcode; a walk that meets many more has met the same ones again and again.
             budget -= len(value) + 1
             if budget < 0:
-                raise FormatError(path, "the same dicts are nested in each other again and again; no state dict is")
+                raise FormatError(path, "the same dicts are nested in each other again and again, as in no state dict")
             if depth == _DEEPEST:
                 raise FormatError(path, f"dicts and lists are nested deeper than {_DEEPEST} levels")
             # an empty dict is an entry like any other, below the top

@@ -251,7 +251,7 @@ class Storages:
     def _from_type(self, machine: PickleMachine, arguments: tuple[object, ...]) -> object:
         """``_rebuild_from_type_v2(function, type, arguments, state)``: a tensor that has attributes of its own."""
         if len(arguments) != 4 or type(arguments[0]) is not Global or type(arguments[2]) is not tuple:
-            machine.fail("_rebuild_from_type_v2 is called with something else than (function, type, arguments, state)")
+            machine.fail("_rebuild_from_type_v2 is called with something other than (function, type, arguments, state)")
         rebuild = {
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_tensor_v3": self._typed_tensor,
@@ -275,7 +275,7 @@ def _refuse_lazy(machine: PickleMachine, metadata: object) -> None:
 
 def _parameter(machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor:
     if not 3 <= len(arguments) <= 4 or type(arguments[0]) is not TorchTensor:
-        machine.fail("_rebuild_parameter is called with something else than (tensor, requires_grad, hooks)")
+        machine.fail("_rebuild_parameter is called with something other than (tensor, requires_grad, hooks)")
     return arguments[0]
 
 

@@ -81,7 +81,7 @@ class _Directory:
             self._fail(f"the zip directory holds {len(members):,} members, its end record says {count:,}", start)
         overlap = first_overlap(regions)
         if overlap is not None:
-            self._fail("two members of the zip lie over each other", overlap.offset)
+            self._fail("two members of the zip overlap", overlap.offset)
         return members
 
     def _find(self) -> tuple[int, int, int]:
@@ -90,7 +90,7 @@ class _Directory:
         tail = self._read(tail_start, self._size - tail_start)
         place = tail.rfind(_END)
         if place < 0 or len(tail) - place < 22:
-            self._fail("no end-of-directory record: the zip is cut short or no zip", self._size, FETCH_AGAIN)
+            self._fail("no end-of-directory record: the zip is cut short or not a zip", self._size, FETCH_AGAIN)
         *short, comment = struct.unpack_from("<4H2IH", tail, place + 4)
         end = tail_start + place
         if end + 22 + comment != self._size:
@@ -147,7 +147,7 @@ class _Directory:
         except UnicodeDecodeError:
             self._fail("a member's name is not valid UTF-8", where)
         if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-            self._fail(f"the member name {quoted(name)} is no plain relative path", where)
+            self._fail(f"the member name {quoted(name)} is not a plain relative path", where)
         return name
 
     def _widen(self, extra: bytes, fields: tuple[int, int, int], where: int) -> tuple[int, int, int]:
@@ -296,8 +296,9 @@ def _wide(nbytes: int, packed: int, header: int) -> bytes:
 
 
 def _header_extra(header: int, record: Record, alignment: int) -> bytes:
-    """The extra fields of a member's own header: 64-bit sizes where needed (miniz leaves the packed size empty) and the
-    padding that puts its content at a multiple of ``alignment``.
+    """Return the extra fields of a member's own header: 64-bit sizes where needed, and padding.
+
+    miniz leaves the packed size empty; the padding puts the content at a multiple of ``alignment``.
     """
     wide = _wide(record.nbytes, 0, header)
     padding = -(header + 30 + len(record.name.encode()) + len(wide) + 4) % alignment
