@@ -80,7 +80,7 @@ class _Watcher(Watcher):
 
     Args:
         quiet: Show no bar.
-        passes: How often each byte is told: once when written, and once more when compared.
+        passes: How often each byte is counted: once when written, and once more when compared.
         last: Whether nothing follows the conversion.
     """
 

@@ -33,7 +33,7 @@ class Inspection:
         groups: Parts of the model that are there.
         tied: Second copies of a tensor, equal to the first.
         derived: Tables that follow from the configuration.
-        ignored: Tensors that are no weights.
+        ignored: Tensors that are not weights.
         problems: What is missing, unknown or contradictory.
         notes: What was assumed.
         companions: Tokenizer files and licences.

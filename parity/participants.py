@@ -68,7 +68,7 @@ class ComparedModel:
 
 
 def require_frameworks(frameworks: Sequence[str]) -> None:
-    """Refuse frameworks that are unknown or not installed: a gate that skips what it was asked for is none.
+    """Refuse frameworks that are unknown or not installed: a gate that skips what it was asked for is not a gate.
 
     Raises:
         MissingPackageError: One is not installed.

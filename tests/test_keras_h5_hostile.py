@@ -474,7 +474,7 @@ LIES: dict[Callable[[bytearray], None], str] = {
     heap_outside: "heap of names lies outside the file",
     heap_without_bytes: "is not terminated in a group's heap",
     heap_of_every_byte: "heap of names lies outside the file",
-    unknown_entry: "entry is of the unknown kind 3",
+    unknown_entry: "entry has the unknown kind 3",
     continuation_in_a_circle: "overlaps another structure",
     continuation_outside: "continuation lies outside the file",
     continuation_of_every_byte: "continuation lies outside the file",

@@ -188,7 +188,7 @@ def test_where_there_are_no_locks_what_lies_there_is_left_alone(source: Path, mo
     convert(source, to="torch")
     with OutputDirectory(source.parent / "out") as running:
         (running.path / "config.json").write_text("{}")
-        with pytest.raises(ConvertError, match="nothing here tells whether a run is still writing out") as caught:
+        with pytest.raises(ConvertError, match="nothing shows whether a run is still writing out") as caught:
             convert(source, source.parent / "out", to="torch")
         assert "remove that directory" in str(caught.value)
         assert (running.path / "config.json").exists()

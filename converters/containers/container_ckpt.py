@@ -49,7 +49,7 @@ class TensorBundle(Container):
 
     def candidates(self, directory: Path, sniff: Callable[[Path], Container | None]) -> Iterator[Path]:
         standard = directory / self.entry(self.single)
-        # whatever lies under the standard name is meant to be one, and is told what is wrong with it
+        # whatever lies under the standard name is meant to be one, and its faults are reported as such
         if os.path.lexists(standard):
             yield standard
         others = (path for path in directory.glob(f"*{_INDEX}") if path != standard and path.is_file())

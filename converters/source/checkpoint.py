@@ -53,7 +53,7 @@ class Checkpoint:
         bindings: Canonical name → its tensor and where its bytes lie, in the table's order.
         duplicates: Second copies of a tensor in the files (tied weights), checked to be equal.
         derived: Tables that the files carry and that were recomputed and checked.
-        ignored: Names in the files that are no weights (optimizer slots).
+        ignored: Names in the files that are not weights (optimizer slots).
         files: Where they are open; closed with the checkpoint.
     """
 

@@ -9,7 +9,7 @@ from ..errors import ConvertError, Problem
 from ..table.dialects import COMPANIONS
 from .weight_files import require_file
 
-#: A tokenizer.json of 250,000 entries has 20 MB; more than this is no tokenizer.
+#: A tokenizer.json of 250,000 entries has 20 MB; more than this is not a tokenizer.
 _LARGEST = 256 << 20
 _CHUNK = 1 << 20
 

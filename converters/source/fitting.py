@@ -253,7 +253,7 @@ class _Fitting:
         config: RoFormerConfig,
         base: bool,
     ) -> tuple[list[str], list[str], list[str]]:
-        """Account for the names that are no row: tied, derived, ignored; anything else is a problem."""
+        """Account for the names that are not a row's: tied, derived, ignored; anything else is a problem."""
         ties = {duplicate.spelling.in_(self.dialect): duplicate for duplicate in TIED}
         tied: list[str] = []
         derived: list[str] = []

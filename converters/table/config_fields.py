@@ -315,7 +315,7 @@ def read_json(path: Path) -> Json:
     """Read one JSON object from an untrusted file.
 
     Raises:
-        FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, a number that is none, larger than
+        FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, something that is not a number, larger than
             8 MiB, or nested too deeply.
     """
     try:
@@ -422,7 +422,7 @@ def examine(
     given: Mapping[str, Any] | None = None,
     excused: Collection[str] = (),
 ) -> Reading:
-    """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be told with them.
+    """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be reported with them.
 
     Args:
         path: The file, or None where there is none.
@@ -564,7 +564,9 @@ def parse_settings(texts: Iterable[str]) -> Json:
             raise ConvertError(f"--set gives {name} twice")
         given[name] = value
         if name not in _ACTIVATION_FIELDS and len(value) < 40:
-            with contextlib.suppress(ValueError):  # text all the same: what the field wants is told where it is checked
+            with contextlib.suppress(
+                ValueError
+            ):  # text all the same: what the field wants is reported where it is checked
                 given[name] = json.loads(value, parse_constant=_refuse_constant, parse_float=_finite)
     return given
 

@@ -1,7 +1,7 @@
 """The directory beside a target in which one run at a time makes what shall get the target's name.
 
 It is called ``.NAME.partial-roformer_convert``. Making it is atomic, so that of several runs to one target one has it
-and the others are told. In it lies the file :data:`MADE_BY`, on which its run holds a lock that ends with the process:
+and the others report it. In it lies the file :data:`MADE_BY`, on which its run holds a lock that ends with the process:
 what has this name and this file and is not locked was left by a killed run, and the next run puts it right. Nothing
 else beside a target is ever touched.
 """
@@ -94,7 +94,7 @@ class WorkingDirectory:
         """Put right what a killed run left; nothing where it has gone meanwhile.
 
         Raises:
-            ConvertError: It is in use, that cannot be told, or it is not proven to be a working directory.
+            ConvertError: It is in use, or may be, or it is not proven to be a working directory.
         """
         try:
             if not stat.S_ISDIR(os.lstat(self.path).st_mode):
@@ -127,7 +127,7 @@ class WorkingDirectory:
         """Refuse a directory that has other contents than a proof; one that is empty or gone is being made or removed.
 
         Raises:
-            ConvertError: It is no working directory.
+            ConvertError: It is not a working directory.
         """
         with contextlib.suppress(FileNotFoundError):
             names = os.listdir(self.path)

@@ -103,7 +103,7 @@ class OpenFiles:
                 if os.preadv(self.descriptor(path), lines, offset) == nbytes:
                     return
             except OSError:
-                pass  # what is wrong shows again, and is told, where each is read by itself
+                pass  # what is wrong shows again, and is reported, where each is read by itself
         for line in lines:
             self.read_into(path, offset, line)
             offset += len(line)

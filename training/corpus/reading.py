@@ -167,7 +167,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object of this format and version.
 
     Raises:
-        FormatError: It is none.
+        FormatError: It is not the index of a prepared corpus.
     """
     try:
         if path.stat().st_size > _MOST_BYTES:

@@ -33,7 +33,7 @@ class RunLog:
         directory: The run's directory, with ``metrics.jsonl``, and ``tensorboard/`` and ``visualdl/`` where asked for.
         tensorboard: Draw curves for TensorBoard.
         visualdl: Draw curves for VisualDL.
-        terminal: Keep a progress line at the bottom of the terminal; nothing where stderr is none.
+        terminal: Keep a progress line at the bottom of the terminal; nothing where stderr is not a terminal.
         plan: Steps and tokens a step of each stage, for the progress line's share and time left.
         echo: Takes each line of the log; standard output where nothing else is said.
         now: Seconds since 1970.

@@ -65,7 +65,7 @@ class MetricsFile:
             What is left.
 
         Raises:
-            FormatError: Another line is no record.
+            FormatError: Another line is not a record.
             ConvertError: The file cannot be written.
         """
         self.close()
@@ -111,7 +111,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         ConvertError: The file cannot be read.
-        FormatError: A line is no record of a run.
+        FormatError: A line is not a record of a run.
     """
     try:
         with path.open("rb") as stream:

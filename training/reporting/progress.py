@@ -13,7 +13,7 @@ _RECENT = 120.0  # seconds that the speed is taken from
 
 
 class Progress:
-    """Reckons how far a run is, and keeps a line that says so on a terminal; silent where the stream is none.
+    """Reckons how far a run is, and keeps a line that says so on a terminal; silent where the stream is not a terminal.
 
     Args:
         plan: Steps of each stage and tokens of one of its steps: a longer stage's steps take longer, so time left is

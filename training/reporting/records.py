@@ -47,7 +47,7 @@ class StepRecord:
         tokens: Tokens trained on since the run began, padding left out; None where nobody counts.
         gradient_norm: Before clipping; None where it is unknown.
         lm_accuracy: Share of masked tokens that the model got right, 0 to 1; None where it is unknown.
-        sop_accuracy: Share of sentence orders, likewise.
+        sop_accuracy: Share of sentence orders that are predicted right, of the same samples.
         peak_share: Share of the devices' peak rate that the steps' products reached, 0 to 1; a time, too. None on a CPU
             and where the peak is unknown.
     """
@@ -87,9 +87,9 @@ class EvaluationRecord:
     Attributes:
         step: Steps of the run before it.
         lm_loss: Mean cross-entropy of a masked token, in nats; None where the objective is off.
-        lm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None likewise.
+        lm_accuracy: Share of masked tokens whose best word is right, 0 to 1; None where none was scored.
         sop_loss: Mean cross-entropy of an order, in nats; None where nothing has a second sentence.
-        sop_accuracy: Share of orders, 0 to 1; None likewise.
+        sop_accuracy: Share of orders, 0 to 1; None where none was scored.
         tokens: Tokens read, padding left out.
         masked: Masked tokens scored.
         orders: Sentence orders scored.

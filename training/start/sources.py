@@ -70,7 +70,7 @@ def open_sources(entries: Sequence[str]) -> Sources:
     """Open the corpora that ``DIR`` and ``DIR=WEIGHT`` name.
 
     Raises:
-        ConvertError: None is named, a weight is no positive number, or two of them have different vocabularies.
+        ConvertError: None is named, a weight is not a positive number, or two of them have different vocabularies.
         FormatError: One is damaged.
     """
     if not entries:

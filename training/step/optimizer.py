@@ -1,7 +1,7 @@
 """AdamW over a model's weights, and its state as named arrays.
 
-Paddle's AdamW takes the step; what it is told lives here: no decay on biases and norms, a gradient factor that undoes
-loss scaling and clips at once. Its state goes by canonical parameter names, never by Paddle's counters.
+Paddle's AdamW takes the step; what it is given is decided here: no decay on biases and norms, a gradient factor that
+undoes loss scaling and clips at once. Its state goes by canonical parameter names, never by Paddle's counters.
 
 Source: Loshchilov and Hutter, Decoupled Weight Decay Regularization (arXiv 1711.05101).
 """

@@ -1,7 +1,7 @@
 """Whether a run can go on from a checkpoint with the settings and corpora of now, and what that changes.
 
 What fixes the model's sizes, what is minimised and what a sample holds must be as it was; how steps are taken, watched
-and fed may be another. Weights, moments and the place in the data stay. Every change is told in the log and kept in
+and fed may be another. Weights, moments and the place in the data stay. Every change is written to the log and to
 the checkpoints that follow.
 """
 

@@ -144,7 +144,7 @@ def read_table(path: Path) -> Iterator[Entry]:
     """Yield the entries of the table at ``path`` in the order of their keys, each key once.
 
     Raises:
-        FormatError: The file is no table, or its footer, a block, a checksum or the order of the keys is wrong, or a
+        FormatError: The file is not a table, or its footer, a block, a checksum or the order of the keys is wrong, or a
             block is compressed.
     """
     table = _Table(path, _read_small_file(path))

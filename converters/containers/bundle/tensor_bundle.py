@@ -183,7 +183,7 @@ def _check_apart(stored: Sequence[tuple[Extent, StoredTensor]]) -> None:
 
 @dataclass(frozen=True)
 class TensorBundleLayout:
-    """A checkpoint of one data file laid out. The index comes last: until then it is all zeros, which is no table.
+    """A checkpoint of one data file laid out. The index comes last: until then it is all zeros, not a table.
 
     Attributes:
         prefix: What the files' names begin with, ``bert_model.ckpt``.

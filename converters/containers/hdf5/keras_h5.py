@@ -107,7 +107,7 @@ class WeightFile:
         """Give (name without model prefix and ``:0``, path in the file, object) in the file's own order.
 
         Raises:
-            FormatError: The file is no Keras weight file, or a name is none or leads nowhere that may be gone to.
+            FormatError: The file is not a Keras weight file, or a name is not a path to an object in it.
         """
         layers = self._names(self._described(self._root), "layer_names")
         if layers is None:

@@ -88,7 +88,7 @@ def lay_out(
     that it lists too, as hard links.
 
     Raises:
-        ConvertError: A dtype that HDF5 cannot hold, or a name that is no path in it or too long.
+        ConvertError: A dtype that HDF5 cannot hold, or a name that is not a path in it or is too long.
         ValueError: A name occurs twice, an alias differs from its tensor, a shared tensor is not there, or a tensor has
             more axes than HDF5 allows.
     """

@@ -43,7 +43,7 @@ def index(path: Path | str) -> Index:
     """Index a ``.pdparams`` file; an array under ``k`` → ``inner`` is called ``k.inner``, other leaves are metadata.
 
     Raises:
-        FormatError: The file is no pickled state dict, is damaged, or names code.
+        FormatError: The file is not a pickled state dict, is damaged, or names code.
     """
     path = Path(path)
     with OpenFiles() as files:

@@ -238,7 +238,7 @@ class ZipLayout:
         return {self._filename: self._size}
 
     def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Return headers, descriptors and directory, the file's beginning last: until then it is no zip."""
+        """Return headers, descriptors and directory, the file's beginning last: until then it is not a zip."""
         crcs = [
             zlib.crc32(record.content) if record.content is not None else checksums[record.tensor or ""]
             for record in self._records
