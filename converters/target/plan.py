@@ -246,8 +246,6 @@ def _tensor_notes(
     software = DIALECT_FILES[target].software
     notes = [
         f"the {group.name} is kept under BERT's names; it is not read by {software} and reported as unexpected"
-        if target != "tf1"
-        else f"the {group.name} is kept"
         for group in groups
         if group in UNREAD[target]
     ]
