@@ -152,6 +152,16 @@ def test_a_stage_is_reported_once_though_it_is_resumed_inside(tmp_path: Path) ->
     assert [step for kind, step in kinds if kind == "stage"] == [0, 10]
 
 
+def test_a_stage_that_is_yet_to_begin_is_reported_as_it_is_now(tmp_path: Path) -> None:
+    with quiet(tmp_path) as log:
+        report(log, 1, 11)  # whose second stage begins after step 10, and killed before a checkpoint of it
+    with quiet(tmp_path) as log:
+        log.rewind(10)
+        log.stage(now := StageRecord(12, 2, 64, 32, 5))
+    found = [one for one in read_metrics(tmp_path / "metrics.jsonl") if one.pop("kind") == "stage"]
+    assert found[1:] == [asdict(now)]
+
+
 def test_rewinding_is_one_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with quiet(tmp_path) as log:
         report(log, 1, 10)

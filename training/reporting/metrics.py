@@ -61,6 +61,8 @@ class MetricsFile:
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drop every record past ``step``, and a line that a killed run left unfinished; the file changes at once.
 
+        A stage that begins after ``step`` steps is past it: a resumed run may begin it elsewhere or otherwise.
+
         Returns:
             What is left.
 
@@ -71,7 +73,7 @@ class MetricsFile:
         self.close()
         if not self.path.exists():
             return []
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+        kept = [record for record in read_metrics(self.path) if record["step"] + (record["kind"] == "stage") <= step]
         beside = self.path.with_name(self.path.name + ".part")
         try:
             with beside.open("wb") as stream:
