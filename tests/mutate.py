@@ -17,7 +17,9 @@ import importlib.machinery
 import os
 import random
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +61,8 @@ def places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
                 continue
             if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
                 continue  # a docstring
+            if isinstance(child, ast.Subscript) and isinstance(child.value, ast.Name) and child.value.id == "Literal":
+                continue  # a type, outside of an annotation
             yield node, field, position, child
             yield from places(child)
 
@@ -74,11 +78,11 @@ def changed(node: ast.AST) -> ast.AST | None:
             return ast.Constant(not node.value)
         if isinstance(node.value, int):
             return ast.Constant(node.value + 1)
-        if isinstance(node.value, str):
+        if isinstance(node.value, str) and " " not in node.value:  # what has a space in it is said to a person
             return ast.Constant(node.value + "~")
     if isinstance(node, ast.Expr | ast.AugAssign | ast.Raise | ast.Continue | ast.Break):
         return ast.Pass()
-    if isinstance(node, ast.Return) and node.value is not None:
+    if isinstance(node, ast.Return) and node.value is not None and ast.unparse(node.value) != "None":
         return ast.Return(ast.Constant(None))
     if isinstance(node, ast.If | ast.IfExp | ast.While):
         turned = copy.copy(node)
@@ -118,8 +122,8 @@ def _put(parent: ast.AST, field: str, position: int | None, node: ast.AST) -> No
         getattr(parent, field)[position] = node
 
 
-def survives(path: Path, mutant: CodeType, tests: list[str]) -> bool:
-    """Run the tests with a mutant in the module's place; say whether all of them pass."""
+def survives(path: Path, mutant: CodeType, tests: list[str], temporary: str) -> bool:
+    """Run the tests with a mutant in the module's place, in the order given; say whether all of them pass."""
     child = os.fork()
     if child == 0:
         try:
@@ -131,7 +135,9 @@ def survives(path: Path, mutant: CodeType, tests: list[str]) -> bool:
             loader.get_code = lambda self, name: mutant if Path(self.path) == path else get_code(self, name)
             import pytest
 
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests]))
+            quick = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
+            # a file at a time: a mutant that the first one finds need not wait until the others are collected
+            status = int(any(pytest.main([*quick, "--basetemp", temporary, test]) for test in tests))
         except BaseException:
             status = 1
         os._exit(status)
@@ -155,6 +161,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     path = (ROOT / given.module).resolve()
+    temporary = tempfile.mkdtemp(prefix="mutants-")
     import h5py
     import hypothesis
     import numpy as np
@@ -167,18 +174,19 @@ def main() -> int:
     every = len(tried)
     if given.sample and given.sample < every:
         tried = random.Random(given.seed).sample(tried, given.sample)
-    assert survives(path, compile(path.read_text(encoding="utf-8"), str(path), "exec"), given.tests), (
+    assert survives(path, compile(path.read_text(encoding="utf-8"), str(path), "exec"), given.tests, temporary), (
         "the tests fail as it is"
     )
     listed = LISTED.read_text(encoding="utf-8") if LISTED.exists() else ""
     survivors = []
     for number, (what, mutant) in enumerate(tried, 1):
-        if survives(path, mutant, given.tests):
+        if survives(path, mutant, given.tests, temporary):
             known = re.sub(r"^\d+: ", "", what) in listed
             survivors.append(known)
             print(f"{given.module}:{what}{'  (listed)' if known else ''}", flush=True)
         if sys.stderr.isatty():
             print(f"\r{number}/{len(tried)}", end="", file=sys.stderr)
+    shutil.rmtree(temporary)
     print(f"{given.module}: {len(tried) - len(survivors)} of {len(tried)} mutants found (there are {every})")
     return int(not all(survivors))
 

@@ -66,6 +66,8 @@ TOLERANCE = 1e-5
 def test_name_and_turn_are_as_the_software_has_them(canonical: str, dialect: Dialect) -> None:
     tensor = Table(11).by_canonical[canonical]
     assert Stored(tensor.name(dialect), tensor.transposed(dialect)) == GOLDEN[canonical][dialect]
+    if not canonical.startswith(("mlm.", "sop.")):  # a base model has no heads
+        assert tensor.name(dialect, base=True) == stored_in(canonical, dialect, base=True).name
 
 
 def test_every_row_is_written_out_by_hand() -> None:
@@ -97,12 +99,40 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
         ("bert/embeddings/position_embeddings", "learned positions"),
         ("model.roformer.embeddings.word_embeddings.weight", "training wrapper"),
         ("linear_0.w_0_moment1_0", "optimizer state"),
+        ("linear_0.w_0_beta2_pow_acc_0", "optimizer state"),
+        ("classifier.out_proj.weight", "sequence-classification head of transformers"),
+        ("sequence_summary.summary.weight", "multiple-choice head"),
+        ("roformer.encoder.layer.0.crossattention.self.query.weight", "cross-attention"),
+        ("summary.bias", "multiple-choice head"),
+        ("decoder.layers.0.encoder_attn.q_proj.weight", "cross-attention"),
+        ("discriminator_predictions.dense.weight", "discriminator head"),
         ("whatever", ""),
     ],
 )
 def test_unknown_tensors_are_called_what_they_look_like(name: str, words: str) -> None:
     assert words in looks_like(name)
     assert bool(looks_like(name)) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "ignored"),
+    [
+        ("torch", "roformer.embeddings.position_ids", True),
+        ("torch", "embeddings.position_ids", True),
+        ("torch", "bert.embeddings.position_ids", False),
+        ("torch", "global_step", False),
+        ("paddle", "embeddings.position_ids", False),
+        ("tf", "global_step", False),
+        ("tf1", "global_step", True),
+        ("tf1", "save_counter/.ATTRIBUTES/VARIABLE_VALUE", True),
+        ("tf1", "bert/pooler/dense/kernel/adam_m", True),
+        ("tf1", "cls/predictions/output_bias/AdamWeightDecayOptimizer_1", True),
+        ("tf1", "bert/pooler/dense/kernel/ema", False),
+        ("tf1", "beta1_power", True),
+    ],
+)
+def test_what_lies_beside_a_model_is_left_out_in_its_dialect_alone(dialect: Dialect, name: str, ignored: bool) -> None:
+    assert any(pattern.fullmatch(name) for pattern in mapping.IGNORED[dialect]) is ignored
 
 
 # --- the software itself --------------------------------------------------------------------------------------------

@@ -248,8 +248,6 @@ def _tensor_notes(
     software = DIALECT_FILES[target].software
     notes = [
         f"the {group.name} is written under BERT's names; {software} does not read it and reports it as unexpected"
-        if target != "tf1"
-        else f"the {group.name} is written"
         for group in groups
         if group in UNREAD[target]
     ]

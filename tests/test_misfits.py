@@ -1,0 +1,238 @@
+"""What a misfit is told as, at the edges: each problem's words, and the next step that the problems together call for.
+
+Tensors are left out, renamed and misshapen in the index of one checkpoint; no file is written anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from golden_names import stored_in
+from random_checkpoints import write_random
+
+from roformer_convert.converters.source.fitting import Fit, fit
+from roformer_convert.converters.source.identification import Found, identify
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
+from roformer_convert.converters.tensors.stored import StoredTensor
+
+NOTHING_GUESSED = "Nothing is guessed"
+TWO_MODELS = "The configuration and the weights are of two models"
+V2 = "This looks like RoFormerV2"
+FEW = "Few of the names"
+TIE = "cls.predictions.decoder.weight"
+WORDS = "roformer.embeddings.word_embeddings.weight"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+    """A whole model in each dialect, and a base model, with three layers."""
+    root = tmp_path_factory.mktemp("found")
+    for dialect in DIALECTS:
+        write_random(root / dialect, dialect)
+    write_random(root / "base", "torch", "base")
+    write_random(root / "masked-lm", "torch", "masked-lm")
+    return {path.name: identify(path) for path in root.iterdir()}
+
+
+def without(found: Found, dropped: Callable[[str], bool], more: Iterable[StoredTensor] = ()) -> Fit:
+    kept = [tensor for tensor in found.index.tensors if not dropped(tensor.name)]
+    return fit(found.with_tensors([*kept, *more]), any_vocab=True)
+
+
+def called(found: Found, *names: str) -> list[StoredTensor]:
+    """A tensor of the checkpoint, which has the shape (24,), under other names."""
+    vector = next(tensor for tensor in found.index.tensors if tensor.shape == (24,))
+    return [replace(vector, name=name) for name in names]
+
+
+def told(result: Fit) -> list[tuple[str, str, str]]:
+    return [(problem.kind, problem.name, problem.detail) for problem in result.problems]
+
+
+# --- what it should have been ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("which", "model"), [("torch", "Pretraining"), ("masked-lm", "MaskedLM"), ("base", "Model"), ("tf1", "Pretraining")]
+)
+def test_the_class_is_that_of_the_heads_that_are_there(found: dict[str, Found], which: str, model: str) -> None:
+    dialect = found[which].dialect
+    gone = stored_in("layers.1.attention.key.bias", dialect, base=which == "base").name
+    result = without(found[which], lambda name: name == gone)
+    prefix = "RoFormerFor" if model != "Model" else "RoFormer"
+    assert result.against == f"{prefix}{model} in {dialect}'s spelling"
+    assert told(result) == [("missing", gone, "")]
+
+
+# --- layers ---------------------------------------------------------------------------------------------------------
+
+
+def layers(directory: Path, said: int, shown: int, of_the_last: int) -> Fit:
+    """Fit a torch model of ``shown`` layers, ``of_the_last`` tensors in the last, whose configuration says ``said``."""
+    write_random(directory, "torch")
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": said}))
+    index = identify(directory)
+    last = [tensor.name for tensor in index.index.tensors if f".layer.{shown - 1}." in tensor.name]
+    gone = {*last[of_the_last:]}
+    return without(index, lambda name: name in gone or any(f".layer.{layer}." in name for layer in range(shown, 3)))
+
+
+@pytest.mark.parametrize(("said", "shown"), [(2, 1), (1, 2), (1, 3), (4, 3)])
+def test_another_number_of_whole_layers_is_one_problem(tmp_path: Path, said: int, shown: int) -> None:
+    detail = f"{said} in config.json, the tensors show {shown} layer{'s' if shown > 1 else ''}"
+    result = layers(tmp_path / "ckpt", said, shown, 16)
+    assert told(result) == [("configuration", "num_hidden_layers", detail)]
+    assert result.next_step is not None
+    assert result.next_step.startswith(TWO_MODELS)
+    assert result.checkpoint is not None
+    assert result.checkpoint.config.num_hidden_layers == shown
+
+
+@pytest.mark.parametrize(("there", "counted"), [(1, False), (7, False), (8, True), (15, True)])
+def test_a_layer_counts_where_half_of_it_is_there(tmp_path: Path, there: int, counted: bool) -> None:
+    kinds = [kind for kind, _, _ in told(layers(tmp_path / "ckpt", 2, 3, there))]
+    assert kinds == (["configuration"] + ["missing"] * (16 - there) if counted else ["unknown"] * there)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("roformer.encoder.layer.3.output.dense.bias", ": looks like a layer beyond num_hidden_layers = 3"),
+        ("roformer.encoder.layer.2.output.more.bias", ""),
+        ("roformer.encoder.layer.9.crossattention.bias", ": looks like a decoder's cross-attention"),
+    ],
+)
+def test_an_unknown_tensor_of_a_layer_is_told_with_what_it_looks_like(
+    found: dict[str, Found], name: str, words: str
+) -> None:
+    result = without(found["torch"], lambda _: False, called(found["torch"], name))
+    assert told(result) == [("unknown", name, f"shape (24,){words}")]
+
+
+# --- two that should be one -----------------------------------------------------------------------------------------
+
+
+def test_a_copy_in_another_memory_order_is_told(found: dict[str, Found]) -> None:
+    word = next(tensor for tensor in found["torch"].index.tensors if tensor.name == WORDS)
+    result = without(found["torch"], lambda _: False, [replace(word, name=TIE, order="F")])
+    assert told(result) == [("tied", f"{TIE} (tied to {WORDS})", "the two copies lie in different memory orders")]
+    assert result.next_step is not None
+    assert result.next_step.startswith("These two are one tensor")
+    assert without(found["torch"], lambda _: False, [replace(word, name=TIE)]).problems == ()
+
+
+def test_a_second_name_without_the_first_is_told_beside_what_is_missing(found: dict[str, Found]) -> None:
+    """The word embedding shows the vocabulary's size; its second name does not stand in for it."""
+    source = found["torch"]
+    word = next(tensor for tensor in source.index.tensors if tensor.name == WORDS)
+    problems = told(without(source, lambda name: name == WORDS, [replace(word, name=TIE)]))
+    assert ("missing", WORDS, "") in problems
+    assert ("tied", TIE, "is there and embeddings.word.weight is not") in problems
+
+
+# --- the next step --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_model_without_biases_and_norms_looks_like_v2(found: dict[str, Found], dialect: Dialect) -> None:
+    """The norms of the layers and the embeddings, and every bias, in each dialect's spelling."""
+    gone = {
+        stored_in(f"{module}.{leaf}", dialect).name
+        for layer in range(3)
+        for module in (
+            "embeddings.norm",
+            "mlm.norm",
+            f"layers.{layer}.attention_norm",
+            f"layers.{layer}.feed_forward_norm",
+        )
+        for leaf in ("weight", "bias")
+    }
+    result = without(found[dialect], gone.__contains__)
+    assert {kind for kind, _, _ in told(result)} == {"missing"}
+    assert result.next_step is not None
+    assert result.next_step.startswith(V2)
+
+
+def test_few_missing_biases_do_not_look_like_v2_and_kernels_never_do(found: dict[str, Found]) -> None:
+    source = found["torch"]
+    biases = [tensor.name for tensor in source.index.tensors if tensor.name.endswith("dense.bias")]
+    steps = [without(source, set(biases[:count]).__contains__).next_step or "" for count in (8, 9)]
+    assert [step.startswith(V2) for step in steps] == [False, True]
+    kernel = biases[0].replace("bias", "weight")
+    mixed = without(source, {*biases[1:10], kernel}.__contains__)
+    assert (mixed.next_step or "").startswith(NOTHING_GUESSED)
+
+
+@pytest.mark.parametrize(("missing", "unknown", "few"), [(8, 9, False), (9, 8, False), (9, 9, True)])
+def test_another_dialect_is_offered_where_many_are_missing_and_many_unknown(
+    found: dict[str, Found], missing: int, unknown: int, few: bool
+) -> None:
+    source = found["torch"]
+    kernels = {tensor.name for tensor in source.index.tensors if tensor.name.endswith("dense.weight")}
+    more = called(source, *(f"my.own.{number}" for number in range(unknown)))
+    result = without(source, set(sorted(kernels)[:missing]).__contains__, more)
+    assert len(result.problems) == missing + unknown
+    assert (result.next_step or "").startswith(FEW if few else NOTHING_GUESSED)
+
+
+@pytest.mark.parametrize(
+    ("names", "step"),
+    [
+        (("qa_outputs.bias",), "Convert the pretrained model"),
+        (("qa_outputs.bias", "my.own"), NOTHING_GUESSED),
+        (("model.thing", "qa_outputs.bias"), "Save the model's own state_dict()"),
+        (("roformer.embeddings.position_embeddings.x", "qa_outputs.bias"), "This looks like BERT"),
+        (("optimizer.x", "exp_avg.y"), "This looks like optimizer state"),
+        (("optimizer.x", "my.own"), NOTHING_GUESSED),
+        (("roformer.encoder.layer.3.output.dense.bias",), TWO_MODELS),
+    ],
+)
+def test_unknown_tensors_call_for_a_next_step(found: dict[str, Found], names: tuple[str, ...], step: str) -> None:
+    result = without(found["torch"], lambda _: False, called(found["torch"], *names))
+    assert [name for _, name, _ in told(result)] == [*names]
+    assert (result.next_step or "").startswith(step)
+
+
+@pytest.mark.parametrize(
+    ("change", "detail", "step"),
+    [
+        ({"dtype": "int64"}, "got int64, want float32 or float16 or bfloat16 or float64", "Save the weights in one of"),
+        ({"shape": (12, 2)}, "got (12, 2), want (H,) = (24,); H is hidden_size in config.json", TWO_MODELS),
+    ],
+)
+def test_a_wrong_shape_or_type_calls_for_a_next_step(
+    found: dict[str, Found], change: dict[str, object], detail: str, step: str
+) -> None:
+    name = "roformer.encoder.layer.1.attention.self.query.bias"
+    (one,) = (tensor for tensor in found["torch"].index.tensors if tensor.name == name)
+    result = without(found["torch"], lambda each: each == name, [replace(one, **change)])  # type: ignore[arg-type]
+    assert [(kind, words) for kind, _, words in told(result)] == [(next(iter(change)), detail)]
+    assert (result.next_step or "").startswith(step)
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "step"),
+    [
+        ({}, "differs from the rotary table of this configuration", "The table is computed from the configuration"),
+        ({"order": "F"}, "stored column by column", "The table is computed from the configuration"),
+        ({"dtype": "int32"}, "got int32, want float32", "Save the weights in one of these types"),
+        ({"shape": (6, 47)}, "want (max_position_embeddings, head size) = (47, 6)", "The table is computed from"),
+    ],
+)
+def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(
+    found: dict[str, Found], change: dict[str, object], words: str, step: str
+) -> None:
+    source = found["torch"]
+    name = "roformer.encoder.embed_positions.weight"
+    kernel = next(tensor for tensor in source.index.tensors if tensor.nbytes >= 4 * 47 * 6)
+    table = replace(kernel, name=name, shape=(47, 6))
+    result = without(source, lambda _: False, [replace(table, **change)])  # type: ignore[arg-type]
+    ((_, told_name, detail),) = told(result)
+    assert told_name == name
+    assert words in detail
+    assert (result.next_step or "").startswith(step)
