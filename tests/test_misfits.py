@@ -132,7 +132,7 @@ def test_a_second_name_without_the_first_is_told_beside_what_is_missing(found: d
     word = next(tensor for tensor in source.index.tensors if tensor.name == WORDS)
     problems = told(without(source, lambda name: name == WORDS, [replace(word, name=TIE)]))
     assert ("missing", WORDS, "") in problems
-    assert ("tied", TIE, "is there and embeddings.word.weight is not") in problems
+    assert ("tied", TIE, "is in the file and embeddings.word.weight is not") in problems
 
 
 # --- the next step --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from roformer_convert.converters import ConvertError, open_checkpoint
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.target.plan import choose_container, make_plan
 
-NOT_READ = "is kept under BERT's names; it is not read by {} and reported as unexpected"
+NOT_READ = "is written under BERT's names; {} does not read it and reports it as unexpected"
 TF = "transformers' TF classes"
 TF1 = (
     "initializer_range = 0.03125 is written, but bert4keras will compute with 0.02",
@@ -136,7 +136,7 @@ def test_eight_entries_that_are_no_tensors_are_named_and_the_rest_counted(
     names = [f"k{number}" for number in range(count)]
     save_file(load_file(path), path, {"format": "pt", **dict.fromkeys(names, "5")})
     (note,) = notes(tmp_path / "ckpt", "torch")
-    assert re.fullmatch(rf"left out, being no tensors: (k\d, ){{{min(count, 8) - 1}}}k\d{words}", note)
+    assert re.fullmatch(rf"left out because they are not tensors: (k\d, ){{{min(count, 8) - 1}}}k\d{words}", note)
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, ""), (2, " and 1 more"), (3, " and 2 more")])
@@ -145,7 +145,7 @@ def test_weights_that_are_none_are_counted_after_the_first(tmp_path: Path, count
     ignored = ["global_step", "beta1_power", "beta2_power"][:count]
     with open_checkpoint(tmp_path / "ckpt") as source:
         plan = make_plan(replace(source, ignored=tuple(ignored)), "torch")
-        assert plan.notes[-1] == f"left out, being no weights: global_step{words}"
+        assert plan.notes[-1] == f"left out because they are not weights: global_step{words}"
 
 
 def test_a_tensor_under_its_second_name_alone_is_noted(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_tensor_under_its_second_name_alone_is_noted(tmp_path: Path) -> None:
     assert notes(tmp_path / "ckpt", "torch") == (taken,)
     with open_checkpoint(tmp_path / "ckpt") as source:
         (decoder,) = (step for step in make_plan(source, "torch").steps if step.new.name == "cls.predictions.bias")
-        assert decoder.held.stored.name == "cls.predictions.decoder.bias"
+        assert decoder.binding.stored.name == "cls.predictions.decoder.bias"
 
 
 def test_files_that_are_too_small_for_any_tensor_hold_one_each(tmp_path: Path) -> None:
