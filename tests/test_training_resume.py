@@ -157,8 +157,8 @@ def test_a_directory_in_which_another_process_trains_is_refused_until_that_one_i
 ) -> None:
     settings = tiny_training.settings(corpus, tmp_path / "run", steps=4)
     code = (
-        "import sys, time; from pathlib import Path; from roformer_convert.training.run.run_directory import held\n"
-        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from roformer_convert.training.run.run_directory import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:

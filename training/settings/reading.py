@@ -154,7 +154,7 @@ def _impossible_stage(stage: Stage, number: int, settings: Settings) -> list[str
         out.append(f"length = {stage.length}: want at most max_position_embeddings = {limit}")
     if bool(stage.batch_size) == bool(stage.batch_tokens):
         given = f"{stage.batch_size} and batch_tokens = {stage.batch_tokens}" if stage.batch_size else "0"
-        out.append(f"batch_size = {given}: want one of batch_size and batch_tokens")
+        out.append(f"batch_size = {given}: want one of batch_size and batch_tokens, and 0 for the other")
     if 0 < stage.batch_tokens < stage.length:
         out.append(f"batch_tokens = {stage.batch_tokens}: want at least length = {stage.length}")
     if 0 < stage.micro_tokens < stage.length:
