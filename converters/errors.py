@@ -117,7 +117,8 @@ def quoted(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-_LAYER = re.compile(r"(layers?[._]+)(\d+)(?=[./_]|$)")
+#: More digits than any model has layers are part of a stranger's name, and Python refuses to read thousands of them.
+_LAYER = re.compile(r"(layers?[._]+)([0-9]{1,6})(?=[./_]|$)")
 
 
 @dataclass

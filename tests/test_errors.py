@@ -44,6 +44,7 @@ from roformer_convert.converters import (
     open_checkpoint,
 )
 from roformer_convert.converters.errors import fold_layers
+from roformer_convert.converters.table import config_fields
 from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, Dialect
 
 Arrays = dict[str, Any]
@@ -735,6 +736,29 @@ def test_opening_names_a_tensor_that_is_not_there(tmp_path: Path) -> None:
 
 
 # --- how it is said -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "٩" * 3])
+def test_digits_that_are_no_layer_number_are_left_as_they_are(digits: str) -> None:
+    problems = [Problem("unknown", f"encoder.layer.{number}.weight", "") for number in (digits, "3", "4")]
+    assert fold_layers(problems) == [(problems[0], 1), (Problem("unknown", "encoder.layer.{3...4}.weight", ""), 2)]
+
+
+def test_a_key_given_twice_is_found_without_comparing_every_pair() -> None:
+    compared = 0
+
+    class Key(str):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    keys = [Key(f"k{number}") for number in range(1000)]
+    with pytest.raises(ValueError, match="'k999' is given twice"):
+        config_fields._once([(key, 0) for key in [*keys, Key("k999")]])
+    assert compared < 5 * len(keys)
 
 
 def test_layers_fold_only_where_all_else_is_equal() -> None:

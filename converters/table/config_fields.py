@@ -357,11 +357,11 @@ def _finite(text: str) -> float:
 
 def _once(pairs: list[tuple[str, Any]]) -> Json:
     """Refuse a key given twice: of two values each reader believes another."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} is given twice")
+    value: Json = {}
+    for name, each in pairs:
+        if name in value:
+            raise ValueError(f"the key {name[:80]!r} is given twice")
+        value[name] = each
     return value
 
 
