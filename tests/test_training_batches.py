@@ -406,7 +406,7 @@ def places_of(data: StageData, steps: range) -> list[tuple[int, int, int]]:
 def test_another_batch_neither_repeats_nor_leaves_out_a_sample_of_the_epoch() -> None:
     corpus = random_corpus()
     whole = stage(corpus, batch_size=1)
-    epoch = whole.describe().samples[0]
+    epoch = whole.describe(0).samples[0]
     origin, taken, first, places = Origin(), 0, 0, []
     for batch in (7, 12, 5, 1):  # the last to the epoch's end
         data = stage(corpus, batch_size=batch, origin=origin)
@@ -456,7 +456,7 @@ def test_any_step_can_be_asked_for_at_once() -> None:
 
 def test_a_description_counts_what_is_there() -> None:
     corpus = MemoryCorpus(numbered_shard([[5, 5]] * 30 + [[8]] * 10))
-    description = stage(corpus, batch_size=10, short_sequence_probability=0.0).describe()
+    description = stage(corpus, batch_size=10, short_sequence_probability=0.0).describe(4)
     assert description.samples == (40,)
     assert description.tokens == (380,)
     assert description.steps_per_epoch == 4

@@ -55,7 +55,7 @@ def test_the_log_opens_with_what_runs_and_ends_with_the_result_and_the_command_t
     assert lines[1] == f"model    {parameters:,} parameters: 2 layers of 16, a vocabulary of 118"
     assert re.fullmatch(r"device   .+, fp32", lines[2])
     data = Feed(tiny_training.settings(corpus, run), open_sources([str(corpus)])).stage(0)
-    assert lines[3] == f"corpus   {corpus} (weight 1): {sum(data.describe().tokens):,} tokens an epoch"
+    assert lines[3] == f"corpus   {corpus} (weight 1): {sum(data.tokens):,} tokens an epoch"
     assert lines[4] == f"steps    4 in one stage; an epoch is {data.steps_per_epoch}"
     assert lines[5] == "begins at random"
     assert lines[-2] == f"saved {run / 'step-000004'}"

@@ -41,7 +41,6 @@ __all__ = [
 
 _PURPOSE_CORPUS, _PURPOSE_SAMPLE = 1, 2
 
-_DESCRIBED = 64  # steps that a description looks at
 _COUNTED = 1 << 16  # samples that are counted together
 
 
@@ -208,10 +207,10 @@ class StageData:
             for rows in (by_length[first:end] for first, end in _micro_batches(sizes, micro_tokens))
         ]
 
-    def describe(self) -> StageDescription:
-        """Count samples and tokens, of the corpora and of the first steps."""
+    def describe(self, count: int) -> StageDescription:
+        """Count samples and tokens, of the corpora and of the first ``count`` steps."""
         first = self.origin.step
-        steps = [self.batches(step) for step in range(first, first + min(_DESCRIBED, self.steps_per_epoch))]
+        steps = [self.batches(step) for step in range(first, first + count)]
         return StageDescription(
             samples=self._epoch,
             tokens=self.tokens,
