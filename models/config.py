@@ -88,11 +88,8 @@ def supported(config: RoFormerConfig) -> RoFormerConfig:
     Raises:
         ModelError: Causal attention, an unknown activation, or a head size that is odd or no whole number.
     """
-    if config.is_decoder:
-        raise ModelError(
-            "is_decoder = true asks for causal attention; these models attend in both directions",
-            "Set is_decoder to false if the checkpoint was trained as a masked language model.",
-        )
+    if config.attention != "bidirectional":
+        raise ModelError(f"attention = {config.attention}: these models attend in both directions")
     if config.hidden_size % config.num_attention_heads or config.head_size % 2:
         raise ModelError(
             f"num_attention_heads = {config.num_attention_heads} must divide hidden_size = {config.hidden_size} "

@@ -6,6 +6,14 @@ A checkpoint's own file is translated into this by :mod:`.config_fields`; the mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+#: Which keys a query sees: every key; key j from query i where j <= i; where the sum of the token types up to j is at
+#: most that up to i.
+Attention = Literal["bidirectional", "causal", "unilm"]
+NormType = Literal["layer_norm", "rms_norm"]
+#: Which hidden state of a row multiple choice looks at; "last" and "mean" count padding in, as transformers does.
+SummaryType = Literal["first", "last", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +36,18 @@ class RoFormerConfig:
         initializer_range: Standard deviation of a fresh weight.
         layer_norm_eps: Added to the variance in every norm.
         rotary_value: Whether the values are rotated as queries and keys are.
-        pooler_activation: Applied to the pooled first token.
+        pooler_activation: Applied to the pooled token: the pooler's, or the dense layer's of a sequence classifier.
         pad_token_id: The padding token.
-        is_decoder: Whether attention is causal.
+        norm_type: ``"layer_norm"``, or RoFormerV2's ``"rms_norm"``: x / sqrt(mean(x²) + eps), without parameters.
+        use_bias: Whether the encoder's kernels have biases; RoFormerV2's have none.
+        attention: Which keys a query sees.
+        summary_type: Which hidden state multiple choice looks at.
+        num_labels: C, rows of a classifier.
+        labels: Their names in order; empty where no file names them.
+        num_choices: Options of a question in PaddleNLP's multiple choice.
+        problem_type: Which loss transformers takes of a sequence classifier, or None.
+        classifier_dropout: Dropout before a classifier, in training; None for ``hidden_dropout_prob``.
+        eos_token_id: The token at which generation ends, or None.
     """
 
     vocab_size: int
@@ -49,7 +66,16 @@ class RoFormerConfig:
     rotary_value: bool = False
     pooler_activation: str = "tanh"
     pad_token_id: int | None = 0
-    is_decoder: bool = False
+    norm_type: NormType = "layer_norm"
+    use_bias: bool = True
+    attention: Attention = "bidirectional"
+    summary_type: SummaryType = "first"
+    num_labels: int = 2
+    labels: tuple[str, ...] = ()
+    num_choices: int = 2
+    problem_type: str | None = None
+    classifier_dropout: float | None = None
+    eos_token_id: int | None = None
 
     @property
     def head_size(self) -> int:
@@ -65,4 +91,5 @@ class RoFormerConfig:
             "S": self.type_vocab_size,
             "H": self.hidden_size,
             "F": self.intermediate_size,
+            "C": self.num_labels,
         }

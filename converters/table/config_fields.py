@@ -81,7 +81,7 @@ FIELDS: tuple[Field, ...] = (
     Field("pooler_activation",           Spelling("pool_act", "pooler_activation", "pooler_activation", "pooler_activation"), _all("tanh")),
     Field("pad_token_id",                _same("pad_token_id"),                   _all(0),                     (None, None, None, 0)),
     # of the four, transformers' torch class alone reads this; bert4keras is told in code (application="lm")
-    Field("is_decoder",                  _same("is_decoder"),                     _all(False),                 (False, None, False, False)),
+
 )
 
 #: Canonical activation → what each dialect calls it; None where its software has no such function.
@@ -231,14 +231,13 @@ _KNOWN_ACTIVATIONS = {
 }
 _INTEGER = {name for name in RoFormerConfig.__annotations__ if RoFormerConfig.__annotations__[name].startswith("int")}
 _PROBABILITY = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
-_BOOLEAN = {"rotary_value", "is_decoder"}
+_BOOLEAN = {"rotary_value"}
 _CHANGES_THE_FUNCTION = (
     "hidden_act",
     "layer_norm_eps",
     "max_position_embeddings",
     "rotary_value",
     "pooler_activation",
-    "is_decoder",
 )
 
 #: Keys that say what the weights are, not what the model computes: written anew for each dialect.
@@ -541,7 +540,7 @@ def assumptions(source: SourceConfig, dialect: Dialect, *, pooler: bool) -> list
             f"pooler_activation = {usual} is assumed: no file says it ({whose}); roformer-sim's pooler is linear: "
             "--set pooler_activation=linear"
         )
-    if dialect == "tf1" and "is_decoder" in source.assumed:
+    if dialect == "tf1":
         notes.append(
             "attention in both directions is assumed: no file of a TF1 checkpoint says its mask; what was trained with a "
             'causal or a UniLM mask (application="lm", "unilm" in bert4keras) cannot be expressed yet'
