@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
-from roformer_convert.converters.table.mapping import MLM, PROJECT, SOP, Table
+from roformer_convert.converters.table.mapping import MASKED_LM, MLM, PROJECT, SOP, Table
 
 COMMAND = Path(sys.executable).with_name("roformer-convert")
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ def make_sources(directory: Path, args: argparse.Namespace) -> dict[str, Path]:
     # no pooler and no sentence-order head: transformers' TF1 converter crashes where it meets one
     tensors = {
         tensor.canonical: random.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * 0.02
-        for tensor in Table(config.num_hidden_layers).tensors
+        for tensor in Table.of(config, MASKED_LM).tensors
         if tensor.group not in (PROJECT, SOP) and (tensor.group is MLM or tensor.group.optional is None)
     }
     sources = {}

@@ -31,7 +31,7 @@ from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 from sentences import MASK, token_ids
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
-from roformer_convert.converters.table.mapping import MLM, PROJECT, Table
+from roformer_convert.converters.table.mapping import MASKED_LM, MLM, PROJECT, Table
 from roformer_convert.models.processor import processor
 
 _PRODUCT = (1024, 768, 3072)  # one feed-forward product at 1,024 tokens
@@ -123,7 +123,7 @@ def make_sources(
     tensors = {
         tensor.canonical: generator.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * 0.02
         + ("norm.weight" in tensor.canonical)
-        for tensor in Table(config.num_hidden_layers).tensors
+        for tensor in Table.of(config, MASKED_LM).tensors
         if tensor.group is not PROJECT and (tensor.group is MLM or tensor.group.optional is None)
     }
     sources = {}

@@ -25,7 +25,7 @@ import numpy as np
 from roformer_convert.converters import RoFormerConfig, convert, save_checkpoint
 from roformer_convert.converters.amounts import amount
 from roformer_convert.converters.rendering import table
-from roformer_convert.converters.table.mapping import SOP, Table
+from roformer_convert.converters.table.mapping import MASKED_LM, SOP, Table
 from roformer_convert.models.process import Process
 from roformer_convert.models.processor import processor
 from roformer_convert.parity.cases import make_cases, make_training, read_cases, write_cases
@@ -47,7 +47,7 @@ def make_checkpoint(directory: Path, layers: int, vocab: int) -> RoFormerConfig:
     )
     random = np.random.default_rng(0)
     tensors = {}
-    for tensor in Table(layers).tensors:
+    for tensor in Table(layers, MASKED_LM).tensors:
         if tensor.group is SOP or tensor.canonical.startswith("embeddings.project"):
             continue
         values = random.standard_normal(tensor.shape(config.sizes), dtype=np.float32) * np.float32(0.03)

@@ -16,12 +16,12 @@ from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.errors import printable
 from .converters.json_output import render_json
 from .converters.rendering import table
-from .converters.table.config_fields import parse_settings
 from .converters.table.dialects import DIALECT_FILES
+from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.conversion import ConversionReport
@@ -57,6 +57,12 @@ def _options(function: Function) -> Function:
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
         CONFIG,
         SET,
+        CLASS,
+        click.option(
+            "--allow-different",
+            is_flag=True,
+            help="Write it though the target's software computes another function; the result records what differs.",
+        ),
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -126,7 +132,8 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     if run_parity:
         from .parity.command_line import gate_of_conversion
 
-        whole = options.config is None and not options.set and _says_itself(source, dialect)
+        told = options.set or options.model_class or options.allow_different
+        whole = options.config is None and not told and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)
 

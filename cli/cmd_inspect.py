@@ -10,7 +10,7 @@ import click
 from .converters.amounts import amount
 from .converters.errors import printable
 from .converters.json_output import render_json
-from .source_options import CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 @FROM
 @CONFIG
 @SET
+@CLASS
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
-def inspect_command(path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], as_json: bool) -> None:
+def inspect_command(
+    path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], model_class: str | None, as_json: bool
+) -> None:
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
 
     Nothing of PATH is run, and no payload is read except where two copies of a tensor must be equal.
@@ -32,9 +35,9 @@ def inspect_command(path: Path, dialect: Any, config: Path | None, settings: tup
         roformer-convert inspect ckpt/
     """
     from .converters.inspection import inspect
-    from .converters.table.config_fields import parse_settings
+    from .converters.table.field_values import parse_settings
 
-    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings))
+    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), model_class=model_class)
     click.echo(render_json(found.as_dict()) if as_json else render(found))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .converters.table.mapping import DIALECTS
+from .converters.table.mapping import CLASSES, DIALECTS
 
 FROM = click.option(
     "--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect that the files look like."
@@ -18,4 +18,10 @@ SET = click.option(
     metavar="FIELD=VALUE",
     multiple=True,
     help="Set a field of the configuration, whatever its file says: --set pooler_activation=linear. Repeatable.",
+)
+CLASS = click.option(
+    "--class",
+    "model_class",
+    type=click.Choice(list(CLASSES)),
+    help="The model's class, where no file says it; overrules the configuration.",
 )

@@ -9,13 +9,13 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .amounts import parse_size
 from .errors import ConvertError
-from .source.checkpoint import Checkpoint, model_class
+from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
 from .source.identification import Found, identify
@@ -80,7 +80,8 @@ class ConversionReport:
                 "container": self.plan.container.name,
                 "files": [file.filename for file in self.plan.files],
             },
-            "model_class": model_class(self.plan.groups),
+            "model_class": self.plan.kind.class_name,
+            "differences": [asdict(each) for each in self.plan.differences],
             "tensors": len({step.binding.tensor.canonical for step in stored}),
             # a tensor that some dialect wants under two names is one tensor
             "transposed": len({step.binding.tensor.canonical for step in stored if step.transpose}),
@@ -127,6 +128,9 @@ class ConvertOptions:
         dialect: The source's dialect, where the files do not decide it.
         config: Configuration file, where it does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
+        model_class: Name of the model's class, where no file says it: ``"token-classification"``.
+        allow_different: Write it though the target's own software would compute another function; what differs is
+            recorded in the result.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
@@ -140,6 +144,8 @@ class ConvertOptions:
     dialect: Dialect | None = None
     config: str | Path | None = None
     set: Mapping[str, Any] | None = None
+    model_class: str | None = None
+    allow_different: bool = False
     any_vocab: bool = False
     dtype: str | None = None
     container: str | None = None
@@ -196,11 +202,24 @@ def convert(
             raise ConvertError(f"dialect {name!r} is not known; wanted {', '.join(DIALECTS)}")
     shard_size = None if options.max_shard_size is None else parse_size(str(options.max_shard_size))
     goal = default_target(source, to) if target is None else Path(target)
-    found = identify(source, dialect=options.dialect, config=options.config, set=options.set)
+    found = identify(
+        source,
+        dialect=options.dialect,
+        config=options.config,
+        set=options.set,
+        model_class=options.model_class,
+    )
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
         before = _stamps(checkpoint)
-        plan = make_plan(checkpoint, to, container=options.container, dtype=options.dtype, max_shard_size=shard_size)
+        plan = make_plan(
+            checkpoint,
+            to,
+            container=options.container,
+            dtype=options.dtype,
+            max_shard_size=shard_size,
+            allow_different=options.allow_different,
+        )
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
         read_from = checkpoint.directory if source.is_dir() else source
         real_goal = Path(os.path.realpath(goal))
@@ -307,13 +326,14 @@ def write_directory(
 
 def reopen(plan: Plan, directory: Path) -> Checkpoint:
     """Open what was just written as a stranger's would be, with the configuration that is still to be written."""
-    found = identify(directory, dialect=plan.target)
+    found = identify(directory, dialect=plan.target, model_class=plan.kind.name)
     return fit(replace(found, config=Reading(plan.source_config)), any_vocab=True).require()
 
 
 def _verify_config(path: Path, plan: Plan) -> None:
     """Read the configuration back: every field must mean what it meant in the source."""
-    back = config_fields.read(path, plan.target, {}, where=path.parent).config
+    pooler = any(step.binding.tensor.canonical == "pooler.weight" for step in plan.steps)
+    back = config_fields.read(path, plan.target, {}, where=path.parent, kind=plan.kind, pooler=pooler).config
     if back != plan.source_config.config:
         raise ConvertError(
             f"{path}: the configuration read back differs: {back} instead of {plan.source_config.config}"

@@ -91,6 +91,10 @@ class MisfitError(ConvertError):
         return "\n".join(lines)
 
 
+class InexpressibleError(ConvertError):
+    """What the source computes cannot be said to the target's software."""
+
+
 #: A file may hold any number of unknown tensors; a screen does not.
 _MOST_LINES = 100
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Problem, fold_layers
-from .source.checkpoint import Checkpoint, model_class
 from .source.fitting import fit
 from .source.identification import identify
-from .table.mapping import GROUPS, Dialect, Table, count_layers
+from .table.mapping import Dialect, Table
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ def inspect(
     dialect: Dialect | None = None,
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
 ) -> Inspection:
     """Look at a checkpoint directory or file; a misfit is described, not raised.
 
@@ -85,23 +85,24 @@ def inspect(
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
+        model_class: Name of its class, where no file says it.
 
     Raises:
         FormatError: A file is broken or hostile.
         ConvertError: Nothing there to look at, or a field that cannot be set.
     """
-    found = identify(path, dialect=dialect, config=config, set=set)
+    found = identify(path, dialect=dialect, config=config, set=set, model_class=model_class)
     fitted = fit(found, any_vocab=False)
     weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
     assert weights is not None, "what was identified lies in files"
-    table = Table(count_layers(found.dialect, names))
+    table = Table(found.shape.sizes["num_hidden_layers"], found.kind, found.shape.traits)
     present = {
         tensor.group.name
         for base in (False, True)
         for name, tensor in table.by_name(found.dialect, base=base).items()
         if name in names
     }
-    groups = tuple(group for group in GROUPS if group.name in present)
+    groups = tuple(group for group in table.groups if group.name in present)
     known, hint = fitted.checkpoint, (fitted.next_step,) if fitted.next_step else ()
     settings = {} if known is None else asdict(known.config)
     return Inspection(
@@ -110,7 +111,7 @@ def inspect(
         container=weights.container.name,
         files={part.name: part.stat().st_size for part in weights.parts},
         config_file=None if found.config_file is None else found.config_file.name,
-        model_class=model_class(groups),
+        model_class=found.kind.class_name,
         config={name: value for name, value in settings.items() if name not in fitted.undetermined},
         tensors=len(names),
         parameters=None if known is None else sum(each.stored.size for each in known.bindings.values()),
@@ -120,15 +121,6 @@ def inspect(
         derived=() if known is None else known.derived,
         ignored=() if known is None else known.ignored,
         problems=fitted.problems,
-        notes=hint if known is None else (*_other_architectures(known), *known.source_config.notes, *hint),
+        notes=hint if known is None else (*known.source_config.notes, *hint),
         companions=tuple(file.name for file in found.companions),
     )
-
-
-def _other_architectures(known: Checkpoint) -> tuple[str, ...]:
-    """Name the classes of the configuration that are none of those converted: a fine-tuned model's."""
-    said = known.source_config.extra.get("architectures")
-    names = [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
-    own = ("roformermodel", "roformerformaskedlm", "roformerforpretraining")
-    others = [name[:80] for name in names if name.removeprefix("TF").lower() not in own]
-    return (f"the configuration names {', '.join(others)}",) if others else ()

@@ -18,7 +18,8 @@ from .source.identification import Found
 from .source.weight_files import require_file
 from .table.config import RoFormerConfig
 from .table.config_fields import Reading, SourceConfig
-from .table.mapping import Dialect, Table
+from .table.mapping import BASE, MASKED_LM, PRETRAINING, Dialect, ModelClass, Table
+from .table.recognition import Choice
 from .target.output import OutputDirectory, check_room
 from .target.plan import make_plan
 from .tensors.stored import Index, OpenFiles, StoredTensor
@@ -49,12 +50,14 @@ def save_checkpoint(
     config: RoFormerConfig,
     *,
     dialect: Dialect,
+    kind: ModelClass | None = None,
     dtypes: Mapping[str, str] | None = None,
     container: str | None = None,
     max_shard_size: int | None = None,
     force: bool = False,
     companions: Iterable[str | Path] = (),
     extra: Mapping[str, Any] | None = None,
+    allow_different: bool = False,
 ) -> None:
     """Write arrays under canonical names as a checkpoint directory of ``dialect``, whole or not at all.
 
@@ -63,12 +66,14 @@ def save_checkpoint(
         tensors: Canonical name → array, kernels as (out, in).
         config: Their configuration.
         dialect: Dialect to write.
+        kind: The model's class; by default the one for words that the names show, or the bare encoder.
         dtypes: Name → type, where the array's own says too little: ``"bfloat16"`` for uint16 bit patterns.
         container: Format of the weight files.
         max_shard_size: Largest weight file in bytes of payload.
         force: Replace an existing checkpoint directory.
         companions: Tokenizer files to copy along.
         extra: Further keys of the configuration file.
+        allow_different: Write it though the dialect's own software would compute another function.
 
     Raises:
         MisfitError: Tensors and configuration do not fit the table.
@@ -77,7 +82,8 @@ def save_checkpoint(
     import numpy as np
 
     kinds = dict(dtypes or {})
-    table = Table(config.num_hidden_layers)
+    kind = _of_words(tensors) if kind is None else kind
+    table = Table.of(config, kind)
     problems = [Problem("unknown", name) for name in tensors if name not in table.by_canonical]
     stored: list[StoredTensor] = []
     for name, array in tensors.items():
@@ -85,8 +91,9 @@ def save_checkpoint(
         if tensor is not None:
             # a view of another program's file may be big-endian, and no file that is written here is
             plain = np.ascontiguousarray(array, np.asarray(array).dtype.newbyteorder("<")).reshape(np.shape(array))
-            kind = kinds.get(name, plain.dtype.name)
-            stored.append(StoredTensor(tensor.name("torch"), kind, plain.shape, _InMemory(plain)))
+            torch_name = tensor.name("torch")
+            assert torch_name is not None, "torch has a name for everything"
+            stored.append(StoredTensor(torch_name, kinds.get(name, plain.dtype.name), plain.shape, _InMemory(plain)))
     if problems:
         raise MisfitError(directory, "the table", problems, "Name tensors as converters/table/mapping.py does.")
     # torch's names go with the canonical orientation
@@ -97,11 +104,19 @@ def save_checkpoint(
         dialect="torch",
         config_file=None,
         config=Reading(SourceConfig(config, extra=dict(extra or {}))),
+        choice=Choice(kind, settled=True),
         companions=tuple(require_file(Path(path)) for path in companions),
     )
     source = fit(found, any_vocab=True).require()
-    plan = make_plan(source, dialect, container=container, max_shard_size=max_shard_size)
+    plan = make_plan(
+        source, dialect, container=container, max_shard_size=max_shard_size, allow_different=allow_different
+    )
     check_room(Path(directory).resolve(), needed_room(plan))
     with source, OutputDirectory(Path(directory), files=source.companions, force=force) as output:
         write_directory(plan, source, output.path)
         output.commit()
+
+
+def _of_words(names: Iterable[str]) -> ModelClass:
+    modules = {name.partition(".")[0] for name in names}
+    return PRETRAINING if "sop" in modules else MASKED_LM if "mlm" in modules else BASE

@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..converters.errors import ConvertError
+from ..converters.table.activations import ACTIVATIONS, SYNONYMS
 from ..converters.table.config import RoFormerConfig
-from ..converters.table.config_fields import ACTIVATIONS, SYNONYMS
 
 __all__ = [
     "MASKED",

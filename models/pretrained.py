@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint, save_checkpoint
-from ..converters.table.mapping import Dialect, Table
+from ..converters.table.mapping import PRETRAINING, Dialect, Table
 from ..converters.tensors.stored import FLOATS
 from .config import ModelError, RoFormerConfig, supported, with_limit
 
@@ -112,7 +112,7 @@ def opened(
             dtype=dtype or (stored if computes(stored) else "float32"),
             pooler="pooler.weight" in checkpoint,
             _checkpoint=checkpoint,
-            _tensors=Table(checkpoint.config.num_hidden_layers).by_canonical,
+            _tensors=Table.of(checkpoint.config, PRETRAINING).by_canonical,
             _layout=layout,
             _fresh=fresh_heads,
             _name=name,
@@ -138,7 +138,7 @@ def save(
     companions: Iterable[str | Path],
 ) -> None:
     """Write parameters (name, array as ``dialect``'s framework lays it out) as a whole checkpoint directory."""
-    table = Table(config.num_hidden_layers).by_canonical
+    table = Table.of(config, PRETRAINING).by_canonical
     tensors = {name: array.T if table[name].transposed(dialect) else array for name, array in parameters}
     save_checkpoint(
         directory,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.errors import MisfitError, Problem, quoted
-from ..converters.table.config_fields import Json, read_json
+from ..converters.json_input import Json, read_json
 from .vocabulary import read_vocabulary
 
 _MOST_ADDED = 1 << 16

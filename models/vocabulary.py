@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..converters.errors import FormatError, MisfitError, Problem, quoted
-from ..converters.table.config_fields import Json
+from ..converters.json_input import Json
 
 _LARGEST_VOCABULARY = 64 << 20  # bytes; a RoFormer's 50,000 rows are 0.5 MB, the largest multilingual BERT's 2 MB
 _MOST_ROWS = 1 << 22

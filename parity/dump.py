@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.table.mapping import Table
+from ..converters.table.mapping import CLASSES, Table, Tensor
 from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
 from .cases import read_cases
@@ -112,14 +112,14 @@ class Dumper:
 
     def canonical(self, module: ModuleType, runner: ModuleType, model: Any) -> Any:
         """Yield every parameter under its canonical name, kernels as (out, in)."""
-        table = Table(model.config.num_hidden_layers).by_canonical
+        table = _table(model)
         for name, value in runner.parameters(model).items():
             array = runner.as_numpy(value)
             yield name, array.T if table[name].transposed(runner.DIALECT) else array
 
     def differentiate(self, module: ModuleType, runner: ModuleType, model: Any, training: Any, out: Path) -> float:
         """Write the gradients and the parameters after one step; return the loss."""
-        table = Table(model.config.num_hidden_layers).by_canonical
+        table = _table(model)
         found = runner.differentiate(model, training)
         loss = next(found)[1]
         with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
@@ -185,3 +185,9 @@ def peak_bytes() -> int | None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def _table(model: Any) -> dict[str, Tensor]:
+    """Return the rows of a model's class by canonical name."""
+    kind = next(kind for kind in CLASSES.values() if kind.class_name == type(model).__name__)
+    return Table.of(model.config, kind).by_canonical

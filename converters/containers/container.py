@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from ..table.mapping import Dialect, Group
+from ..table.mapping import Dialect, Group, ModelClass
 from ..tensors.stored import FLOATS, FileLayout, Index, NewTensor
 
 #: Bytes of a file's beginning and end by which :meth:`Container.recognises` decides.
@@ -68,7 +68,12 @@ class Container(ABC):
 
     @abstractmethod
     def lay_out(
-        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+        self,
+        filename: str,
+        tensors: Sequence[NewTensor],
+        dialect: Dialect,
+        kind: ModelClass,
+        groups: Mapping[str, Group],
     ) -> FileLayout:
         """Lay a file out before a byte is written.
 
@@ -76,6 +81,7 @@ class Container(ABC):
             filename: The single file's or the shard's name.
             tensors: What it shall hold.
             dialect: Whose names they have, and whose software will read them.
+            kind: The model's class.
             groups: Name → the table's group that the tensor is of.
         """
 

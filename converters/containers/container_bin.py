@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..table.mapping import Dialect, Group
+from ..table.mapping import Dialect, Group, ModelClass
 from ..tensors import signatures
 from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
@@ -33,7 +33,12 @@ class TorchBin(Container):
         return torch_bin.index(entry)
 
     def lay_out(
-        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+        self,
+        filename: str,
+        tensors: Sequence[NewTensor],
+        dialect: Dialect,
+        kind: ModelClass,
+        groups: Mapping[str, Group],
     ) -> FileLayout:
         from .pickles import torch_bin
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..table.mapping import Dialect, Group
+from ..table.mapping import Dialect, Group, ModelClass
 from ..tensors import signatures
 from ..tensors.stored import FileLayout, Index, NewTensor
 from .container import Container
@@ -38,7 +38,12 @@ class TensorBundle(Container):
         return tensor_bundle.index(entry)
 
     def lay_out(
-        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+        self,
+        filename: str,
+        tensors: Sequence[NewTensor],
+        dialect: Dialect,
+        kind: ModelClass,
+        groups: Mapping[str, Group],
     ) -> FileLayout:
         from .bundle import tensor_bundle
 

@@ -34,7 +34,8 @@ _WORDS = {
     "uint8": "U8",
     "bool": "BOOL",
 }
-_DTYPES = {word: dtype for dtype, word in _WORDS.items()}
+# PaddleNLP saves bfloat16 through numpy, which has none, as its bits: no weight of a model is an unsigned integer
+_DTYPES = {word: dtype for dtype, word in _WORDS.items()} | {"U16": "bfloat16"}
 _RANKS = {dtype: rank for rank, dtype in enumerate(_WORDS)}
 
 _METADATA = "__metadata__"

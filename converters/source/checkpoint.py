@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..table.config import RoFormerConfig
 from ..table.config_fields import SourceConfig
-from ..table.mapping import GROUPS, MLM, Dialect, Group, Tensor
+from ..table.mapping import Dialect, Group, ModelClass, Table, Tensor
 from ..tensors.checksums import require, running
 from ..tensors.stored import Extent, OpenFiles, StoredTensor
 from .identification import Found
@@ -119,12 +119,22 @@ class Checkpoint:
     def groups(self) -> tuple[Group, ...]:
         """The table's groups that the files hold."""
         present = {binding.tensor.group.name for binding in self.bindings.values()}
-        return tuple(group for group in GROUPS if group.name in present)
+        return tuple(group for group in self.table.groups if group.name in present)
+
+    @cached_property
+    def table(self) -> Table:
+        """The rows of its class, number of layers and traits."""
+        return Table.of(self.config, self.kind)
+
+    @property
+    def kind(self) -> ModelClass:
+        """Its class."""
+        return self.found.kind
 
     @property
     def model_class(self) -> str:
-        """The class that loads all of it here and the masked-LM part of it elsewhere."""
-        return model_class(self.groups)
+        """The class of this project's models that holds all of it."""
+        return self.kind.class_name
 
     @property
     def nbytes(self) -> int:
@@ -177,11 +187,3 @@ class Checkpoint:
         if name not in self.bindings:
             raise KeyError(f"{self.path} has no tensor {name!r}")
         return self.bindings[name]
-
-
-def model_class(groups: tuple[Group, ...]) -> str:
-    """Name the class for a file that holds ``groups``: the heads decide."""
-    names = {group.name for group in groups}
-    if MLM.name not in names:
-        return "RoFormerModel"
-    return "RoFormerForPretraining" if "sentence-order head" in names else "RoFormerForMaskedLM"

@@ -10,27 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import MisfitError, Problem
-from ..table import config_fields
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
-from ..table.mapping import (
-    GROUPS,
-    IGNORED,
-    MLM,
-    POOLER,
-    PROJECT,
-    SYMBOLS,
-    TIED,
-    Dialect,
-    Duplicate,
-    Table,
-    Tensor,
-    count_known_names,
-    count_layers,
-    looks_like,
-)
+from ..table.mapping import PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
+from ..table.recognition import IGNORED, count_known_names, count_layers, looks_like
+from ..table.statements import ANOTHERS
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
-from .checkpoint import Binding, Checkpoint, model_class
+from .checkpoint import Binding, Checkpoint
 from .companions import vocabulary_problem
 from .identification import Found, derived_name
 from .payloads import first_difference, rotary_distance
@@ -100,6 +86,10 @@ class _Fitting:
     def dialect(self) -> Dialect:
         return self.found.dialect
 
+    @property
+    def kind(self) -> ModelClass:
+        return self.found.kind
+
     def fit(self, any_vocab: bool) -> Fit:
         copies: dict[str, list[StoredTensor]] = {}
         for tensor in self.found.index.tensors:
@@ -117,9 +107,8 @@ class _Fitting:
             return misread
         source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
         bindings = self._bind(by_name, base, source.config)
-        pooler = any(item.tensor.group is POOLER for item in bindings.values())
-        assumed = config_fields.assumptions(source, self.dialect, pooler=pooler)
-        source = replace(source, notes=(*source.notes, *assumed))
+        if self.found.choice.note:
+            source = replace(source, notes=(self.found.choice.note, *source.notes))
         rest = [name for name in by_name if name not in {item.stored.name for item in bindings.values()}]
         tied, derived, ignored = self._explain(rest, by_name, bindings, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
@@ -129,8 +118,7 @@ class _Fitting:
         wrong = {problem.name for problem in self.problems}
         checkpoint = Checkpoint(
             found=self.found,
-            base=base
-            or (self.dialect in ("tf", "tf1") and not any(each.tensor.group is MLM for each in bindings.values())),
+            base=base,
             source_config=source,
             bindings=bindings,
             duplicates=tuple(name for name in (*tied, *(tensor.name for tensor, _ in again)) if name not in wrong),
@@ -146,18 +134,21 @@ class _Fitting:
         if not any_vocab and "vocab_size" not in self.undetermined:
             vocabulary = vocabulary_problem(self.found.companions, config.vocab_size)
         rows = () if vocabulary is None else (vocabulary,)
+        choice = self.found.choice
+        if choice.problem:
+            unsettled = Problem("class", "the model's class", choice.problem)
+            return self._misfit((unsettled, *misread.problems, *self.problems), "one class", choice.step, where=None)
         if not misread.problems and not self.problems:
             step = "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab."
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread
         problems = (*misread.problems, *self.problems, *rows)
-        hint: str | None = _hint(problems, self.dialect)
+        hint: str | None = _hint(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
-        present = {item.tensor.group.name for item in bindings.values()}
-        against = model_class(tuple(group for group in GROUPS if group.name in present))
-        return self._misfit(problems, f"{against} in {self.dialect}'s spelling", hint, where=self.found.entry)
+        against = f"{self.kind.class_name} in {self.dialect}'s spelling"
+        return self._misfit(problems, against, hint, where=self.found.entry)
 
     def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
         return Fit(None, tuple(problems), self.undetermined, where or self.found.path, against, next_step)
@@ -196,7 +187,8 @@ class _Fitting:
         if said == shown or not 0 < shown <= len(by_name):
             return source
         there = dict.fromkeys(range(shown), 0)
-        rows = [tensor for tensor in Table(shown).tensors if tensor.canonical.startswith("layers.")]
+        table = Table(shown, self.kind, Traits.of(source.config))
+        rows = [tensor for tensor in table.tensors if tensor.canonical.startswith("layers.")]
         for tensor in rows:
             there[int(tensor.canonical.split(".")[1])] += tensor.name(self.dialect, base=base) in by_name
         if min(there.values()) * shown * 2 < len(rows):
@@ -209,18 +201,20 @@ class _Fitting:
 
     def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Binding]:
         """Find every tensor that the table and the configuration ask for, and check its shape and type."""
-        table = Table(config.num_hidden_layers)
+        table = Table.of(config, self.kind)
         present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
         needs_project = config.embedding_size != config.hidden_size
         file = self.found.config_file
         origin = "the tensors' shapes" if file is None else file.name
         # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
         seconds = {
-            each.of: by_name.get(each.spelling.in_(self.dialect) or "") for each in TIED if each.written == "copy"
+            each.of: by_name.get(each.spelling.in_(self.dialect) or "") for each in table.ties if each.written == "copy"
         }
         bindings: dict[str, Binding] = {}
         for tensor in table.tensors:
             name = tensor.name(self.dialect, base=base)
+            if name is None:
+                continue
             found = by_name.get(name) or seconds.get(tensor.canonical)
             if tensor.group is PROJECT and not needs_project:
                 if found is not None:
@@ -230,7 +224,7 @@ class _Fitting:
                 continue
             wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
             if found is None:
-                if wanted:
+                if wanted and not tensor.optional:
                     self.problems.append(Problem("missing", name))
                 continue
             transposed = tensor.transposed(self.dialect)
@@ -254,7 +248,7 @@ class _Fitting:
         base: bool,
     ) -> tuple[list[str], list[str], list[str]]:
         """Account for the names that are not a row's: tied, derived, ignored; anything else is a problem."""
-        ties = {duplicate.spelling.in_(self.dialect): duplicate for duplicate in TIED}
+        ties = {duplicate.spelling.in_(self.dialect): duplicate for duplicate in Table.of(config, self.kind).ties}
         tied: list[str] = []
         derived: list[str] = []
         ignored: list[str] = []
@@ -349,23 +343,17 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
+def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> str:
     """Return the next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
     unknown = [problem for problem in problems if problem.kind == "unknown"]
-    ends = ("bias", "beta", "gamma", "norm1.weight", "norm2.weight", "LayerNorm.weight", "layer_norm.weight")
-    if len(missing) > 8 and all(name.endswith(ends) for name in missing):
-        return (
-            "This looks like RoFormerV2 (no biases, norms without parameters), which is not converted yet; "
-            "nothing can be made up for the missing tensors."
-        )
     if any("wrapper" in problem.detail for problem in unknown):
         return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
     if any("BERT's learned positions" in problem.detail for problem in unknown):
         return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
     if "function" in kinds:
-        return config_fields.ANOTHERS
+        return ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):
@@ -376,7 +364,8 @@ def _hint(problems: Sequence[Problem], dialect: Dialect) -> str:
         return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
     if unknown and all("looks like" in problem.detail for problem in unknown):
         return (
-            "Convert the pretrained model, or remove these tensors first: heads that were fine-tuned have no row yet."
+            f"These are not a {kind.class_name}'s. If it is of another class, name it with --class; what is no "
+            "RoFormer's must be taken out first."
         )
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."

@@ -17,7 +17,8 @@ from ..errors import ConvertError
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
-from ..table.mapping import DERIVED, DIALECTS, SYMBOLS, Dialect, Table, count_known_names, count_layers, detect_dialect
+from ..table.mapping import BASE, CAUSAL_LM, DERIVED, DIALECTS, MASKED_LM, SYMBOLS, Dialect, ModelClass, Table, Traits
+from ..table.recognition import Choice, choose_class, count_known_names, count_layers, detect_dialect, measure_traits
 from ..tensors.stored import Index, StoredTensor
 from . import weight_files
 from .companions import find_companions
@@ -35,6 +36,7 @@ class Found:
         dialect: Whose names the tensors have.
         config_file: The configuration's file, or None.
         config: What it says; without one, what the tensors' shapes say.
+        choice: The class that the tensors are of, and how that was decided.
         companions: Tokenizer files and licences beside the weights.
     """
 
@@ -44,6 +46,7 @@ class Found:
     dialect: Dialect
     config_file: Path | None
     config: Reading
+    choice: Choice
     companions: tuple[Path, ...] = ()
 
     @property
@@ -59,7 +62,12 @@ class Found:
     @cached_property
     def shape(self) -> Shape:
         """The sizes that the tensors show."""
-        return measure(self.dialect, self.index.tensors)
+        return measure(self.dialect, self.index.tensors, self.choice.kind)
+
+    @property
+    def kind(self) -> ModelClass:
+        """The model's class."""
+        return self.choice.kind
 
     def with_tensors(self, tensors: Iterable[StoredTensor], *, excused: Collection[str] = ()) -> Found:
         """Return the same files with other tensors, or other names for them: dialect and configuration are found anew.
@@ -80,10 +88,12 @@ class Shape:
 
     Attributes:
         base: Whether it is a bare base model whose names lack the outer prefix, as torch and Paddle write it.
+        traits: Which norms and biases the encoder has.
         sizes: Field of the configuration → size.
     """
 
     base: bool
+    traits: Traits
     sizes: Mapping[str, int]
 
 
@@ -93,6 +103,7 @@ def identify(
     dialect: Dialect | None = None,
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
 ) -> Found:
     """Find a checkpoint's files, index them, detect the dialect and read the configuration.
 
@@ -101,6 +112,7 @@ def identify(
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
         set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it.
+        model_class: Name of the class (:data:`~..table.mapping.CLASSES`), where no file says it.
 
     Raises:
         FormatError: A file is broken or hostile.
@@ -111,7 +123,9 @@ def identify(
     index = weight_files.index(weights)
     if dialect is not None:
         _require_dialect(weights.entry, dialect, [tensor.name for tensor in index.tensors])
-    return _recognise(Path(path), weights, index, dialect, None if config is None else Path(config), given=set)
+    return _recognise(
+        Path(path), weights, index, dialect, None if config is None else Path(config), given=set, named=model_class
+    )
 
 
 def _recognise(
@@ -122,6 +136,7 @@ def _recognise(
     config: Path | None = None,
     *,
     given: Mapping[str, Any] | None = None,
+    named: str | None = None,
     excused: Collection[str] = (),
 ) -> Found:
     """Detect the dialect of indexed tensors and read the configuration that belongs to it."""
@@ -130,13 +145,58 @@ def _recognise(
     config_file = _find_config(directory, (detected,)) if config is None else config
     if config_file is not None:
         weight_files.require_file(config_file)
-    sizes = measure(detected, index.tensors).sizes
-    reading = config_fields.examine(config_file, detected, sizes, where=path, given=given, excused=excused)
+    settings = config_fields.load(config_file)
+    choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named)
+    shape = measure(detected, index.tensors, choice.kind)
+    measured = {
+        **shape.sizes,
+        "norm_type": "layer_norm" if shape.traits.norms else "rms_norm",
+        "use_bias": shape.traits.biases,
+    }
+    reading = config_fields.examine(
+        settings,
+        config_file,
+        detected,
+        measured,
+        where=path,
+        kind=choice.kind,
+        pooler=_has_pooler(detected, index.tensors, choice.kind, shape),
+        given=given,
+        excused=excused,
+    )
+    masked = reading.source is not None and reading.source.config.attention != "bidirectional"
+    if choice.kind is MASKED_LM and not choice.settled and masked:
+        choice = replace(choice, kind=CAUSAL_LM)  # the same tensors: the mask makes the class
     other = _find_config(directory, DIALECTS) if config_file is None else None
     if other is not None:
         # not read unasked: what lies beside weights under another dialect's name may be another model's
         reading = reading.with_remark(_say_unread(other, detected))
-    return Found(path, weights, index, detected, config_file, reading, find_companions(directory))
+    return Found(path, weights, index, detected, config_file, reading, choice, find_companions(directory))
+
+
+def _choose(dialect: Dialect, tensors: Iterable[StoredTensor], stated: object, named: str | None) -> Choice:
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    base = _is_base(dialect, shapes)
+    traits = measure_traits(dialect, shapes, base=base)
+    return choose_class(dialect, shapes, traits, base=base, stated=stated, given=named)
+
+
+def _has_pooler(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass, shape: Shape) -> bool:
+    pooler = Table(0, kind, shape.traits).by_canonical.get("pooler.weight")
+    name = None if pooler is None else pooler.name(dialect, base=shape.base)
+    return name is not None and any(tensor.name == name for tensor in tensors)
+
+
+def _is_base(dialect: Dialect, names: Collection[str]) -> bool:
+    """Say whether the names lack the outer prefix, as those of a bare base model do in torch and Paddle."""
+    for traits in (Traits(), Traits(norms=False)):
+        word = Table(0, BASE, traits).by_canonical["embeddings.word.weight"]
+        whole, bare = word.name(dialect), word.name(dialect, base=True)
+        if whole in names:
+            return False
+        if bare in names:
+            return bare != whole
+    return False
 
 
 def _find_config(directory: Path, dialects: Iterable[Dialect]) -> Path | None:
@@ -176,16 +236,15 @@ def derived_name(dialect: Dialect, *, base: bool) -> str | None:
     return name.removeprefix("roformer.") if name is not None and base else name
 
 
-def measure(dialect: Dialect, tensors: Iterable[StoredTensor]) -> Shape:
+def measure(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass = BASE) -> Shape:
     """Measure a model by its tensors; a size that none of them shows is left out."""
     by_name = {tensor.name: tensor for tensor in reversed(list(tensors))}  # of two with one name, the first
-    word = Table(0).by_canonical["embeddings.word.weight"]
-    names = word.name(dialect, base=False), word.name(dialect, base=True)
-    base = names[1] != names[0] and names[1] in by_name and names[0] not in by_name
-    layers = count_layers(dialect, list(by_name))
+    base = _is_base(dialect, by_name)
+    traits = measure_traits(dialect, by_name, base=base)
+    layers = count_layers(dialect, by_name)
     sizes = {"num_hidden_layers": layers}
-    for tensor in Table(min(layers, 1)).tensors:
-        found = by_name.get(tensor.name(dialect, base=base))
+    for tensor in Table(min(layers, 1), kind, traits).tensors:
+        found = by_name.get(tensor.name(dialect, base=base) or "")
         if found is None or len(found.shape) != len(tensor.axes):
             continue
         shape = found.shape[::-1] if tensor.transposed(dialect) else found.shape
@@ -198,4 +257,4 @@ def measure(dialect: Dialect, tensors: Iterable[StoredTensor]) -> Shape:
         sizes["max_position_embeddings"] = positions
         if head_size and sizes["hidden_size"] % head_size == 0:
             sizes["num_attention_heads"] = sizes["hidden_size"] // head_size
-    return Shape(base, sizes)
+    return Shape(base, traits, sizes)

@@ -18,6 +18,7 @@ def open_checkpoint(
     dialect: Dialect | None = None,
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
 
@@ -29,10 +30,13 @@ def open_checkpoint(
         config: Configuration file, where it does not lie beside the weights.
         set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it:
             ``{"pooler_activation": "linear"}``.
+        model_class: Name of its class, where no file says it: ``"token-classification"``.
 
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
         FormatError: A file is broken or hostile.
         ConvertError: Nothing there to open, or a field that cannot be set.
     """
-    return fit(identify(path, dialect=dialect, config=config, set=set), any_vocab=True).require()
+    return fit(
+        identify(path, dialect=dialect, config=config, set=set, model_class=model_class), any_vocab=True
+    ).require()

@@ -15,8 +15,9 @@ from pathlib import Path
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
 from ..containers.registry import all_containers, containers_of, recognise
 from ..errors import ConvertError, FormatError, MisfitError, Problem
-from ..table.config_fields import read_json
-from ..table.mapping import DIALECTS, Dialect, detect_dialect
+from ..json_input import read_json
+from ..table.mapping import DIALECTS, Dialect
+from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")

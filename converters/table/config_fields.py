@@ -2,36 +2,36 @@
 
 :func:`read` turns a dialect's file into a :class:`~.config.RoFormerConfig` and what else it held; :func:`write` turns
 that into another dialect's file. What a dialect's own software computes regardless of the file is a fact in
-:data:`FIELDS`, and a value that it would not honour is reported by :func:`write`, never dropped in silence. What a file
-says of the function that no field can hold is held against :data:`FUNCTION`: another model may have the same tensors.
+:data:`FIELDS`; fields that no single key holds are derived (:mod:`.derived_fields`). What the target's software would
+compute otherwise is told by :mod:`.differences`. What a file says of the function that no field can hold is held
+against :mod:`.statements`: another model may have the same tensors.
 
-Sources: ``RoFormerConfig`` of transformers 5.23 and of PaddleNLP 2.8.1, ``build_transformer_model`` of bert4keras 0.11.5.
+Sources: ``RoFormerConfig`` of transformers 5.23, of JunnYu's roformer 0.4.3 and of PaddleNLP 2.8.1 (``RoFormerv2Config``
+too), ``build_transformer_model`` of bert4keras 0.11.5.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConvertError, FormatError, MisfitError, Problem, quoted
+from ..errors import FormatError, MisfitError, Problem, quoted
+from ..json_input import Json, read_json
+from .activations import canonical_activation, spell_activation
 from .config import RoFormerConfig
+from .derived_fields import DERIVATIONS, DERIVED_FROM, Asked, spelled_pooler, write_derived
 from .dialects import DIALECT_FILES
-from .mapping import SYMBOLS, Dialect, Spelling
+from .field_values import ACTIVATION_FIELDS, check_given, complaint
+from .mapping import CAUSAL_LM, MASKED_LM, PRETRAINING, SYMBOLS, Dialect, ModelClass, Spelling, Traits
+from .statements import ANOTHERS, other_function
 
-Json = dict[str, Any]
+#: The key under which a result records the fields that its dialect's own keys cannot say, for whoever converts it back.
+RECORD = "roformer_convert"
 
 #: What a configuration with problems does not fit, in messages.
 CONFIGURATION = "RoFormer's configuration"
-
-_LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
-_MOST_LAYERS = 4096
-_LARGEST_SIZE = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Field:
 
     Attributes:
         name: Attribute of :class:`RoFormerConfig`.
-        key: Spelling of the key.
+        key: Spelling of the key; None where the field is derived.
         missing: Value that each dialect's software takes for an absent key; None where the tensors decide.
         fixed: Value that a dialect's software computes with whatever the file says; None where it reads the file.
     """
@@ -49,6 +49,9 @@ class Field:
     key: Spelling
     missing: tuple[Any, Any, Any, Any] = (None, None, None, None)
     fixed: tuple[Any, Any, Any, Any] = (None, None, None, None)
+
+
+_DERIVED = Spelling(None, None, None, None)
 
 
 def _same(name: str) -> Spelling:
@@ -77,171 +80,34 @@ FIELDS: tuple[Field, ...] = (
     # bert4keras 0.11.5 passes 1e-12 to the norms of BERT's layers and its default 1e-7 to RoFormer's: docs/decisions.md
     Field("layer_norm_eps",              _same("layer_norm_eps"),                 _all(1e-12),                 (None, None, None, 1e-12)),
     Field("rotary_value",                _same("rotary_value"),                   _all(False),                 (None, None, None, False)),
-    # transformers has no pooler here; pooler_activation is the spelling of JunnYu's package, which has
-    Field("pooler_activation",           Spelling("pool_act", "pooler_activation", "pooler_activation", "pooler_activation"), _all("tanh")),
+    Field("pooler_activation",           _DERIVED,                                _all("tanh")),
     Field("pad_token_id",                _same("pad_token_id"),                   _all(0),                     (None, None, None, 0)),
-    # of the four, transformers' torch class alone reads this; bert4keras is told in code (application="lm")
-
-)
-
-#: Canonical activation → what each dialect calls it; None where its software has no such function.
-ACTIVATIONS: Mapping[str, Spelling] = {
-    "gelu":       Spelling("gelu",    "gelu",       "gelu",       "gelu"),
-    "gelu_tanh":  Spelling(None,      "gelu_new",   "gelu_new",   "gelu_tanh"),
-    "quick_gelu": Spelling(None,      "quick_gelu", "quick_gelu", None),
-    "relu":       Spelling("relu",    "relu",       "relu",       "relu"),
-    "silu":       Spelling("silu",    "silu",       "silu",       "swish"),
-    "mish":       Spelling("mish",    "mish",       "mish",       None),
-    "tanh":       Spelling("tanh",    "tanh",       "tanh",       "tanh"),
-    "sigmoid":    Spelling("sigmoid", "sigmoid",    "sigmoid",    "sigmoid"),
-}
-#: Further names of the same functions, and who has them.
-SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
-    "gelu_python":       ("gelu",      ("torch",)),
-    "gelu_erf":          ("gelu",      ("tf1",)),
-    "gelu_new":          ("gelu_tanh", ("torch", "tf")),
-    "gelu_pytorch_tanh": ("gelu_tanh", ("torch",)),
-    "gelu_python_tanh":  ("gelu_tanh", ("torch",)),
-    "gelu_fast":         ("gelu_tanh", ("torch", "tf")),
-    "gelu_accurate":     ("gelu_tanh", ("torch",)),
-    "swish":             ("silu",      ("torch", "tf", "paddle", "tf1")),
-}
-#: Activations that some dialect's software computes and the models here do not: carried as they are.
-FURTHER_ACTIVATIONS = (
-    "linear",                                                                    # roformer-sim's pooler, in all four
-    "gelu_10", "laplace", "leaky_relu", "prelu", "relu2", "relu6", "relu_squared",  # transformers
-    "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "selu", "softplus", "softsign", "tanhshrink",  # Paddle
-    "exponential", "hard_sigmoid",                                               # Keras
+    Field("norm_type",                   _DERIVED),
+    Field("use_bias",                    _DERIVED),
+    Field("attention",                   _DERIVED),
+    Field("summary_type",                _DERIVED),
+    Field("num_labels",                  _DERIVED),
+    Field("labels",                      _DERIVED),
+    Field("num_choices",                 _same("num_choices"),                    _all(2)),
+    Field("problem_type",                _same("problem_type")),
+    Field("classifier_dropout",          _DERIVED),
+    Field("eos_token_id",                _same("eos_token_id")),
 )
 # fmt: on
+#: What an absent key means in PaddleNLP's RoFormerV2 instead.
+_MISSING_V2: Mapping[Dialect, Json] = {"paddle": {"hidden_act": "relu", "max_position_embeddings": 512}}
 
+_CHANGES_THE_FUNCTION = ("hidden_act", "layer_norm_eps", "max_position_embeddings", "rotary_value")
 
-@dataclass(frozen=True)
-class Statement:
-    """A key with which a configuration says something of the function that is the same in every RoFormer.
-
-    Attributes:
-        key: Its name, in whichever dialect.
-        agrees: Whether a value, in a file of these settings, says what RoFormer computes.
-        want: Such a value, for messages.
-        here: What RoFormer computes.
-    """
-
-    key: str
-    agrees: Callable[[Any, Json], bool]
-    want: str
-    here: str
-
-
-def _only(*values: Any) -> Callable[[Any, Json], bool]:
-    return lambda value, _: value in values
-
-
-def _head_size(value: Any, settings: Json) -> bool:
-    hidden, heads = settings.get("hidden_size"), settings.get("num_attention_heads", 12)
-    return type(value) is int and type(heads) is int and value * heads == hidden
-
-
-def _plain_rotation(value: Any, _: Json) -> bool:
-    """Say whether transformers' description of a rotation says the paper's own, unscaled."""
-    plain = {"rope_type": ("default",), "type": ("default",), "rope_theta": (10000,), "factor": (1,)}
-    plain["partial_rotary_factor"] = (1,)
-    return isinstance(value, dict) and all(each in plain.get(key, ()) for key, each in value.items())
-
-
-#: transformers' and PaddleNLP's way to name a class; what comes before is the model.
-_CLASS = re.compile(r"(?:TF|Flax)?(\w+?)(?:Model|PreTrainedModel|PretrainedModel|LMHeadModel|For[A-Z]\w*)")
-
-
-def _roformers_class(value: Any, settings: Json) -> bool:
-    """Say whether no other model's class is named; where ``model_type`` is there, it decides, whatever the classes."""
-    names = value if isinstance(value, list) else [value]
-    models = [_CLASS.fullmatch(name) for name in names if isinstance(name, str)]
-    others = [model for model in models if model is not None and model[1].lower() != "roformer"]
-    return settings.get("model_type") is not None or not others
-
-
-_ROTATED = "positions rotate queries and keys"
-_PAPERS = "the rotation is the paper's"
-_NORMED = "norms follow the residual sums, subtract the mean, and have a weight and a bias"
-_BIASED = "every kernel has its bias"
-_OWN = "every layer has tensors of its own"
-_HEADS = "heads share the hidden size evenly"
-_PLAIN = "every token attends to every other, by the product of query and key alone"
-
-# fmt: off
-#: What a configuration may say of the function, whose it is, and what RoFormer computes: all else is another model's.
-FUNCTION: tuple[Statement, ...] = (
-    Statement("model_type",                     _only("roformer"),                     '"roformer"',      "the table is RoFormer's"),
-    Statement("architectures",                  _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),
-    Statement("init_class",                     _roformers_class,                      "RoFormer's",      "the table is RoFormer's"),   # PaddleNLP before 2.4
-    Statement("position_embedding_type",        _only("rotary", "rope"),               '"rotary"',        _ROTATED),  # BERT and its kin in transformers
-    Statement("use_rotary_position",            _only(True),                           "true",            _ROTATED),  # JunnYu's first releases
-    Statement("use_relative_position",          _only(False),                          "false",           _ROTATED),  # NEZHA
-    Statement("max_relative_position",          _only(),                               "none",            _ROTATED),  # NEZHA in transformers and PaddleNLP
-    Statement("relative_attention",             _only(False),                          "false",           _ROTATED),  # DeBERTa
-    Statement("max_relative_positions",         _only(-1, 0),                          "none",            _ROTATED),  # DeBERTa
-    Statement("relative_attention_num_buckets", _only(),                               "none",            _ROTATED),  # MPNet
-    Statement("hierarchical_position",          _only(False),                          "none",            _ROTATED),  # bert4keras
-    Statement("rope_theta",                     _only(10000),                          "10000",           _PAPERS),   # this and the next: transformers
-    Statement("rope_scaling",                   _plain_rotation,                       "none",            _PAPERS),
-    Statement("rope_parameters",                _plain_rotation,                       "none",            _PAPERS),
-    Statement("rotary_emb_base",                _only(10000),                          "10000",           _PAPERS),   # GPT-NeoX
-    Statement("rotary_emb_fraction",            _only(1),                              "1",               _PAPERS),   # NomicBERT
-    Statement("rotary_pct",                     _only(1),                              "1",               _PAPERS),   # GPT-NeoX
-    Statement("partial_rotary_factor",          _only(1),                              "1",               _PAPERS),
-    Statement("rotary_dim",                     _head_size,                            "the head size",   _PAPERS),   # GPT-J
-    Statement("rotary_emb_interleaved",         _only(True),                           "true",            "the rotation turns neighbours, not halves"),  # NomicBERT
-    Statement("norm_type",                      _only("layer_norm"),                   '"layer_norm"',    _NORMED),   # JunnYu; RoFormerV2 has rms_norm
-    Statement("normalize_before",               _only(False),                          "false",           _NORMED),   # PaddleNLP
-    Statement("pre_norm",                       _only(False),                          "false",           _NORMED),
-    Statement("norm_first",                     _only(False),                          "false",           _NORMED),   # PyTorch
-    Statement("prenorm",                        _only(False),                          "false",           _NORMED),   # NomicBERT
-    Statement("use_bias",                       _only(True),                           "true",            _BIASED),   # JunnYu; RoFormerV2 has none
-    Statement("attention_bias",                 _only(True),                           "true",            _BIASED),   # ModernBERT
-    Statement("mlp_bias",                       _only(True),                           "true",            _BIASED),   # ModernBERT
-    Statement("norm_bias",                      _only(True),                           "true",            _BIASED),   # ModernBERT
-    Statement("qkv_bias",                       _only(True),                           "true",            _BIASED),
-    Statement("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
-    Statement("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
-    Statement("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
-    Statement("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Statement("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
-    Statement("head_dim",                       _head_size,                            "the head size",   _HEADS),
-    Statement("num_key_value_heads", lambda value, settings: value == settings.get("num_attention_heads", 12), "num_attention_heads", _HEADS),
-    Statement("residual_attention_scores",      _only(False),                          "false",           _PLAIN),    # RealFormer in bert4keras
-    Statement("attention_type",                 _only("original_full"),                '"original_full"', _PLAIN),    # BigBird
-    Statement("attention_window",               _only(),                               "none",            _PLAIN),    # Longformer
-    Statement("add_cross_attention",            _only(False),                          "false",           "attention is to the layer's own input"),
-    Statement("is_encoder_decoder",             _only(False),                          "false",           "there is an encoder alone"),
-)
-# fmt: on
-#: The next step for another model's weights.
-ANOTHERS = (
-    "The configuration says that the weights compute something other than RoFormer does; another model's are not "
-    "converted. If it is not theirs, name their own with --config FILE."
-)
-
-_ACTIVATION_FIELDS = ("hidden_act", "pooler_activation")
-_KNOWN_ACTIVATIONS = {
-    *ACTIVATIONS,
-    *SYNONYMS,
-    *FURTHER_ACTIVATIONS,
-    *(s for each in ACTIVATIONS.values() for s in each),
-}
-_INTEGER = {name for name in RoFormerConfig.__annotations__ if RoFormerConfig.__annotations__[name].startswith("int")}
-_PROBABILITY = {"hidden_dropout_prob", "attention_probs_dropout_prob"}
-_BOOLEAN = {"rotary_value"}
-_CHANGES_THE_FUNCTION = (
-    "hidden_act",
-    "layer_norm_eps",
-    "max_position_embeddings",
-    "rotary_value",
-    "pooler_activation",
-)
+#: Fields that may be null, or that nothing needs to say.
+_MAY_LACK = ("problem_type", "classifier_dropout", "eos_token_id", "pooler_activation")
+#: What a file says with null, where that means something.
+_NULL = object()
+#: What :mod:`.differences` tells of.
+_TOLD_AS_DIFFERENCES = ("layer_norm_eps", "rotary_value")
 
 #: Keys that say what the weights are, not what the model computes: written anew for each dialect.
-_STATED = ("model_type", "dtype", "torch_dtype", "init_class", "init_args")
+_STATED = ("model_type", "dtype", "torch_dtype", "init_class", "init_args", "epsilon", RECORD)
 #: Provenance of the software that wrote the source: meaningless to another's loader, so left out and reported.
 _PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
 #: Keys without a field that change what a dialect's loader hands back: (key, value) → what it would do there.
@@ -279,14 +145,12 @@ class SourceConfig:
         spellings: Values whose spelling is kept where the target understands it (activation names).
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
-        assumed: Fields that no file says, with the default of the dialect's software.
     """
 
     config: RoFormerConfig
     spellings: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    assumed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -310,58 +174,22 @@ class Reading:
         return replace(self, source=replace(self.source, notes=(*self.source.notes, text)))
 
 
-def read_json(path: Path) -> Json:
-    """Read one JSON object from an untrusted file.
+#: What the classes of PaddleNLP 2.0–2.4 took beside the base model, by position.
+_POSITIONAL = {
+    "RoFormerForSequenceClassification": ("num_classes", "dropout"),
+    "RoFormerForTokenClassification": ("num_classes", "dropout"),
+    "RoFormerForMultipleChoice": ("num_choices", "dropout"),
+    "RoFormerForQuestionAnswering": ("dropout",),
+}
+
+
+def load(path: Path | None) -> Json:
+    """Read a configuration file's keys, PaddleNLP's old nesting undone; none where there is no file.
 
     Raises:
-        FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, something that is not a number, larger than
-            8 MiB, or nested too deeply.
+        FormatError: It is not a JSON object, or nested as no software does.
     """
-    try:
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
-    try:
-        value = json.loads(
-            content.decode("utf-8-sig"),
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            object_pairs_hook=_once,
-        )
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
-    except UnicodeDecodeError as error:
-        raise FormatError(path, "not UTF-8 text", offset=error.start) from None
-    except UnicodeEncodeError:
-        raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"not JSON: {error or 'nested too deeply'}") from None
-    if not isinstance(value, dict):
-        raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
-    return value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Json:
-    """Refuse a key given twice: of two values each reader believes another."""
-    value: Json = {}
-    for name, each in pairs:
-        if name in value:
-            raise ValueError(f"the key {name[:80]!r} is given twice")
-        value[name] = each
-    return value
+    return {} if path is None else _flatten_init_args(path, read_json(path))
 
 
 def _flatten_init_args(path: Path, settings: Json) -> Json:
@@ -372,239 +200,220 @@ def _flatten_init_args(path: Path, settings: Json) -> Json:
             return settings
         if not isinstance(inner[0], dict):
             raise FormatError(path, f"init_args[0] is a {type(inner[0]).__name__}; wanted the base model's settings")
-        outer = {key: value for key, value in settings.items() if key not in ("init_args", "init_class")}
-        settings = {**outer, **inner[0]}
+        outer = {key: value for key, value in settings.items() if key != "init_args"}
+        by_position = dict(zip(_POSITIONAL.get(str(settings.get("init_class")), ()), inner[1:], strict=False))
+        settings = {**by_position, **inner[0], **outer}  # the outermost init_class is the model's
+        if "init_args" in inner[0]:
+            settings["init_args"] = inner[0]["init_args"]
     raise FormatError(path, "init_args nested more than 8 deep")
 
 
-def canonical_activation(name: str, dialect: Dialect) -> str:
-    """Translate an activation's name in ``dialect``; an unknown one is returned as it is."""
-    for canonical, spelling in ACTIVATIONS.items():
-        if spelling.in_(dialect) == name:
-            return canonical
-    meaning, dialects = SYNONYMS.get(name, (name, ()))
-    return meaning if dialect in dialects else name
+def stated_class(settings: Mapping[str, Any]) -> Any:
+    """Return what a configuration says its model's class is called, or None."""
+    said = settings.get("architectures") or settings.get("init_class")
+    return said[0] if isinstance(said, list) and said else said
 
 
 def read(
     path: Path | None,
     dialect: Dialect,
-    measured: Mapping[str, int],
+    measured: Mapping[str, Any],
     *,
     where: Path,
+    kind: ModelClass = MASKED_LM,
+    pooler: bool = False,
 ) -> SourceConfig:
     """Read a dialect's configuration file, or work one out from the tensors' shapes where they decide it.
 
     Args:
         path: The file, or None where there is none.
         dialect: Whose defaults a missing key takes.
-        measured: Field name → size that the tensors show: every size, and ``num_attention_heads`` and
-            ``max_position_embeddings`` where the file carries its rotary table.
+        measured: Field name → what the tensors show: every size, which norms and biases there are, and
+            ``num_attention_heads`` and ``max_position_embeddings`` where the file carries its rotary table.
         where: The checkpoint, for messages.
+        kind: The model's class.
+        pooler: Whether there is a pooler.
 
     Raises:
         FormatError: The file is not a JSON object.
         MisfitError: A value of the wrong type or out of range; a head count that nothing decides.
     """
-    reading = examine(path, dialect, measured, where=where)
+    reading = examine(load(path), path, dialect, measured, where=where, kind=kind, pooler=pooler)
     if reading.problems or reading.source is None:
         raise MisfitError(path or where, CONFIGURATION, reading.problems, reading.next_step)
     return reading.source
 
 
 def examine(
+    settings: Json,
     path: Path | None,
     dialect: Dialect,
-    measured: Mapping[str, int],
+    measured: Mapping[str, Any],
     *,
     where: Path,
+    kind: ModelClass,
+    pooler: bool,
     given: Mapping[str, Any] | None = None,
     excused: Collection[str] = (),
 ) -> Reading:
     """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be reported with them.
 
     Args:
+        settings: What :func:`load` read.
         path: The file, or None where there is none.
         dialect: The same as for :func:`read`.
         measured: The same as for :func:`read`.
         where: The checkpoint, for messages.
+        kind: The model's class.
+        pooler: Whether there is a pooler.
         given: Field name → value that holds whatever the file says.
-        excused: Keys of :data:`FUNCTION` that may say anything: of a model whose weights only begin a RoFormer's.
+        excused: Keys of :data:`~.statements.FUNCTION` that may say anything: of a model whose weights only begin a
+            RoFormer's.
 
     Raises:
-        FormatError: The file is not a JSON object.
         ConvertError: A field that is given is none, or has a value that cannot be.
     """
     given = {} if given is None else given
-    _check_given(given)
-    settings = {} if path is None else _flatten_init_args(path, read_json(path))
-    problems: list[Problem] = []
-    notes: list[str] = []
-    values: Json = {}
-    spellings: dict[str, str] = {}
-    assumed: set[str] = set()
-    position = Spelling._fields.index(dialect)
-    named = where.name if path is None else path.name
-    for item in FIELDS:
-        key = item.key[position] or item.name
-        value = given.get(item.name, settings.get(key))
-        if value is None and item.name == "pooler_activation":
-            value = next((settings[other] for other in set(item.key) if other in settings), None)
-        if item.name in given:
-            notes.append(f"{item.name} = {value}, as it was set")
-        elif value is None and not (item.name == "pad_token_id" and key in settings):
-            value = measured.get(item.name)
-            if value is not None:
-                if path is None or item.name in SYMBOLS.values() or item.name == "num_hidden_layers":
-                    notes.append(f"{item.name} = {value}, from the tensors' shapes")
-            elif path is None and item.name == "num_attention_heads":
-                problems.append(
-                    Problem("configuration", item.name, "not decided by the tensors' shapes, and no file says it")
-                )
-                values[item.name] = 1
-                continue
-            else:
-                value = item.missing[position]
-                if value is None and item.name == "hidden_act":
-                    value = "gelu"
-                if value is None:
-                    problems.append(Problem("configuration", item.name, f"missing from {named}"))
-                    continue
-                assumed.add(item.name)
-                if path is None and item.name in _CHANGES_THE_FUNCTION and item.name != "pooler_activation":
-                    notes.append(f"{item.name} = {value}, {dialect}'s default: no configuration file says otherwise")
-        wrong = _complaint(item.name, value)
+    check_given(given)
+    reader = _Reader(settings, path, dialect, measured, where, kind, pooler, given)
+    return reader.read(excused)
+
+
+@dataclass
+class _Reader:
+    """Goes through the fields once, and collects values, notes and problems."""
+
+    settings: Json
+    path: Path | None
+    dialect: Dialect
+    measured: Mapping[str, Any]
+    where: Path
+    kind: ModelClass
+    pooler: bool
+    given: Mapping[str, Any]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    values: Json = field(default_factory=dict)
+    spellings: dict[str, str] = field(default_factory=dict)
+
+    def read(self, excused: Collection[str]) -> Reading:
+        for item in FIELDS:
+            self.field(item)
+        wrong_fields = {problem.name for problem in self.problems}
+        if not wrong_fields & {"hidden_size", "num_attention_heads"}:
+            contradictions = _contradictions(self.values)
+            self.problems.extend(contradictions)
+            if contradictions:
+                self.values["num_attention_heads"] = self.measured.get("num_attention_heads", 1)
+        function = [
+            *(problem for problem in self.problems if problem.kind == "function"),
+            *other_function(self.settings, self.named, excused),
+        ]
+        self.problems = [problem for problem in self.problems if problem.kind != "function"]
+        step = None
+        if self.problems or function:
+            step = (
+                ANOTHERS
+                if not self.problems
+                else "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
+                if self.path is None
+                else f"Correct {self.path}, or name another with --config FILE."
+            )
+            self.problems.extend(function)
+        lacking = [item for item in FIELDS if item.name not in self.values and self.default(item) is None]
+        if any(item.name not in _MAY_LACK for item in lacking):
+            return Reading(None, tuple(self.problems), step)
+        known = {item.key[self.position] for item in FIELDS} | DERIVED_FROM
+        known |= {"dropout"} if self.dialect == "paddle" else set()
+        extra = {key: value for key, value in self.settings.items() if key not in known and key not in _STATED}
+        if isinstance(self.settings.get("eos_token_id"), list):
+            extra["eos_token_id"] = self.settings["eos_token_id"]
+        source = SourceConfig(RoFormerConfig(**self.values), self.spellings, extra, tuple(self.notes))
+        return Reading(source, tuple(self.problems), step)
+
+    @property
+    def named(self) -> str:
+        return self.where.name if self.path is None else self.path.name
+
+    @property
+    def position(self) -> int:
+        return Spelling._fields.index(self.dialect)
+
+    def default(self, item: Field) -> Any:
+        """Return what the dialect's software takes for an absent key."""
+        if self.values.get("norm_type") == "rms_norm" and item.name in _MISSING_V2.get(self.dialect, {}):
+            return _MISSING_V2[self.dialect][item.name]
+        return item.missing[self.position]
+
+    def field(self, item: Field) -> None:
+        """Read one field: as it was given, as the file says it, as the tensors show it, or by default."""
+        name, recorded = item.name, self.settings.get(RECORD)
+        if name in self.given:
+            value = tuple(self.given[name]) if name == "labels" else self.given[name]
+            self.notes.append(f"{name} = {value}, as it was set")
+        elif isinstance(recorded, dict) and name in recorded:
+            value = tuple(recorded[name]) if isinstance(recorded[name], list) else recorded[name]
+        elif name in DERIVATIONS:
+            value = self.derived(name)
+        else:
+            value = self.plain(item)
+        if value is None:
+            return
+        if value is _NULL:
+            self.values[name] = None
+            return
+        wrong = complaint(name, value)
         if wrong:
-            problems.append(Problem("configuration", item.name, f"got {quoted(value)} in {named}, want {wrong}"))
-            value = measured.get(item.name, item.missing[position])
+            self.problems.append(Problem("configuration", name, f"got {quoted(value)} in {self.named}, want {wrong}"))
+            value = self.measured.get(name, self.default(item))
             if value is None:
-                continue
-        if item.name in _ACTIVATION_FIELDS:
-            spellings[item.name] = str(value)
-            value = canonical_activation(str(value), dialect)
-        values[item.name] = value
-    wrong_fields = {problem.name for problem in problems}
-    if not wrong_fields & {"hidden_size", "num_attention_heads"}:
-        contradictions = _contradictions(values)
-        problems.extend(contradictions)
-        if contradictions:
-            values["num_attention_heads"] = measured.get("num_attention_heads", 1)
-    step = None
-    function = _other_function(settings, named, excused)
-    if problems or function:
-        step = (
-            ANOTHERS
-            if not problems
-            else "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
-            if path is None
-            else f"Correct {path}, or name another with --config FILE."
-        )
-        problems.extend(function)
-    if any(item.name not in values and item.missing[position] is None for item in FIELDS):
-        return Reading(None, tuple(problems), step)
-    known = {item.key[position] for item in FIELDS} | {"pool_act", "pooler_activation"}
-    extra = {key: value for key, value in settings.items() if key not in known and key not in _STATED}
-    source = SourceConfig(RoFormerConfig(**values), spellings, extra, tuple(notes), frozenset(assumed))
-    return Reading(source, tuple(problems), step)
+                return
+        if name in ACTIVATION_FIELDS:
+            self.spellings[name] = str(value)
+            value = canonical_activation(str(value), self.dialect)
+        self.values[name] = value
 
+    def derived(self, name: str) -> Any:
+        asked = Asked(self.settings, self.named, self.dialect, self.kind, self.measured, self.pooler, self.where)
+        found = DERIVATIONS[name](asked)
+        if found is None:
+            return None
+        if found.note:
+            self.notes.append(found.note)
+        if found.problem:
+            kind = "function" if name in ("norm_type", "use_bias") else "configuration"
+            self.problems.append(Problem(kind, name, found.problem))
+        return found.value
 
-def _other_function(settings: Json, named: str, excused: Collection[str]) -> list[Problem]:
-    """Name what the settings say of the function and RoFormer does not compute."""
-    problems = []
-    for statement in FUNCTION:
-        value = settings.get(statement.key)
-        if value is not None and statement.key not in excused and not statement.agrees(value, settings):
-            got = json.dumps(value, ensure_ascii=False)
-            shown = got if len(got) <= 60 else f"{got[:57]}..."
-            detail = f"got {shown} in {named}, want {statement.want}: {statement.here}"
-            problems.append(Problem("function", statement.key, detail))
-    return problems
-
-
-def assumptions(source: SourceConfig, dialect: Dialect, *, pooler: bool) -> list[str]:
-    """Say what changes the function and no file states, each time that it is assumed.
-
-    Args:
-        source: The configuration as it was read.
-        dialect: The source's.
-        pooler: Whether the tensors have one.
-    """
-    notes = []
-    software = DIALECT_FILES[dialect].software
-    if pooler and "pooler_activation" in source.assumed:
-        usual = source.config.pooler_activation
-        whose = (
-            f"{software} computes it unless its code says otherwise" if dialect == "tf1" else f"{software}'s default"
-        )
-        notes.append(
-            f"pooler_activation = {usual} is assumed: no file says it ({whose}); roformer-sim's pooler is linear: "
-            "--set pooler_activation=linear"
-        )
-    if dialect == "tf1":
-        notes.append(
-            "attention in both directions is assumed: no file of a TF1 checkpoint says its mask; what was trained with a "
-            'causal or a UniLM mask (application="lm", "unilm" in bert4keras) cannot be expressed yet'
-        )
-    return notes
-
-
-def parse_settings(texts: Iterable[str]) -> Json:
-    """``["pooler_activation=linear", "rotary_value=true"]`` → field name → value, as its field's type.
-
-    Raises:
-        ConvertError: Not FIELD=VALUE, no such field, or a field given twice.
-    """
-    given: Json = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConvertError(f"--set {quoted(text)}: want FIELD=VALUE", "For example --set pooler_activation=linear")
-        if name in given:
-            raise ConvertError(f"--set gives {name} twice")
-        given[name] = value
-        if name not in _ACTIVATION_FIELDS and len(value) < 40:
-            with contextlib.suppress(
-                ValueError
-            ):  # text all the same: what the field wants is reported where it is checked
-                given[name] = json.loads(value, parse_constant=_refuse_constant, parse_float=_finite)
-    return given
-
-
-def _check_given(given: Mapping[str, Any]) -> None:
-    """Refuse what no field can be set to.
-
-    Raises:
-        ConvertError: There is no such field, or its value is wrong.
-    """
-    fields = [item.name for item in FIELDS]
-    for name, value in given.items():
-        if name not in fields:
-            raise ConvertError(f"--set {quoted(name)}: no field of this name", f"Fields: {', '.join(fields)}.")
-        wrong = _complaint(name, value)
-        if wrong:
-            raise ConvertError(f"--set {name}: got {quoted(value)}, want {wrong}")
-
-
-def _complaint(name: str, value: Any) -> str:
-    """Say what ``value`` should have been, or nothing where it is fine."""
-    if name == "pad_token_id" and value is None:
-        return ""
-    if name in _INTEGER:
-        least = 0 if name in ("pad_token_id", "num_hidden_layers") else 1
-        most = _MOST_LAYERS if name == "num_hidden_layers" else _LARGEST_SIZE
-        if type(value) is not int or not least <= value <= most:
-            return f"an integer from {least} to {most:,}"
-    elif name in _BOOLEAN:
-        if type(value) is not bool:
-            return "true or false"
-    elif name in _ACTIVATION_FIELDS:
-        if type(value) is not str or value not in _KNOWN_ACTIVATIONS:
-            return f"an activation's name: {', '.join(ACTIVATIONS)}, linear or one of the dialects' own"
-    elif type(value) not in (int, float) or not 0 <= value < 1e30:
-        return "a number of at least 0"
-    elif name in _PROBABILITY and value > 1:
-        return "a probability"
-    return ""
+    def plain(self, item: Field) -> Any:
+        name, key = item.name, item.key[self.position] or item.name
+        value = self.settings.get(key)
+        if name == "eos_token_id" and isinstance(value, list):
+            return None  # carried as it is
+        if value is not None:
+            return value
+        if name == "pad_token_id" and key in self.settings:
+            return _NULL
+        value = self.measured.get(name)
+        if value is not None:
+            if self.path is None or name in SYMBOLS.values() or name == "num_hidden_layers":
+                self.notes.append(f"{name} = {value}, from the tensors' shapes")
+            return value
+        if self.path is None and name == "num_attention_heads":
+            self.problems.append(
+                Problem("configuration", name, "not decided by the tensors' shapes, and no file says it")
+            )
+            return 1
+        value = self.default(item)
+        if value is None and name == "hidden_act":
+            value = "gelu"
+        if value is None:
+            if name not in _MAY_LACK:
+                self.problems.append(Problem("configuration", name, f"missing from {self.named}"))
+            return None
+        if self.path is None and name in _CHANGES_THE_FUNCTION:
+            self.notes.append(f"{name} = {value}, {self.dialect}'s default: no configuration file says otherwise")
+        return value
 
 
 def _contradictions(values: Json) -> list[Problem]:
@@ -617,40 +426,57 @@ def _contradictions(values: Json) -> list[Problem]:
     return []
 
 
-def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: str) -> tuple[Json, list[str]]:
-    """Spell a configuration in ``target``'s file; return it and what the target's software will not honour.
+def class_name(kind: ModelClass, config: RoFormerConfig, target: Dialect) -> str:
+    """Name the class of ``target``'s software that loads what is written."""
+    v2 = not Traits.of(config).norms
+    if kind is PRETRAINING or (v2 and target == "paddle" and kind is CAUSAL_LM):
+        kind = MASKED_LM  # nobody else has a class for pretraining, nor PaddleNLP one for a causal RoFormerV2
+    return f"{'RoFormerv2' if v2 and target == 'paddle' else 'RoFormer'}{kind.suffix}"
+
+
+def write(
+    source: SourceConfig, target: Dialect, *, kind: ModelClass, dtype: str, pooler: bool = True
+) -> tuple[Json, list[str]]:
+    """Spell a configuration in ``target``'s file; return it and what of the source's is left out or changed.
 
     Args:
         source: The configuration as it was read.
         target: The dialect.
-        architecture: Class name that loads the result.
+        kind: The class of what is written.
         dtype: The weights' type.
+        pooler: Whether there is a pooler.
     """
     position = Spelling._fields.index(target)
+    config = source.config
     notes: list[str] = []
     out: Json = {}
+    v2 = not Traits.of(config).norms
+    architecture = class_name(kind, config, target)
     if target != "tf1":
         out["architectures"] = [architecture]
-        out["model_type"] = "roformer"
+        out["model_type"] = "roformerv2" if v2 and target == "paddle" else "roformer"
         # transformers before 4.56 reads torch_dtype and later ones dtype. PaddleNLP reads dtype and computes in it at
         # once, which fails for half types on a CPU (no kernel for its rotary table): without the key it loads as float32
         if target != "paddle" or dtype == "float32":
             out["dtype"] = dtype
         if target == "torch":
             out["torch_dtype"] = dtype
+    elif kind.stated or kind is CAUSAL_LM or v2:
+        out["architectures"] = [architecture]  # bert4keras reads no such key; whoever converts it back does
+    pooler_spelled = spelled_pooler(config, source.spellings.get("pooler_activation"), target)
     for item in FIELDS:
-        value = getattr(source.config, item.name)
-        key = item.key[position]
-        assert key is not None
-        if item.name in _ACTIVATION_FIELDS:
-            value, note = _spell_activation(item.name, value, source.spellings.get(item.name), target)
-            notes.extend(note)
+        value, key = getattr(config, item.name), item.key[position]
+        if key is None or (value is None and item.name != "pad_token_id"):
+            continue
+        if item.name == "num_choices" and value == 2 and kind.name != "multiple-choice":
+            continue
+        if item.name == "hidden_act":
+            value = spell_activation(value, source.spellings.get(item.name), target) or value
         fixed = item.fixed[position]
-        if fixed is not None and value != fixed:
+        if fixed is not None and value != fixed and item.name not in _TOLD_AS_DIFFERENCES:
             notes.append(f"{key} = {value} is written, but {DIALECT_FILES[target].software} will compute with {fixed}")
         out[key] = value
-    if target == "paddle" and source.config.layer_norm_eps > 1e-3:
-        notes.append(f"layer_norm_eps = {source.config.layer_norm_eps}: PaddlePaddle refuses more than 1e-3")
+    out |= write_derived(config, target, kind, pooler=pooler, pooler_spelled=pooler_spelled)
     for key, value in source.extra.items():
         if key in _PROVENANCE:
             if value is not None and value is not True:
@@ -661,7 +487,7 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
             if value is not None:
                 notes.append(f"{key} = {quoted(value)} is left out: {_LEADS_ASTRAY[key]}")
         elif key == "architectures":
-            if value and value != [architecture]:
+            if value and _suffix(value[0] if isinstance(value, list) else value) != _suffix(architecture):
                 notes.append(f"{key} = {quoted(value)} is not carried: the class for what is written is {architecture}")
         elif key == "tie_word_embeddings":
             # the masked-LM head has no kernel of its own in any dialect: a second copy was required to be equal
@@ -673,21 +499,23 @@ def write(source: SourceConfig, target: Dialect, *, architecture: str, dtype: st
                 )
         elif key not in out:
             out[key] = value
+    record = _unsaid(out, config, target, kind, pooler=pooler)
+    if record:
+        out[RECORD] = record
     return out, notes
 
 
-def _spell_activation(name: str, canonical: str, spelled: str | None, target: Dialect) -> tuple[str, list[str]]:
-    if spelled is not None and canonical_activation(spelled, target) == canonical and canonical in ACTIVATIONS:
-        known_there = spelled in (ACTIVATIONS[canonical].in_(target),) or target in SYNONYMS.get(spelled, ("", ()))[1]
-        if known_there:
-            return spelled, []
-    if canonical in FURTHER_ACTIVATIONS:
-        return canonical, [f"{name} = {canonical!r} is carried as it is: the models here do not compute it"]
-    if canonical not in ACTIVATIONS:
-        return canonical, [f"{name} = {canonical!r} is carried as it is: the table does not know this function"]
-    there = ACTIVATIONS[canonical].in_(target)
-    if there is None:
-        return canonical, [
-            f"{name} = {canonical!r} is written, but there is no such function in {DIALECT_FILES[target].software}"
-        ]
-    return there, []
+def _unsaid(out: Json, config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler: bool) -> Json:
+    """Return the fields that ``target``'s own keys do not say: read back, they would mean something else."""
+    back = examine(out, None, target, {}, where=Path(), kind=kind, pooler=pooler).source
+    assert back is not None, "what is written can be read"
+    return {
+        item.name: getattr(config, item.name)
+        for item in FIELDS
+        if getattr(back.config, item.name) != getattr(config, item.name)
+    }
+
+
+def _suffix(name: Any) -> str:
+    """Return what a class's name says beside the family and the framework."""
+    return str(name).removeprefix("TF").removeprefix("RoFormerv2").removeprefix("RoFormer")

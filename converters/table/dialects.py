@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .mapping import Dialect
+from .config import RoFormerConfig
+from .mapping import Dialect, Traits
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,17 @@ class DialectFiles:
 DIALECT_FILES: Mapping[Dialect, DialectFiles] = {
     "paddle": DialectFiles("PaddleNLP", ("config.json", "model_config.json")),
     "torch": DialectFiles("transformers", ("config.json",)),
-    "tf": DialectFiles("transformers' TF classes", ("config.json",)),
+    "tf": DialectFiles("transformers for TF", ("config.json",)),
     "tf1": DialectFiles("bert4keras", ("bert_config.json",)),
 }
+
+
+def software_of(dialect: Dialect, config: RoFormerConfig) -> str:
+    """Name the software that loads a model of ``config`` in a dialect: RoFormerV2 in torch is JunnYu's package's."""
+    if dialect == "torch" and Traits.of(config) != Traits():
+        return "JunnYu's package"
+    return DIALECT_FILES[dialect].software
+
 
 #: Files that travel as they are: every dialect's tokenizers read the same ones, and a licence belongs to its weights.
 COMPANIONS = (

@@ -12,12 +12,13 @@ from typing import Any
 
 from ..containers.container import Container
 from ..containers.registry import containers_of
-from ..errors import ConvertError
+from ..errors import ConvertError, InexpressibleError
 from ..source.checkpoint import Binding, Checkpoint
 from ..table import config_fields
 from ..table.config_fields import SourceConfig
-from ..table.dialects import DIALECT_FILES
-from ..table.mapping import MLM, POOLER, TIED, UNREAD, Dialect, Group, Table
+from ..table.dialects import DIALECT_FILES, software_of
+from ..table.differences import Difference, advice, differences
+from ..table.mapping import BASE, POOLER, Dialect, Group, ModelClass, unread
 from ..tensors.stored import FLOATS, FileLayout, NewTensor
 
 #: Names listed in one note.
@@ -75,7 +76,9 @@ class Plan:
         companions: Files copied as they are.
         notes: What the target's own software will not honour, what is kept unread, what was assumed.
         source_config: The configuration in canonical terms, for reading the result back.
+        kind: The model's class.
         groups: The table's groups that are written.
+        differences: What the target's software computes otherwise, and was allowed to.
     """
 
     target: Dialect
@@ -88,7 +91,9 @@ class Plan:
     companions: tuple[Path, ...]
     notes: tuple[str, ...]
     source_config: SourceConfig
+    kind: ModelClass
     groups: tuple[Group, ...]
+    differences: tuple[Difference, ...] = ()
 
     @property
     def steps(self) -> Iterator[Step]:
@@ -103,7 +108,7 @@ class Plan:
         """Lay one weight file out in the target's container."""
         tensors = [step.new for step in file.steps]
         groups = {step.new.name: step.binding.tensor.group for step in file.steps}
-        return self.container.lay_out(file.filename, tensors, self.target, groups)
+        return self.container.lay_out(file.filename, tensors, self.target, self.kind, groups)
 
 
 def choose_container(target: Dialect, name: str | None) -> Container:
@@ -130,6 +135,7 @@ def make_plan(
     container: str | None = None,
     dtype: str | None = None,
     max_shard_size: int | None = None,
+    allow_different: bool = False,
 ) -> Plan:
     """Plan the conversion of ``source``.
 
@@ -139,22 +145,30 @@ def make_plan(
         container: The format; by default the dialect's usual one.
         dtype: Cast every tensor to this type; by default each keeps its own.
         max_shard_size: Split the weights into files of at most this many bytes of payload.
+        allow_different: Plan it though the target's software would compute another function.
 
     Raises:
+        InexpressibleError: The target's software would compute another function, or has no name for a tensor.
         ConvertError: The container cannot hold what is asked of it.
     """
     if dtype is not None and dtype not in FLOATS:
         raise ConvertError(f"dtype {dtype!r} is not known; wanted {' or '.join(FLOATS)}")
     chosen = choose_container(target, container)
-    groups = source.groups
-    base = not any(group is MLM for group in groups)
+    groups, kind = source.groups, source.kind
+    base = kind is BASE
+    _require_names(source, target)
+    different = differences(source.source_config, target, kind, source.bindings)
+    if different and not allow_different:
+        raise _inexpressible(source, target, different)
+    pooler = "pooler.weight" in source.bindings
     steps = _steps(source, target, chosen, dtype, base)
     files = _shard(steps, chosen, max_shard_size, target)
     types = {step.new.dtype for step in steps}
     main_type = dtype or source.dtypes().most_common(1)[0][0]
     _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
-    architecture = "RoFormerModel" if base else "RoFormerForMaskedLM"
-    config, config_notes = config_fields.write(source.source_config, target, architecture=architecture, dtype=main_type)
+    config, config_notes = config_fields.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
+    config_notes += advice(source.config, target, kind, pooler=pooler)
+    config_notes += [f"allowed to differ: {each}" for each in different]
     tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
     return Plan(
         target=target,
@@ -167,7 +181,38 @@ def make_plan(
         companions=source.companions,
         notes=(*source.source_config.notes, *config_notes, *tensor_notes),
         source_config=source.source_config,
+        kind=kind,
         groups=groups,
+        differences=tuple(different),
+    )
+
+
+def _require_names(source: Checkpoint, target: Dialect) -> None:
+    """Refuse what the target has no name for.
+
+    Raises:
+        InexpressibleError: There is such a tensor.
+    """
+    nameless = [name for name, binding in source.bindings.items() if binding.tensor.name(target) is None]
+    if nameless:
+        head = source.bindings[nameless[0]].tensor.group.name
+        raise InexpressibleError(
+            f"{source.path}: {DIALECT_FILES[target].software} builds no {head}, and {target} has no name for it: "
+            f"{', '.join(nameless[:_NAMED])}",
+            "Convert it to another dialect, or its encoder alone.",
+        )
+
+
+def _inexpressible(source: Checkpoint, target: Dialect, different: Sequence[Difference]) -> InexpressibleError:
+    software = software_of(target, source.config)
+    lines = [
+        f"{source.path}: {software} would compute another function than the source says",
+        *(f"  {d}" for d in different),
+    ]
+    return InexpressibleError(
+        "\n".join(lines),
+        "If the source is misread, --set FIELD=VALUE says what is right; --allow-different writes it all the same, for "
+        "software that computes the source's function, and records that.",
     )
 
 
@@ -185,23 +230,22 @@ def _require_dtypes(container: Container, dtypes: set[str], why: str) -> None:
 
 
 def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str | None, base: bool) -> list[Step]:
-    table = Table(source.config.num_hidden_layers)
     sizes = source.config.sizes
     steps: list[Step] = []
-    for tensor in table.tensors:
+    for tensor in source.table.tensors:
         binding = source.bindings.get(tensor.canonical)
         if binding is None:
             continue
         transposed = tensor.transposed(target)
         shape = tensor.shape(sizes)
-        new = NewTensor(
-            tensor.name(target, base=base), dtype or binding.stored.dtype, shape[::-1] if transposed else shape
-        )
+        name = tensor.name(target, base=base)
+        assert name is not None, "what has no name was refused"
+        new = NewTensor(name, dtype or binding.stored.dtype, shape[::-1] if transposed else shape)
         transpose = binding.transposed != transposed and len(shape) == 2
         steps.append(Step(new, binding, transpose))
-        for duplicate in TIED:
+        for duplicate in source.table.ties:
             second = duplicate.spelling.in_(target)
-            if duplicate.of != tensor.canonical or second is None or base:
+            if duplicate.of != tensor.canonical or second is None:
                 continue
             if duplicate.written == "copy" or container.shares_storage:
                 alias = new.name if container.shares_storage else None
@@ -245,20 +289,21 @@ def _tensor_notes(
     types: set[str],
     dtype: str | None,
 ) -> list[str]:
-    software = DIALECT_FILES[target].software
+    software = software_of(target, source.config)
     notes = [
         f"the {group.name} is written under BERT's names; {software} does not read it and reports it as unexpected"
         for group in groups
-        if group in UNREAD[target]
+        if group in unread(target, source.kind, source.table.traits)
     ]
-    if target == "paddle" and POOLER not in groups:
+    pools = POOLER in source.table.groups and POOLER not in unread(target, source.kind, source.table.traits)
+    if target == "paddle" and pools and POOLER not in groups:
         notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
     notes += container.notes(target, types)
     if source.derived and target in ("torch", "tf"):
         notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
     elif source.derived:
         notes.append("embed_positions is left out: it is computed from the configuration")
-    for second in TIED:
+    for second in source.table.ties:
         binding, name = source.bindings.get(second.of), second.spelling.in_(source.dialect)
         if binding is not None and binding.stored.name == name:
             notes.append(f"{name} is taken for {binding.tensor.name(source.dialect)}, which is not in the file")

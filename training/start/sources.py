@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...converters import open_checkpoint
 from ...converters.errors import ConvertError, MisfitError, Problem
 from ...converters.source.checkpoint import Checkpoint
-from ...converters.table.mapping import Table
+from ...converters.table.mapping import PRETRAINING, Table
 from ...models.config import RoFormerConfig, activation
 from ...models.ops_paddle import DIALECT, assign
 from ...models.roformer_paddle import RoFormerForPretraining
@@ -156,7 +156,7 @@ def load_weights(directory: Path, config: RoFormerConfig) -> Iterator[tuple[str,
         ConvertError: It is not a whole model of this configuration.
     """
     with open_checkpoint(directory) as checkpoint:
-        for name, row in Table(config.num_hidden_layers).by_canonical.items():
+        for name, row in Table.of(config, PRETRAINING).by_canonical.items():
             if name in checkpoint:
                 found = checkpoint.shape(name)
                 if found != row.shape(config.sizes):
@@ -169,7 +169,7 @@ def load_weights(directory: Path, config: RoFormerConfig) -> Iterator[tuple[str,
 def _as_paddle(checkpoint: Checkpoint, name: str) -> NDArray[Any]:
     """Read a tensor as float32, laid out as Paddle does."""
     array: NDArray[Any] = checkpoint.read(name, "float32")
-    transposed = Table(checkpoint.config.num_hidden_layers).by_canonical[name].transposed(DIALECT)
+    transposed = checkpoint.table.by_canonical[name].transposed(DIALECT)
     return np.ascontiguousarray(array.T) if transposed else array
 
 

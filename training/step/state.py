@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from ...converters.containers import safetensors
 from ...converters.errors import ConvertError, FormatError
-from ...converters.table.config_fields import read_json
+from ...converters.json_input import read_json
 from ...converters.target.output import OutputDirectory
 from ...converters.tensors.stored import Extent, NewTensor
 from ..samples.position import Position

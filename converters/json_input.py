@@ -1,0 +1,77 @@
+"""JSON from an untrusted file: one object, every key once, numbers that are numbers, nothing large or deep."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from .errors import FormatError
+
+Json = dict[str, Any]
+
+_LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object from an untrusted file.
+
+    Raises:
+        FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, something that is not a number,
+            larger than 8 MiB, or nested too deeply.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+    try:
+        value = json.loads(
+            content.decode("utf-8-sig"),
+            parse_constant=refuse_constant,
+            parse_float=finite,
+            object_pairs_hook=_once,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "not UTF-8 text", offset=error.start) from None
+    except UnicodeEncodeError:
+        raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(path, f"not JSON: {error or 'nested too deeply'}") from None
+    if not isinstance(value, dict):
+        raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
+    return value
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Json:
+    """Refuse a key given twice: of two values each reader believes another."""
+    value: Json = {}
+    for name, each in pairs:
+        if name in value:
+            raise ValueError(f"the key {name[:80]!r} is given twice")
+        value[name] = each
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        ValueError: It is none.
+    """
+    return json.loads(text, parse_constant=refuse_constant, parse_float=finite)

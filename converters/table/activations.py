@@ -1,0 +1,70 @@
+"""Activations: one function, its name in each dialect.
+
+Sources: ``ACT2FN`` of transformers 5.23 and of PaddleNLP 2.8.1, ``activations`` of bert4keras 0.11.5 and of Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .mapping import Dialect, Spelling
+
+# fmt: off
+#: Canonical activation → what each dialect calls it; None where its software has no such function.
+ACTIVATIONS: Mapping[str, Spelling] = {
+    "gelu":       Spelling("gelu",    "gelu",       "gelu",       "gelu"),
+    "gelu_tanh":  Spelling(None,      "gelu_new",   "gelu_new",   "gelu_tanh"),
+    "quick_gelu": Spelling(None,      "quick_gelu", "quick_gelu", None),
+    "relu":       Spelling("relu",    "relu",       "relu",       "relu"),
+    "silu":       Spelling("silu",    "silu",       "silu",       "swish"),
+    "mish":       Spelling("mish",    "mish",       "mish",       None),
+    "tanh":       Spelling("tanh",    "tanh",       "tanh",       "tanh"),
+    "sigmoid":    Spelling("sigmoid", "sigmoid",    "sigmoid",    "sigmoid"),
+    "linear":     Spelling("linear",  "linear",     "linear",     "linear"),  # roformer-sim's pooler
+}
+#: Further names of the same functions, and who has them.
+SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
+    "gelu_python":       ("gelu",      ("torch",)),
+    "gelu_erf":          ("gelu",      ("tf1",)),
+    "gelu_new":          ("gelu_tanh", ("torch", "tf")),
+    "gelu_pytorch_tanh": ("gelu_tanh", ("torch",)),
+    "gelu_python_tanh":  ("gelu_tanh", ("torch",)),
+    "gelu_fast":         ("gelu_tanh", ("torch", "tf")),
+    "gelu_accurate":     ("gelu_tanh", ("torch",)),
+    "swish":             ("silu",      ("torch", "tf", "paddle", "tf1")),
+}
+#: Functions that some software computes and the models here do not → in whose files the name means the same.
+FURTHER_ACTIVATIONS: Mapping[str, tuple[Dialect, ...]] = {
+    **dict.fromkeys(("gelu_10", "laplace", "prelu", "relu2", "relu_squared"), ("torch",)),
+    **dict.fromkeys(("leaky_relu", "relu6"), ("torch", "paddle")),
+    **dict.fromkeys(("celu", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "tanhshrink"), ("paddle",)),
+    **dict.fromkeys(("elu", "selu", "softplus", "softsign"), ("paddle", "tf1")),
+    **dict.fromkeys(("exponential", "hard_sigmoid"), ("tf1",)),
+}
+# fmt: on
+
+#: Every name that some software has.
+KNOWN = {
+    *ACTIVATIONS,
+    *SYNONYMS,
+    *FURTHER_ACTIVATIONS,
+    *(name for each in ACTIVATIONS.values() for name in each if name is not None),
+}
+
+
+def canonical_activation(name: str, dialect: Dialect) -> str:
+    """Translate an activation's name in ``dialect``; an unknown one is returned as it is."""
+    for canonical, spelling in ACTIVATIONS.items():
+        if spelling.in_(dialect) == name:
+            return canonical
+    meaning, dialects = SYNONYMS.get(name, (name, ()))
+    return meaning if dialect in dialects else name
+
+
+def spell_activation(canonical: str, spelled: str | None, dialect: Dialect) -> str | None:
+    """Name a function in ``dialect``, as the source ``spelled`` it where that is understood; None where it is unknown."""
+    if canonical not in ACTIVATIONS:
+        return canonical if dialect in FURTHER_ACTIVATIONS.get(canonical, ()) else None
+    usual = ACTIVATIONS[canonical].in_(dialect)
+    meaning, understood_by = SYNONYMS.get(spelled or "", ("", ()))
+    return spelled if meaning == canonical and dialect in understood_by else usual

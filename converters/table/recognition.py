@@ -1,0 +1,265 @@
+"""From the names in a file to whose they are, how many layers there are, which norms and biases, and which class.
+
+The table itself is in :mod:`.mapping`; here it is asked backwards, of names that may be anybody's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from .mapping import (
+    BASE,
+    CAUSAL_LM,
+    CLASSES,
+    DIALECTS,
+    LAYER,
+    MASKED_LM,
+    PRETRAINING,
+    Dialect,
+    ModelClass,
+    Table,
+    Tensor,
+    Traits,
+    unprefixed,
+)
+
+#: What is in a training checkpoint beside the model, by exact pattern. Everything else unknown is an error.
+IGNORED: Mapping[Dialect, tuple[re.Pattern[str], ...]] = {
+    "paddle": (),
+    "torch": (re.compile(r"(roformer\.)?embeddings\.position_ids"),),  # arange(0, positions), a buffer of old releases
+    "tf": (),
+    "tf1": (
+        re.compile(r"global_step|_CHECKPOINTABLE_OBJECT_GRAPH|save_counter/\.ATTRIBUTES/VARIABLE_VALUE"),
+        re.compile(
+            r"((bert|cls)/.+|output_weights|output_bias)"
+            r"/(adam_m|adam_v|lamb_m|lamb_v|Adam|Adam_1|AdamWeightDecayOptimizer(_1)?)"
+        ),
+        re.compile(r"(beta1_power|beta2_power|loss_scale|good_steps)"),
+    ),
+}
+
+#: What an unknown tensor looks like, for the message: the first pattern found in its name decides.
+LOOKS_LIKE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"qa_outputs"), "a question-answering head"),
+    (re.compile(r"classifier\.(dense|out_proj)"), "a sequence-classification head of transformers"),
+    (re.compile(r"classifier|output_weights|output_bias"), "a fine-tuned head (token, sequence or multiple choice)"),
+    (re.compile(r"sequence_summary|summary\."), "a multiple-choice head"),
+    (re.compile(r"^cls[./]"), "a masked-LM head"),
+    (re.compile(r"position_embeddings"), "BERT's learned positions: not a RoFormer, whose positions are rotary"),
+    (re.compile(r"crossattention|encoder_attn"), "a decoder's cross-attention"),
+    (re.compile(r"(moment[12]|beta[12]_pow_acc|exp_avg|optimizer|lr_scheduler|master_weights)"), "optimizer state"),
+    (re.compile(r"discriminator"), "an ELECTRA discriminator head"),
+    (re.compile(r"^(model|module|state_dict|net)\."), "a training wrapper's own nesting around the state dict"),
+)
+
+_LAYER_NUMBER = {
+    dialect: re.compile(
+        r"(?:roformer(?:v2)?\.)?"
+        + re.escape(unprefixed(dialect, (LAYER.prefix.in_(dialect) or "").replace("{encoder}", encoder))).replace(
+            r"\{i\}", "(0|[1-9][0-9]{0,3})"
+        )
+    )
+    for dialect, encoder in zip(DIALECTS, ("roformer", "roformer", "roformer", "bert"), strict=True)
+}
+
+
+def looks_like(name: str) -> str:
+    """Say in words what an unknown tensor's name reminds of, or an empty string."""
+    return next((words for pattern, words in LOOKS_LIKE if pattern.search(name)), "")
+
+
+def count_layers(dialect: Dialect, names: Iterable[str]) -> int:
+    """One more than the highest layer number that ``names`` mention in ``dialect`` (at most 10,000)."""
+    found = (match for match in map(_LAYER_NUMBER[dialect].match, names) if match is not None)
+    return 1 + max((int(match.group(1)) for match in found), default=-1)
+
+
+@cache
+def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
+    """Return every name that is some class's in ``dialect``, with norms and biases or without."""
+    tables = [Table(0, kind, traits) for kind in CLASSES.values() for traits in (Traits(), Traits(False, False))]
+    tables += [Table(layers, BASE, traits) for traits in (Traits(), Traits(False, False))]
+    return frozenset(name for table in tables for name in table.by_name(dialect, base=base))
+
+
+def count_known_names(dialect: Dialect, names: Collection[str]) -> int:
+    """Count the names that are a row's in ``dialect``."""
+    layers = min(count_layers(dialect, names), len(names))
+    return max(len(_known_names(dialect, layers, base).intersection(names)) for base in (False, True))
+
+
+def detect_dialect(dialects: Sequence[Dialect], names: Collection[str]) -> Dialect:
+    """Choose the dialect in which most of the names are known, the first of ``dialects`` on a tie."""
+    if len(dialects) == 1:
+        return dialects[0]
+    return max(dialects, key=lambda dialect: count_known_names(dialect, names))
+
+
+def measure_traits(dialect: Dialect, names: Collection[str], *, base: bool) -> Traits:
+    """Say which norms and biases an encoder has: none where not one of them is there though its kernels are.
+
+    A file that lacks a few of them is damaged; one that lacks all was written by a model that has none.
+    """
+    layers, there = min(count_layers(dialect, names), len(names)), set(names)
+    rows = {
+        tensor.canonical: tensor
+        for traits in (Traits(norms=False), Traits())
+        for tensor in Table(layers, BASE, traits).tensors
+        if tensor.name(dialect, base=base) in there
+    }
+    needs = {tensor.needs for tensor in rows.values()}
+    has_layers = any(name.startswith("layers.") for name in rows)
+    return Traits("norms" in needs, "biases" in needs) if has_layers else Traits()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which class a file's tensors are of, and what that was taken from.
+
+    Attributes:
+        kind: The class; where ``problem`` is set the likeliest.
+        settled: Whether the configuration or the person named it.
+        note: What was assumed, or an empty string.
+        problem: Why nothing decides it, or an empty string.
+        step: The next step then.
+    """
+
+    kind: ModelClass
+    settled: bool
+    note: str = ""
+    problem: str = ""
+    step: str = ""
+
+
+_BY_SUFFIX = {kind.suffix.lower(): kind for kind in CLASSES.values()}
+_STATED = re.compile(r"(?:TF)?RoFormer(?:v2)?(\w+)", re.IGNORECASE)
+_WORDS = (BASE, MASKED_LM, PRETRAINING, CAUSAL_LM)
+
+
+def stated_class(name: object) -> ModelClass | None:
+    """Return the class that a configuration names (``TFRoFormerForMaskedLM``), or None for no RoFormer's."""
+    match = _STATED.fullmatch(name) if isinstance(name, str) else None
+    return None if match is None else _BY_SUFFIX.get(match[1].lower())
+
+
+def fitting_classes(
+    dialect: Dialect, shapes: Mapping[str, tuple[int, ...]], traits: Traits, *, base: bool
+) -> list[ModelClass]:
+    """Return the classes whose heads' names and shapes are those of a file, in the table's order."""
+    heads = _head_names(dialect, traits, base)
+    there = {name for names in heads.values() for name in names if name in shapes}
+    found = []
+    for kind in CLASSES.values():
+        rows = heads[kind.name]
+        wanted = {name for name, tensor in rows.items() if _required(tensor)}
+        fitted = (_fits(shapes[name], tensor) for name, tensor in rows.items() if name in shapes)
+        if wanted <= there <= rows.keys() and all(fitted) and _is_spelled(dialect, kind, traits):
+            found.append(kind)
+    return found
+
+
+def _is_spelled(dialect: Dialect, kind: ModelClass, traits: Traits) -> bool:
+    """Say whether the dialect has a name for all of a class."""
+    return all(tensor.name(dialect) is not None for tensor in Table(0, kind, traits).tensors)
+
+
+def _required(tensor: Tensor) -> bool:
+    return tensor.group.optional is None and not tensor.optional
+
+
+def _fits(shape: tuple[int, ...], tensor: Tensor) -> bool:
+    """Say whether a shape has the rows that its row of the table fixes, whichever way round it is stored."""
+    fixed = [int(axis) for axis in tensor.axes if axis.isdigit()]
+    return len(shape) == len(tensor.axes) and all(size in shape for size in fixed)
+
+
+@cache
+def _head_names(dialect: Dialect, traits: Traits, base: bool) -> dict[str, dict[str, Tensor]]:
+    """Class → name → tensor, of everything beside the encoder."""
+    encoder = Table(0, BASE, traits)
+    core = {tensor.canonical for tensor in encoder.tensors if tensor.group.name != "pooler"}
+    return {
+        kind.name: {
+            name: tensor
+            for name, tensor in Table(0, kind, traits).by_name(dialect, base=base).items()
+            if tensor.canonical not in core
+        }
+        for kind in CLASSES.values()
+    }
+
+
+def choose_class(
+    dialect: Dialect,
+    shapes: Mapping[str, tuple[int, ...]],
+    traits: Traits,
+    *,
+    base: bool,
+    stated: object,
+    given: str | None,
+) -> Choice:
+    """Decide which class a file's tensors are of.
+
+    Args:
+        dialect: Whose names they have.
+        shapes: Name → shape of every tensor.
+        traits: Of the encoder.
+        base: Whether the names lack the outer prefix.
+        stated: What the configuration names, or None.
+        given: Name of the class that a person chose, or None.
+    """
+    if given is not None:
+        return Choice(CLASSES[given], settled=True)
+    fits = fitting_classes(dialect, shapes, traits, base=base)
+    words = [kind for kind in fits if kind in _WORDS]
+    kind = stated_class(stated)
+    if kind is not None:
+        if kind in fits or not (kind in _WORDS and words):
+            return Choice(kind, settled=True)
+        # heads for words have names of their own: what is there is one, or is none
+        shown = _best_of_words(words, kind)
+        quiet = shown is PRETRAINING and kind in (MASKED_LM, CAUSAL_LM)
+        note = "" if quiet else f"the configuration names {stated}, and the tensors are those of {shown.class_name}"
+        return Choice(shown, settled=True, note=note)
+    if words and len(words) == len(fits):
+        if not traits.norms and not base and not any(tie in shapes for tie in _ties(dialect, traits)):
+            note = (
+                "class masked-lm is assumed: RoFormerV2's head has no tensor of its own, and no file names a class; "
+                "otherwise --class base or --class causal-lm"
+            )
+            return Choice(MASKED_LM, settled=False, note=note)
+        return Choice(BASE if base and BASE in words else _best_of_words(words, MASKED_LM), settled=False)
+    if not fits:
+        heads = _head_names(dialect, traits, base)
+        counts = {name: sum(each in shapes for each in heads[name]) for name in heads}
+        likeliest = max(("masked-lm", *heads), key=lambda name: counts[name])
+        return Choice(CLASSES[likeliest] if counts[likeliest] else BASE, settled=False)
+    if len(fits) == 1 and _is_distinct(dialect, shapes, traits, base, fits[0]):
+        return Choice(fits[0], settled=True, note=f"class {fits[0].name}, from the tensors' names: no file names one")
+    names = ", ".join(f"{kind.name} ({kind.does})" for kind in fits)
+    several = "these classes have" if len(fits) > 1 else "this class has, and a head of somebody's own may have,"
+    return Choice(
+        fits[0],
+        settled=False,
+        problem=f"no file names it, and {several} such tensors: {names}",
+        step=f"Say which it is, for example with --class {fits[0].name}.",
+    )
+
+
+def _best_of_words(fits: Sequence[ModelClass], wanted: ModelClass) -> ModelClass:
+    return next((kind for kind in (wanted, MASKED_LM, PRETRAINING, BASE) if kind in fits), fits[0])
+
+
+def _ties(dialect: Dialect, traits: Traits) -> list[str]:
+    return [name for tie in Table(0, MASKED_LM, traits).ties if (name := tie.spelling.in_(dialect)) is not None]
+
+
+def _is_distinct(
+    dialect: Dialect, shapes: Mapping[str, tuple[int, ...]], traits: Traits, base: bool, kind: ModelClass
+) -> bool:
+    """Say whether a head has a name that no other class's head has; Google's ``output_weights`` is anybody's."""
+    heads = _head_names(dialect, traits, base)
+    others = {name for other, names in heads.items() if other != kind.name for name in names}
+    return any(name in shapes and name not in others and not name.startswith("output_") for name in heads[kind.name])
