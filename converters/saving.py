@@ -119,4 +119,4 @@ def save_checkpoint(
 
 def _of_words(names: Iterable[str]) -> ModelClass:
     modules = {name.partition(".")[0] for name in names}
-    return PRETRAINING if "sop" in modules else MASKED_LM if "mlm" in modules else BASE
+    return BASE if "mlm" not in modules else PRETRAINING if "sop" in modules else MASKED_LM

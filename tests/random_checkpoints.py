@@ -17,7 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint, save_checkpoint
-from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, PROJECT, SOP, Dialect, Group, Table
+from roformer_convert.converters.table.mapping import (
+    DIALECTS,
+    EMBEDDINGS,
+    LAYER,
+    MLM,
+    POOLER,
+    PRETRAINING,
+    PROJECT,
+    SOP,
+    Dialect,
+    Group,
+    Table,
+)
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -35,7 +47,6 @@ CONFIG = RoFormerConfig(
     max_position_embeddings=47,
     type_vocab_size=5,
     initializer_range=0.03125,
-    layer_norm_eps=1e-6,
     pad_token_id=7,
 )
 #: The same without the projection: embeddings as wide as the encoder.
@@ -85,12 +96,12 @@ def random_tensors(
         any_bits: Any bit pattern, NaNs with payloads and subnormal numbers too, instead of finite values near 1.
         layers: Number of layers, where it is not the configuration's.
     """
-    wanted = set(map(id, groups))
+    wanted = {id(EMBEDDINGS), id(LAYER), *map(id, groups)}
     if config.embedding_size != config.hidden_size:
         wanted.add(id(PROJECT))
     tensors: Tensors = {}
-    for tensor in Table(config.num_hidden_layers if layers is None else layers).tensors:
-        if tensor.group.optional is not None and id(tensor.group) not in wanted:
+    for tensor in Table(config.num_hidden_layers if layers is None else layers, PRETRAINING).tensors:
+        if id(tensor.group) not in wanted:
             continue
         tensors[tensor.canonical] = random_array(
             tensor.canonical, tensor.shape(config.sizes), dtype=dtype, seed=seed, any_bits=any_bits

@@ -16,15 +16,12 @@ from roformer_convert.converters import ConvertOptions, RoFormerConfig, convert,
 from roformer_convert.converters.errors import ConvertError, FormatError, MisfitError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table import config_fields
-from roformer_convert.converters.table.config_fields import (
-    ACTIVATIONS,
-    FIELDS,
-    FUNCTION,
-    SYNONYMS,
-    SourceConfig,
-    canonical_activation,
-)
-from roformer_convert.converters.table.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.activations import ACTIVATIONS, SYNONYMS, canonical_activation
+from roformer_convert.converters.table.config_fields import FIELDS, SourceConfig
+from roformer_convert.converters.table.differences import differences
+from roformer_convert.converters.table.field_values import parse_settings
+from roformer_convert.converters.table.mapping import BASE, DIALECTS, MASKED_LM, Dialect
+from roformer_convert.converters.table.statements import FUNCTION
 
 #: Every field another than any dialect's default, so that a field that is dropped shows.
 UNUSUAL = RoFormerConfig(
@@ -44,16 +41,23 @@ UNUSUAL = RoFormerConfig(
     rotary_value=True,
     pooler_activation="relu",
     pad_token_id=7,
-    is_decoder=True,
+    norm_type="rms_norm",
+    use_bias=False,
+    attention="unilm",
+    summary_type="mean",
+    num_labels=3,
+    labels=("good", "bad", "neither"),
+    num_choices=5,
+    problem_type="regression",
+    classifier_dropout=0.25,
+    eos_token_id=9,
 )
 MEASURED = {"vocab_size": 61, "embedding_size": 14, "hidden_size": 24, "num_hidden_layers": 3}
 MEASURED |= {"intermediate_size": 34, "type_vocab_size": 5}
 
 
 def written(config: RoFormerConfig, dialect: Dialect, **more: Any) -> tuple[dict[str, Any], list[str]]:
-    return config_fields.write(
-        SourceConfig(config, **more), dialect, architecture="RoFormerForMaskedLM", dtype="float32"
-    )
+    return config_fields.write(SourceConfig(config, **more), dialect, kind=MASKED_LM, dtype="float32")
 
 
 def read(tmp_path: Path, dialect: Dialect, settings: Any, measured: dict[str, int] | None = None) -> SourceConfig:
@@ -87,11 +91,14 @@ def test_the_keys_are_those_of_each_software() -> None:
     assert settings["paddle"]["pool_act"] == "relu"
     assert settings["torch"]["pooler_activation"] == settings["tf1"]["pooler_activation"] == "relu"
     for dialect in ("paddle", "torch", "tf"):
+        assert settings[dialect]["dtype"] == "float32"
+    for dialect in ("torch", "tf"):
         assert settings[dialect]["architectures"] == ["RoFormerForMaskedLM"]
         assert settings[dialect]["model_type"] == "roformer"
-        assert settings[dialect]["dtype"] == "float32"
     assert settings["torch"]["torch_dtype"] == "float32"
-    assert not {"architectures", "dtype", "model_type"} & settings["tf1"].keys()
+    assert not {"dtype", "model_type"} & settings["tf1"].keys()
+    assert settings["paddle"]["architectures"] == ["RoFormerv2ForMaskedLM"]
+    assert settings["paddle"]["model_type"] == "roformerv2"
     for dialect in DIALECTS:
         assert settings[dialect]["embedding_size"] == 14
         json.dumps(settings[dialect], allow_nan=False)
@@ -100,26 +107,43 @@ def test_the_keys_are_those_of_each_software() -> None:
 @pytest.mark.parametrize(
     ("dialect", "field", "value", "words"),
     [
-        ("paddle", "is_decoder", True, "is_decoder = True is written, but PaddleNLP will compute with False"),
-        ("tf", "is_decoder", True, "transformers' TF classes will compute with False"),
-        ("tf1", "is_decoder", True, "bert4keras will compute with False"),
-        ("tf1", "rotary_value", True, "bert4keras will compute with False"),
-        ("tf1", "layer_norm_eps", 1e-5, "bert4keras will compute with 1e-12"),
-        ("tf1", "pad_token_id", 3, "bert4keras will compute with 0"),
+        ("paddle", "attention", "causal", "PaddleNLP lets every token see every other"),
+        ("paddle", "attention", "unilm", "PaddleNLP lets every token see every other"),
+        ("tf", "attention", "causal", "transformers for TF lets every token see every other"),
+        ("torch", "attention", "unilm", "transformers does so where its caller passes a 4-D mask"),
+        ("tf1", "rotary_value", True, "bert4keras rotates queries and keys alone"),
+        ("tf1", "layer_norm_eps", 1e-5, "bert4keras computes with 1e-12"),
         ("paddle", "layer_norm_eps", 0.01, "PaddlePaddle refuses more than 1e-3"),
-        ("paddle", "hidden_act", "gelu_tanh", "there is no such function in PaddleNLP"),
-        ("paddle", "hidden_act", "quick_gelu", "there is no such function in PaddleNLP"),
-        ("tf1", "hidden_act", "mish", "there is no such function in bert4keras"),
-        ("torch", "hidden_act", "strange", "the table does not know this function"),
+        ("paddle", "hidden_act", "gelu_tanh", "PaddleNLP has no such function"),
+        ("paddle", "pooler_activation", "quick_gelu", "PaddleNLP has no such function"),
+        ("tf1", "hidden_act", "mish", "bert4keras has no such function"),
+        ("torch", "hidden_act", "hardswish", "transformers has no such function"),
+        ("tf", "use_bias", False, "transformers for TF gives them biases"),
+        ("paddle", "use_bias", False, "PaddleNLP gives them biases"),
+        ("tf", "norm_type", "rms_norm", "transformers for TF builds norms with weights"),
     ],
 )
-def test_what_a_dialect_cannot_express_is_reported(dialect: Dialect, field: str, value: Any, words: str) -> None:
-    usual = replace(CONFIG, initializer_range=0.02, layer_norm_eps=1e-12, pad_token_id=0)
-    assert written(usual, dialect)[1] == []
-    settings, notes = written(replace(usual, **{field: value}), dialect)
-    assert len(notes) == 1
-    assert words in notes[0]
-    assert value in settings.values()
+def test_what_a_dialects_software_computes_otherwise_is_a_difference(
+    dialect: Dialect, field: str, value: Any, words: str
+) -> None:
+    usual = replace(CONFIG, layer_norm_eps=1e-12)
+    assert differences(SourceConfig(usual), dialect, MASKED_LM, ["pooler.weight"]) == []
+    other = replace(usual, **{field: value})
+    (found,) = differences(SourceConfig(other), dialect, MASKED_LM, ["pooler.weight"])
+    assert found.field == field
+    assert words in str(found)
+    # and a result that is written all the same says what was meant, to whoever converts it back
+    settings, _ = written(other, dialect)
+    assert (
+        other
+        == config_fields.examine(settings, None, dialect, {}, where=Path(), kind=MASKED_LM, pooler=True).source.config
+    )  # type: ignore[union-attr]
+
+
+def test_what_changes_no_function_is_a_note() -> None:
+    assert written(replace(CONFIG, initializer_range=0.02, pad_token_id=0), "tf1")[1] == []
+    (note,) = written(replace(CONFIG, initializer_range=0.02, pad_token_id=3), "tf1")[1]
+    assert "pad_token_id = 3 is written, but bert4keras will compute with 0" in note
 
 
 @pytest.mark.parametrize(
@@ -149,7 +173,7 @@ def test_activations_are_spelled_as_the_target_does(
     settings, _ = written(CONFIG, source)
     settings["hidden_act"] = spelled
     found = read(tmp_path, source, settings)
-    there = config_fields.write(found, target, architecture="RoFormerModel", dtype="float32")[0]
+    there = config_fields.write(found, target, kind=BASE, dtype="float32")[0]
     assert there["hidden_act"] == want
     # and it means the same function there as here
     assert canonical_activation(want, target) == canonical_activation(spelled, source) == found.config.hidden_act
@@ -171,6 +195,7 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
     "tanh": math.tanh,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "linear": lambda x: x,
 }
 
 
@@ -271,7 +296,7 @@ def test_model_config_json_serves_where_there_is_no_config_json(tmp_path: Path) 
 def test_unknown_keys_travel_and_provenance_does_not(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     path = tmp_path / "ckpt" / "config.json"
-    extra = {"my_note": {"a": [1, 2]}, "use_cache": False, "id2label": {"0": "x"}}
+    extra = {"my_note": {"a": [1, 2]}, "use_cache": False}
     path.write_text(json.dumps({**json.loads(path.read_text()), **extra, "transformers_version": "9.9"}))
     report = convert(tmp_path / "ckpt", to="paddle")
     there = json.loads((report.target / "config.json").read_text())
@@ -285,7 +310,7 @@ def test_use_cache_does_not_make_paddlenlp_return_a_tuple(tmp_path: Path, target
     """True in every config.json of transformers, where it means nothing; PaddleNLP's encoder would obey."""
     settings, _ = written(CONFIG, "torch")
     found = read(tmp_path, "torch", {**settings, "use_cache": True})
-    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    there, notes = config_fields.write(found, target, kind=MASKED_LM, dtype="float32")
     assert ("use_cache" in there) == (target != "paddle")
     assert any("use_cache = True is left out" in note for note in notes) == (target == "paddle")
 
@@ -296,11 +321,11 @@ def test_weights_that_are_tied_are_said_to_be(tmp_path: Path, target: Dialect, v
     """transformers 5 makes a random head of false; that the two are one tensor was checked when they were read."""
     settings, _ = written(CONFIG, "torch")
     found = read(tmp_path, "torch", {**settings, "tie_word_embeddings": value})
-    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    there, notes = config_fields.write(found, target, kind=MASKED_LM, dtype="float32")
     assert there["tie_word_embeddings"] is True
     assert [note for note in notes if f"tie_word_embeddings = {value} is written as True" in note]
     found = read(tmp_path, "torch", {**settings, "tie_word_embeddings": True})
-    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    there, notes = config_fields.write(found, target, kind=MASKED_LM, dtype="float32")
     assert there["tie_word_embeddings"] is True
     assert not [note for note in notes if "tie_word_embeddings" in note]
 
@@ -323,7 +348,7 @@ def test_what_changes_a_loaders_answer_is_left_out_and_reported(
 ) -> None:
     settings, _ = written(CONFIG, "torch")
     found = read(tmp_path, "torch", {**settings, key: value})
-    there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+    there, notes = config_fields.write(found, target, kind=MASKED_LM, dtype="float32")
     assert (key in there) == (target not in out_of)
     assert len([note for note in notes if note.startswith(f"{key} = ") and "is left out" in note]) == (target in out_of)
 
@@ -333,7 +358,7 @@ def test_another_class_than_the_sources_is_reported(tmp_path: Path, target: Dial
     settings, _ = written(CONFIG, "torch")
     for said, told in ((["RoFormerForCausalLM"], 1), (["RoFormerForMaskedLM"], 0), (None, 0), ([], 0)):
         found = read(tmp_path, "torch", {**settings, "architectures": said})
-        there, notes = config_fields.write(found, target, architecture="RoFormerForMaskedLM", dtype="float32")
+        there, notes = config_fields.write(found, target, kind=MASKED_LM, dtype="float32")
         assert there.get("architectures") == (None if target == "tf1" else ["RoFormerForMaskedLM"])
         assert len([note for note in notes if "architectures = ['RoFormerForCausalLM'] is not carried" in note]) == told
 
@@ -429,12 +454,10 @@ SAYINGS: dict[str, tuple[list[Any], Any]] = {
     "partial_rotary_factor": ([1.0], 0.5),
     "rotary_dim": ([6], 2),
     "rotary_emb_interleaved": ([True], False),
-    "norm_type": (["layer_norm"], "rms_norm"),
     "normalize_before": ([False], True),
     "pre_norm": ([False], True),
     "norm_first": ([False], True),
     "prenorm": ([False], True),
-    "use_bias": ([True], False),
     "attention_bias": ([True], False),
     "mlp_bias": ([True], False),
     "norm_bias": ([True], False),
@@ -511,7 +534,7 @@ def test_nezha_is_refused(tmp_path: Path, name: str) -> None:
 PUBLISHED: dict[str, dict[str, Any]] = {
     # github.com/JunnYu/RoFormer_pytorch, converted/config.json at 5d14a44: what its first converter wrote
     "JunnYu's first": {"inner_group_num": 1, "use_rotary_position": True, "classifier_dropout_prob": 0.1},
-    "JunnYu's package": {"norm_type": "layer_norm", "use_bias": True, "is_decoder": False, "eos_token_id": 102},
+    "JunnYu's package": {"norm_type": "layer_norm", "use_bias": True, "is_decoder": False},
     "transformers": {"rotary_value": False, "use_cache": True, "tokenizer_class": "RoFormerTokenizer"},
     "PaddleNLP": {"normalize_before": False, "add_cross_attention": False, "act_dropout": 0, "paddlenlp_version": None},
     "Google's": {"directionality": "bidi", "pooler_type": "first_token_transform", "pooler_num_fc_layers": 3},
@@ -569,11 +592,11 @@ def test_the_mask_of_a_tf1_source_is_told_unless_a_file_says_it(tmp_path: Path) 
     write_random(tmp_path / "ckpt", "tf1", "masked-lm")
     words = "attention in both directions is assumed"
     assert not [note for note in convert(tmp_path / "ckpt", to="torch").notes if words in note]
-    without(tmp_path / "ckpt", "bert_config.json", "is_decoder")
+    without(tmp_path / "ckpt", "bert_config.json", "roformer_convert")
     for notes in (convert(tmp_path / "ckpt", to="tf").notes, inspect(tmp_path / "ckpt").notes):
         (note,) = (note for note in notes if words in note)
-        assert "cannot be expressed yet" in note
-        assert "--set" not in note
+        assert "--set attention=causal" in note
+        assert "--set attention=unilm" in note
     (tmp_path / "ckpt" / "bert_config.json").unlink()
     set_heads = {"num_attention_heads": 4, "max_position_embeddings": 47}
     assert [
@@ -583,7 +606,7 @@ def test_the_mask_of_a_tf1_source_is_told_unless_a_file_says_it(tmp_path: Path) 
     ]
     # whose own software reads a key for it
     write_random(tmp_path / "other", "torch", "masked-lm")
-    without(tmp_path / "other", "config.json", "is_decoder")
+    without(tmp_path / "other", "config.json", "is_decoder", "roformer_convert")
     assert not [note for note in convert(tmp_path / "other", to="tf").notes if words in note]
 
 
@@ -591,14 +614,14 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     for item in FIELDS:
         value = getattr(UNUSUAL, item.name)
-        if item.name in MEASURED:
+        if item.name in MEASURED or item.name in ("norm_type", "use_bias"):  # the tensors show them
             continue
         with open_checkpoint(tmp_path / "ckpt", set={item.name: value}) as checkpoint:
             assert checkpoint.config == replace(CONFIG, **{item.name: value})
-        (given,) = config_fields.parse_settings([f"{item.name}={str(value).lower()}"]).values()
-        assert given == value
-        assert type(given) is type(value)
-    assert config_fields.parse_settings(["pad_token_id=null", "hidden_act=relu"]) == {
+        text = json.dumps(value) if isinstance(value, tuple) else str(value).lower()
+        (given,) = parse_settings([f"{item.name}={text}"]).values()
+        assert given == (list(value) if isinstance(value, tuple) else value)
+    assert parse_settings(["pad_token_id=null", "hidden_act=relu"]) == {
         "pad_token_id": None,
         "hidden_act": "relu",
     }
@@ -610,10 +633,29 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "shown"), [("norm_type", "rms_norm", "layer_norm"), ("use_bias", False, True)]
+)
+def test_what_the_tensors_show_cannot_be_set_or_said_otherwise(
+    tmp_path: Path, field: str, value: Any, shown: Any
+) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    with pytest.raises(MisfitError, match=f"{field} +got {value} from --set, and the tensors show {shown}"):
+        open_checkpoint(tmp_path / "ckpt", set={field: value})
+    path = tmp_path / "ckpt" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(MisfitError) as caught:
+        open_checkpoint(tmp_path / "ckpt")
+    assert [(problem.kind, problem.name) for problem in caught.value.problems] == [("function", field)]
+    assert "another model's are not converted" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"pooler": "linear"}, "--set 'pooler': no field of this name\n  Fields: vocab_size, .*is_decoder"),
-        ({"norm_type": "rms_norm"}, "no field of this name"),
+        ({"pooler": "linear"}, "--set 'pooler': no field of this name\n  Fields: vocab_size, .*attention"),
+        ({"norm_type": "batch_norm"}, "want layer_norm or rms_norm"),
+        ({"attention": "both"}, "want bidirectional or causal or unilm"),
+        ({"labels": "good"}, "want a list of names"),
         ({"pooler_activation": "lienar"}, "got 'lienar', want an activation's name"),
         ({"pooler_activation": True}, "got True, want an activation's name"),
         ({"layer_norm_eps": "tiny"}, "want a number of at least 0"),
@@ -642,4 +684,4 @@ def test_what_cannot_be_set_is_refused(tmp_path: Path, given: dict[str, Any], wo
 )
 def test_what_is_no_setting_is_refused(texts: list[str], words: str) -> None:
     with pytest.raises(ConvertError, match=words):
-        config_fields.parse_settings(texts)
+        parse_settings(texts)

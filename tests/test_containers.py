@@ -18,7 +18,7 @@ from roformer_convert.converters.containers.container import Container
 from roformer_convert.converters.containers.registry import all_containers, containers_of, recognise, register
 from roformer_convert.converters.errors import FormatError
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Group
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Group, ModelClass
 from roformer_convert.converters.tensors.stored import (
     Extent,
     FileLayout,
@@ -62,7 +62,12 @@ class Toy(Container):
         )
 
     def lay_out(
-        self, filename: str, tensors: Sequence[NewTensor], dialect: Dialect, groups: Mapping[str, Group]
+        self,
+        filename: str,
+        tensors: Sequence[NewTensor],
+        dialect: Dialect,
+        kind: ModelClass,
+        groups: Mapping[str, Group],
     ) -> FileLayout:
         assert groups.keys() == {tensor.name for tensor in tensors}
         return _ToyLayout(filename, tuple(tensors))

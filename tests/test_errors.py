@@ -41,10 +41,10 @@ from roformer_convert.converters import (
     Problem,
     Watcher,
     convert,
+    json_input,
     open_checkpoint,
 )
 from roformer_convert.converters.errors import fold_layers
-from roformer_convert.converters.table import config_fields
 from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, Dialect
 
 Arrays = dict[str, Any]
@@ -757,7 +757,7 @@ def test_a_key_given_twice_is_found_without_comparing_every_pair() -> None:
 
     keys = [Key(f"k{number}") for number in range(1000)]
     with pytest.raises(ValueError, match="'k999' is given twice"):
-        config_fields._once([(key, 0) for key in [*keys, Key("k999")]])
+        json_input._once([(key, 0) for key in [*keys, Key("k999")]])
     assert compared < 5 * len(keys)
 
 

@@ -21,7 +21,7 @@ from peer_folders import TRAINED
 
 from roformer_convert.cmd_fill_mask import fill_mask_command
 from roformer_convert.converters import ConvertError, RoFormerConfig, save_checkpoint
-from roformer_convert.converters.table.mapping import Dialect, Table
+from roformer_convert.converters.table.mapping import PRETRAINING, Dialect, Table
 from roformer_convert.models import fill_mask as module
 from roformer_convert.models.fill_mask import Filled, Guess, Mask, card_line, choose_frameworks, fill_mask
 from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
@@ -62,7 +62,7 @@ def write_checkpoint(directory: Path, dialect: Dialect = "torch", **changed: Any
     rng = np.random.default_rng(5)
     tensors = {
         tensor.canonical: rng.normal(0, 0.5, tensor.shape(CONFIG.sizes)).astype("float32")
-        for tensor in Table(CONFIG.num_hidden_layers).tensors
+        for tensor in Table(CONFIG.num_hidden_layers, PRETRAINING).tensors
         if not tensor.canonical.startswith(("pooler", "sop"))
     }
     tensors.update(changed)

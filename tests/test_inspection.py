@@ -90,12 +90,11 @@ def test_inspection_describes_a_misfit(tmp_path: Path) -> None:
 def test_inspection_says_sizes_beside_a_wrong_configuration(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     path = tmp_path / "ckpt" / "config.json"
-    wrong = {"hidden_size": "24", "num_attention_heads": 5, "architectures": ["RoFormerForTokenClassification"]}
+    wrong = {"hidden_size": "24", "num_attention_heads": 5}
     path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
     found = inspect(tmp_path / "ckpt")
     assert [problem.name for problem in found.problems] == ["hidden_size"]
     assert found.config["hidden_size"] == 24
-    assert "the configuration names RoFormerForTokenClassification" in found.notes
     path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 24}))
     found = inspect(tmp_path / "ckpt")
     assert [problem.name for problem in found.problems] == ["num_attention_heads"]
@@ -187,11 +186,11 @@ def test_tensors_of_one_side_and_other_shapes_are_told(tmp_path: Path) -> None:
 def test_configurations_that_differ_are_a_difference(tmp_path: Path) -> None:
     tensors = random_tensors()
     save(tmp_path / "one", "paddle", tensors, CONFIG)
-    save(tmp_path / "two", "paddle", tensors, replace(CONFIG, num_attention_heads=2, layer_norm_eps=1e-12))
+    save(tmp_path / "two", "paddle", tensors, replace(CONFIG, num_attention_heads=2, layer_norm_eps=1e-6))
     comparison = difference(tmp_path / "one", tmp_path / "two")
     assert not comparison.equal
     assert all(tensor.verdict == "equal" for tensor in comparison.tensors)
-    assert comparison.config == {"num_attention_heads": (4, 2), "layer_norm_eps": (1e-6, 1e-12)}
+    assert comparison.config == {"num_attention_heads": (4, 2), "layer_norm_eps": (1e-12, 1e-6)}
 
 
 def test_lazily_read_arrays_come_in_any_float_type(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ from roformer_convert.converters.source.identification import Found, identify
 from roformer_convert.converters.table import mapping
 from roformer_convert.converters.table.mapping import (
     DIALECTS,
-    GROUPS,
     LAYER,
     NORM,
+    PRETRAINING,
     SYMBOLS,
     Dialect,
     Group,
@@ -42,9 +42,10 @@ from roformer_convert.converters.table.mapping import (
     Row,
     Spelling,
     Table,
-    count_layers,
-    looks_like,
 )
+from roformer_convert.converters.table.recognition import IGNORED, count_layers, looks_like
+
+GROUPS = Table(0, PRETRAINING).groups
 
 #: A folder of each dialect, written by its own software; the last two have what the first lack.
 FOLDERS: dict[str, Dialect] = {
@@ -64,20 +65,20 @@ TOLERANCE = 1e-5
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("canonical", GOLDEN)
 def test_name_and_turn_are_as_the_software_has_them(canonical: str, dialect: Dialect) -> None:
-    tensor = Table(11).by_canonical[canonical]
+    tensor = Table(11, PRETRAINING).by_canonical[canonical]
     assert Stored(tensor.name(dialect), tensor.transposed(dialect)) == GOLDEN[canonical][dialect]
     if not canonical.startswith(("mlm.", "sop.")):  # a base model has no heads
         assert tensor.name(dialect, base=True) == stored_in(canonical, dialect, base=True).name
 
 
 def test_every_row_is_written_out_by_hand() -> None:
-    assert {tensor.canonical for tensor in Table(1).tensors} <= GOLDEN.keys()
-    assert {tensor.canonical for tensor in Table(11).tensors} >= GOLDEN.keys()
+    assert {tensor.canonical for tensor in Table(1, PRETRAINING).tensors} <= GOLDEN.keys()
+    assert {tensor.canonical for tensor in Table(11, PRETRAINING).tensors} >= GOLDEN.keys()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_no_two_rows_share_a_name(dialect: Dialect) -> None:
-    table = Table(12)
+    table = Table(12, PRETRAINING)
     for base in (False, True):
         assert len(table.by_name(dialect, base=base)) == len(table.tensors)
 
@@ -85,7 +86,7 @@ def test_no_two_rows_share_a_name(dialect: Dialect) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_layers_are_counted_from_names(dialect: Dialect) -> None:
     for base in (False, True):
-        names = [tensor.name(dialect, base=base) for tensor in Table(11).tensors]
+        names = [tensor.name(dialect, base=base) for tensor in Table(11, PRETRAINING).tensors]
         assert count_layers(dialect, names) == 11
     assert count_layers(dialect, ["roformer.encoder.layer.x.output", "layer.99999.y"]) == 0
 
@@ -93,7 +94,7 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("classifier.weight", "fine-tuned classification head"),
+        ("classifier.weight", "a fine-tuned head"),
         ("classifier.dense.weight", "sequence-classification head of transformers"),
         ("qa_outputs.bias", "question-answering"),
         ("bert/embeddings/position_embeddings", "learned positions"),
@@ -132,7 +133,7 @@ def test_unknown_tensors_are_called_what_they_look_like(name: str, words: str) -
     ],
 )
 def test_what_lies_beside_a_model_is_left_out_in_its_dialect_alone(dialect: Dialect, name: str, ignored: bool) -> None:
-    assert any(pattern.fullmatch(name) for pattern in mapping.IGNORED[dialect]) is ignored
+    assert any(pattern.fullmatch(name) for pattern in IGNORED[dialect]) is ignored
 
 
 # --- the software itself --------------------------------------------------------------------------------------------
@@ -154,7 +155,9 @@ def test_transformers_has_these_names_and_shapes(shape: str) -> None:
         model = kind(transformers.RoFormerConfig(**settings(config)))
     live = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ours = {
-        stored_in(canonical, "torch", base=shape == "base").name: Table(3).by_canonical[canonical].shape(config.sizes)
+        stored_in(canonical, "torch", base=shape == "base").name: Table(3, PRETRAINING)
+        .by_canonical[canonical]
+        .shape(config.sizes)
         for canonical in random_tensors(config, groups)
     }
     for of, name in GOLDEN_TIES["torch"] if shape != "base" else ():
@@ -171,7 +174,7 @@ def test_real_files_hold_just_these_names_and_shapes(folder: str) -> None:
     config = json.loads(next((PEERS / folder).glob("*config.json")).read_text())
     sizes = {"V": 200, "E": config.get("embedding_size", 64), "S": 2, "H": 64, "F": 128}
     wanted: dict[str, tuple[int, ...]] = {}
-    for tensor in Table(2).tensors:
+    for tensor in Table(2, PRETRAINING).tensors:
         group = tensor.group.name
         if group == "embeddings_project" and sizes["E"] == 64:
             continue
@@ -357,7 +360,7 @@ class MutatedRow(Row):
 
 
 def mutable(row: Row) -> MutatedRow:
-    return MutatedRow(row.canonical, row.kind, row.shape, row.paddle, row.bert, row.tf1, row.spelling)
+    return MutatedRow(row.canonical, row.kind, row.shape, row.paddle, row.bert, row.tf1, row.absent_in, row.spelling)
 
 
 @dataclass(frozen=True)
@@ -474,7 +477,7 @@ def mutated(mutation: Mutation) -> Iterator[None]:
 
 def golden_complaints(layers: int = 2) -> list[str]:
     """Compare the table as it is now with the names written by hand; each complaint names the tensor."""
-    table = Table(layers).by_canonical
+    table = Table(layers, PRETRAINING).by_canonical
     complaints = []
     for canonical, dialects in GOLDEN.items():
         if canonical.startswith("layers.10."):

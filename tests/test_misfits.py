@@ -21,7 +21,6 @@ from roformer_convert.converters.tensors.stored import StoredTensor
 
 NOTHING_GUESSED = "Nothing is guessed"
 TWO_MODELS = "The configuration and the weights are of two models"
-V2 = "This looks like RoFormerV2"
 FEW = "Few of the names"
 TIE = "cls.predictions.decoder.weight"
 WORDS = "roformer.embeddings.word_embeddings.weight"
@@ -139,8 +138,8 @@ def test_a_second_name_without_the_first_is_told_beside_what_is_missing(found: d
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_model_without_biases_and_norms_looks_like_v2(found: dict[str, Found], dialect: Dialect) -> None:
-    """The norms of the layers and the embeddings, and every bias, in each dialect's spelling."""
+def test_a_masked_lm_without_norms_is_damaged_and_no_roformer_v2(found: dict[str, Found], dialect: Dialect) -> None:
+    """The norms of the layers and the embeddings in each dialect's spelling; RoFormerV2 has no transform either."""
     gone = {
         stored_in(f"{module}.{leaf}", dialect).name
         for layer in range(3)
@@ -154,18 +153,27 @@ def test_a_model_without_biases_and_norms_looks_like_v2(found: dict[str, Found],
     }
     result = without(found[dialect], gone.__contains__)
     assert {kind for kind, _, _ in told(result)} == {"missing"}
-    assert result.next_step is not None
-    assert result.next_step.startswith(V2)
+    assert len(result.problems) == len(gone)
+    assert (result.next_step or "").startswith(NOTHING_GUESSED)
 
 
-def test_few_missing_biases_do_not_look_like_v2_and_kernels_never_do(found: dict[str, Found]) -> None:
-    source = found["torch"]
-    biases = [tensor.name for tensor in source.index.tensors if tensor.name.endswith("dense.bias")]
-    steps = [without(source, set(biases[:count]).__contains__).next_step or "" for count in (8, 9)]
-    assert [step.startswith(V2) for step in steps] == [False, True]
-    kernel = biases[0].replace("bias", "weight")
-    mixed = without(source, {*biases[1:10], kernel}.__contains__)
-    assert (mixed.next_step or "").startswith(NOTHING_GUESSED)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_encoder_lacks_biases_where_it_has_none_at_all(found: dict[str, Found], dialect: Dialect) -> None:
+    """All but one missing is a damaged file; none there is a model without."""
+    names = [
+        stored_in(f"layers.{layer}.{module}.bias", dialect).name
+        for layer in range(3)
+        for module in (
+            "attention.query", "attention.key", "attention.value", "attention.out", "feed_forward.up",
+            "feed_forward.down",
+        )
+    ]  # fmt: skip
+    damaged = without(found[dialect], {*names[1:]}.__contains__)
+    assert [(kind, name) for kind, name, _ in told(damaged)] == [("missing", name) for name in names[1:]]
+    whole = without(found[dialect], {*names}.__contains__)
+    assert whole.problems == ()
+    assert whole.checkpoint is not None
+    assert whole.checkpoint.config.use_bias is False
 
 
 @pytest.mark.parametrize(("missing", "unknown", "few"), [(8, 9, False), (9, 8, False), (9, 9, True)])
@@ -183,7 +191,10 @@ def test_another_dialect_is_offered_where_many_are_missing_and_many_unknown(
 @pytest.mark.parametrize(
     ("names", "step"),
     [
-        (("qa_outputs.bias",), "Convert the pretrained model"),
+        (
+            ("qa_outputs.bias",),
+            "These are not a RoFormerForPretraining's. If it is of another class, name it with --class",
+        ),
         (("qa_outputs.bias", "my.own"), NOTHING_GUESSED),
         (("model.thing", "qa_outputs.bias"), "Save the model's own state_dict()"),
         (("roformer.embeddings.position_embeddings.x", "qa_outputs.bias"), "This looks like BERT"),

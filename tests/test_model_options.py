@@ -25,7 +25,7 @@ from numpy_roformer import Forward
 from random_checkpoints import CONFIG
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint
-from roformer_convert.converters.table.mapping import MLM, POOLER, SOP, Table
+from roformer_convert.converters.table.mapping import MLM, POOLER, PRETRAINING, SOP, Table
 
 __all__ = ["runners"]  # a fixture
 
@@ -202,7 +202,7 @@ def test_gradients_agree_with_and_without_checkpointing(runners: Runners, framew
         found[f"{name} {checkpointing}"] = runners[name].gradients(
             tmp_path / "checkpoint", {**inputs, **weights}, **request
         )
-    reference, table = found["torch False"], Table(config.num_hidden_layers).by_canonical
+    reference, table = found["torch False"], Table(config.num_hidden_layers, PRETRAINING).by_canonical
     for which, gradients in found.items():
         assert gradients.keys() == reference.keys()
         for name, gradient in gradients.items():

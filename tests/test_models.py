@@ -17,7 +17,7 @@ from peer_folders import BFLOAT16, FOLDERS, PEERS, TOLERANCE, TRAINED, inputs_of
 from random_checkpoints import CONFIG, UNPROJECTED
 
 from roformer_convert.converters import RoFormerConfig
-from roformer_convert.converters.table.config_fields import ACTIVATIONS
+from roformer_convert.converters.table.activations import ACTIVATIONS
 from roformer_convert.converters.table.mapping import DIALECTS, MLM
 from roformer_convert.models.config import tap_names
 

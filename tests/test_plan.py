@@ -15,10 +15,9 @@ from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.target.plan import choose_container, make_plan
 
 NOT_READ = "is written under BERT's names; {} does not read it and reports it as unexpected"
-TF = "transformers' TF classes"
+TF = "transformers for TF"
 TF1 = (
     "initializer_range = 0.03125 is written, but bert4keras will compute with 0.02",
-    "layer_norm_eps = 1e-06 is written, but bert4keras will compute with 1e-12",
     "pad_token_id = 7 is written, but bert4keras will compute with 0",
 )
 NO_TABLE = "embed_positions is left out: it is computed from the configuration"

@@ -19,8 +19,9 @@ from random_checkpoints import CONTAINERS, SHAPES, write_random
 from roformer_convert.converters import RoFormerConfig, open_checkpoint
 from roformer_convert.converters.source.checkpoint import Checkpoint
 from roformer_convert.converters.table import config_fields
-from roformer_convert.converters.table.config_fields import ACTIVATIONS, SourceConfig
-from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Table
+from roformer_convert.converters.table.activations import ACTIVATIONS
+from roformer_convert.converters.table.config_fields import SourceConfig
+from roformer_convert.converters.table.mapping import DIALECTS, MASKED_LM, PRETRAINING, Dialect, Table
 from roformer_convert.converters.target.plan import make_plan
 
 SOURCES: tuple[tuple[str, Dialect], ...] = (
@@ -62,7 +63,7 @@ def test_a_plan_has_each_tensor_once_under_its_name_transposed_as_its_software_w
     plan = make_plan(source, target, dtype=dtype)
     (file,) = plan.files
     sizes = SHAPES[shape][0].sizes
-    rows = Table(source.config.num_hidden_layers).by_canonical
+    rows = Table(source.config.num_hidden_layers, PRETRAINING).by_canonical
     wanted: dict[str, tuple[int, ...]] = {}
     for canonical in source:
         name, transposed = stored_in(canonical, target, base=base)
@@ -149,9 +150,7 @@ def test_a_field_comes_back_as_it_was_written_or_the_change_is_told(
             "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "intermediate_size", "type_vocab_size",
         )
     }  # fmt: skip
-    written, notes = config_fields.write(
-        SourceConfig(config), dialect, architecture="RoFormerForMaskedLM", dtype="float32"
-    )
+    written, notes = config_fields.write(SourceConfig(config), dialect, kind=MASKED_LM, dtype="float32")
     path = tmp_path / "config.json"
     path.write_text(json.dumps(written))
     again = config_fields.read(path, dialect, measured, where=tmp_path)
@@ -163,5 +162,5 @@ def test_a_field_comes_back_as_it_was_written_or_the_change_is_told(
     told = " ".join(notes)
     assert all(name in told for name in changed), (changed, notes)
     # and what was written says the same a second time
-    twice, _ = config_fields.write(again, dialect, architecture="RoFormerForMaskedLM", dtype="float32")
+    twice, _ = config_fields.write(again, dialect, kind=MASKED_LM, dtype="float32")
     assert twice == written

@@ -144,7 +144,7 @@ class _Fitting:
         if not self.problems and not rows:
             return misread
         problems = (*misread.problems, *self.problems, *rows)
-        hint: str | None = _hint(problems, self.dialect, self.kind)
+        hint: str | None = choice.step or _hint(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
         against = f"{self.kind.class_name} in {self.dialect}'s spelling"

@@ -101,6 +101,8 @@ _CHANGES_THE_FUNCTION = ("hidden_act", "layer_norm_eps", "max_position_embedding
 
 #: Fields that may be null, or that nothing needs to say.
 _MAY_LACK = ("problem_type", "classifier_dropout", "eos_token_id", "pooler_activation")
+#: Which tensors there are decides these.
+_TENSORS_SHOW = ("norm_type", "use_bias")
 #: What a file says with null, where that means something.
 _NULL = object()
 #: What :mod:`.differences` tells of.
@@ -145,12 +147,14 @@ class SourceConfig:
         spellings: Values whose spelling is kept where the target understands it (activation names).
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
+        assumed: Fields that change the function and that no file says.
     """
 
     config: RoFormerConfig
     spellings: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    assumed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,7 @@ class _Reader:
     notes: list[str] = field(default_factory=list)
     values: Json = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
+    assumed: set[str] = field(default_factory=set)
 
     def read(self, excused: Collection[str]) -> Reading:
         for item in FIELDS:
@@ -328,7 +333,9 @@ class _Reader:
         extra = {key: value for key, value in self.settings.items() if key not in known and key not in _STATED}
         if isinstance(self.settings.get("eos_token_id"), list):
             extra["eos_token_id"] = self.settings["eos_token_id"]
-        source = SourceConfig(RoFormerConfig(**self.values), self.spellings, extra, tuple(self.notes))
+        source = SourceConfig(
+            RoFormerConfig(**self.values), self.spellings, extra, tuple(self.notes), frozenset(self.assumed)
+        )
         return Reading(source, tuple(self.problems), step)
 
     @property
@@ -350,7 +357,12 @@ class _Reader:
         name, recorded = item.name, self.settings.get(RECORD)
         if name in self.given:
             value = tuple(self.given[name]) if name == "labels" else self.given[name]
-            self.notes.append(f"{name} = {value}, as it was set")
+            value = _NULL if value is None else value
+            self.notes.append(f"{name} = {self.given[name]}, as it was set")
+            if name in _TENSORS_SHOW and self.measured.get(name, value) != value:
+                value = self.measured[name]
+                detail = f"got {self.given[name]} from --set, and the tensors show {value}"
+                self.problems.append(Problem("function", name, detail))
         elif isinstance(recorded, dict) and name in recorded:
             value = tuple(recorded[name]) if isinstance(recorded[name], list) else recorded[name]
         elif name in DERIVATIONS:
@@ -380,8 +392,10 @@ class _Reader:
             return None
         if found.note:
             self.notes.append(found.note)
+        if found.assumed:
+            self.assumed.add(name)
         if found.problem:
-            kind = "function" if name in ("norm_type", "use_bias") else "configuration"
+            kind = "function" if name in _TENSORS_SHOW else "configuration"
             self.problems.append(Problem(kind, name, found.problem))
         return found.value
 
@@ -499,20 +513,21 @@ def write(
                 )
         elif key not in out:
             out[key] = value
-    record = _unsaid(out, config, target, kind, pooler=pooler)
+    record = _unsaid(out, source, target, kind, pooler=pooler)
     if record:
         out[RECORD] = record
     return out, notes
 
 
-def _unsaid(out: Json, config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler: bool) -> Json:
-    """Return the fields that ``target``'s own keys do not say: read back, they would mean something else."""
+def _unsaid(out: Json, source: SourceConfig, target: Dialect, kind: ModelClass, *, pooler: bool) -> Json:
+    """Return the fields that ``target``'s own keys do not say: read back, they would be assumed or mean something else."""
     back = examine(out, None, target, {}, where=Path(), kind=kind, pooler=pooler).source
     assert back is not None, "what is written can be read"
     return {
-        item.name: getattr(config, item.name)
+        item.name: getattr(source.config, item.name)
         for item in FIELDS
-        if getattr(back.config, item.name) != getattr(config, item.name)
+        if getattr(back.config, item.name) != getattr(source.config, item.name)
+        or item.name in back.assumed - source.assumed
     }
 
 

@@ -20,7 +20,7 @@ heads of TF1. ``tests/test_mapping.py`` holds the rows against files those progr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -228,7 +228,7 @@ TIED_MLM = Group("masked-LM head", Spelling("cls.", "cls.", "mlm___cls/", "cls/"
 # TF: transformers names a head's Keras layer <task>___cls (its BERT has nsp___cls); no RoFormer file that holds one was seen.
 SOP = Group("sentence-order head", Spelling("cls.", "cls.", "nsp___cls/", "cls/"), (
     Row("sop",                          HEAD_LINEAR, ("2", "H"), "seq_relationship",             "seq_relationship", tf1="seq_relationship/"),
-))
+), optional=_THERE)
 _HEAD = Spelling("", "", "", "")
 SEQUENCE_POOLER = Group("classifier's dense layer", Spelling("{encoder}.", "classifier.", "classifier/", "{encoder}/"), (
     Row("pooler",                       LINEAR,  ("H", "H"), "pooler.dense",                     "dense", tf1="pooler/dense"),
@@ -265,8 +265,8 @@ class ModelClass:
 
     name: str
     suffix: str
-    heads: tuple[Group, ...]
-    heads_v2: tuple[Group, ...]
+    heads: tuple[Group, ...] = field(repr=False)
+    heads_v2: tuple[Group, ...] = field(repr=False)
     does: str
 
     @property
@@ -297,7 +297,7 @@ def _optional(group: Group) -> Group:
 _SEQUENCE_POOLER_V2 = _optional(SEQUENCE_POOLER)  # PaddleNLP's RoFormerV2 classifies the first token as it is
 #: Class by name, in the order in which they are told.
 CLASSES: Mapping[str, ModelClass] = {each.name: each for each in (
-    ModelClass("base",                    "Model",                     (POOLER,),              (POOLER,),              "hidden states and, with a pooler, a vector of each text"),
+    ModelClass("base",                    "Model",                     (POOLER, SOP),          (POOLER, SOP),          "hidden states and, with a pooler, a vector of each text"),
     ModelClass("masked-lm",               "ForMaskedLM",               (POOLER, MLM),          (POOLER, TIED_MLM),     "words at [MASK]"),
     ModelClass("pretraining",             "ForPretraining",            (POOLER, MLM, SOP),     (POOLER, TIED_MLM, SOP), "words at [MASK] and the order of two sentences"),
     ModelClass("causal-lm",               "ForCausalLM",               (POOLER, MLM),          (POOLER, TIED_MLM),     "the next words"),

@@ -15,6 +15,7 @@ from .mapping import (
     CAUSAL_LM,
     CLASSES,
     DIALECTS,
+    ENCODER,
     LAYER,
     MASKED_LM,
     PRETRAINING,
@@ -112,7 +113,8 @@ def measure_traits(dialect: Dialect, names: Collection[str], *, base: bool) -> T
     }
     needs = {tensor.needs for tensor in rows.values()}
     has_layers = any(name.startswith("layers.") for name in rows)
-    return Traits("norms" in needs, "biases" in needs) if has_layers else Traits()
+    transform = Table(0, MASKED_LM).by_canonical["mlm.transform.weight"]  # RoFormerV2 has none
+    return Traits("norms" in needs or transform.name(dialect) in there, "biases" in needs) if has_layers else Traits()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def fitting_classes(
 ) -> list[ModelClass]:
     """Return the classes whose heads' names and shapes are those of a file, in the table's order."""
     heads = _head_names(dialect, traits, base)
+    shapes = {**_second_names(dialect, shapes, traits), **shapes}
     there = {name for names in heads.values() for name in names if name in shapes}
     found = []
     for kind in CLASSES.values():
@@ -159,6 +162,21 @@ def fitting_classes(
         if wanted <= there <= rows.keys() and all(fitted) and _is_spelled(dialect, kind, traits):
             found.append(kind)
     return found
+
+
+def _second_names(
+    dialect: Dialect, shapes: Mapping[str, tuple[int, ...]], traits: Traits
+) -> dict[str, tuple[int, ...]]:
+    """Return the names of tensors that a file may hold under a second name alone, and their shapes."""
+    table = Table(0, MASKED_LM, traits)
+    return {
+        name: shapes[second]
+        for tie in table.ties
+        if tie.of in table.by_canonical
+        and (second := tie.spelling.in_(dialect)) in shapes
+        and tie.written == "copy"
+        and (name := table.by_canonical[tie.of].name(dialect)) is not None
+    }
 
 
 def _is_spelled(dialect: Dialect, kind: ModelClass, traits: Traits) -> bool:
@@ -179,13 +197,11 @@ def _fits(shape: tuple[int, ...], tensor: Tensor) -> bool:
 @cache
 def _head_names(dialect: Dialect, traits: Traits, base: bool) -> dict[str, dict[str, Tensor]]:
     """Class → name → tensor, of everything beside the encoder."""
-    encoder = Table(0, BASE, traits)
-    core = {tensor.canonical for tensor in encoder.tensors if tensor.group.name != "pooler"}
     return {
         kind.name: {
             name: tensor
             for name, tensor in Table(0, kind, traits).by_name(dialect, base=base).items()
-            if tensor.canonical not in core
+            if tensor.group not in ENCODER
         }
         for kind in CLASSES.values()
     }
@@ -216,10 +232,16 @@ def choose_class(
     words = [kind for kind in fits if kind in _WORDS]
     kind = stated_class(stated)
     if kind is not None:
-        if kind in fits or not (kind in _WORDS and words):
+        if kind in fits:
             return Choice(kind, settled=True)
+        if kind not in _WORDS:
+            step = ""
+            if fits:
+                fitting = fits[0] if len(words) < len(fits) else _best_of_words(words, MASKED_LM)
+                step = f"The configuration names {stated}, and the tensors are {fitting.class_name}'s: name it with --class."
+            return Choice(kind, settled=True, step=step)
         # heads for words have names of their own: what is there is one, or is none
-        shown = _best_of_words(words, kind)
+        shown = _best_of_words(words, kind) if words else _likeliest(dialect, shapes, traits, base, (kind, *_WORDS))
         quiet = shown is PRETRAINING and kind in (MASKED_LM, CAUSAL_LM)
         note = "" if quiet else f"the configuration names {stated}, and the tensors are those of {shown.class_name}"
         return Choice(shown, settled=True, note=note)
@@ -232,10 +254,8 @@ def choose_class(
             return Choice(MASKED_LM, settled=False, note=note)
         return Choice(BASE if base and BASE in words else _best_of_words(words, MASKED_LM), settled=False)
     if not fits:
-        heads = _head_names(dialect, traits, base)
-        counts = {name: sum(each in shapes for each in heads[name]) for name in heads}
-        likeliest = max(("masked-lm", *heads), key=lambda name: counts[name])
-        return Choice(CLASSES[likeliest] if counts[likeliest] else BASE, settled=False)
+        kinds = (BASE, MASKED_LM, *CLASSES.values())
+        return Choice(_likeliest(dialect, shapes, traits, base, kinds), settled=False)
     if len(fits) == 1 and _is_distinct(dialect, shapes, traits, base, fits[0]):
         return Choice(fits[0], settled=True, note=f"class {fits[0].name}, from the tensors' names: no file names one")
     names = ", ".join(f"{kind.name} ({kind.does})" for kind in fits)
@@ -246,6 +266,14 @@ def choose_class(
         problem=f"no file names it, and {several} such tensors: {names}",
         step=f"Say which it is, for example with --class {fits[0].name}.",
     )
+
+
+def _likeliest(
+    dialect: Dialect, shapes: Mapping[str, tuple[int, ...]], traits: Traits, base: bool, kinds: Sequence[ModelClass]
+) -> ModelClass:
+    """Return the class that knows most of the names in a file that fits none, the first of several."""
+    heads = _head_names(dialect, traits, base)
+    return max(kinds, key=lambda kind: sum(name in shapes for name in heads[kind.name]))
 
 
 def _best_of_words(fits: Sequence[ModelClass], wanted: ModelClass) -> ModelClass:
