@@ -11,16 +11,18 @@ Shape glossary, used in every docstring of ``roformer_*.py``:
        B * T, or fewer if packed    F  intermediate_size
     K  chosen positions             E  embedding_size
     L  num_hidden_layers            V  vocab_size
-                                    S  type_vocab_size
+    A  choices of a question        S  type_vocab_size
+                                    C  num_labels
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 from ..converters.errors import ConvertError
 from ..converters.table.activations import ACTIVATIONS, SYNONYMS
-from ..converters.table.config import RoFormerConfig
+from ..converters.table.config import Attention, NormType, RoFormerConfig, SummaryType
 
 __all__ = [
     "MASKED",
@@ -38,6 +40,8 @@ __all__ = [
 #: Added to the score of a key that is masked. float16 holds it with any score beside it (its largest is 65504), in
 #: every type exp(MASKED) is exactly 0 beside one real key, and a row with no real key at all stays finite.
 MASKED = -1e4
+
+_KINDS = {"attention": get_args(Attention), "norm_type": get_args(NormType), "summary_type": get_args(SummaryType)}
 
 
 class ModelError(ConvertError):
@@ -86,10 +90,12 @@ def supported(config: RoFormerConfig) -> RoFormerConfig:
     """Return a configuration that the models compute, activations under the table's names.
 
     Raises:
-        ModelError: Causal attention, an unknown activation, or a head size that is odd or no whole number.
+        ModelError: An unknown activation, kind of attention, of norm or of summary, or a head size that is odd or no
+            whole number.
     """
-    if config.attention != "bidirectional":
-        raise ModelError(f"attention = {config.attention}: these models attend in both directions")
+    for field, known in _KINDS.items():
+        if getattr(config, field) not in known:
+            raise ModelError(f"{field} = {getattr(config, field)!r} is not known", f"Known: {', '.join(known)}.")
     if config.hidden_size % config.num_attention_heads or config.head_size % 2:
         raise ModelError(
             f"num_attention_heads = {config.num_attention_heads} must divide hidden_size = {config.hidden_size} "
@@ -119,12 +125,14 @@ def activation(name: str, field: str) -> str:
     raise ModelError(f"{field} = {name!r} is not known", f"Known: {', '.join(known)}.")
 
 
-def tap_names(config: RoFormerConfig, *, pooler: bool, mlm: bool, sop: bool) -> list[str]:
+def tap_names(config: RoFormerConfig, *, pooler: bool, mlm: bool, sop: bool, classifier: bool = False) -> list[str]:
     """Names of the activations that ``taps`` records, in the order in which they are computed.
 
     A name is that of the module whose output it is; queries, keys and values are taken after their rotation, split
     into heads (B, T, N, D). Everything else is (B, T, H), but ``pooler`` (B, H), ``mlm.transform`` and ``mlm.norm``
-    (B, T, E), ``logits`` (B, T, V) and ``sop`` (B, 2); with ``positions``, K stands in place of B, T in the head.
+    (B, T, E), ``logits`` (B, T, V), ``sop`` (B, 2) and ``classifier``, (B, C) of rows, (B, T, C) of tokens and (B, A)
+    of choices; with ``positions``, K stands in place of B, T in the head. RoFormerV2's masked-LM head is ``logits``
+    alone. Of choices, B * A stands in place of B before the classifier.
     """
     names = ["embeddings"]
     for i in range(config.num_hidden_layers):
@@ -138,6 +146,8 @@ def tap_names(config: RoFormerConfig, *, pooler: bool, mlm: bool, sop: bool) -> 
             f"layers.{i}.feed_forward_norm",
         ]
     names += ["pooler"] * pooler
-    names += ["mlm.transform", "mlm.norm", "logits"] * mlm
+    names += ["mlm.transform", "mlm.norm"] * (mlm and config.norm_type == "layer_norm")
+    names += ["logits"] * mlm
     names += ["sop"] * sop
+    names += ["classifier"] * classifier
     return names

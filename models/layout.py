@@ -16,10 +16,14 @@ class Layout(NamedTuple):
         rows: B.
         columns: T.
         turns: (P, 1 or N, D / 2, 2) cosine and sine of each token's angles.
-        mask: (B, 1, 1, T) added to the scores of whole rows, or None where that adds nothing.
+        mask: (B or 1, 1, 1 or T, T) added to the scores of whole rows, or None where that adds nothing.
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
         slots: (B * T,) place in a packed run of each of the batch's tokens, P where it is masked, or None.
+        order: (P,) number of each token of a packed run in the order in which its row is read: a key is hidden from
+            queries whose number is lower. None where every token sees every key.
+        causal: Whether a key is hidden from the tokens before it in its row, and nothing else is hidden: what a kernel
+            with a causal mode can do without a mask.
     """
 
     rows: int
@@ -29,3 +33,5 @@ class Layout(NamedTuple):
     lengths: tuple[int, ...] | None = None
     tokens: Any = None
     slots: Any = None
+    order: Any = None
+    causal: bool = False

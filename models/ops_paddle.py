@@ -32,6 +32,7 @@ Parameter = paddle.Tensor
 Module = paddle.nn.Layer
 ModuleList = paddle.nn.LayerList
 
+_HALVES = (paddle.float16, paddle.bfloat16)
 _LARGEST_EPSILON = 1e-3  # that Paddle's norms take
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
@@ -140,15 +141,63 @@ def real_tokens(ids: Tensor, pad: int) -> Tensor:
     return ids != pad
 
 
-def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
-    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
-    return attention_mask.astype("bool").logical_not().astype(like.dtype)[:, None, None, :] * MASKED
+def key_mask(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Tensor:
+    """Return what is added to scores of the type of ``like``: (B, 1, 1, T), or with an order (B, 1, T, T).
+
+    Args:
+        attention_mask: (B, T), 0 or false at keys that nobody sees.
+        like: Names the type.
+        order: (B or 1, T): a key is hidden from queries whose number is lower; None where order hides nothing.
+    """
+    hidden = attention_mask.astype("bool").logical_not()[:, None, None, :]
+    return (hidden if order is None else hidden | _later(order)).astype(like.dtype) * MASKED
 
 
-def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+def _later(order: Tensor) -> Tensor:
+    return order[:, None, None, :] > order[:, None, :, None]
+
+
+def order_mask(order: Tensor, like: Tensor) -> Tensor:
+    """Return what is added to scores of the type of ``like`` where an order alone hides keys: (B or 1, 1, T, T)."""
+    return _later(order).astype(like.dtype) * MASKED
+
+
+def packed_mask(
+    tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor, order: Tensor | None
+) -> Tensor | None:
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
     # a CPU needs none; a GPU's is made of the slots, for attention_mask may have stayed on the host
-    return None if on_cpu() else key_mask((slots < tokens.shape[0]).reshape(shape), like)
+    return None if on_cpu() else key_mask((slots < tokens.shape[0]).reshape(shape), like, order)
+
+
+def causal_mask(columns: int, like: Tensor) -> Tensor | None:
+    """Return the mask of real tokens that are read in order where :func:`attend` needs one beside ``causal``."""
+    return order_mask(count_up(columns, like), like)
+
+
+def count_up(columns: int, like: Tensor) -> Tensor:
+    """Number the columns of a batch: (1, T)."""
+    return paddle.arange(columns).unsqueeze(0)
+
+
+def running_sum(token_type_ids: Tensor) -> Tensor:
+    """Add up the token types (B, T) along each row, each token's own included: (B, T)."""
+    return token_type_ids.cumsum(1)
+
+
+def fold(ids: Tensor) -> Tensor:
+    """Make a row of each choice: ids (B, A, T) to (B * A, T)."""
+    return ids.reshape([-1, ids.shape[-1]])
+
+
+def unfold(scores: Tensor, ids: Tensor) -> Tensor:
+    """Put the scores (B * A, 1) of the rows that :func:`fold` made of ids (B, A, T) back together: (B, A)."""
+    return scores.reshape([-1, ids.shape[1]])
+
+
+def average(hidden: Tensor) -> Tensor:
+    """Average hidden (B, T, H) over the columns: (B, H)."""
+    return hidden.mean(1)
 
 
 def flatten(ids: Tensor, layout: Layout) -> Tensor:
@@ -215,6 +264,10 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * F.sigmoid(_times(x, 1.702))
 
 
+def _linear(x: Tensor) -> Tensor:
+    return x
+
+
 def _times(x: Tensor, factor: float) -> Tensor:
     # in a static graph a plain factor is rounded to float32
     return x * paddle.full([], factor, x.dtype) if traced() else x * factor
@@ -235,6 +288,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "tanh": paddle.tanh,
     "sigmoid": F.sigmoid,
+    "linear": _linear,
 }
 
 
@@ -243,15 +297,16 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     return x if activation is None else ACTIVATIONS[activation](x)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
-    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
-    fused = find("projection", product_type(x), *weight.shape)
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias where it has one, and apply an activation."""
+    fused = None if bias is None else find("projection", product_type(x), *weight.shape)
     return activate(F.linear(x, weight, bias) if fused is None else fused(x, weight, bias), activation)
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
-    return _add(paddle.matmul(hidden, word, transpose_y=True), bias)
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
+    scores = paddle.matmul(hidden, word, transpose_y=True)
+    return scores if bias is None else _add(scores, bias)
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -261,6 +316,12 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor
     # Paddle keeps epsilon in float32
     x = x - x.mean(-1, keepdim=True)
     return x * paddle.rsqrt((x * x).mean(-1, keepdim=True) + epsilon) * weight + bias
+
+
+def rms_normalize(x: Tensor, epsilon: float) -> Tensor:
+    """Divide each token of x (P, width) by the root of its mean square."""
+    wide = x.astype("float32") if x.dtype in _HALVES else x
+    return (wide * paddle.rsqrt((wide * wide).mean(-1, keepdim=True) + epsilon)).astype(x.dtype)
 
 
 def add_norm(
@@ -294,7 +355,9 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
     """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
     heads, size = query.shape[1], query.shape[2]
-    if layout.mask is None or layout.lengths is not None:  # else nobody knows yet which tokens are real
+    ordered = layout.causal or layout.order is not None
+    # with a mask of whole rows nobody knows yet which tokens are real
+    if not ordered and (layout.mask is None or layout.lengths is not None):
         dtype: Any = product_type(query)
         fused = find("attention", dtype, heads, size)
         if fused is not None:
@@ -313,12 +376,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         q, k, v = (x.reshape([layout.rows, heads, layout.columns, size]) for x in (q, k, v))
         context = _attend_together(q, k, v, layout.mask, dropout)
     else:
-        # rows of one length at a time: no mask, and no work on padding
+        # rows of one length at a time: no mask but that of an order, and no work on padding
         real = [length for length in layout.lengths if length]
         groups = [(length, len(list(rows))) for length, rows in groupby(real)]
         parts = [paddle.split(x, [heads * length * rows for length, rows in groups]) for x in (q, k, v)]
-        runs = [[x.reshape([-1, length, size]) for x in run] for (length, _), *run in zip(groups, *parts, strict=True)]
-        context = paddle.concat([_attend_together(q, k, v, None, dropout).reshape([-1, size]) for q, k, v in runs])
+        masks: list[Tensor | None] = [None] * len(groups)
+        if layout.order is not None:
+            orders = paddle.split(layout.order, [length * rows for length, rows in groups])
+            numbers = (one.reshape([-1, length]) for (length, _), one in zip(groups, orders, strict=True))
+            masks = [order_mask(one, query) for one in numbers]
+        runs = [
+            [x.reshape([-1, heads, length, size]) for x in run]
+            for (length, _), *run in zip(groups, *parts, strict=True)
+        ]
+        done = [_attend_together(q, k, v, mask, dropout) for (q, k, v), mask in zip(runs, masks, strict=True)]
+        context = paddle.concat([x.reshape([-1, size]) for x in done])
     return F.embedding(back, context.reshape([-1, size])).reshape([-1, heads * size])
 
 

@@ -131,14 +131,62 @@ def real_tokens(ids: Tensor, pad: int) -> Tensor:
     return tf.not_equal(ids, pad)
 
 
-def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
-    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
-    return tf.cast(tf.logical_not(tf.cast(attention_mask, tf.bool)), like.dtype)[:, None, None, :] * MASKED
+def key_mask(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Tensor:
+    """Return what is added to scores of the type of ``like``: (B, 1, 1, T), or with an order (B, 1, T, T).
+
+    Args:
+        attention_mask: (B, T), 0 or false at keys that nobody sees.
+        like: Names the type.
+        order: (B or 1, T): a key is hidden from queries whose number is lower; None where order hides nothing.
+    """
+    hidden = tf.logical_not(tf.cast(attention_mask, tf.bool))[:, None, None, :]
+    return tf.cast(hidden if order is None else hidden | _later(order), like.dtype) * MASKED
 
 
-def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+def _later(order: Tensor) -> Tensor:
+    return order[:, None, None, :] > order[:, None, :, None]
+
+
+def order_mask(order: Tensor, like: Tensor) -> Tensor:
+    """Return what is added to scores of the type of ``like`` where an order alone hides keys: (B or 1, 1, T, T)."""
+    return tf.cast(_later(order), like.dtype) * MASKED
+
+
+def packed_mask(
+    tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor, order: Tensor | None
+) -> Tensor | None:
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
-    return key_mask(tf.reshape(slots < tokens.shape[0], shape), like)
+    return key_mask(tf.reshape(slots < tokens.shape[0], shape), like, order)
+
+
+def causal_mask(columns: int, like: Tensor) -> Tensor | None:
+    """Return the mask of real tokens that are read in order where :func:`attend` needs one beside ``causal``."""
+    return order_mask(count_up(columns, like), like)
+
+
+def count_up(columns: int, like: Tensor) -> Tensor:
+    """Number the columns of a batch: (1, T)."""
+    return tf.range(columns)[None]
+
+
+def running_sum(token_type_ids: Tensor) -> Tensor:
+    """Add up the token types (B, T) along each row, each token's own included: (B, T)."""
+    return tf.cumsum(token_type_ids, axis=1)
+
+
+def fold(ids: Tensor) -> Tensor:
+    """Make a row of each choice: ids (B, A, T) to (B * A, T)."""
+    return tf.reshape(ids, [-1, tf.shape(ids)[-1] if ids.shape[-1] is None else ids.shape[-1]])
+
+
+def unfold(scores: Tensor, ids: Tensor) -> Tensor:
+    """Put the scores (B * A, 1) of the rows that :func:`fold` made of ids (B, A, T) back together: (B, A)."""
+    return tf.reshape(scores, [-1, tf.shape(ids)[1] if ids.shape[1] is None else ids.shape[1]])
+
+
+def average(hidden: Tensor) -> Tensor:
+    """Average hidden (B, T, H) over the columns: (B, H)."""
+    return tf.reduce_mean(hidden, axis=1)
 
 
 def flatten(ids: Tensor, layout: Layout) -> Tensor:
@@ -215,6 +263,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": lambda x: x * tf.tanh(tf.nn.softplus(x)),
     "tanh": tf.tanh,
     "sigmoid": tf.sigmoid,
+    "linear": lambda x: x,
 }
 
 
@@ -223,9 +272,10 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     return x if activation is None else tf.cast(ACTIVATIONS[activation](_widen(x)), x.dtype)
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
-    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
-    return activate(tf.nn.bias_add(tf.matmul(x, weight), bias), activation)
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias where it has one, and apply an activation."""
+    product = tf.matmul(x, weight)
+    return activate(product if bias is None else tf.nn.bias_add(product, bias), activation)
 
 
 def _widen(x: Tensor) -> Tensor:
@@ -233,9 +283,10 @@ def _widen(x: Tensor) -> Tensor:
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
-    return tf.matmul(hidden, word, transpose_b=True) + bias
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
+    scores = tf.matmul(hidden, word, transpose_b=True)
+    return scores if bias is None else scores + bias
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -244,6 +295,12 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor
     wide -= tf.reduce_mean(wide, -1, keepdims=True)
     wide *= tf.math.rsqrt(tf.reduce_mean(wide * wide, -1, keepdims=True) + epsilon)
     return tf.cast(wide * _widen(weight) + _widen(bias), x.dtype)
+
+
+def rms_normalize(x: Tensor, epsilon: float) -> Tensor:
+    """Divide each token of x (P, width) by the root of its mean square."""
+    wide = _widen(x)
+    return tf.cast(wide * tf.math.rsqrt(tf.reduce_mean(wide * wide, -1, keepdims=True) + epsilon), x.dtype)
 
 
 def add_norm(

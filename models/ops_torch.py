@@ -146,14 +146,62 @@ def real_tokens(ids: Tensor, pad: int) -> Tensor:
     return ids != pad
 
 
-def key_mask(attention_mask: Tensor, like: Tensor) -> Tensor:
-    """Turn attention_mask (B, T) into what is added to scores of the type of ``like``: (B, 1, 1, T)."""
-    return (~attention_mask.bool()).to(like.dtype)[:, None, None, :] * MASKED
+def key_mask(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Tensor:
+    """Return what is added to scores of the type of ``like``: (B, 1, 1, T), or with an order (B, 1, T, T).
+
+    Args:
+        attention_mask: (B, T), 0 or false at keys that nobody sees.
+        like: Names the type.
+        order: (B or 1, T): a key is hidden from queries whose number is lower; None where order hides nothing.
+    """
+    hidden = ~attention_mask.bool()[:, None, None, :]
+    return (hidden if order is None else hidden | _later(order)).to(like.dtype) * MASKED
 
 
-def packed_mask(tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor) -> Tensor | None:
+def _later(order: Tensor) -> Tensor:
+    return order[:, None, None, :] > order[:, None, :, None]
+
+
+def order_mask(order: Tensor, like: Tensor) -> Tensor:
+    """Return what is added to scores of the type of ``like`` where an order alone hides keys: (B or 1, 1, T, T)."""
+    return _later(order).to(like.dtype) * MASKED
+
+
+def packed_mask(
+    tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor, order: Tensor | None
+) -> Tensor | None:
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
     return None
+
+
+def causal_mask(columns: int, like: Tensor) -> Tensor | None:
+    """Return the mask of real tokens that are read in order where :func:`attend` needs one beside ``causal``."""
+    return None
+
+
+def count_up(columns: int, like: Tensor) -> Tensor:
+    """Number the columns of a batch: (1, T)."""
+    return torch.arange(columns, device=like.device)[None]
+
+
+def running_sum(token_type_ids: Tensor) -> Tensor:
+    """Add up the token types (B, T) along each row, each token's own included: (B, T)."""
+    return token_type_ids.cumsum(1)
+
+
+def fold(ids: Tensor) -> Tensor:
+    """Make a row of each choice: ids (B, A, T) to (B * A, T)."""
+    return ids.reshape(-1, ids.shape[-1])
+
+
+def unfold(scores: Tensor, ids: Tensor) -> Tensor:
+    """Put the scores (B * A, 1) of the rows that :func:`fold` made of ids (B, A, T) back together: (B, A)."""
+    return scores.reshape(-1, ids.shape[1])
+
+
+def average(hidden: Tensor) -> Tensor:
+    """Average hidden (B, T, H) over the columns: (B, H)."""
+    return hidden.mean(1)
 
 
 def flatten(ids: Tensor, layout: Layout) -> Tensor:
@@ -216,6 +264,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
+    "linear": lambda x: x,
 }
 
 
@@ -233,11 +282,12 @@ _FUSED: dict[str | None, tuple[str, str]] = {
     "silu": ("swish", ""),
     "tanh": ("tanh", ""),
     "sigmoid": ("sigmoid", ""),
+    "linear": ("none", ""),
 }
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Tensor:
-    """Multiply x (P, inputs) by a kernel, add its bias and apply an activation."""
+def project(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+    """Multiply x (P, inputs) by a kernel, add its bias where it has one, and apply an activation."""
     # PyTorch's own product goes to MKL, which on AMD processors runs at 0.7 of oneDNN's speed: inference on a CPU asks
     # oneDNN, by the operator that torch.compile itself uses, with the activation inside
     if activation in _FUSED and _onednn_takes(x, weight):
@@ -279,14 +329,19 @@ _ONEDNN = _onednn_works()
 _ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias: (P, V)."""
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
     return project(hidden, word, bias)
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Normalize each token of x (P, width)."""
     return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+
+def rms_normalize(x: Tensor, epsilon: float) -> Tensor:
+    """Divide each token of x (P, width) by the root of its mean square."""
+    return F.rms_norm(x, x.shape[-1:], eps=epsilon)
 
 
 def add_norm(
@@ -322,11 +377,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
         # a row at a time, of its own length: no mask, and no work on padding
         runs = zip(*(torch.split(x, list(layout.lengths)) for x in (query, key, value)), strict=True)
         rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
-        out = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)[0].transpose(0, 1) for q, k, v in rows]
-        return torch.cat(out).reshape(-1, width)
+        masks: list[Tensor | None] = [None] * len(rows)
+        if layout.order is not None and not layout.causal:
+            orders = torch.split(layout.order, list(layout.lengths))
+            masks = [order_mask(order[None], query) for order in orders if len(order)]
+        out = [
+            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=layout.causal)
+            for (q, k, v), mask in zip(rows, masks, strict=True)
+        ]
+        return torch.cat([x[0].transpose(0, 1) for x in out]).reshape(-1, width)
     batch = (layout.rows, layout.columns, *query.shape[1:])
     q, k, v = (x.reshape(batch).transpose(1, 2) for x in (query, key, value))
-    context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout)
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout, is_causal=layout.causal)
     return context.transpose(1, 2).reshape(-1, width)
 
 

@@ -38,22 +38,29 @@ from .ops_tf import (
     as_numpy,
     assign,
     attend,
+    average,
+    causal_mask,
     computes,
     constant,
+    count_up,
     drop,
     dtype_name,
     embed,
     flatten,
+    fold,
     kernel_shape,
     key_mask,
     measure,
     normal,
     normalize,
+    order_mask,
     packed_mask,
     project,
     real_tokens,
     recompute,
+    rms_normalize,
     rotate,
+    running_sum,
     score_words,
     split_heads,
     spread,
@@ -62,6 +69,7 @@ from .ops_tf import (
     traced,
     turns_of_rows,
     turns_of_tokens,
+    unfold,
 )
 from .packing import pack
 
@@ -99,12 +107,12 @@ class ParameterMaker:
 
 
 class Linear(Module):
-    """Multiply by a kernel, add a bias, apply an activation."""
+    """Multiply by a kernel, add a bias where there is one, apply an activation."""
 
-    def __init__(self, inputs: int, outputs: int, make: ParameterMaker) -> None:
+    def __init__(self, inputs: int, outputs: int, make: ParameterMaker, bias: bool = True) -> None:
         super().__init__()
         self.weight = make.normal(kernel_shape(inputs, outputs))
-        self.bias = make.constant((outputs,), 0.0)
+        self.bias = make.constant((outputs,), 0.0) if bias else None
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """Map x (P, inputs) to (P, outputs)."""
@@ -127,6 +135,31 @@ class Norm(Module):
     def add(self, x: Tensor, residual: Tensor, dropout: float, training: bool) -> Tensor:
         """Drop elements of x (P, width) while training, add it to the residual (P, width), and normalize."""
         return add_norm(x, residual, self.weight, self.bias, self.epsilon, dropout, training)
+
+
+class RmsNorm(Module):
+    """Division by the root of the mean square over the last axis, RoFormerV2's: no mean is subtracted, and there are no
+    parameters.
+    """
+
+    def __init__(self, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize each token of x (P, width)."""
+        return rms_normalize(x, self.epsilon)
+
+    def add(self, x: Tensor, residual: Tensor, dropout: float, training: bool) -> Tensor:
+        """Drop elements of x (P, width) while training, add it to the residual (P, width), and normalize."""
+        return rms_normalize(residual + drop(x, dropout, training), self.epsilon)
+
+
+def norm(width: int, config: RoFormerConfig, make: ParameterMaker) -> Norm | RmsNorm:
+    """Make the norm of a configuration."""
+    if config.norm_type == "rms_norm":
+        return RmsNorm(config.layer_norm_eps)
+    return Norm(width, config.layer_norm_eps, make)
 
 
 class Embedding(Module):
@@ -170,7 +203,7 @@ class RoFormerEmbeddings(Module):
         self.dropout = config.hidden_dropout_prob
         self.word = Embedding(config.vocab_size, config.embedding_size, make)
         self.segment = Embedding(config.type_vocab_size, config.embedding_size, make)
-        self.norm = Norm(config.embedding_size, config.layer_norm_eps, make)
+        self.norm = norm(config.embedding_size, config, make)
         self.project = None
         if config.embedding_size != config.hidden_size:
             self.project = Linear(config.embedding_size, config.hidden_size, make)
@@ -191,10 +224,10 @@ class RoFormerAttention(Module):
         self.heads = config.num_attention_heads
         self.rotary_value = config.rotary_value
         self.dropout = config.attention_probs_dropout_prob
-        self.query = Linear(config.hidden_size, config.hidden_size, make)
-        self.key = Linear(config.hidden_size, config.hidden_size, make)
-        self.value = Linear(config.hidden_size, config.hidden_size, make)
-        self.out = Linear(config.hidden_size, config.hidden_size, make)
+        self.query = Linear(config.hidden_size, config.hidden_size, make, config.use_bias)
+        self.key = Linear(config.hidden_size, config.hidden_size, make, config.use_bias)
+        self.value = Linear(config.hidden_size, config.hidden_size, make, config.use_bias)
+        self.out = Linear(config.hidden_size, config.hidden_size, make, config.use_bias)
 
     def forward(self, hidden: Tensor, layout: Layout, name: str, taps: Taps | None) -> Tensor:
         """Attend within each row of hidden (P, H)."""
@@ -217,8 +250,8 @@ class RoFormerFeedForward(Module):
     def __init__(self, config: RoFormerConfig, make: ParameterMaker) -> None:
         super().__init__()
         self.activation = config.hidden_act
-        self.up = Linear(config.hidden_size, config.intermediate_size, make)
-        self.down = Linear(config.intermediate_size, config.hidden_size, make)
+        self.up = Linear(config.hidden_size, config.intermediate_size, make, config.use_bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, make, config.use_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map each token of hidden (P, H)."""
@@ -232,9 +265,9 @@ class RoFormerLayer(Module):
         super().__init__()
         self.dropout = config.hidden_dropout_prob
         self.attention = RoFormerAttention(config, make)
-        self.attention_norm = Norm(config.hidden_size, config.layer_norm_eps, make)
+        self.attention_norm = norm(config.hidden_size, config, make)
         self.feed_forward = RoFormerFeedForward(config, make)
-        self.feed_forward_norm = Norm(config.hidden_size, config.layer_norm_eps, make)
+        self.feed_forward_norm = norm(config.hidden_size, config, make)
 
     def forward(self, hidden: Tensor, layout: Layout, name: str, taps: Taps | None) -> Tensor:
         """Map hidden (P, H)."""
@@ -366,7 +399,7 @@ class RoFormerModel(Module):
         """Encode input_ids (B, T) as one run of tokens: hidden (P, H), and how they lie."""
         if attention_mask is None and mask_pad_token:
             attention_mask = real_tokens(input_ids, pad_token(self.config))
-        layout = self.lay_out(input_ids, attention_mask, packed)
+        layout = self.lay_out(input_ids, attention_mask, packed, token_type_ids)
         input_ids = flatten(input_ids, layout)
         token_type_ids = None if token_type_ids is None else flatten(token_type_ids, layout)
         hidden = self.embeddings(input_ids, token_type_ids)
@@ -378,7 +411,9 @@ class RoFormerModel(Module):
                 hidden = layer(hidden, layout, f"layers.{i}", taps)
         return hidden, layout
 
-    def lay_out(self, input_ids: Tensor, attention_mask: Tensor | None, packed: bool) -> Layout:
+    def lay_out(
+        self, input_ids: Tensor, attention_mask: Tensor | None, packed: bool, token_type_ids: Tensor | None = None
+    ) -> Layout:
         """Work out positions and masking of a batch (B, T)."""
         rows, columns = measure(input_ids, self.config)
         if attention_mask is not None and all_real(attention_mask):
@@ -388,20 +423,49 @@ class RoFormerModel(Module):
                 "packed runs eagerly alone: lengths are read on the host. Leave packed out of a compiled call"
             )
         like = self.embeddings.word.weight
+        causal = self.config.attention == "causal"
+        if causal and attention_mask is None:
+            return Layout(rows, columns, self.rotary(rows, columns), causal_mask(columns, like), causal=True)
+        order = self.reading_order(columns, token_type_ids)
         packing = pack(as_numpy(attention_mask)) if packed and attention_mask is not None else None
         if packing is not None and packing.tokens.size:
             found = (packing.columns, packing.tokens, packing.slots)
             places, tokens, slots = (to_tensor(array, input_ids) for array in found)
-            mask = packed_mask(tokens, slots, (rows, columns), like)
-            return Layout(rows, columns, self.rotary.look_up(places), mask, packing.lengths, tokens, slots)
-        mask = None if attention_mask is None else key_mask(attention_mask, like)
+            mask = packed_mask(tokens, slots, (rows, columns), like, order)
+            layout = Layout(rows, columns, self.rotary.look_up(places), mask, packing.lengths, tokens, slots)
+            if order is None:
+                return layout
+            return layout._replace(order=places if causal else flatten(order, layout), causal=causal)
+        if attention_mask is not None:
+            mask = key_mask(attention_mask, like, order)
+        else:
+            mask = None if order is None else order_mask(order, like)
         return Layout(rows, columns, self.rotary(rows, columns), mask)
 
+    def reading_order(self, columns: int, token_type_ids: Tensor | None) -> Tensor | None:
+        """Return the order in which a batch (B, T) is read, or None where every token sees every key.
+
+        It is (B, T), or (1, T) for all rows: a key is hidden from the queries of its row whose number is lower. Causal
+        attention counts the columns. UniLM adds up the token types: type 0 at the beginning is read at once, and from
+        the first token of type 1 on each token sees those up to it.
+
+        Source: UniLM, Dong et al. 2019 (arXiv 1905.03197), with the sum by which bert4keras computes it.
+        """
+        if self.config.attention == "causal":
+            return count_up(columns, self.embeddings.word.weight)
+        if self.config.attention == "unilm" and token_type_ids is not None:
+            return running_sum(token_type_ids)
+        return None
+
+    def summarize(self, hidden: Tensor) -> Tensor:
+        """Take the token of each row of hidden (B, T, H) that stands for it, the first: (B, H)."""
+        return hidden[:, 0]
+
     def pool(self, hidden: Tensor, taps: Taps | None) -> Tensor | None:
-        """Map the first token of each row of hidden (B, T, H): (B, H), or None without a pooler."""
+        """Map what stands for each row of hidden (B, T, H): (B, H), or None without a pooler."""
         if self.pooler is None:
             return None
-        pooled = self.pooler(hidden[:, 0], self.config.pooler_activation)
+        pooled = self.pooler(self.summarize(hidden), self.config.pooler_activation)
         tap(taps, "pooler", pooled)
         return pooled
 
@@ -427,6 +491,25 @@ class RoFormerMaskedLMHead(Module):
         return logits
 
 
+class RoFormerV2MaskedLMHead(Module):
+    """Scores of every word for a token by the word embedding alone, and a bias where there is one."""
+
+    def __init__(self, config: RoFormerConfig, make: ParameterMaker) -> None:
+        super().__init__()
+        if config.embedding_size != config.hidden_size:
+            raise ModelError(
+                f"RoFormerV2's masked-LM head multiplies by the word embedding: embedding_size = "
+                f"{config.embedding_size} must be hidden_size = {config.hidden_size}"
+            )
+        self.bias = make.constant((config.vocab_size,), 0.0) if config.use_bias else None
+
+    def forward(self, hidden: Tensor, word: Tensor, layout: Layout | None, taps: Taps | None) -> Tensor:
+        """Score hidden (P, H) against the word embedding (V, H): (P, V). Without a layout taps stay runs."""
+        logits = score_words(hidden, word, self.bias)
+        tap(taps, "logits", logits, layout)
+        return logits
+
+
 class RoFormerForMaskedLM(RoFormerModel):
     """The encoder with its masked-LM head. A pooler that the checkpoint has is kept and not computed."""
 
@@ -434,7 +517,8 @@ class RoFormerForMaskedLM(RoFormerModel):
         self, config: RoFormerConfig, pooler: bool = False, dtype: str = "float32", fresh: bool = True
     ) -> None:
         super().__init__(config, pooler, dtype, fresh)
-        self.mlm = RoFormerMaskedLMHead(self.config, ParameterMaker(self.config, dtype, fresh))
+        head = RoFormerV2MaskedLMHead if config.norm_type == "rms_norm" else RoFormerMaskedLMHead
+        self.mlm = head(self.config, ParameterMaker(self.config, dtype, fresh))
 
     def forward(  # type: ignore[override]  # a head returns what it computes
         self,
@@ -481,3 +565,171 @@ class RoFormerForPretraining(RoFormerForMaskedLM):
         order = self.sop(pooled)
         tap(taps, "sop", order)
         return logits, order
+
+
+class RoFormerForCausalLM(RoFormerForMaskedLM):
+    """The encoder with its masked-LM head as a language model. In every class ``attention`` says what a token sees."""
+
+
+class RoFormerClassifier(Module):
+    """Scores of labels, after dropout."""
+
+    def __init__(self, config: RoFormerConfig, labels: int, make: ParameterMaker, bias: bool) -> None:
+        super().__init__()
+        chosen = config.classifier_dropout
+        self.dropout = config.hidden_dropout_prob if chosen is None else chosen
+        self.weight = make.normal(kernel_shape(config.hidden_size, labels))
+        self.bias = make.constant((labels,), 0.0) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score x (P, H): (P, C)."""
+        return project(drop(x, self.dropout, self.training), self.weight, self.bias)
+
+
+class RoFormerWithClassifier(RoFormerModel):
+    """The encoder with a classifier: what the classes below share.
+
+    Args:
+        config: Its ``num_labels`` is C where a class has no number of its own.
+        pooler: Whether there is a pooler, where a class may do without.
+        dtype: Type of the weights: float32, float64, bfloat16 or float16.
+        fresh: Whether weights start at random; False where they are loaded next.
+        classifier_bias: Whether the classifier has a bias; PaddleNLP's RoFormerV2 has none where its encoder has none.
+    """
+
+    def __init__(
+        self,
+        config: RoFormerConfig,
+        pooler: bool = False,
+        dtype: str = "float32",
+        fresh: bool = True,
+        classifier_bias: bool = True,
+    ) -> None:
+        super().__init__(config, pooler or self.needs_pooler(config), dtype, fresh)
+        make = ParameterMaker(self.config, dtype, fresh)
+        self.classifier = RoFormerClassifier(self.config, self.count_labels(), make, classifier_bias)
+
+    @staticmethod
+    def needs_pooler(config: RoFormerConfig) -> bool:
+        """Say whether there is no such model without a pooler."""
+        return False
+
+    def count_labels(self) -> int:
+        """Return C."""
+        return self.config.num_labels
+
+
+class RoFormerForSequenceClassification(RoFormerWithClassifier):
+    """The encoder with a classifier of its rows, behind the pooler, which RoFormerV2 may lack."""
+
+    @staticmethod
+    def needs_pooler(config: RoFormerConfig) -> bool:
+        """Say whether there is no such model without a pooler."""
+        return config.norm_type == "layer_norm"
+
+    def forward(  # type: ignore[override]  # a head returns what it computes
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask_pad_token: bool = False,
+        packed: bool = False,
+        taps: Taps | None = None,
+    ) -> Tensor:
+        """Score every label for each row: logits (B, C)."""
+        logits = self.classify(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
+        tap(taps, "classifier", logits)
+        return logits
+
+    def classify(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        mask_pad_token: bool,
+        packed: bool,
+        taps: Taps | None,
+    ) -> Tensor:
+        """Score every label for each row of input_ids (B, T): logits (B, C)."""
+        hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
+        batch = spread(hidden, layout)
+        pooled = self.pool(batch, taps)
+        return self.classifier(self.summarize(batch) if pooled is None else pooled)
+
+
+class RoFormerForTokenClassification(RoFormerWithClassifier):
+    """The encoder with a classifier of its tokens. A pooler that the checkpoint has is kept and not computed."""
+
+    def forward(  # type: ignore[override]  # a head returns what it computes
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        mask_pad_token: bool = False,
+        packed: bool = False,
+        taps: Taps | None = None,
+    ) -> Tensor:
+        """Score every label for each token: logits (B, T, C), or (K, C) at chosen positions."""
+        hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
+        if positions is not None:
+            hidden = take(hidden, positions, layout)
+        logits = self.classifier(hidden)
+        if positions is None:
+            logits = spread(logits, layout)
+        tap(taps, "classifier", logits)
+        return logits
+
+
+class RoFormerForQuestionAnswering(RoFormerForTokenClassification):
+    """The encoder with two scores of each token: that the answer starts there, then that it ends there."""
+
+    def count_labels(self) -> int:
+        """Return C: start and end."""
+        return 2
+
+
+class RoFormerForMultipleChoice(RoFormerForSequenceClassification):
+    """The encoder with a score of each choice of a question, behind the pooler where there is one.
+
+    The configuration's ``summary_type`` says what stands for a row.
+    """
+
+    @staticmethod
+    def needs_pooler(config: RoFormerConfig) -> bool:
+        """Say whether there is no such model without a pooler."""
+        return False
+
+    def count_labels(self) -> int:
+        """Return C: the score."""
+        return 1
+
+    def summarize(self, hidden: Tensor) -> Tensor:
+        """Take what stands for each row of hidden (B * A, T, H), where padding counts: (B * A, H)."""
+        if self.config.summary_type == "mean":
+            return average(hidden)
+        return hidden[:, -1] if self.config.summary_type == "last" else hidden[:, 0]
+
+    def forward(  # type: ignore[override]  # a head returns what it computes
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask_pad_token: bool = False,
+        packed: bool = False,
+        taps: Taps | None = None,
+    ) -> Tensor:
+        """Score each choice: logits (B, A). All inputs are (B, A, T)."""
+        if len(input_ids.shape) != 3:
+            raise ModelError(f"multiple choice takes input_ids (B, choices, T); got {tuple(input_ids.shape)}")
+        if packed and self.config.summary_type != "first":
+            raise ModelError(
+                f"summary_type = {self.config.summary_type} looks at padding, of which a packed batch computes nothing",
+                "Leave packed off.",
+            )
+        types = None if token_type_ids is None else fold(token_type_ids)
+        mask = None if attention_mask is None else fold(attention_mask)
+        scores = self.classify(fold(input_ids), types, mask, mask_pad_token, packed, taps)
+        logits = unfold(scores, input_ids)
+        tap(taps, "classifier", logits)
+        return logits
