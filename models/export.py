@@ -21,7 +21,7 @@ from typing import Any
 from ..converters import open_checkpoint
 from ..converters.conversion import default_target
 from ..converters.errors import ConvertError
-from ..converters.table.mapping import Dialect
+from ..converters.table.mapping import MASKED_LM, Dialect
 from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from . import pretrained
 from .export_trial import INPUTS, OUTPUT
@@ -173,7 +173,15 @@ def export(
     options: dict[str, Any] = {"dialect": dialect, "config": config, "extend_to": extend_to}
     # The framework's own process opens the checkpoint again: here, what is wrong with it costs no import.
     with pretrained.opened(
-        "RoFormerForMaskedLM", source, layout="torch", dtype="float32", fresh_heads=False, computes=_anything, **options
+        MASKED_LM,
+        source,
+        layout="torch",
+        dtype="float32",
+        set=None,
+        fresh_heads=False,
+        num_labels=None,
+        computes=_anything,
+        **options,
     ) as opened:
         opened.read("mlm.bias")
         limits = opened.config

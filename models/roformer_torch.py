@@ -15,9 +15,9 @@ PaddleNLP.
 # mypy: disable-error-code="no-any-return,unused-ignore"
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from .ops_torch import (
     ModuleList,
     Parameter,
     Tensor,
+    activate,
     add_norm,
     all_real,
     as_numpy,
@@ -310,6 +311,8 @@ class RoFormerModel(Module):
         config: str | Path | None = None,
         extend_to: int | None = None,
         fresh_heads: bool = False,
+        num_labels: int | None = None,
+        set: Mapping[str, Any] | None = None,
     ) -> Model:
         """Load a checkpoint directory of any dialect, ready for inference.
 
@@ -320,19 +323,23 @@ class RoFormerModel(Module):
             config: A configuration file that does not lie beside the weights.
             extend_to: Longest sequence in tokens, where the configuration allows less.
             fresh_heads: Start a head that the files lack at random instead of refusing.
+            num_labels: Labels of a classifier that starts at random.
+            set: Field of the configuration → value, whatever its file says: ``{"attention": "causal"}``.
         """
         with pretrained.opened(
-            cls.__name__,
+            pretrained.class_of(cls),
             directory,
             layout=DIALECT,
             dtype=dtype,
             dialect=dialect,
             config=config,
+            set=set,
             extend_to=extend_to,
             fresh_heads=fresh_heads,
+            num_labels=num_labels,
             computes=computes,
         ) as source:
-            model = cls(source.config, pooler=source.pooler, dtype=source.dtype, fresh=fresh_heads)
+            model = cls(source.config, dtype=source.dtype, fresh=fresh_heads, **source.parts)
             for name, parameter in model.named_parameters():
                 values = source.read(name)
                 if values is not None:
@@ -341,7 +348,11 @@ class RoFormerModel(Module):
         return model
 
     def save_pretrained(
-        self, directory: str | Path, force: bool = False, companions: Iterable[str | Path] = ()
+        self,
+        directory: str | Path,
+        force: bool = False,
+        companions: Iterable[str | Path] = (),
+        allow_different: bool = False,
     ) -> None:
         """Write a checkpoint directory in this framework's own dialect.
 
@@ -349,15 +360,18 @@ class RoFormerModel(Module):
             directory: Refused where it exists, unless ``force``.
             force: Replace it.
             companions: Files to lay beside the weights, such as ``vocab.txt``.
+            allow_different: Write it though the dialect's own software would compute another function.
         """
         pretrained.save(
             directory,
             [(name, as_numpy(parameter)) for name, parameter in self.named_parameters()],
             self.config,
+            kind=pretrained.class_of(type(self)),
             dialect=DIALECT,
             dtype=dtype_name(self.embeddings.word.weight),
             force=force,
             companions=companions,
+            allow_different=allow_different,
         )
 
     def forward(
@@ -654,7 +668,11 @@ class RoFormerForSequenceClassification(RoFormerWithClassifier):
         hidden, layout = self.encode(input_ids, token_type_ids, attention_mask, mask_pad_token, packed, taps)
         batch = spread(hidden, layout)
         pooled = self.pool(batch, taps)
-        return self.classifier(self.summarize(batch) if pooled is None else pooled)
+        return self.classifier(self.stand_in(batch) if pooled is None else pooled)
+
+    def stand_in(self, hidden: Tensor) -> Tensor:
+        """Return what is classified of each row of hidden (B, T, H) without a pooler: (B, H)."""
+        return self.summarize(hidden)
 
 
 class RoFormerForTokenClassification(RoFormerWithClassifier):
@@ -709,6 +727,10 @@ class RoFormerForMultipleChoice(RoFormerForSequenceClassification):
         if self.config.summary_type == "mean":
             return average(hidden)
         return hidden[:, -1] if self.config.summary_type == "last" else hidden[:, 0]
+
+    def stand_in(self, hidden: Tensor) -> Tensor:
+        """Return what is scored of each row of hidden (B * A, T, H) without a pooler: (B * A, H)."""
+        return activate(self.summarize(hidden), self.config.pooler_activation)
 
     def forward(  # type: ignore[override]  # a head returns what it computes
         self,

@@ -176,6 +176,7 @@ class Forward:
             hidden = self.hidden(*row)[0]
             chosen = {"first": hidden[0], "last": hidden[-1], "mean": hidden.mean(0)}[self.config.summary_type]
             if "pooler.weight" in self.tensors:
-                chosen = self.pooled(chosen)
+                chosen = self.linear("pooler", chosen)
+            chosen = ACTIVATIONS[self.config.pooler_activation](chosen)
             scores[question, choice] = self.linear("classifier", chosen)[0]
         return scores
