@@ -37,6 +37,7 @@ class Torch:
         return self.torch.inference_mode()
 
     def compiled(self, model: Any) -> tuple[Callable[..., Any], Callable[[], int]]:
+        self.torch._dynamo.reset()  # or what another model was compiled with decides which sizes are left free
         counter = importlib.import_module("torch._dynamo.testing").CompileCounterWithBackend("aot_eager")
         return self.torch.compile(model.forward, backend=counter, fullgraph=True), lambda: int(counter.frame_count)
 
@@ -173,6 +174,8 @@ class Driver:
         model = self.load(request)
         if "cast" in request:  # float32 weights, then Module.to / Layer.to
             model = self.framework.cast(model, request["cast"])
+        if request.get("train"):
+            model.train()
         taps: dict[str, Any] | None = {} if request.get("taps") else None
         context = contextlib.nullcontext() if request.get("grad") else self.framework.inference()
         with context:
@@ -225,10 +228,18 @@ class Driver:
         return {"layers": layers, "mlm": heads}
 
     def lay_out(self, request: Json) -> Json:
-        """Lay a batch out; answer with the shape of the mask that is made, if one is."""
+        """Lay a batch out; answer with the shape of the mask that is made, if one is, and what a kernel is told."""
         inputs = self.inputs(request)
-        mask = self.load(request).lay_out(inputs["input_ids"], inputs["attention_mask"], False).mask
-        return {"mask": None if mask is None else [int(size) for size in mask.shape]}
+        types = inputs.get("token_type_ids")
+        found = self.load(request).lay_out(inputs["input_ids"], inputs["attention_mask"], False, types)
+        return {
+            "mask": None if found.mask is None else [int(size) for size in found.mask.shape],
+            "causal": found.causal,
+        }
+
+    def dropouts(self, request: Json) -> Json:
+        """Answer with the probability of dropout before a model's classifier."""
+        return {"classifier": self.load(request).classifier.dropout}
 
     def key_mask(self, request: Json) -> Json:
         """Write what masks keys in a type, as it is added to scores."""
