@@ -254,14 +254,6 @@ def test_missing_head_is_refused_unless_asked_for(runners: Runners, framework: s
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_causal_configuration_is_refused(runners: Runners, framework: str, tmp_path: Path) -> None:
-    write(tmp_path / "checkpoint", replace(CONFIG, is_decoder=True))
-    with pytest.raises(ModelFailedError, match="is_decoder = true asks for causal attention") as refused:
-        runners[framework].forward(tmp_path / "checkpoint", batch(CONFIG, (4,), 4))
-    assert refused.value.kind == "ModelError"
-
-
-@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_fresh_model_is_initialised_as_the_configuration_says(runners: Runners, framework: str) -> None:
     config: dict[str, Any] = {"vocab_size": 500, "embedding_size": 48, "hidden_size": 64, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 4, "intermediate_size": 128}
