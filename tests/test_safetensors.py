@@ -177,7 +177,11 @@ def test_what_the_format_cannot_hold_is_not_laid_out(tensors: list[NewTensor]) -
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_peers_files_read_as_the_library_reads_them(path: Path) -> None:
-    assert as_we_say(path) == as_the_library_says(path.read_bytes())
+    theirs = as_the_library_says(path.read_bytes())
+    if path.parent.name == "pd-MaskedLM_default_bfloat16_st":  # PaddleNLP's word for bfloat16
+        assert {dtype for dtype, _, _ in theirs.values()} == {"U16"}
+        theirs = {name: ("BF16", shape, data) for name, (_, shape, data) in theirs.items()}
+    assert as_we_say(path) == theirs
     with library.safe_open(path, framework="np") as file:
         assert index(path).metadata == file.metadata()
 
@@ -374,7 +378,7 @@ def test_junk_does_not_grow_in_memory(junk: bytes, tmp_path: Path) -> None:
 
 
 def test_a_long_name_is_cut_in_the_message(tmp_path: Path) -> None:
-    path = write_raw(tmp_path / "long.safetensors", {"\x1b" * 100_000: one(dtype="U16")["a"]}, b"x" * 8)
+    path = write_raw(tmp_path / "long.safetensors", {"\x1b" * 100_000: one(dtype="U32")["a"]}, b"x" * 8)
     with pytest.raises(FormatError) as caught:
         index(path)
     assert len(str(caught.value)) < 1000
