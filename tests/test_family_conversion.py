@@ -1,0 +1,100 @@
+"""Every class and trait of the family: what converts comes back bit for bit, what cannot be is refused by its name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from family_folders import (
+    DIFFERENT,
+    EXPRESSIBLE,
+    FAMILY,
+    NAMELESS,
+    SET,
+    options,
+    refused,
+    source_of,
+)
+from peer_folders import PEERS
+from random_checkpoints import Tensors, same_bits
+
+from roformer_convert.converters import ConvertOptions, RoFormerConfig, convert, open_checkpoint
+from roformer_convert.converters.errors import InexpressibleError
+from roformer_convert.converters.table.mapping import Dialect
+
+
+def read(path: Path, **said: object) -> tuple[Tensors, RoFormerConfig, str]:
+    with open_checkpoint(path, **said) as checkpoint:  # type: ignore[arg-type]
+        return {name: checkpoint.read(name) for name in checkpoint}, checkpoint.config, checkpoint.model_class
+
+
+def pairs(given: tuple[tuple[str, Dialect], ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("folder", "dialect"), given, ids=[f"{one}.{to}" for one, to in given])
+
+
+def test_every_folder_and_dialect_is_decided_once() -> None:
+    assert len(FAMILY) == 54
+    assert len(EXPRESSIBLE) + len(DIFFERENT) + len(NAMELESS) == 4 * len(FAMILY)
+    assert all(refused(folder, source_of(folder)) == () for folder in FAMILY)
+
+
+@pairs(EXPRESSIBLE)
+def test_what_can_be_expressed_converts_there_and_back_bit_for_bit(
+    tmp_path: Path, folder: str, dialect: Dialect
+) -> None:
+    source = PEERS / folder
+    report = convert(source, tmp_path / "there", to=dialect, options=options(folder, dialect))
+    assert report.as_json()["differences"] == []
+    convert(tmp_path / "there", tmp_path / "back", to=source_of(folder))
+    if "bfloat16" in folder and dialect == "tf":  # float32 holds every bfloat16: the way back rounds nothing
+        convert(tmp_path / "there", tmp_path / "again", to="torch", options=ConvertOptions(dtype="bfloat16"))
+        assert same_bits(read(tmp_path / "again")[0], read(source)[0]) == []
+        return
+    tensors, config, kind = read(source, set=SET.get(folder))
+    for where in ("there", "back"):
+        got, said, named = read(tmp_path / where)
+        assert same_bits(got, tensors) == []
+        assert said == config
+        assert named == kind
+
+
+@pairs(DIFFERENT)
+def test_another_function_is_refused_by_its_field_and_written_where_that_is_allowed(
+    tmp_path: Path, folder: str, dialect: Dialect
+) -> None:
+    source = PEERS / folder
+    with pytest.raises(InexpressibleError) as caught:
+        convert(source, tmp_path / "there", to=dialect, options=options(folder, dialect))
+    told = re.findall(r"^  ([\w.]+): .+ here; .+ \(.+\)$", str(caught.value), re.MULTILINE)
+    assert tuple(told) == refused(folder, dialect)
+    assert "--allow-different" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+    report = convert(source, tmp_path / "there", to=dialect, options=options(folder, dialect, allow_different=True))
+    assert [one["field"] for one in report.as_json()["differences"]] == told
+    tensors, config, kind = read(source, set=SET.get(folder))
+    got, said, named = read(tmp_path / "there")
+    assert same_bits(got, tensors) == []
+    assert (said, named) == (config, kind)  # our own models read every trait from any dialect's file
+
+
+@pairs(NAMELESS)
+def test_a_head_without_a_name_there_is_refused(tmp_path: Path, folder: str, dialect: Dialect) -> None:
+    for allowed in (False, True):
+        with pytest.raises(InexpressibleError, match="has no name for") as caught:
+            convert(
+                PEERS / folder,
+                tmp_path / "there",
+                to=dialect,
+                options=options(folder, dialect, allow_different=allowed),
+            )
+        assert "classifier.weight" in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FAMILY if source_of(folder) == "tf1"])
+def test_a_tf1_source_is_told_which_mask_was_assumed(tmp_path: Path, folder: str) -> None:
+    report = convert(PEERS / folder, tmp_path / "there", to="torch")
+    (note,) = (note for note in report.notes if "attention" in note)
+    assert "--set attention=" in note
