@@ -158,6 +158,8 @@ def _pooler_activation(asked: Asked) -> Derived | None:
         return Derived(asked.get("summary_activation") or "linear")
     if own is not None:
         return Derived(own)
+    if asked.kind is CHOICE and not asked.pooler:
+        return Derived("linear")  # PaddleNLP's RoFormerV2 scores the hidden state as it is
     found = _published(asked, "pooler_activation")
     if found is not None or not asked.pooler:
         return found
