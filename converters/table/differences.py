@@ -192,6 +192,10 @@ def _of_heads(config: RoFormerConfig, target: Dialect, kind: ModelClass, present
     if v2 and target == "paddle" and not config.use_bias and "classifier.bias" in present:
         there = f"{software}'s RoFormerV2 takes the bias away where use_bias is false"
         found.append(Difference("classifier.bias", "the scores have a bias", there, "the bias's own size"))
+    biased = target == "torch" or (target == "paddle" and config.use_bias)
+    if v2 and biased and "classifier.weight" in present and "classifier.bias" not in present:
+        there = f"{software} adds one, and leaves what no file sets to what was in memory"
+        found.append(Difference("classifier.bias", "the scores have no bias", there, "no bound"))
     return found
 
 
