@@ -74,17 +74,17 @@ REFUSED: dict[str, dict[Dialect, tuple[str, ...]]] = {
     # JunnYu's head scores words without a bias, bert4keras' RoFormerV2 has no biases at all
     "pd-MaskedLM_v2bias_pd": {**_V2, "torch": ("mlm.bias",), "tf1": ("use_bias", "mlm.bias")},
     "pd-MultipleChoice_default_pd": _NO_TF1,
-    "pd-MultipleChoice_v2_pd": {**_V2, **_NO_TF1},
+    "pd-MultipleChoice_v2_pd": {**_V2, **_NO_TF1, "torch": ("classifier.bias",)},
     "pd-MultipleChoice_v2bias_pd": {**_V2, **_NO_TF1},
-    "pd-QuestionAnswering_v2_st": _V2,
+    "pd-QuestionAnswering_v2_st": {**_V2, "torch": ("classifier.bias",)},
     "pd-SequenceClassification_default_pd": _TANH,
     "pd-SequenceClassification_legacy_pd": _TANH,
     # JunnYu's class has a dense layer that PaddleNLP's has not
-    "pd-SequenceClassification_v2_pd": {"tf": ("norm_type", "pooler"), "torch": ("pooler",)},
+    "pd-SequenceClassification_v2_pd": {"tf": ("norm_type", "pooler"), "torch": ("pooler", "classifier.bias")},
     "pd-SequenceClassification_v2bias_st": {"tf": ("norm_type", "pooler"), "torch": ("pooler",), "tf1": ("use_bias",)},
     "pd-TokenClassification_classes_pd": _NO_TF1,
     "pd-TokenClassification_default_pd": _NO_TF1,
-    "pd-TokenClassification_v2_pd": {**_V2, **_NO_TF1},
+    "pd-TokenClassification_v2_pd": {**_V2, **_NO_TF1, "torch": ("classifier.bias",)},
     "pd-TokenClassification_v2bias_pd": {**_V2, **_NO_TF1},
 }
 
