@@ -52,6 +52,7 @@ REFUSED: dict[str, dict[Dialect, tuple[str, ...]]] = {
     "b4k-MaskedLM_v2": _V2,
     "hf4-CausalLM_default_st": _CAUSAL,
     "hf4-MaskedLM_generator_bin": _ROTATED,
+    "hf4-Model_discriminator_bin": _ROTATED,
     "hf4-MultipleChoice_default_st": _LAST,
     "hf4-MultipleChoice_default_tf": _LAST,
     "hf4-MultipleChoice_first_bin": _NO_TF1,
@@ -70,6 +71,7 @@ REFUSED: dict[str, dict[Dialect, tuple[str, ...]]] = {
     "junn-QuestionAnswering_v2_st": {**_V2, "paddle": ("classifier.bias",)},
     "junn-MultipleChoice_v2_bin": {**_V2, **_NO_TF1, "paddle": ("summary_type", "classifier.bias")},
     "pd-MaskedLM_generator_pd": _ROTATED,
+    "pd-Model_discriminator_pd": _ROTATED,
     "pd-MaskedLM_v2_pd": _V2,
     # JunnYu's head scores words without a bias, bert4keras' RoFormerV2 has no biases at all
     "pd-MaskedLM_v2bias_pd": {**_V2, "torch": ("mlm.bias",), "tf1": ("use_bias", "mlm.bias")},
