@@ -1,4 +1,4 @@
-"""``doctor``: what this machine can do, and what a configuration would cost."""
+"""``doctor``: whether a run would fit, what would compute it and how long it would take."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
     "--config",
     "configuration",
     type=click.Path(path_type=Path),
+    required=True,
     help="What would run: a TOML file, or one of those shipped, such as configs/tiny.toml.",
 )
 @click.option(
@@ -42,61 +43,40 @@ _REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
 def doctor_command(
     ctx: click.Context,
     /,
-    configuration: Path | None,
+    configuration: Path,
     gpu: str | None,
     ranks: int | None,
     vocab_size: int | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say what this machine can do, and what a configuration would cost on it: memory, speed, days.
+    """Say what a run would cost on this machine, or on other GPUs: memory, kernels, speed, days.
 
     Every flag of train is taken here, too, to try it out. Speed is measured with a few steps of two layers, for some
     seconds; for a GPU that is not here it is the share of the data sheet's rate that the reference run reached.
     Exit status: 0 the configuration can run, 1 it cannot, 2 the question could not be answered.
 
     \b
-        roformer-pretrain doctor
         roformer-pretrain doctor --config configs/tiny.toml --corpus corpus/
     Would the reference run fit four V100s with 16 GB, and what if activations are computed again?
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4 --recompute
     """
-    from .training.doctor import machine
+    from .training.doctor import machine, targets
     from .training.doctor.forecast import diagnose, lines
     from .training.settings.reading import read_settings
 
-    used = given_flags(flags)
-    if configuration is None and (used or gpu or ranks or vocab_size):
-        raise click.UsageError("These flags belong to a configuration: name it with --config FILE.")
-    settings = None if configuration is None else read_settings(named_configuration(configuration), used)
-    output = Path(settings.run.output if settings else ".")
-    say = (lambda text: None) if as_json else click.echo
-    # for a GPU that is not here, this machine is no matter
-    facts, warnings = ({}, []) if gpu else (dict(machine.lines(output)), machine.warnings())
-    if facts:
-        told = [*(f"{name:<10} {text}" for name, text in facts.items()), *(f"warning: {text}" for text in warnings)]
-        say("\n  ".join(["this machine", *told]))
-    found = None
-    if settings is not None:
-        from .training.doctor import targets
-
-        config = _model(settings, vocab_size)
-        if gpu is not None:
-            target, disk = targets.elsewhere(KINDS[gpu], settings, ranks or 1), None
-        else:
-            target, disk = targets.here(settings, config, ranks), machine.room(output)[1]
-            click.echo("measuring a few steps of two layers …", err=True)
-        found = diagnose(settings, config, target, disk=disk)
-        say("\n".join([*([""] if facts else []), str(configuration), *lines(found, settings)]))
-    if as_json:
-        report = {
-            "machine": facts,
-            "warnings": warnings,
-            "run": found and found.as_dict(),
-        }
-        click.echo(render_json(report))
-    ctx.exit(1 if found is not None and found.cannot else 0)
+    settings = read_settings(named_configuration(configuration), given_flags(flags))
+    config = _model(settings, vocab_size)
+    disk = None
+    if gpu is not None:
+        target = targets.elsewhere(KINDS[gpu], settings, ranks or 1)
+    else:
+        target, disk = targets.here(settings, config, ranks), machine.free_on_disk(Path(settings.run.output))
+        click.echo("measuring a few steps of two layers …", err=True)
+    found = diagnose(settings, config, target, disk=disk)
+    click.echo(render_json(found.as_dict()) if as_json else "\n".join([str(configuration), *lines(found, settings)]))
+    ctx.exit(1 if found.cannot else 0)
 
 
 def _model(settings: Settings, vocab_size: int | None) -> RoFormerConfig:

@@ -88,7 +88,7 @@ ARGUMENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[object]]] = {
     "fill-mask": fill_mask,
     "export": export,
     "parity": parity,
-    "doctor": lambda here, _: ["--json"],
+    "doctor": lambda here, _: ["--config", "tiny", "--gpu", "V100-16GB", "--json"],
     "vocab": lambda here, _: [text(here), "-o", here / "out.txt", "--json"],
     "prepare": lambda here, _: [
         text(here), "-o", here / "out", "--vocab", RANDOM / "vocab.txt", "--segmenter", "none", "--json"

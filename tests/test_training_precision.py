@@ -288,5 +288,5 @@ def test_a_half_type_is_refused_where_paddle_would_turn_itself_off(
                 choose_device(Run(device="gpu", precision=precision))
         else:
             assert choose_device(Run(device="gpu", precision=precision)) == "gpu:0"
-    types = Device("a card", 1, 1, capability).types
+    types = Device("a card", 1, capability).types
     assert {precision for precision in PRECISIONS if precision[:4] not in types} == refused

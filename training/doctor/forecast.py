@@ -1,6 +1,6 @@
 """What a configuration will cost on a device, and whether it can run there at all, before anything starts.
 
-:mod:`..step.estimate` has the arithmetic, :mod:`.probe` measures this machine, :mod:`.machine` describes it.
+:mod:`..step.estimate` has the arithmetic, :mod:`.probe` measures this machine, :mod:`.targets` knows the devices.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ Measure = Callable[[int, int], Pace]
 
 @dataclass(frozen=True)
 class Target:
-    """What a run would run on.
+    """The devices that a run would have.
 
     Attributes:
-        name: For messages.
+        name: The device's name, for messages.
         room: Bytes that one rank can have.
-        types: Types it trains in.
+        types: Types that the device trains in.
         attention: The kernel that stands in for attention in the run's type, or None.
-        ranks: Processes, a device each.
-        measure: Its pace.
-        proven: Whether that kernel proved itself; where it did not yet, memory is planned without it.
-        kernels: What became of every kernel's trial, a line each.
+        ranks: Number of processes, each with a device of its own.
+        measure: Gives the pace of one device.
+        proven: Whether that kernel agreed with the plain operators in a trial; where none was made yet, memory is
+            planned without the kernel.
+        kernels: The result of every kernel's trial, a line each.
+        warnings: What will stop or slow down a run on this machine, a sentence each.
     """
 
     name: str
@@ -44,21 +46,22 @@ class Target:
     measure: Measure
     proven: bool = True
     kernels: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage's cost.
+    """What one stage costs.
 
     Attributes:
-        number: From 1.
-        stage: As the settings have it.
-        rows: Sequences that one device computes at once.
-        passes: Such micro-batches in a step, one after another.
-        memory: Of a rank.
-        fast_memory: The same once a kernel that is not proven stands in for attention, or None.
-        pace: Of a device.
-        step_seconds: Of a step.
+        number: The stage's number, from 1.
+        stage: The stage as the settings have it.
+        rows: Sequences that one device computes at once, in a micro-batch.
+        passes: Micro-batches that a device computes one after another in a step.
+        memory: Bytes of one rank.
+        fast_memory: The same with a kernel for attention that has not had its trial yet; None where there is no such.
+        pace: Pace of one device.
+        step_seconds: Seconds of a step.
     """
 
     number: int
@@ -71,33 +74,33 @@ class StageCost:
     step_seconds: float
 
     def fits(self, room: int) -> str:
-        """Say whether it fits: ``yes``, ``if fast`` where that takes a kernel that is not proven, or ``no``."""
+        """Say whether it fits: ``yes``, ``no``, or ``if fast`` where only the kernel without a trial makes it fit."""
         if self.memory.total <= room:
             return "yes"
         return "if fast" if self.fast_memory is not None and self.fast_memory.total <= room else "no"
 
     @property
     def tokens_per_second(self) -> float:
-        """Over all ranks, if every sequence is full."""
+        """Tokens a second over all ranks, if every sequence is full."""
         return self.stage.batch_size * self.stage.length / self.step_seconds
 
     @property
     def seconds(self) -> float:
-        """Of the whole stage."""
+        """Seconds of the whole stage."""
         return self.stage.steps * self.step_seconds
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a configuration costs, and what speaks against it.
+    """What a configuration costs, and why it cannot run where it cannot.
 
     Attributes:
-        config: The model.
-        target: Where it would run.
-        stages: In their order.
-        checkpoint_bytes: A checkpoint's size.
+        config: The run's model.
+        target: The devices that it would have.
+        stages: The cost of each stage, in the order of the stages.
+        checkpoint_bytes: Size of a checkpoint in bytes.
         cannot: Why it cannot run, a sentence each; empty where it can.
-        warnings: What to know, a sentence each.
+        warnings: What to know beforehand, a sentence each.
     """
 
     config: RoFormerConfig
@@ -109,11 +112,11 @@ class Diagnosis:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run, without evaluations and checkpoints."""
+        """Seconds of the whole run, without evaluations and checkpoints."""
         return sum(stage.seconds for stage in self.stages)
 
     def as_dict(self) -> dict[str, Any]:
-        """The diagnosis as plain data: bytes, seconds, tokens."""
+        """Return the diagnosis as plain data: bytes, seconds, tokens."""
         target = self.target
         return {
             "parameters": estimate.parameter_count(self.config),
@@ -136,22 +139,22 @@ class Diagnosis:
 
 
 def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk: int | None = None) -> Diagnosis:
-    """Work out what a run costs and whether it can be.
+    """Work out what a run costs and whether it can run.
 
     Args:
-        settings: The run.
-        config: Its model.
-        target: What it runs on.
-        disk: Bytes free where it writes; None where nobody knows.
+        settings: The run's settings.
+        config: The run's model.
+        target: The devices that it would have.
+        disk: Bytes free where it writes; None where that is not known.
     """
     cannot: list[str] = []
-    warnings: list[str] = []
+    warnings = list(target.warnings)
     precision = settings.run.precision
     if precision[:4] not in target.types:
         known = ", ".join(target.types)
         cannot.append(
-            f"precision {precision}: {target.name} trains in {known}; the figures are for fp32. Use --precision fp32"
-            + (", or fp16-o1." if "fp16" in target.types else ".")
+            f"precision {precision}: {target.name} trains only in {known}, so what follows is for fp32. "
+            "Use --precision fp32" + (", or fp16-o1." if "fp16" in target.types else ".")
         )
         precision = "fp32"
     shape: dict[str, Any] = {
@@ -172,14 +175,14 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
             if fits == "no":
                 cannot.append(said)
             else:
-                warnings.append(f"{said} As it is, it fits only where {target.attention} proves itself.")
+                warnings.append(f"{said} Otherwise it fits only if {target.attention} passes its trial there.")
         if stage.batch_size < target.ranks:
             cannot.append(
-                f"stage {number}: batch_size {stage.batch_size} leaves some of {target.ranks} ranks without work."
+                f"stage {number}: a batch_size of {stage.batch_size} leaves some of {target.ranks} ranks without work."
             )
         elif stage.batch_size % target.ranks:
             warnings.append(
-                f"stage {number}: {target.ranks} ranks cannot share batch_size {stage.batch_size} evenly: some wait."
+                f"stage {number}: a batch_size of {stage.batch_size} is no multiple of {target.ranks} ranks: some wait."
             )
     checkpoint = estimate.parameter_count(config) * (16 if precision.endswith("o2") else 12)
     watch = settings.watch
@@ -187,8 +190,8 @@ def diagnose(settings: Settings, config: RoFormerConfig, target: Target, *, disk
     needed = checkpoint * (kept + 1)  # the new one is whole before the oldest goes
     if disk is not None and needed > disk:
         cannot.append(
-            f"{kept} checkpoints and the one being written need {amount(needed)}, and {amount(disk)} are free: "
-            "keep fewer (--keep-checkpoints), or write elsewhere (-o)."
+            f"{kept} checkpoints and the one being written need {amount(needed)} on the disk, but only {amount(disk)} "
+            "are free: keep fewer (--keep-checkpoints), or write elsewhere (-o)."
         )
     return Diagnosis(config, target, tuple(costs), checkpoint, tuple(cannot), tuple(warnings))
 
@@ -214,7 +217,7 @@ def _cost(number: int, stage: Stage, config: RoFormerConfig, target: Target, sha
 
 
 def _too_large(cost: StageCost, config: RoFormerConfig, target: Target, shape: dict[str, Any]) -> str:
-    """Say that a stage does not fit, and what would."""
+    """Say that a stage does not fit, and with which flags it would."""
 
     def most(recompute: bool) -> int:
         other = {**shape, "recompute": recompute, "config": config, "length": cost.stage.length}
@@ -233,19 +236,19 @@ def _too_large(cost: StageCost, config: RoFormerConfig, target: Target, shape: d
             ways.insert(0, "--shard-optimizer")
     return (
         f"stage {cost.number}: {cost.rows} sequences of {cost.stage.length} tokens at once need "
-        f"{amount(cost.memory.total)}, and {target.name} has {amount(target.room)} for it: use {' or '.join(ways)}."
+        f"{amount(cost.memory.total)}, but {target.name} has {amount(target.room)} for them: use {' or '.join(ways)}."
     )
 
 
 def _attention(target: Target, cost: StageCost) -> str:
-    """Say which attention a run gets, and what it would hold with another."""
+    """Say which attention a run gets, and how much memory it takes where that is not settled."""
     if target.attention is None:
-        return "products and softmax"
+        return "matrix products and softmax"
     if cost.fast_memory is None:
         return target.attention
     return (
-        f"{target.attention} if it proves itself there, {amount(cost.fast_memory.total)} in all; "
-        f"products and softmax until then, {amount(cost.memory.total)}"
+        f"{target.attention} if it passes its trial there ({amount(cost.fast_memory.total)} in all), "
+        f"otherwise matrix products and softmax ({amount(cost.memory.total)})"
     )
 
 
@@ -287,5 +290,5 @@ def lines(found: Diagnosis, settings: Settings) -> list[str]:
     if not found.cannot:
         planned = heaviest.memory if heaviest.fits(target.room) == "yes" else heaviest.fast_memory or heaviest.memory
         memory = f"{amount(planned.total)} of {amount(target.room)}"
-        out.append(f"  can run: {memory}, {duration(found.seconds)} at this pace, evaluations and checkpoints left out")
+        out.append(f"  can run: {memory}, {duration(found.seconds)} at this pace, without evaluations and checkpoints")
     return out

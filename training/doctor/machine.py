@@ -1,4 +1,4 @@
-"""What this machine has for a training run: devices with their memory and types, room on the disk, and its traps."""
+"""What this machine has for a training run: devices with their memory and types, and what will hinder a run on it."""
 
 # mypy: disable-error-code="no-untyped-call,attr-defined"
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ...converters.amounts import amount
 from ...models.processor import processor
 from ...models.start_paddle import paddle
 
@@ -23,13 +22,11 @@ class Device:
 
     Attributes:
         name: As its maker calls it.
-        memory: Bytes in all.
-        free: Bytes that nobody has taken yet.
+        free: Bytes of memory that nobody has taken yet.
         capability: CUDA's compute capability; None for a CPU.
     """
 
     name: str
-    memory: int
     free: int
     capability: tuple[int, int] | None = None
 
@@ -45,22 +42,22 @@ class Device:
 
 
 def cpu() -> Device:
-    """The processor, with the memory that this process can have."""
-    return Device(processor().name, *_host_memory())
+    """Return the processor, with the memory that this process can have."""
+    return Device(processor().name, _free_on_host())
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """Threads of one of Paddle's operators on the CPU; Paddle says 1 on import where nobody said anything."""
+    """Return how many threads an operator of Paddle takes on the CPU; on import Paddle sets 1 where nothing is set."""
     return int(os.environ.get("OMP_NUM_THREADS", "1") or 1)
 
 
 def gpus() -> tuple[Device, ...]:
-    """The GPUs that Paddle can use."""
+    """Return the GPUs that Paddle can use."""
     if not paddle.is_compiled_with_cuda():
         return ()
     try:
@@ -70,35 +67,35 @@ def gpus() -> tuple[Device, ...]:
 
 
 def build() -> str:
-    """Paddle's version, and what it is built for."""
+    """Return Paddle's version, and what it is built for."""
     kind = f"for CUDA {paddle.version.cuda()}" if paddle.is_compiled_with_cuda() else "without CUDA"
     return f"{paddle.__version__}, built {kind}"
 
 
 def warnings(numpy_version: str = np.__version__) -> list[str]:
-    """Say what a run here will trip over, a sentence each."""
+    """Say what will stop or slow down a run on this machine, a sentence each."""
     out = []
     if tuple(int(part) for part in numpy_version.split(".")[:2]) >= (2, 4):
         out.append(
-            f"numpy {numpy_version}: float() of a one-element Paddle tensor is a TypeError from 2.4 on, and "
-            "Paddle's own GradScaler dies of it when it first lowers the scale; install 'numpy<2.4'"
+            f"numpy {numpy_version}: from 2.4 on, float() of a Paddle tensor with one element raises TypeError, and so "
+            "does Paddle's GradScaler when it first lowers the loss scale. Install 'numpy<2.4'."
         )
     if processor().vendor == "AuthenticAMD" and os.environ.get("MKL_DEBUG_CPU_TYPE") != "5":
-        out.append("MKL_DEBUG_CPU_TYPE is not 5: matrix products on this AMD processor run at half speed and less")
+        out.append("MKL_DEBUG_CPU_TYPE is not 5: matrix products on this AMD processor take twice as long, or longer.")
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > (count := os.cpu_count() or 1) + 0.5:
         out.append(
-            f"others keep the machine busy (load {load:.1f} on {count} cores): what is measured now is "
-            "slower than it will be on a quiet one"
+            f"other processes keep this machine busy (load {load:.1f} on {count} cores): an idle machine is faster "
+            "than what is measured now."
         )
     if not paddle.is_compiled_with_cuda() and (Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi")):
-        out.append("there is an NVIDIA driver and this Paddle cannot use it; install the GPU build, see docs")
+        out.append("there is an NVIDIA driver, but this build of Paddle is without CUDA: install paddlepaddle-gpu.")
     return out
 
 
 def _gpu(number: int) -> Device:
     found: Any = paddle.device.cuda.get_device_properties(number)
-    memory = int(found.total_memory)
-    return Device(str(found.name), memory, _free_of_gpu(number, memory), (int(found.major), int(found.minor)))
+    free = _free_of_gpu(number, int(found.total_memory))
+    return Device(str(found.name), free, (int(found.major), int(found.minor)))
 
 
 def _free_of_gpu(number: int, memory: int) -> int:
@@ -115,54 +112,30 @@ def _free_of_gpu(number: int, memory: int) -> int:
         return memory
 
 
-def _host_memory() -> tuple[int, int]:
-    """Bytes of memory, and of it what a new process can have, a container's limit counted."""
-    values = {}
+def _free_on_host() -> int:
+    """Return the bytes of memory that a new process can have, a container's limit counted."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            values[name] = int(rest.split()[0]) << 10
-        memory, free = values["MemTotal"], values["MemAvailable"]
+        known = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(known["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError, IndexError):
         if not hasattr(os, "sysconf"):
-            return 0, 0
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        free = memory
+            return 0
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            most = int(Path("/sys/fs/cgroup", limit).read_text())
-            memory, free = min(memory, most), min(free, most - int(Path("/sys/fs/cgroup", used).read_text()))
+            taken = int(Path("/sys/fs/cgroup", used).read_text())
+            free = min(free, int(Path("/sys/fs/cgroup", limit).read_text()) - taken)
         except (OSError, ValueError):
             continue
-    return memory, free
+    return free
 
 
-def room(directory: Path) -> tuple[Path, int]:
-    """Find the nearest directory that exists, and the bytes that are free there."""
+def free_on_disk(directory: Path) -> int:
+    """Return the bytes that are free where ``directory`` is, or would be."""
     there = directory.resolve()
     while not there.is_dir():
         there = there.parent
-    return there, shutil.disk_usage(there).free
-
-
-def lines(directory: Path) -> list[tuple[str, str]]:
-    """Say what this machine has for a run that writes to ``directory``: what, and how it stands with it."""
-    host, cards = cpu(), gpus()
-    what = f"{host.name}, {cores()} core{'s' * (cores() != 1)}, {threads()} thread{'s' * (threads() != 1)} an operator"
-    out = [
-        ("processor", f"{what} (OMP_NUM_THREADS)"),
-        ("memory", f"{amount(host.free)} free of {amount(host.memory)}"),
-        ("Paddle", build()),
-    ]
-    for number, gpu in enumerate(cards):
-        assert gpu.capability is not None
-        capability = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
-        out.append((f"GPU {number}", f"{gpu.name}, {amount(gpu.free)} free of {amount(gpu.memory)}, {capability}"))
-    if not cards:
-        out.append(("GPU", "none that Paddle can use"))
-    there, free = room(directory)
-    types = (cards[0] if cards else host).types
-    return [*out, ("types", ", ".join(types)), ("disk", f"{amount(free)} free at {there}")]
+    return shutil.disk_usage(there).free

@@ -3,6 +3,7 @@
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from ...converters.errors import ConvertError
@@ -20,8 +21,8 @@ from .probe import probe
 
 
 def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
-    """GPUs of a kind."""
-    device = Device(kind.name, kind.memory, kind.memory, kind.capability)
+    """Return so many GPUs of a kind that is not here, with the pace that its data sheet promises."""
+    device = Device(kind.name, kind.memory, kind.capability)
     precision = settings.run.precision if settings.run.precision[:4] in device.types else "fp32"
     pace = by_data_sheet(kind, precision)
     dtype = half_type(precision) or "float32"
@@ -38,7 +39,7 @@ def elsewhere(kind: Kind, settings: Settings, ranks: int) -> Target:
 
 
 def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Target:
-    """The device of this machine that the settings name, measured when a stage asks for its pace.
+    """Return the device of this machine that the settings name; its pace is measured when a stage asks for it.
 
     Raises:
         ConvertError: The settings name a GPU and there is none, or fewer than ``ranks``.
@@ -46,7 +47,7 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
     gpus, wanted = machine.gpus(), settings.run.device
     if wanted == "gpu" and not gpus:
         raise ConvertError(
-            f"device = gpu, and Paddle {machine.build()}, finds none here",
+            f"device = gpu, but Paddle {machine.build()}, finds no GPU here",
             "Use --device cpu, or name the GPU that the run will have: --gpu V100-32GB.",
         )
     on_gpu = bool(gpus) and wanted != "cpu"
@@ -54,8 +55,8 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
     ranks = ranks or (len(gpus) if on_gpu else 1)
     if on_gpu and ranks > len(gpus):
         raise ConvertError(
-            f"{ranks} ranks want a GPU each, and there are {len(gpus)} here",
-            "Name the GPU for an estimate over several machines: --gpu V100-32GB.",
+            f"{ranks} ranks need one GPU each, but this machine has {len(gpus)}",
+            "To estimate a run on several machines, name their GPU: --gpu V100-32GB.",
         )
     half = settings.run.precision[:4]
     precision = settings.run.precision if half in device.types else "fp32"
@@ -72,9 +73,13 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
             recompute=settings.run.recompute,
             masked=settings.data.masked_lm_probability if settings.data.mlm else 0.0,
         )
+        source = f"{found.source}, Paddle {machine.build()}"
+        if on_gpu:
+            return replace(found, source=source)
         # ranks on a CPU share its cores
-        crowd = 1.0 if on_gpu else max(1.0, ranks * machine.threads() / machine.cores())
-        return Pace(found.flops / crowd, found.update_seconds * crowd, found.source)
+        crowd = max(1.0, ranks * machine.threads() / machine.cores())
+        source += f", OMP_NUM_THREADS={machine.threads()} on {machine.cores()} cores"
+        return Pace(found.flops / crowd, found.update_seconds * crowd, source)
 
     return Target(
         name=device.name,
@@ -84,4 +89,5 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
         ranks=ranks,
         measure=measure,
         kernels=tuple(kernel_choice_paddle.lines(verdicts)),
+        warnings=tuple(machine.warnings()),
     )
