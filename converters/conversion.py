@@ -304,22 +304,20 @@ def write_directory(
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
 
     Raises:
-        ConvertError: It cannot be written, or what was read back differs.
+        ConvertError: What was read back differs.
+        OSError: It cannot be written.
     """
     from .target import engine
 
     written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=progress)
-    try:
-        if plan.shard_index is not None:
-            _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
-        if verify:
-            with reopen(plan, directory) as found:
-                engine.check_index(written, found)
-        for companion in plan.companions:
-            copy_companion(companion, directory / companion.name, fsync=fsync)
-        _write_json(directory / plan.config_name, plan.config, fsync)
-    except OSError as error:
-        raise engine.writing_failed(directory, error) from error
+    if plan.shard_index is not None:
+        _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
+    if verify:
+        with reopen(plan, directory) as found:
+            engine.check_index(written, found)
+    for companion in plan.companions:
+        copy_companion(companion, directory / companion.name, fsync=fsync)
+    _write_json(directory / plan.config_name, plan.config, fsync)
     if verify:
         _verify_config(directory / plan.config_name, plan)
 

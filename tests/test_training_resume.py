@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,8 +202,9 @@ def test_the_last_checkpoints_are_kept(corpus: Path, tmp_path: Path) -> None:
     assert [step for step, _ in checkpoints(tmp_path)] == [8, 10, 11]
 
 
-def test_a_save_that_fails_leaves_the_checkpoint_before_it(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("part", ["arrays", "model"])
+def test_a_save_that_fails_names_its_checkpoint_and_leaves_the_one_before_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     train(tiny_training.settings(corpus, tmp_path, steps=4, save_steps=2))
     before = checkpoints(tmp_path)
@@ -209,9 +212,23 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state_module, "_write_arrays", full)
+    if part == "arrays":
+        monkeypatch.setattr(state_module, "_write_arrays", full)
+    else:
+        monkeypatch.setattr(os, "pwrite", full)
     (tmp_path / "step-000004").rename(tmp_path / "aside")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConvertError, match=f"{tmp_path}/step-000004: cannot be written: No space left"):
         train(tiny_training.settings(corpus, tmp_path, steps=4, save_steps=2), resume=True)
     assert checkpoints(tmp_path) == before[:1]
+    assert not list(tmp_path.glob(".step-*"))
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_told_by_its_name(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(
+        ConvertError, match=f"{tmp_path}/step-000002: it needs [\\d,]+ bytes and the disk has 1,000 free"
+    ):
+        train(tiny_training.settings(corpus, tmp_path, steps=2))
     assert not list(tmp_path.glob(".step-*"))

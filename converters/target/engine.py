@@ -98,21 +98,13 @@ def run(
 
     Raises:
         FormatError: A source file was cut short, or a checksum it carries is wrong.
-        ConvertError: A cast overflows, the disk is full, or the bytes read back differ.
+        ConvertError: A cast overflows, or the bytes read back differ.
+        OSError: A file cannot be written, for one because the disk is full.
     """
     written: list[Written] = []
     for file in plan.files:
-        try:
-            written += _run_file(plan, file, directory, verify, fsync, progress)
-        except OSError as error:
-            raise writing_failed(directory, error) from error
+        written += _run_file(plan, file, directory, verify, fsync, progress)
     return written
-
-
-def writing_failed(directory: Path, error: OSError) -> ConvertError:
-    """Say that the result could not be written: reading failures have errors of their own."""
-    step = "Make room, or name another disk with -o." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-    return ConvertError(f"{directory.parent}: writing failed: {error.strerror or error}", step)
 
 
 def _run_file(

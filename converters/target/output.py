@@ -72,6 +72,9 @@ CHECKPOINT = Replaceable("a checkpoint directory", _foreign_to_checkpoints)
 class OutputDirectory:
     """A directory under construction; a context manager that removes it unless :meth:`commit` was called.
 
+    An ``OSError`` inside it, such as that of a full disk, becomes a ``ConvertError`` that names the target: the working
+    directory's name would mean nothing to a user.
+
     Args:
         target: Where it shall appear.
         source: What is read: the target must not be it, lie inside it, or hold it.
@@ -138,6 +141,14 @@ class OutputDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._working.leave()
+        # a directory within this one has made its own error of it
+        cause = error.__cause__ if isinstance(error, ConvertError) else error
+        if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):  # a pipe is not the disk
+            raise self._not_written(cause) from cause
+
+    def _not_written(self, error: OSError) -> ConvertError:
+        step = "Make room, or name another disk with -o." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        return ConvertError(f"{self.target}: cannot be written: {error.strerror or error}", step)
 
 
 def check_target(
@@ -204,7 +215,7 @@ def check_room(target: Path, nbytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if nbytes > free:
         raise ConvertError(
-            f"{target.parent}: the result needs {nbytes:,} bytes and the disk has {free:,} free",
+            f"{target}: it needs {nbytes:,} bytes and the disk has {free:,} free",
             "Make room, or name another disk with -o.",
         )
 

@@ -55,8 +55,7 @@ class WorkingDirectory:
                     self._sign()
             os.mkdir(self.new)
         except OSError as error:
-            what = f"{self.path.parent}: cannot make {self.path.name} here: {error.strerror or error}"
-            raise ConvertError(what) from None
+            raise ConvertError(f"{self.target}: cannot be made: {error.strerror or error}") from None
 
     def leave(self) -> None:
         """Remove the directory and what is in it, but for an old state that has lost its name: that gets it back."""

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ...converters.containers import safetensors
 from ...converters.errors import ConvertError, FormatError
 from ...converters.json_input import read_json
-from ...converters.target.output import OutputDirectory
+from ...converters.target.output import OutputDirectory, check_room
 from ...converters.tensors.stored import Extent, NewTensor
 from ..samples.position import Position
 from ..settings.reading import settings_from_tree
@@ -141,9 +141,13 @@ def write_checkpoint(
         save_model: Makes a model directory at a path.
         keep: How many checkpoints stay.
         sync: Called before the directory gets its name: what must be on disk by then.
+
+    Raises:
+        ConvertError: It cannot be written, for one because the disk is full.
     """
     target = checkpoint_path(run, state.step)
     with OutputDirectory(target) as output:
+        check_room(target, sum(array.nbytes for array in state.arrays.values()))
         save_model(output.path / "model")
         for path in list((output.path / "model").iterdir()):
             os.rename(path, output.path / path.name)
