@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from crc32c import crc32c
+from file_contents import write_layout
 from numpy.typing import NDArray
 
 from roformer_convert.converters.containers.bundle import tensor_bundle
@@ -64,18 +65,7 @@ def _write(target: Path, dialect: Dialect, arrays: Arrays) -> None:
         layout = tensor_bundle.lay_out(
             "bert_model.ckpt", [NewTensor(name, array.dtype.name, array.shape) for name, array in arrays.items()]
         )
-        slots = layout.create(target)
-        sums = {}
-        for name, array in arrays.items():
-            data = np.ascontiguousarray(array).tobytes()
-            with open(target / slots[name].filename, "r+b") as file:
-                file.seek(slots[name].offset)
-                file.write(data)
-            sums[name] = crc32c(data)
-        for fragment in layout.fragments(sums):
-            with open(target / fragment.filename, "r+b") as file:
-                file.seek(fragment.offset)
-                file.write(fragment.content)
+        write_layout(layout, target, {name: array.tobytes() for name, array in arrays.items()}, crc32c)
 
 
 def _set(path: Path, **values: Any) -> None:

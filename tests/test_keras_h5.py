@@ -16,11 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from file_contents import read_stored, write_layout
 from peer_folders import PEERS, ROOT
 
 from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.converters.tensors.stored import Extent, NewTensor, OpenFiles, StoredTensor
+from roformer_convert.converters.tensors.stored import Extent, NewTensor
 
 FOLDER = PEERS / "hf4-MaskedLM_default_tf"
 MODEL = "tf_ro_former_for_masked_lm"
@@ -55,25 +56,8 @@ def write(
     tensors += [
         NewTensor(name, str(weights[of].dtype), weights[of].shape, alias_of=of) for name, of in (aliases or {}).items()
     ]
-    layout = keras_h5.lay_out(path.name, tensors, MODEL, shared)
-    slots = layout.create(path.parent)
-    assert set(slots) == set(weights)
-    with open(path, "r+b") as file:
-        for name, slot in slots.items():
-            assert slot.nbytes == weights[name].nbytes
-            file.seek(slot.offset)
-            file.write(weights[name].tobytes())
-        for fragment in layout.fragments({}) if finish else ():
-            file.seek(fragment.offset)
-            file.write(fragment.content)
-    assert path.stat().st_size == layout.sizes()[path.name]
-
-
-def read(tensor: StoredTensor) -> bytes:
-    out = bytearray(tensor.nbytes)
-    with OpenFiles() as files:
-        tensor.data.read_into(files, 0, memoryview(out))
-    return bytes(out)
+    payloads = {name: array.tobytes() for name, array in weights.items()}
+    write_layout(keras_h5.lay_out(path.name, tensors, MODEL, shared), path.parent, payloads, finish=finish)
 
 
 def small_weights() -> dict[str, np.ndarray[Any, Any]]:
@@ -99,7 +83,7 @@ def test_index_of_transformers_file_is_what_h5py_reads() -> None:
     for tensor, (_, array) in zip(index.tensors, expected, strict=True):
         assert isinstance(tensor.data, Extent)
         assert (tensor.dtype, tensor.shape) == (str(array.dtype), array.shape)
-        assert read(tensor) == array.tobytes()
+        assert read_stored(tensor) == array.tobytes()
     assert index.metadata == {"backend": "tensorflow", "keras_version": "2.19.0"}
 
 
@@ -138,7 +122,7 @@ def test_what_is_written_is_what_h5py_reads(tmp_path: Path) -> None:
     assert set(index) == set(weights)
     for name, array in weights.items():
         assert (index[name].dtype, index[name].shape) == (str(array.dtype), array.shape)
-        assert read(index[name]) == array.tobytes()
+        assert read_stored(index[name]) == array.tobytes()
 
 
 def test_shared_and_tied_weights_take_no_bytes(tmp_path: Path) -> None:
@@ -197,7 +181,9 @@ def test_attributes_above_64_kb_are_split_as_keras_does(tmp_path: Path) -> None:
             assert all(part.nbytes <= 64512 for part in parts)
             assert sum(map(len, parts)) == count
     index = keras_h5.index(path)
-    assert [(tensor.name, read(tensor)) for tensor in index.tensors] == [(n, a.tobytes()) for n, a in weights.items()]
+    assert [(tensor.name, read_stored(tensor)) for tensor in index.tensors] == [
+        (n, a.tobytes()) for n, a in weights.items()
+    ]
 
 
 def test_the_size_is_known_before_a_byte_is_written(tmp_path: Path) -> None:
@@ -224,7 +210,7 @@ def test_shards_as_transformers_writes_them_are_indexed(tmp_path: Path) -> None:
         file.attrs["layer_names"] = [name.encode() for name in arrays]
     index = keras_h5.index(tmp_path / "tf_model-00001-of-00002.h5")
     assert [tensor.name for tensor in index.tensors] == ["roformer/words/weight", "bias"]
-    assert [read(tensor) for tensor in index.tensors] == [array.tobytes() for array in arrays.values()]
+    assert [read_stored(tensor) for tensor in index.tensors] == [array.tobytes() for array in arrays.values()]
 
 
 def test_weights_of_no_layer_are_indexed(tmp_path: Path) -> None:
@@ -249,7 +235,7 @@ def test_indexing_imports_neither_h5py_nor_numpy(tmp_path: Path) -> None:
 @pytest.mark.skipif(peer_python() is None, reason="SKIPPED: no environment with transformers 4 and TensorFlow")
 def test_transformers_loads_what_we_write_and_computes_the_same(tmp_path: Path) -> None:
     tensors = [t for t in keras_h5.index(FOLDER / "tf_model.h5").tensors if "embed_positions" not in t.name]
-    weights = {t.name: np.frombuffer(read(t), dtype=t.dtype).reshape(t.shape) for t in tensors}
+    weights = {t.name: np.frombuffer(read_stored(t), dtype=t.dtype).reshape(t.shape) for t in tensors}
     shared = [name for name in weights if name.startswith("roformer/embeddings/")]
     assert len(tensors) == len(weights) + len(shared)
     write(tmp_path / "tf_model.h5", weights, {"mlm___cls": shared})

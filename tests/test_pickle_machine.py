@@ -6,15 +6,14 @@ import builtins
 import os
 import pickle
 import pickletools
-import random
 import struct
 import subprocess
-import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_contents import Runs, memory_below, try_mutants
 
 from roformer_convert.converters.containers.pickles import machine as pickle_machine
 from roformer_convert.converters.containers.pickles.machine import Allowed, Buildable, PickleMachine, Span
@@ -56,6 +55,16 @@ def plain(machine: PickleMachine, value: object) -> object:
     if isinstance(value, list | tuple):
         return type(value)(plain(machine, item) for item in value)
     return value
+
+
+def flattened(path: Path, content: bytes | None = None) -> tuple[list[str], dict[str, str]]:
+    """Follow a file, of ``content`` where there is some, and flatten what it holds: names of tensors, metadata."""
+    if content is not None:
+        path.write_bytes(content)
+    with OpenFiles() as files:
+        machine = PickleMachine(path, files, 0, path.stat().st_size, ALLOWED)
+        tensors, metadata = flatten(path, machine, machine.run())
+    return [name for name, _ in tensors], metadata
 
 
 def refusal(directory: Path, content: bytes, **options: Any) -> FormatError:
@@ -109,12 +118,8 @@ def test_payloads_stay_in_the_file_at_their_offset(tmp_path: Path) -> None:
     content = pickle.dumps({"big": big, "text": "é" * 2000, "small": small}, 4)
     path = tmp_path / "some.pickle"
     path.write_bytes(content)
-    tracemalloc.start()
-    with OpenFiles() as files:
+    with OpenFiles() as files, memory_below(1 << 18):
         state = PickleMachine(path, files, 0, len(content), {}).run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 18
     assert isinstance(state, dict)
     spans = {name: span for name, span in state.items() if isinstance(span, Span)}
     assert {name: (span.kind, span.length) for name, span in spans.items()} == {
@@ -135,16 +140,6 @@ def test_an_allowed_global_is_answered_by_its_handler_and_builds(tmp_path: Path)
     for protocol in (2, 4):
         described = follow(tmp_path, pickle.dumps(made, protocol))[1]
         assert described == {"a": 1, "b": 2, "state": {"extra": "later"}}
-
-
-class Runs:
-    """Pickles as a call of something that would leave a mark."""
-
-    def __init__(self, call: Any, *arguments: Any) -> None:
-        self.reduced = (call, arguments)
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return self.reduced
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -288,40 +283,20 @@ def laughs(levels: int) -> bytes:
 
 
 def test_a_billion_laughs_end_soon(tmp_path: Path) -> None:
-    path = tmp_path / "laughs"
-    path.write_bytes(laughs(30))
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, path.stat().st_size, {})
-        tree = machine.run()
-        tracemalloc.start()
-        with pytest.raises(FormatError, match="again and again"):
-            flatten(path, machine, tree)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < 1 << 20
+    with memory_below(1 << 20), pytest.raises(FormatError, match="again and again"):
+        flattened(tmp_path / "laughs", laughs(30))
 
 
 def test_a_long_list_named_often_ends_soon(tmp_path: Path) -> None:
     content = b"\x80\x02](" + b"N" * 50_000 + b"eq\x000}("
     content += b"".join(b"M" + struct.pack("<H", key) + b"h\0" for key in range(3000)) + b"u."
-    path = tmp_path / "long"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), {})
-        tree = machine.run()
-        with pytest.raises(FormatError, match="again and again"):
-            flatten(path, machine, tree)
+    with pytest.raises(FormatError, match="again and again"):
+        flattened(tmp_path / "long", content)
 
 
 def test_a_dict_that_holds_itself_is_refused(tmp_path: Path) -> None:
-    content = b"\x80\x02}q\x00X\x01\0\0\0ah\x00s."
-    path = tmp_path / "ring"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), {})
-        tree = machine.run()
-        with pytest.raises(FormatError, match="nested deeper than 32"):
-            flatten(path, machine, tree)
+    with pytest.raises(FormatError, match="nested deeper than 32"):
+        flattened(tmp_path / "ring", b"\x80\x02}q\x00X\x01\0\0\0ah\x00s.")
 
 
 def test_keys_made_to_collide_cost_no_time(tmp_path: Path) -> None:
@@ -352,23 +327,10 @@ def test_nested_names_are_joined_and_leaves_become_metadata(tmp_path: Path) -> N
     content = pickle.dumps({"epoch": 3, "none": None, "rate": 0.5, "note": "y" * 300, "losses": [0.25, 1, "z"]}, 2)[:-1]
     content += b"(X\x01\0\0\0m}(X\x01\0\0\0a" + leaf + b"K\x05](" + leaf + b"K\x01eu"
     content += b"X\x01\0\0\0b" + leaf + b"u."
-    path = tmp_path / "nested"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), ALLOWED)
-        tensors, metadata = flatten(path, machine, machine.run())
-    assert [name for name, _ in tensors] == ["m.a", "m.5.0", "b"]
+    names, metadata = flattened(tmp_path / "nested", content)
+    assert names == ["m.a", "m.5.0", "b"]
     assert metadata.pop("note") == "y" * 199 + "…"
     assert metadata == {"epoch": "3", "none": "None", "rate": "0.5", "losses": "[0.25, 1, z]", "m.5.1": "1"}
-
-
-def flattened(directory: Path, content: bytes) -> tuple[list[str], dict[str, str]]:
-    path = directory / "tree"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), ALLOWED)
-        tensors, metadata = flatten(path, machine, machine.run())
-    return [name for name, _ in tensors], metadata
 
 
 @pytest.mark.parametrize(
@@ -376,39 +338,29 @@ def flattened(directory: Path, content: bytes) -> tuple[list[str], dict[str, str
 )
 def test_a_function_among_the_values_is_refused(tmp_path: Path, held: bytes) -> None:
     with pytest.raises(FormatError, match=r"the pickle holds some\.module\.leaf under 'k(\.[1a])?': a function"):
-        flattened(tmp_path, b"\x80\x02}X\x01\0\0\0k" + held + b"s.")
+        flattened(tmp_path / "tree", b"\x80\x02}X\x01\0\0\0k" + held + b"s.")
 
 
 def test_a_type_or_an_empty_dict_among_the_values_is_metadata(tmp_path: Path) -> None:
     content = (
         b"\x80\x02}(X\x01\0\0\0kcsome.module\ntype\nX\x01\0\0\0d}X\x01\0\0\0l]X\x01\0\0\0m](csome.module\ntype\neu."
     )
-    assert flattened(tmp_path, content) == (
+    assert flattened(tmp_path / "tree", content) == (
         [],
         {"k": "some.module.type", "d": "{}", "l": "[]", "m.0": "some.module.type"},
     )
-    assert flattened(tmp_path, b"\x80\x02}.") == ([], {})
+    assert flattened(tmp_path / "tree", b"\x80\x02}.") == ([], {})
 
 
 def test_two_tensors_that_join_to_one_name_are_refused(tmp_path: Path) -> None:
     leaf = b"csome.module\nleaf\n)R"
     content = b"\x80\x02}(X\x03\0\0\0a.b" + leaf + b"X\x01\0\0\0a}X\x01\0\0\0b" + leaf + b"su."
-    path = tmp_path / "joined"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), ALLOWED)
-        tree = machine.run()
-        with pytest.raises(FormatError, match=r"two tensors are called 'a\.b'"):
-            flatten(path, machine, tree)
+    with pytest.raises(FormatError, match=r"two tensors are called 'a\.b'"):
+        flattened(tmp_path / "joined", content)
 
 
 def test_metadata_stays_small(tmp_path: Path) -> None:
-    content = pickle.dumps({f"{number}": number for number in range(5000)}, 4)
-    path = tmp_path / "many"
-    path.write_bytes(content)
-    with OpenFiles() as files:
-        machine = PickleMachine(path, files, 0, len(content), {})
-        _, metadata = flatten(path, machine, machine.run())
+    _, metadata = flattened(tmp_path / "many", pickle.dumps({f"{number}": number for number in range(5000)}, 4))
     assert len(metadata) == 1001
     assert metadata["…"] == "and 4,000 more"
 
@@ -426,28 +378,8 @@ def test_every_truncation_is_refused(tmp_path: Path, protocol: int) -> None:
 
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_random_mutations_give_data_or_the_one_error(tmp_path: Path, protocol: int) -> None:
-    generator = random.Random(protocol)
-    content = pickle.dumps(SMALL, protocol)
-    path = tmp_path / "mutant"
-    outcomes = {True: 0, False: 0}
-    for number in range(1200):
-        if number == 1000:  # watching every allocation is slow
-            tracemalloc.start()
-        mutant = bytearray(content)
-        for _ in range(generator.choice((1, 1, 2, 4))):
-            mutant[generator.randrange(len(mutant))] = generator.randrange(256)
-        path.write_bytes(mutant)
-        with OpenFiles() as files:
-            try:
-                machine = PickleMachine(path, files, 0, len(mutant), ALLOWED)
-                flatten(path, machine, machine.run())
-                outcomes[True] += 1
-            except FormatError:
-                outcomes[False] += 1
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
-    assert min(outcomes.values()) > 40
+    whole = pickle.dumps(SMALL, protocol)
+    try_mutants(tmp_path / "mutant", whole, flattened, seed=protocol, count=1200, memory=1 << 20)
 
 
 @pytest.mark.parametrize("piece", [b"}", b"]", b"(", b"C\0", b"\x8c\0", b"J\0\0\0\x7f", b"}q\0", b"(]"])
@@ -455,10 +387,6 @@ def test_a_file_of_nothing_but_opcodes_takes_bounded_memory(tmp_path: Path, piec
     content = b"\x80\x04" + piece * 20_000
     path = tmp_path / "flood"
     path.write_bytes(content)
-    tracemalloc.start()
-    with OpenFiles() as files, pytest.raises(FormatError):
-        PickleMachine(path, files, 0, len(content), {}).run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
     # At the limit of a million opcodes this is 150 MB, whatever the file's size.
-    assert peak < 150 * 40_000
+    with memory_below(150 * 40_000), OpenFiles() as files, pytest.raises(FormatError):
+        PickleMachine(path, files, 0, len(content), {}).run()

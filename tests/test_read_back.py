@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from file_contents import memory_below
 from random_checkpoints import UNPROJECTED, file_bytes, random_tensors, save
 
 from roformer_convert.converters import ConvertOptions, convert
@@ -136,8 +136,5 @@ def test_memory_is_a_block_whatever_is_cast(tmp_path: Path, dtype: str | None) -
     convert(
         tmp_path / "ckpt", tmp_path / "first", to="torch", options=ConvertOptions(dtype=dtype)
     )  # imports are not counted
-    tracemalloc.start()
-    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < blocks.BLOCK_BYTES + (4 << 20)
+    with memory_below(blocks.BLOCK_BYTES + (4 << 20)):
+        convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))

@@ -8,7 +8,6 @@ import random
 import struct
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import crc32c
 import pytest
+from file_contents import memory_below, read_stored, write_layout
 from peer_folders import PEERS
 
 from roformer_convert.converters.containers.bundle import messages as bundle_messages
@@ -79,34 +79,16 @@ def payloads(tensors: list[NewTensor]) -> dict[str, bytes]:
 
 def write_ours(directory: Path, tensors: list[NewTensor], *, finish: bool = True) -> Path:
     layout = lay_out("bert_model.ckpt", tensors)
-    content = payloads(tensors)
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, slot in layout.create(directory).items():
-        with open(directory / slot.filename, "r+b") as file:
-            file.seek(slot.offset)
-            file.write(content[name])
-    checksums = {name: crc32c.crc32c(data) for name, data in content.items()}
-    for fragment in layout.fragments(checksums) if finish else ():
-        with open(directory / fragment.filename, "r+b") as file:
-            file.seek(fragment.offset)
-            file.write(fragment.content)
-    assert {path.name: path.stat().st_size for path in directory.iterdir()} == layout.sizes()
+    write_layout(layout, directory, payloads(tensors), crc32c.crc32c, finish=finish)
+    assert {path.name for path in directory.iterdir()} == layout.sizes().keys()
     return directory / "bert_model.ckpt.index"
-
-
-def read(tensor: StoredTensor) -> bytes:
-    out = bytearray(tensor.nbytes)
-    with OpenFiles() as files:
-        tensor.data.read_into(files, 0, memoryview(out))
-        verify_checksum(files, tensor)
-    return bytes(out)
 
 
 Said = dict[str, tuple[str, tuple[int, ...], bytes]]
 
 
 def as_we_say(index_path: Path) -> Said:
-    return {tensor.name: (tensor.dtype, tensor.shape, read(tensor)) for tensor in index(index_path).tensors}
+    return {tensor.name: (tensor.dtype, tensor.shape, read_stored(tensor)) for tensor in index(index_path).tensors}
 
 
 def as_written(tensors: list[NewTensor]) -> Said:
@@ -224,7 +206,7 @@ def test_tensorflow_finds_the_checkpoint_in_the_directory(tensorflow: TensorFlow
 def test_names_of_object_based_checkpoints_are_kept(tensorflow: TensorFlow) -> None:
     tensors = {tensor.name: tensor for tensor in index(tensorflow.work / "object.index").tensors}
     kernel = tensors.pop("layer/kernel/.ATTRIBUTES/VARIABLE_VALUE")
-    assert (kernel.dtype, kernel.shape, read(kernel)) == ("float32", (2, 3), bytes.fromhex("00112233" * 6))
+    assert (kernel.dtype, kernel.shape, read_stored(kernel)) == ("float32", (2, 3), bytes.fromhex("00112233" * 6))
     graph = tensors.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
     assert (graph.dtype, graph.shape, type(graph.data)) == ("string", (), Extent)
     assert not tensors
@@ -534,12 +516,8 @@ def test_prefixes_cannot_multiply_a_key_beyond_memory(tmp_path: Path) -> None:
     rows = b"".join(row(300_000 + number, b"a", empty) for number in range(10_000))
     path.write_bytes(table([FIRST + row(0, b"a" * 300_000, empty) + rows + restarts(0)]))
     assert path.stat().st_size < 1_000_000
-    tracemalloc.start()
-    with pytest.raises(FormatError, match="the keys take more"):
+    with memory_below(40_000_000), pytest.raises(FormatError, match="the keys take more"):
         index(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 40_000_000
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -670,12 +648,8 @@ def test_a_checksum_is_verified_in_bounded_memory(tmp_path: Path) -> None:
     for start in range(0, nbytes, 1 << 16):
         checksum = crc32c.crc32c(bytes(min(1 << 16, nbytes - start)), checksum)
     large = StoredTensor("large", "uint8", (nbytes,), ChecksummedExtent(path, 0, nbytes, checksum))
-    tracemalloc.start()
-    with OpenFiles() as files:
+    with memory_below(2_000_000), OpenFiles() as files:
         verify_checksum(files, large)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2_000_000
 
 
 def test_importing_the_modules_imports_no_numpy() -> None:

@@ -9,7 +9,6 @@ import os
 import pickle
 import random
 import struct
-import tracemalloc
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -19,6 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from file_contents import (
+    Runs,
+    memory_below,
+    read_stored,
+    try_mutants,
+    write_layout,
+    write_without_payloads,
+)
 from peer_folders import PEERS
 
 from roformer_convert.converters.containers.pickles import torch_bin
@@ -41,15 +48,6 @@ def save(path: Path, value: object, zipped: bool = True, **options: Any) -> Path
     return path
 
 
-def read(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
-    """Read a tensor's bytes, ``step`` at a time, as the engine does."""
-    out = bytearray(tensor.nbytes)
-    with OpenFiles() as files, memoryview(out) as view:
-        for start in range(0, len(out), step):
-            tensor.data.read_into(files, start, view[start : start + step])
-    return bytes(out)
-
-
 def bits(tensor: Any) -> bytes:
     """The bytes of a torch tensor in C order."""
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -58,7 +56,7 @@ def bits(tensor: Any) -> bytes:
 
 
 def in_c_order(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
-    content = read(tensor, step)
+    content = read_stored(tensor, step)
     if tensor.order == "C":
         return content
     item = f"V{tensor.nbytes // tensor.size}"
@@ -99,20 +97,10 @@ def make_state(seed: int = 0) -> dict[str, Any]:
 
 
 def write(directory: Path, filename: str, tensors: Sequence[NewTensor], payloads: dict[str, bytes]) -> Path:
-    """Do what the engine does with a layout: create, payloads, fragments."""
     layout = torch_bin.lay_out(filename, tensors)
     assert layout.checksum == "crc32"
-    slots = layout.create(directory)
-    assert (directory / filename).stat().st_size == layout.sizes()[filename]
-    with open(directory / filename, "r+b") as file:
-        for name, slot in slots.items():
-            assert slot.nbytes == len(payloads[name])
-            assert slot.offset % 64 == 0
-            file.seek(slot.offset)
-            file.write(payloads[name])
-        for fragment in layout.fragments({name: zlib.crc32(content) for name, content in payloads.items()}):
-            file.seek(fragment.offset)
-            file.write(fragment.content)
+    slots = write_layout(layout, directory, payloads, zlib.crc32)
+    assert all(slot.offset % 64 == 0 for slot in slots.values())
     return directory / filename
 
 
@@ -257,7 +245,7 @@ def test_types_without_a_storage_class_are_indexed_under_torchs_name(tmp_path: P
     value = torch.arange(24, dtype=torch.uint8).view(getattr(torch, name))
     (tensor,) = torch_bin.index(save(tmp_path / "m.bin", {"w": value})).tensors
     assert (tensor.dtype, tensor.shape) == (name, tuple(value.shape))
-    assert read(tensor) == bytes(range(24))
+    assert read_stored(tensor) == bytes(range(24))
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
@@ -351,11 +339,7 @@ def test_every_byte_but_pickle_and_id_is_torchs_own_beyond_4_gib(tmp_path: Path)
     ours = torch_bin.lay_out("big.bin", [NewTensor(name, "float32", (count,)) for name, count in counts.items()])
     assert [record.name for record in ours._records] == [name for name in names if name != "big/.data/serialization_id"]
     (tmp_path / "ours").mkdir()
-    slots = ours.create(tmp_path / "ours")
-    with open(tmp_path / "ours" / "big.bin", "r+b") as file:
-        for fragment in ours.fragments(dict.fromkeys(counts, 0)):
-            file.seek(fragment.offset)
-            file.write(fragment.content)
+    slots = write_without_payloads(ours, tmp_path / "ours")
     for tensor in torch_bin.index(tmp_path / "ours" / "big.bin").tensors:
         assert tensor.data == Extent(tmp_path / "ours" / "big.bin", slots[tensor.name].offset, 4 * counts[tensor.name])
 
@@ -363,12 +347,7 @@ def test_every_byte_but_pickle_and_id_is_torchs_own_beyond_4_gib(tmp_path: Path)
 def test_more_members_than_16_bits_count_are_laid_out_and_read(tmp_path: Path) -> None:
     # 33,000 tensors and their opcodes are the machine's limit, so the zip is tried without a pickle's help.
     records = [Record(f"a/{number}", 1, b"x") for number in range(66_000)]
-    layout = ZipLayout("a.bin", records, 64)
-    layout.create(tmp_path)
-    with open(tmp_path / "a.bin", "r+b") as file:
-        for fragment in layout.fragments({}):
-            file.seek(fragment.offset)
-            file.write(fragment.content)
+    write_without_payloads(ZipLayout("a.bin", records, 64), tmp_path)
     from roformer_convert.converters.containers.pickles.torch_zip import read_members
 
     with OpenFiles() as files:
@@ -431,7 +410,7 @@ def test_a_zip_made_by_another_tool_is_read(tmp_path: Path) -> None:
         ("w", "float32", (6,)),
         ("v", "int64", (3,)),
     ]
-    assert read(index.tensors[0]) == bits(torch.arange(6.0))
+    assert read_stored(index.tensors[0]) == bits(torch.arange(6.0))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -468,12 +447,8 @@ def test_a_zip_with_the_wrong_members_is_refused(tmp_path: Path, made: Any, mess
 def test_compressed_members_are_refused_whatever_they_would_unpack_to(tmp_path: Path) -> None:
     bomb = [("m/data.pkl", b"\x80\x02}."), ("m/data/0", bytes(50_000_000))]
     path = make_zip(tmp_path / "m.bin", bomb, compression=zipfile.ZIP_DEFLATED)
-    tracemalloc.start()
-    with pytest.raises(FormatError, match=r"'m/data.pkl' is compressed \(method 8\)"):
+    with memory_below(1 << 20), pytest.raises(FormatError, match=r"'m/data.pkl' is compressed \(method 8\)"):
         torch_bin.index(path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 1 << 20
 
 
 def patched(path: Path, edits: dict[int, bytes]) -> Path:
@@ -612,7 +587,7 @@ def test_files_saved_without_crcs_are_read(tmp_path: Path) -> None:
         path = save(tmp_path / "m.bin", {"w": torch.arange(3.0)})
     finally:
         torch.serialization.set_crc32_options(before)
-    assert read(torch_bin.index(path).tensors[0]) == bits(torch.arange(3.0))
+    assert read_stored(torch_bin.index(path).tensors[0]) == bits(torch.arange(3.0))
 
 
 def pickled(*, pid: bytes = b"", arguments: bytes = b"", function: bytes = b"_rebuild_tensor_v2") -> bytes:
@@ -664,7 +639,7 @@ def test_tensors_that_contradict_their_storage_are_refused(
 ) -> None:
     path = make_zip(tmp_path / "m.bin", [("m/data.pkl", pickle_bytes), ("m/data/0", bits(torch.arange(6.0)))])
     if message is None:
-        assert read(torch_bin.index(path).tensors[0]) == bits(torch.arange(6.0))
+        assert read_stored(torch_bin.index(path).tensors[0]) == bits(torch.arange(6.0))
         return
     with pytest.raises(FormatError, match=message):
         torch_bin.index(path)
@@ -709,12 +684,12 @@ RAW = struct.pack("<q", 6) + bytes(range(24))
 def test_views_of_storages_of_old_torch_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.bin"
     path.write_bytes(old_file(tail=RAW))
-    assert read(torch_bin.index(path).tensors[0]) == bytes(range(24))
+    assert read_stored(torch_bin.index(path).tensors[0]) == bytes(range(24))
     # torch before 0.4: the tensor's storage is elements 2 to 6 of the one in the file.
     view = b"(X\x03\0\0\0viwK\x02K\x04t"
     content = old_file(tail=RAW).replace(b"K\x06Nt", b"K\x06" + view + b"t")
     path.write_bytes(content.replace(b"K\x02K\x03\x86K\x03K\x01\x86", b"K\x02K\x02\x86K\x02K\x01\x86"))
-    assert read(torch_bin.index(path).tensors[0]) == bytes(range(8, 24))
+    assert read_stored(torch_bin.index(path).tensors[0]) == bytes(range(8, 24))
     path.write_bytes(content)
     with pytest.raises(FormatError, match="6 elements into its storage of 4"):
         torch_bin.index(path)
@@ -774,14 +749,6 @@ def test_tar_files_of_the_oldest_torch_are_named(tmp_path: Path) -> None:
         torch_bin.index(tmp_path / "m.bin")
 
 
-class Runs:
-    def __init__(self, call: Any, *arguments: Any) -> None:
-        self.reduced = (call, arguments)
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return self.reduced
-
-
 @BOTH
 def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path: Path, zipped: bool) -> None:
     mark = tmp_path / "mark"
@@ -797,20 +764,21 @@ def test_code_in_a_checkpoint_is_named_and_not_run(tmp_path: Path, zipped: bool)
         assert not mark.exists()
 
 
-def check(path: Path, size: int) -> None:
+def check(path: Path) -> None:
     """Index, and read what was indexed: every extent must lie in the file."""
+    size = path.stat().st_size
     for tensor in torch_bin.index(path).tensors:
         if isinstance(tensor.data, Extent):
             assert 0 <= tensor.data.offset <= tensor.data.offset + tensor.nbytes <= size
         if tensor.nbytes < 1 << 20:
-            assert len(read(tensor)) == tensor.nbytes
+            assert len(read_stored(tensor)) == tensor.nbytes
 
 
 @BOTH
 def test_every_truncation_is_refused(tmp_path: Path, zipped: bool) -> None:
     content = save(tmp_path / "m.bin", {"w": torch.ones(2, 3).t(), "v": torch.ones(3, dtype=torch.int8)}, zipped)
     whole = content.read_bytes()
-    check(content, len(whole))
+    check(content)
     for length in range(len(whole)):
         content.write_bytes(whole[:length])
         with pytest.raises(FormatError):
@@ -831,42 +799,20 @@ def test_random_mutations_give_the_one_error_or_tensors_inside_the_file(tmp_path
         torch.serialization.set_crc32_options(before)
     pickle_start = whole.index(b"\x80\x02")
     pickle_end = whole.index(b"PK\x07\x08") if zipped else len(whole)
-    generator = random.Random(zipped)
-    outcomes = {True: 0, False: 0}
-    for number in range(800):
-        if number == 650:  # watching every allocation is slow
-            tracemalloc.start()
-        mutant = bytearray(whole)
-        for _ in range(generator.choice((1, 1, 2, 5))):
-            inside = generator.random() < 0.6
-            place = generator.randrange(pickle_start, pickle_end) if inside else generator.randrange(len(mutant))
-            mutant[place] = generator.randrange(256)
-        path.write_bytes(mutant)
-        try:
-            check(path, len(mutant))
-            outcomes[True] += 1
-        except ConvertError:
-            outcomes[False] += 1
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 << 20
-    assert min(outcomes.values()) > 60
+
+    def place(generator: random.Random) -> int:
+        inside = generator.random() < 0.6
+        return generator.randrange(pickle_start, pickle_end) if inside else generator.randrange(len(whole))
+
+    try_mutants(path, whole, check, seed=int(zipped), count=800, memory=8 << 20, place=place)
 
 
 def test_indexing_half_a_gigabyte_takes_next_to_no_memory(tmp_path: Path) -> None:
     tensors = [NewTensor(f"layers.{n}.weight", "float32", (768 + n, 768)) for n in range(200)]
-    layout = torch_bin.lay_out("m.bin", tensors)
-    layout.create(tmp_path)
-    with open(tmp_path / "m.bin", "r+b") as file:
-        for fragment in layout.fragments({tensor.name: 0 for tensor in tensors}):
-            file.seek(fragment.offset)
-            file.write(fragment.content)
-    tracemalloc.start()
-    index = torch_bin.index(tmp_path / "m.bin")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    write_without_payloads(torch_bin.lay_out("m.bin", tensors), tmp_path)
+    with memory_below(1 << 20):
+        index = torch_bin.index(tmp_path / "m.bin")
     assert sum(tensor.nbytes for tensor in index.tensors) > 500_000_000
-    assert peak < 1 << 20
 
 
 def test_checkpoints_of_transformers_are_read_as_torch_reads_them() -> None:
@@ -913,7 +859,7 @@ def test_a_part_of_a_storage_is_read_only_if_the_whole_has_its_crc(tmp_path: Pat
         path.write_bytes(content)
         (tensor,) = torch_bin.index(path).tensors
         with pytest.raises(FormatError, match=r"the storage '0' has the wrong CRC32: got [0-9a-f]{8}, wanted"):
-            read(tensor)
+            read_stored(tensor)
 
 
 def test_a_storage_of_many_parts_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -944,14 +890,14 @@ def test_parts_of_storages_without_crcs_are_read(tmp_path: Path) -> None:
         path = save(tmp_path / "m.bin", {"w": base[1:3]})
     finally:
         torch.serialization.set_crc32_options(before)
-    assert read(torch_bin.index(path).tensors[0]) == bits(base[1:3])
+    assert read_stored(torch_bin.index(path).tensors[0]) == bits(base[1:3])
     with torch.serialization.skip_data():
         save(path, {"w": base[1:3]})
     (tensor,) = torch_bin.index(path).tensors
     with open(path, "r+b") as file:
         file.seek(tensor.data.offset)  # type: ignore[attr-defined]
         file.write(bits(base[1:3]))
-    assert read(torch_bin.index(path).tensors[0]) == bits(base[1:3])
+    assert read_stored(torch_bin.index(path).tensors[0]) == bits(base[1:3])
 
 
 def test_a_damaged_byte_order_is_told_by_its_crc(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What tests of all containers do with files: write a layout as the engine does, read tensors back, watch memory."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.tensors.checksums import verify_checksum
+from roformer_convert.converters.tensors.stored import FileLayout, OpenFiles, Slot, StoredTensor
+
+
+def write_layout(
+    layout: FileLayout,
+    directory: Path,
+    payloads: Mapping[str, bytes],
+    checksum: Callable[[bytes], int] = lambda content: 0,
+    *,
+    finish: bool = True,
+) -> dict[str, Slot]:
+    """Write as the engine does: create the files at their size, payloads into their slots, then the rest."""
+    directory.mkdir(parents=True, exist_ok=True)
+    slots = layout.create(directory)
+    assert set(slots) == set(payloads)
+    assert {name: (directory / name).stat().st_size for name in layout.sizes()} == layout.sizes()
+    pieces = [(slot.filename, slot.offset, payloads[name]) for name, slot in slots.items()]
+    assert [len(content) for _, _, content in pieces] == [slot.nbytes for slot in slots.values()]
+    if finish:
+        checksums = {name: checksum(content) for name, content in payloads.items()}
+        pieces += [(each.filename, each.offset, each.content) for each in layout.fragments(checksums)]
+    for filename, offset, content in pieces:
+        with open(directory / filename, "r+b") as file:
+            file.seek(offset)
+            file.write(content)
+    assert {name: (directory / name).stat().st_size for name in layout.sizes()} == layout.sizes()
+    return slots
+
+
+def write_without_payloads(layout: FileLayout, directory: Path) -> dict[str, Slot]:
+    """Write all but the payloads, which stay holes: a file as large as a model that takes no room."""
+    slots = layout.create(directory)
+    for each in layout.fragments(dict.fromkeys(slots, 0)):
+        with open(directory / each.filename, "r+b") as file:
+            file.seek(each.offset)
+            file.write(each.content)
+    return slots
+
+
+def read_stored(tensor: StoredTensor, step: int = 1 << 20) -> bytes:
+    """Read a tensor's bytes, ``step`` at a time, as the engine does; a checksum that the file has must fit."""
+    out = bytearray(tensor.nbytes)
+    with OpenFiles() as files, memoryview(out) as view:
+        for start in range(0, len(out), step):
+            tensor.data.read_into(files, start, view[start : start + step])
+        verify_checksum(files, tensor)
+    return bytes(out)
+
+
+@contextmanager
+def memory_below(nbytes: int) -> Iterator[None]:
+    """Hold what Python allocates inside to less than ``nbytes`` at any moment."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes
+
+
+def try_mutants(
+    path: Path,
+    whole: bytes,
+    check: Callable[[Path], object],
+    *,
+    seed: int,
+    count: int,
+    memory: int,
+    place: Callable[[random.Random], int] | None = None,
+) -> None:
+    """Put random bytes into a file: ``check`` takes each mutant or raises the one error, and both must be common.
+
+    Args:
+        path: Where the mutants lie.
+        whole: The file before.
+        check: Reads a mutant.
+        seed: Of the random numbers.
+        count: How many mutants.
+        memory: Bytes that reading one may take; watched for the last 150, for watching is slow.
+        place: Chooses a byte; by default any of the file.
+    """
+    generator, accepted, refused = random.Random(seed), 0, 0
+
+    def several(number: int) -> None:
+        nonlocal accepted, refused
+        for _ in range(number):
+            mutant = bytearray(whole)
+            for _ in range(generator.choice((1, 1, 2, 5))):
+                at = generator.randrange(len(mutant)) if place is None else place(generator)
+                mutant[at] = generator.randrange(256)
+            path.write_bytes(mutant)
+            try:
+                check(path)
+                accepted += 1
+            except ConvertError:
+                refused += 1
+
+    several(count - 150)
+    with memory_below(memory):
+        several(150)
+    assert min(accepted, refused) > 40
+
+
+class Runs:
+    """Pickles as a call of something that would leave a mark."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.reduced = (call, arguments)
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.reduced
