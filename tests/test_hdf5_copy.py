@@ -21,8 +21,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from file_contents import read_stored
 from random_checkpoints import CONFIG, random_tensors, same_bits, save
-from test_keras_h5 import peer_python, read, values_of
+from test_keras_h5 import peer_python, values_of
 from test_keras_h5_hostile import HOSTILE, good_file
 from test_keras_h5_trees import DTYPES, SPELLINGS, UNUSUAL, check, random_tree, wide_file
 
@@ -197,7 +198,7 @@ def test_every_bit_of_a_nan_survives(tmp_path: Path) -> None:
                 [np.frombuffer(raw.read_direct_chunk((at,))[1], f">{words}") for at in range(0, 999, 100)]
             )
         assert np.isnan(bits.view(dtype)).any()
-        assert read(keras_h5.index(path).tensors[0]) == stored[:999].astype(f"<{words}").tobytes()
+        assert read_stored(keras_h5.index(path).tensors[0]) == stored[:999].astype(f"<{words}").tobytes()
 
 
 def random_writer(rng: random.Random) -> Callable[[Any, str, Any], None]:
@@ -276,7 +277,9 @@ def test_files_of_another_hdf5_library(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     for styled, line in zip(("earliest", "v108"), done.stdout.splitlines(), strict=True):
         tensors = keras_h5.index(tmp_path / f"{styled}.h5").tensors
-        assert [[each.name, each.dtype, list(each.shape), read(each).hex()] for each in tensors] == json.loads(line)
+        assert [[each.name, each.dtype, list(each.shape), read_stored(each).hex()] for each in tensors] == json.loads(
+            line
+        )
 
 
 # --- what a conversion makes of it ------------------------------------------------------------------------------------

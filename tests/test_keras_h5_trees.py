@@ -14,7 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from test_keras_h5 import read, values_of
+from file_contents import read_stored
+from test_keras_h5 import values_of
 
 from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.tensors.stored import Extent
@@ -38,7 +39,7 @@ def check(path: Path, kind: type = Extent) -> int:
     assert [tensor.name for tensor in index.tensors] == [name for name, _ in expected]
     for tensor, (name, array) in zip(index.tensors, expected, strict=True):
         assert (tensor.dtype, tensor.shape) == (str(array.dtype.newbyteorder("=")), array.shape), name
-        assert read(tensor) == array.astype(array.dtype.newbyteorder("<")).tobytes(), name
+        assert read_stored(tensor) == array.astype(array.dtype.newbyteorder("<")).tobytes(), name
     assert index.metadata == {key: text.decode() if isinstance(text, bytes) else text for key, text in metadata.items()}
     return len(expected)
 
