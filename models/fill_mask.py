@@ -65,11 +65,11 @@ class Filled:
 
     Attributes:
         framework: ``paddle``, ``torch`` or ``tf``.
-        number: Of the text, from 1.
+        number: Number of the text, from 1.
         text: As it was given.
         ids: Its tokens.
         masks: Its masks.
-        line: As on the model card.
+        line: The text with its guesses, written as on the model card.
     """
 
     framework: str
@@ -80,7 +80,7 @@ class Filled:
     line: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The result as plain data."""
+        """Return the result as plain data."""
         return {
             "framework": self.framework,
             "text": self.text,
@@ -277,7 +277,7 @@ def _ask(
 def assemble(
     framework: str, number: int, text: str, encoding: Encoding, answers: list[Any], tokenizer: Tokenizer
 ) -> Filled:
-    """Put what :class:`~.worker.Worker` answered for a text's masks beside their places."""
+    """Join what :class:`~.worker.Worker` answered for a text's masks with their places in the text."""
     masks = tuple(
         Mask(
             position,

@@ -38,7 +38,7 @@ def prove(config: RoFormerConfig, dtypes: tuple[str, ...]) -> tuple[Verdict, ...
     On a CPU there are none. On a GPU it takes some seconds, once a process.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         dtypes: Types that it will compute in.
     """
     wanted = [need for need in needs(config, dtypes) if candidates(current_device(), need.place, need.dtype)]
@@ -75,7 +75,7 @@ class _Elsewhere:
         self._end()
 
     def attempt(self, kernel: Kernel, need: Need) -> Verdict:
-        """Try a kernel there."""
+        """Try a kernel in that process."""
         if self._process is None:
             self._process = Process("kernel trial", __name__, [self.device])
         try:
@@ -84,7 +84,9 @@ class _Elsewhere:
             return Verdict(kernel.name, need, found["agrees"], found["why"])
         except DeathError as error:
             self._end()
-            return Verdict(kernel.name, need, False, f"it ends its process: {gist(error.last_words) or error.status}")
+            return Verdict(
+                kernel.name, need, False, f"it crashes its process: {gist(error.last_words) or error.status}"
+            )
         except ConvertError as error:
             return Verdict(kernel.name, need, False, error.what)
 

@@ -44,11 +44,11 @@ class Need:
     """What a kernel is wanted for.
 
     Attributes:
-        place: In the model.
-        dtype: That it computes in.
+        place: The function of the model that it would stand in for.
+        dtype: Name of the type that it computes in.
         sizes: As :func:`~.kernels_paddle.find` takes them.
         dropout: Share of the elements that it drops.
-        epsilon: Of a norm.
+        epsilon: Epsilon of a norm.
     """
 
     place: Place
@@ -60,7 +60,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a trial.
+    """The result of a trial.
 
     Attributes:
         kernel: Its name.
@@ -76,7 +76,7 @@ class Verdict:
 
 
 class _DisagreesError(Exception):
-    """A kernel computes something else."""
+    """A kernel computes something other than the plain operators."""
 
 
 def needs(config: RoFormerConfig, dtypes: Iterable[str]) -> list[Need]:

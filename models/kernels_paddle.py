@@ -28,7 +28,7 @@ HALVES = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Device:
-    """What computes.
+    """A device that computes.
 
     Attributes:
         name: As its maker calls it.
@@ -41,14 +41,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A candidate.
+    """A fast kernel that may stand in for a function of the model.
 
     Attributes:
         name: For messages.
         place: What it stands in for.
         capability: The lowest compute capability that it has machine code for.
-        types: Those that it computes in, forward and backward.
-        operators: Paddle's names of what it dispatches, forward and backward.
+        types: Types that it computes in, forward and backward.
+        operators: Paddle's names of the operators that it calls, forward and backward.
         run: The kernel, with the arguments of its place: see the functions below.
         source: Where capability and types come from.
     """
@@ -159,7 +159,7 @@ _chosen: dict[tuple[Place, str, tuple[int, ...]], Kernel] = {}
 
 
 def current_device() -> Device:
-    """Say what computes; the one place that asks."""
+    """Return the device that computes; nothing else asks Paddle for it."""
     return _pretended[-1][0] if _pretended else _device(paddle.device.get_device())
 
 

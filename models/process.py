@@ -61,7 +61,7 @@ _MEANING = {
     "SIGKILL": "killed from outside: by the system, if memory ran out",
     "SIGSEGV": "segmentation fault",
     "SIGABRT": "aborted by the framework or the C library",
-    "SIGILL": "illegal instruction: the wheel asks for another processor",
+    "SIGILL": "illegal instruction: the installed wheel needs another processor",
     "SIGBUS": "bus error: a mapped file was cut short, or memory ran out",
 }
 

@@ -34,7 +34,7 @@ def choose_kernels(environment: MutableMapping[str, str], vendor: str, *, import
     otherwise: matrix products run at half speed and less.
 
     Args:
-        environment: Changed.
+        environment: The environment's variables, which are changed.
         vendor: The processor's maker, as it says itself.
         imported: Whether Paddle was imported already: then it is too late.
     """
@@ -43,7 +43,7 @@ def choose_kernels(environment: MutableMapping[str, str], vendor: str, *, import
     if imported:
         return f"paddle was imported before {_MKL}=5 could be set: its matrix products run at half speed here"
     environment[_MKL] = "5"
-    return f"{_MKL}=5 is set, for Paddle's MKL takes slow kernels on AMD processors"
+    return f"{_MKL}=5 is set, because Paddle's MKL takes slow kernels on AMD processors"
 
 
 def keep_freed_memory(environment: MutableMapping[str, str]) -> str | None:
@@ -61,9 +61,7 @@ def keep_freed_memory(environment: MutableMapping[str, str]) -> str | None:
         return None
     if not (mallopt(_M_MMAP_THRESHOLD, _LARGEST_HEAP_BLOCK) and mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)):
         return None
-    return (
-        f"glibc keeps up to {_KEPT_FREE >> 20} MB of freed memory, for Paddle's temporaries are slow to fault in again"
-    )
+    return f"glibc keeps up to {_KEPT_FREE >> 20} MB of freed memory: asking the system for it again slows Paddle down"
 
 
 def refuse_after_tensorflow(modules: Mapping[str, object]) -> None:
@@ -74,7 +72,7 @@ def refuse_after_tensorflow(modules: Mapping[str, object]) -> None:
     """
     if "tensorflow" in modules and "paddle" not in modules:
         raise StartError(
-            "TensorFlow is imported in this process, and importing Paddle after it is a crash",
+            "TensorFlow is imported in this process, and importing Paddle after it crashes",
             "Use one process a framework, or import paddle before tensorflow.",
         )
 

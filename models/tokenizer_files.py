@@ -172,7 +172,9 @@ def _added_tokens(
                 is_special = content in named
                 declared[number] = AddedToken(content, normalized=not is_special, special=is_special)
             else:
-                problems.append(Problem("setting", "added_tokens.json", f"gives {quoted(content)} {quoted(number)}"))
+                problems.append(
+                    Problem("setting", "added_tokens.json", f"gives {quoted(content)} the id {quoted(number)}")
+                )
         for item in _list(written.get("added_tokens"), "added_tokens", problems):
             token_id = item.get("id") if isinstance(item, dict) else None
             token = _token(item, "added_tokens", problems)
@@ -222,7 +224,7 @@ def _check_ids(
                 problems.append(Problem("missing", content, f"{roles.get(content, 'special token')} has no row"))
                 continue
             if number < rows:  # two rows with one spelling make the vocabulary shorter than its last id
-                problems.append(Problem("id", content, f"would be {number}, which a row has already"))
+                problems.append(Problem("id", content, f"would get the id {number}, which a row already has"))
         if wanted.get(content, number) != number:
             problems.append(Problem("id", content, f"declared as {wanted[content]}, but it is {number}"))
 

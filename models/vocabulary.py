@@ -28,7 +28,7 @@ def read_vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dic
     agree. Of two rows with one spelling the last counts, as in transformers.
 
     Args:
-        directory: Of the checkpoint.
+        directory: Directory of the checkpoint.
         written: What ``tokenizer.json`` holds, empty where there is none.
 
     Raises:

@@ -436,7 +436,7 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
     with choice._Elsewhere("gpu:0") as elsewhere:
         for kernel in KERNELS[:2]:
             verdict = elsewhere.attempt(kernel, NEEDS["attention"])
-            assert (verdict.agrees, verdict.why) == (False, "it ends its process: Segmentation fault")
+            assert (verdict.agrees, verdict.why) == (False, "it crashes its process: Segmentation fault")
     assert len(asked) == 2
 
 

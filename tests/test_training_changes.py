@@ -250,9 +250,9 @@ def test_steps_are_passed_over_with_their_data_and_the_schedule_goes_on(
     go(corpus, tmp_path / "run", steps=12, skip_steps=["6", "9-11"], save_steps=10, **changes)
     assert seen == {step: everything[step] for step in (1, 2, 3, 4, 5, 7, 8, 12)}
     out = capsys.readouterr().out
-    assert "passed over, with the data: step 6 (skip_steps)\n" in out
-    assert out.count("passed over") == 2
-    assert "passed over, with the data: steps 9 to 11 (skip_steps)\n" in out
+    assert "skipped, together with their data: step 6 (skip_steps)\n" in out
+    assert out.count("skipped, together with their data") == 2
+    assert "skipped, together with their data: steps 9 to 11 (skip_steps)\n" in out
     rates = [{each["step"]: each["learning_rate"] for each in metrics(tmp_path / name) if each["kind"] == "step"}
              for name in ("whole", "run")]  # fmt: skip
     assert rates[1] == {step: rate for step, rate in rates[0].items() if step not in (6, 9, 10, 11)}
@@ -279,7 +279,7 @@ def test_a_bad_step_is_named_with_the_flag_that_passes_it_over(
     tree = tiny_training.tree(corpus, tmp_path / "run", steps=8)
     command = ["train", "--config", str(tiny_training.write_toml(tmp_path / "run.toml", tree))]
     failed = CliRunner().invoke(pretrain.cli, command)
-    assert "Pass these data over (--resume --skip-steps 6)" in str(failed.exception)
+    assert "Skip these data (--resume --skip-steps 6)" in str(failed.exception)
     assert CliRunner().invoke(pretrain.cli, [*command, "--resume", "--skip-steps", "6"]).exit_code == 0
     assert history(tmp_path / "run", 8)[0] == {"step": 4, "changes": [change("data.skip_steps", [], ["6"])]}
 
@@ -294,7 +294,7 @@ def test_a_second_bad_step_is_named_with_the_flags_of_the_first(
     assert CliRunner().invoke(pretrain.cli, command).exit_code != 0
     failed = CliRunner().invoke(pretrain.cli, [*command, "--resume", "--skip-steps", "6"])
     flags = "--resume --skip-steps 6 --skip-steps 7"
-    assert f"Pass these data over ({flags})" in str(failed.exception)
+    assert f"Skip these data ({flags})" in str(failed.exception)
     assert CliRunner().invoke(pretrain.cli, [*command, *flags.split()]).exit_code == 0
 
 
@@ -304,20 +304,20 @@ def test_a_second_bad_step_is_named_with_the_flags_of_the_first(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"hidden_size": 32}, "model.hidden_size = 32, and 16 there"),
-        ({"num_hidden_layers": 3}, "model.num_hidden_layers = 3, and 2 there"),
-        ({"embedding_size": 8}, "model.embedding_size = 8, and 0 there"),
-        ({"seed": 43}, "run.seed = 43, and 42 there"),
-        ({"sop": False}, "data.sop = False, and True there"),
-        ({"ngrams": 2}, "data.ngrams = 2, and 1 there"),
-        ({"beta2": 0.99}, "optimizer.beta2 = 0.99, and 0.999 there"),
-        ({"held_out_fraction": 0.2}, "data.held_out_fraction = 0.2, and 0.1 there"),
+        ({"hidden_size": 32}, "model.hidden_size = 32, but 16 in the checkpoint"),
+        ({"num_hidden_layers": 3}, "model.num_hidden_layers = 3, but 2 in the checkpoint"),
+        ({"embedding_size": 8}, "model.embedding_size = 8, but 0 in the checkpoint"),
+        ({"seed": 43}, "run.seed = 43, but 42 in the checkpoint"),
+        ({"sop": False}, "data.sop = False, but True in the checkpoint"),
+        ({"ngrams": 2}, "data.ngrams = 2, but 1 in the checkpoint"),
+        ({"beta2": 0.99}, "optimizer.beta2 = 0.99, but 0.999 in the checkpoint"),
+        ({"held_out_fraction": 0.2}, "data.held_out_fraction = 0.2, but 0.1 in the checkpoint"),
         (
             {"length": 48},
-            "stages[0].length = 48, and 4 of its steps are taken with 32: "
+            "stages[0].length = 48, but 4 of its steps were taken with 32: "
             "end the stage there, and add one of another length",
         ),
-        ({"steps": 3}, "stages[0].steps = 3, and 4 of its steps are taken"),
+        ({"steps": 3}, "stages[0].steps = 3, but 4 of its steps were already taken"),
     ],
 )
 def test_sizes_objectives_and_samples_are_refused_by_name(
@@ -335,7 +335,7 @@ def four(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_all_that_is_refused_is_said_at_once_and_what_is_allowed_is_not(corpus: Path, four: Path) -> None:
     lines = refused(corpus, four, steps=8, seed=43, ngrams=2, max_lr=1.0)
-    assert lines == ["run.seed = 43, and 42 there", "data.ngrams = 2, and 1 there"]
+    assert lines == ["run.seed = 43, but 42 in the checkpoint", "data.ngrams = 2, but 1 in the checkpoint"]
 
 
 def test_another_vocabulary_is_refused(corpus: Path, four: Path, tmp_path: Path) -> None:
@@ -350,11 +350,11 @@ def test_what_is_left_of_the_stages_may_change_and_what_is_past_may_not(corpus: 
 
     assert train(made(one, {**two, "steps": 2})) == 5
     for stages, said in (
-        ([{"steps": 4}, two], "stages[0].steps = 4, and 3 of its steps are taken"),
-        ([{"steps": 2}, two], "stages[0].steps = 2, and 3 of its steps are taken"),
-        ([{"steps": 8}], "stages[1] is missing, and steps of it were taken"),
-        ([one, {**two, "steps": 1}], "stages[1].steps = 1, and 2 of its steps are taken"),
-        ([one, {**two, "length": 32}], "stages[1].length = 32, and 2 of its steps are taken with 16"),
+        ([{"steps": 4}, two], "stages[0].steps = 4, but 3 of its steps were already taken"),
+        ([{"steps": 2}, two], "stages[0].steps = 2, but 3 of its steps were already taken"),
+        ([{"steps": 8}], "stages[1] is missing, but steps of it were already taken"),
+        ([one, {**two, "steps": 1}], "stages[1].steps = 1, but 2 of its steps were already taken"),
+        ([one, {**two, "length": 32}], "stages[1].length = 32, but 2 of its steps were taken with 16"),
     ):
         with pytest.raises(ConvertError) as caught:
             train(made(*stages), resume=True)

@@ -103,7 +103,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "another step under its name": (
         lambda step: replaced(step, lambda: shutil.copytree(step.parent / "step-000004", step)),
-        f"{STATE}: is of step 4, and lies in step-000008",
+        f"{STATE}: is of step 4, but lies in step-000008",
     ),
     "another release's": (lambda step: edited(step / STATE, '"version": 2', '"version": 1'), "another release wrote"),
     "an empty directory": (lambda step: replaced(step, step.mkdir), f"no {STATE}"),
@@ -121,9 +121,9 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(
     assert train(made(corpus, run), resume=True) == 12
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if "is damaged" in line)
-    assert "step-000008 is damaged and now called step-000008.damaged: " in line
+    assert "step-000008 is damaged and was renamed to step-000008.damaged: " in line
     assert said in line
-    assert f"goes on from {run / 'step-000004'}" in out
+    assert f"resumes from {run / 'step-000004'}" in out
     assert {path.name for path in run.glob("step-*")} == {
         "step-000004", "step-000008", "step-000008.damaged", "step-000012"
     }  # fmt: skip
@@ -140,7 +140,7 @@ def test_where_none_is_whole_the_run_is_refused_with_each_named(
     flip(run / "step-000004" / ARRAYS)
     if damage == "another step under its name":
         spoil = lambda step: step.rename(step.with_name("step-000009"))  # noqa: E731  # the other one is damaged, too
-        said = f"{STATE}: is of step 8, and lies in step-000009"
+        said = f"{STATE}: is of step 8, but lies in step-000009"
     spoil(run / "step-000008")
     before = sorted(run.rglob("*"))
     path = tiny_training.write_toml(tmp_path / "run.toml", tiny_training.tree(corpus, run))
@@ -148,10 +148,10 @@ def test_where_none_is_whole_the_run_is_refused_with_each_named(
     assert isinstance(result.exception, ConvertError)
     assert result.exception.exit_status == 2
     message = str(result.exception).splitlines()
-    assert message[0] == f"{run} has no checkpoint that is whole (2 damaged)"
+    assert message[0] == f"{run} has no undamaged checkpoint (2 damaged)"
     assert said in message[1]
     assert f"step-000004/{ARRAYS}: its checksum is " in message[2]
-    assert message[3].startswith("  Bring one back from a copy")
+    assert message[3].startswith("  Restore one from a copy")
     assert sorted(run.rglob("*")) == before
 
 

@@ -430,9 +430,9 @@ def test_a_batch_that_is_smaller_than_the_number_of_ranks_is_refused_by_its_stag
     with pytest.raises(ConvertError) as caught:
         train(tiny_training.settings(corpus, tmp_path / "run", stages))
     assert str(caught.value) == (
-        "stages[0].batch_size = 2, and there are 3 ranks: each needs a sequence a step\n"
-        "  stages[2].batch_tokens = 50 of length 20, and there are 3 ranks: each needs a sequence a step\n"
-        "  Raise --batch-size or --batch-tokens, which are those of all ranks together, or start fewer."
+        "stages[0].batch_size = 2, but there are 3 ranks: each needs at least one sequence a step\n"
+        "  stages[2].batch_tokens = 50 of length 20, but there are 3 ranks: each needs at least one sequence a step\n"
+        "  Raise --batch-size or --batch-tokens, which count all ranks together, or start fewer ranks."
     )
     assert not list(tmp_path.rglob("step-*"))
 
@@ -474,7 +474,7 @@ def test_without_any_sentence_that_fits_none_is_filled_in(corpus: Path, tmp_path
 def test_no_corpus_another_vocabulary_and_a_weight_that_is_none_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="no corpus is named"):
         open_sources([])
-    with pytest.raises(ConvertError, match="the weight behind = must be a number above 0"):
+    with pytest.raises(ConvertError, match="the weight after = must be a number above 0"):
         open_sources([f"{corpus}=much"])
     other = tmp_path / "other"
     other.mkdir()

@@ -245,5 +245,5 @@ def test_ordinary_ids_are_what_text_can_give() -> None:
 def test_a_vocabulary_without_a_special_token_is_an_error_that_names_it() -> None:
     with pytest.raises(ConvertError, match=r"lacks \[CLS\], \[MASK\]"):
         SpecialIds.of_vocabulary(["[PAD]", "[UNK]", "[SEP]", "我"])
-    with pytest.raises(ConvertError, match="no token but special ones"):
+    with pytest.raises(ConvertError, match="no tokens besides the special ones"):
         SpecialIds.of_vocabulary(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "##我"])

@@ -57,10 +57,10 @@ def test_the_log_opens_with_what_runs_and_ends_with_the_result_and_the_command_t
     data = Feed(tiny_training.settings(corpus, run), open_sources([str(corpus)])).stage(0)
     assert lines[3] == f"corpus   {corpus} (weight 1): {sum(data.tokens):,} tokens an epoch"
     assert lines[4] == f"steps    4 in one stage; an epoch is {data.steps_per_epoch}"
-    assert lines[5] == "begins at random"
+    assert lines[5] == "starts from random weights"
     assert lines[-2] == f"saved {run / 'step-000004'}"
-    assert lines[-1].startswith(f"done: the model lies in {run / 'step-000004'}; to convert it: roformer-convert ")
-    command = shlex.split(lines[-1].partition("to convert it: ")[2])
+    assert lines[-1].startswith(f"done: the model is in {run / 'step-000004'}; convert it with: roformer-convert ")
+    command = shlex.split(lines[-1].partition("convert it with: ")[2])
     assert CliRunner().invoke(cli, [*command[1:], "-o", str(tmp_path / "torch")]).exit_code == 0
     assert (tmp_path / "torch" / "config.json").is_file()
 
@@ -76,10 +76,10 @@ def test_a_finished_run_that_is_resumed_says_so_and_ends_well(
     assert result.exit_code == 0
     lines = [STAMP.sub("", line) for line in result.output.splitlines()]
     assert lines[-3:] == [
-        f"goes on from {tmp_path / 'run' / 'step-000004'}",
+        f"resumes from {tmp_path / 'run' / 'step-000004'}",
         "nothing is left to do: all 4 steps are taken; for more, raise --steps",
-        f"done: the model lies in {tmp_path / 'run' / 'step-000004'}; "
-        f"to convert it: roformer-convert paddle2torch {tmp_path / 'run' / 'step-000004'}",
+        f"done: the model is in {tmp_path / 'run' / 'step-000004'}; "
+        f"convert it with: roformer-convert paddle2torch {tmp_path / 'run' / 'step-000004'}",
     ]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -93,7 +93,7 @@ def test_what_init_left_out_is_said_below_where_the_run_begins(
     capsys.readouterr()
     train(tiny_training.settings(corpus, tmp_path / "second", steps=2, init=str(began)))
     lines = said(capsys)
-    place = lines.index(f"begins from {began}")
+    place = lines.index(f"starts from {began}")
     assert lines[place + 1].startswith("  it has no vocab.txt")
 
 

@@ -123,7 +123,7 @@ def test_two_ranks_with_a_divided_optimizer_go_on_from_one_and_equal_it_past_a_d
     assert_same_run(alone, run)
     assert (run / f"step-{STEPS:06d}.damaged").is_dir()
     said = [log.read_text() for log in sorted((tmp_path / "log").glob("workerlog.*"))]
-    assert f"goes on from {run / 'step-000005'}\n" in said[0]
+    assert f"resumes from {run / 'step-000005'}\n" in said[0]
     assert "goes on" not in said[1], "the first rank alone speaks"
 
 

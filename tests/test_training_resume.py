@@ -146,7 +146,7 @@ def test_records_without_a_checkpoint_are_not_overwritten_without_resume(corpus:
     record = '{"kind": "step", "step": 3, "lm_loss": 2.5}\n'
     (tmp_path / "metrics.jsonl").write_text(record)
     with pytest.raises(
-        ConvertError, match=r"holds the metrics\.jsonl of another run, which has no checkpoint\n  Begin"
+        ConvertError, match=r"holds the metrics\.jsonl of another run, which has no checkpoint\n  Start over"
     ):
         train(settings)
     assert (tmp_path / "metrics.jsonl").read_text() == record

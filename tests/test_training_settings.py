@@ -69,8 +69,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         }
     )
     assert found == (
-        "modle: unknown; is model meant?",
-        "run.outptu: unknown; is output meant?",
+        "modle: unknown; did you mean model?",
+        "run.outptu: unknown; did you mean output?",
         "run.precision = 'fp17': want fp32 or fp16-o1 or fp16-o2 or bf16-o1 or bf16-o2",
         "run.seed = -1: want at least 0",
         "data.mlm = 1: want true or false",

@@ -74,7 +74,9 @@ def test_heads_that_it_lacks_are_fresh_and_named(corpus: Path, trained: Path, tm
         "pooler.weight", "mlm.transform.weight", "sop.weight", "mlm.transform.bias", "mlm.norm.weight", "mlm.norm.bias",
         "mlm.bias", "pooler.bias", "sop.bias",
     }  # fmt: skip
-    assert notes[0].startswith("not in it, so at random: pooler.weight, pooler.bias, mlm.bias, mlm.transform.weight")
+    assert notes[0].startswith(
+        "not in it, so initialised at random: pooler.weight, pooler.bias, mlm.bias, mlm.transform.weight"
+    )
     assert "it has no vocab.txt" in notes[1]
 
 
@@ -115,7 +117,7 @@ def test_the_same_number_of_other_rows_is_refused(corpus: Path, trained: Path, t
     rows = (tmp_path / "init" / "vocab.txt").read_text(encoding="utf-8").splitlines()
     rows[-1], rows[-2] = rows[-2], rows[-1]
     (tmp_path / "init" / "vocab.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    with pytest.raises(MisfitError, match=r"vocab\.txt +other rows than the corpora's vocabulary"):
+    with pytest.raises(MisfitError, match=r"vocab\.txt +its rows differ from those of the corpora's vocabulary"):
         started(corpus, tmp_path, tmp_path / "init")
 
 

@@ -138,7 +138,7 @@ def test_files_directories_and_patterns_are_found_once_and_in_order(tmp_path: Pa
         (tmp_path / name).touch()
     found = expand([tmp_path / "b", str(tmp_path / "*.txt"), tmp_path / "b" / "1.txt"])
     assert [str(path.relative_to(tmp_path)) for path in found] == ["b/1.txt", "b/2.txt", "b/c/3.txt", "a.txt"]
-    with pytest.raises(ConvertError, match=r"no such file, and no file fits it"):
+    with pytest.raises(ConvertError, match=r"no such file, and no file matches it"):
         expand([tmp_path / "*.gz"])
 
 
@@ -299,7 +299,7 @@ def test_jieba_and_rjieba_make_the_same_words(tokenizer: Tokenizer) -> None:
 
 
 def test_a_segmenter_that_drops_characters_is_refused() -> None:
-    with pytest.raises(ConvertError, match="made 2 characters of words from a text of 3"):
+    with pytest.raises(ConvertError, match="words have 2 characters, but the text has 3"):
         word_numbers("我们好", lambda text: [text[:2]])
 
 

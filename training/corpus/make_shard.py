@@ -29,7 +29,7 @@ class Job:
         directory: Directory of the corpus, the tokenizer's files in it.
         segmenter: See :data:`~..text.segmentation.SEGMENTERS`.
         text_format: How the inputs are read.
-        inputs: All of them.
+        inputs: All files of the corpus.
         units: The pieces of every shard.
         corpus: The corpus's id.
         vocabulary_size: One past the largest id.
@@ -61,7 +61,7 @@ def open_encoder(job: Job) -> TextEncoder:
     """Read the tokenizer that lies beside the shards.
 
     Raises:
-        FormatError: It is not the one that the corpus was begun with.
+        FormatError: It is not the tokenizer that the corpus was begun with.
     """
     return TextEncoder(Tokenizer.from_pretrained(job.directory), job.segmenter)
 
@@ -70,7 +70,7 @@ def make_shard(job: Job, number: int, encoder: TextEncoder, progress: Callable[[
     """Make one shard: depends on the job and its number, and on no other shard.
 
     Raises:
-        ConvertError: What is wrong with an input, or that the shard cannot be written.
+        ConvertError: An input cannot be read or is not valid, or the shard cannot be written.
     """
     path = job.directory / shard_name(number)
     characters = 0

@@ -80,7 +80,7 @@ def begin(
     try:
         units = from_json(plan["units"])
         if plan["corpus"] != _identity(plan):
-            raise ValueError("its identity does not fit")
+            raise ValueError("its identity does not match its contents")
     except (KeyError, TypeError, ValueError) as error:
         path = directory / (INDEX if "shards" in plan else PLAN)
         raise FormatError(path, f"damaged: {error}", next_step=f"Remove {directory}, and prepare again.") from None

@@ -32,13 +32,13 @@ class PreparationReport:
         finished: Whether the index was written.
         verified: Whether all of it was read back.
         shards: How many the corpus has.
-        present: How many are there.
+        present: How many of them are there.
         made: How many of them this run made.
         tokens, sentences, documents: Totals of the shards that are there.
         characters: Characters of the text that this run read.
         seconds: Wall time of this run.
         peak_bytes: The most memory one process held.
-        processes: That worked.
+        processes: How many processes worked.
     """
 
     directory: Path
@@ -90,7 +90,7 @@ def prepare(
         started: Called once with the bytes of input that are to be read.
 
     Raises:
-        ConvertError: What is wrong with an input, the tokenizer or the directory.
+        ConvertError: An input, the tokenizer or the directory cannot be used.
     """
     begun = time.monotonic()
     job, plan = begin(

@@ -19,7 +19,7 @@ def make_shards(job: Job, numbers: Sequence[int], processes: int, progress: Call
     """Make the shards ``numbers``, ``processes`` at a time, with the Ray that is running or one that is started here.
 
     Raises:
-        ConvertError: What is wrong with an input, or Ray lost its workers.
+        ConvertError: An input cannot be read or is not valid, or Ray lost its workers.
         MissingPackageError: Ray is not installed.
     """
     if not is_installed("ray"):

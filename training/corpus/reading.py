@@ -70,7 +70,7 @@ class Corpus:
             full: Also read every token and compare each shard's digest.
 
         Raises:
-            FormatError: No corpus, one that is not finished, or a file that is truncated, damaged or not its own.
+            FormatError: There is no corpus, it is not finished, or a file is truncated, damaged or another corpus's.
         """
         index = read_index(directory)
         shards = []
@@ -90,7 +90,7 @@ class Corpus:
         """Read the tokenizer that the corpus was made with.
 
         Raises:
-            FormatError: It is not the one: a file beside the shards was changed.
+            FormatError: It has another vocabulary: a file beside the shards was changed.
         """
         tokenizer = Tokenizer.from_pretrained(self.directory)
         if vocabulary_digest(tokenizer) != self.vocabulary_digest:

@@ -49,7 +49,7 @@ class ShardHeader:
 
     Attributes:
         width: Bytes a token, 2 or 4.
-        tokens, sentences, documents: How many.
+        tokens, sentences, documents: How many the shard has.
         vocabulary_size: One past the largest id that may occur.
         number: Number of the shard in its corpus, counted from 0.
         corpus: 32 hexadecimal digits that every shard of a corpus has.
@@ -104,7 +104,7 @@ def read_header(path: Path) -> ShardHeader:
     """Read a shard's header and compare it with the size of the file.
 
     Raises:
-        FormatError: Not such a file, damaged, truncated, or of another version.
+        FormatError: The file is not a shard, or it is damaged, truncated or of another version.
     """
     try:
         with open(path, "rb") as file:
@@ -124,7 +124,7 @@ def read_header(path: Path) -> ShardHeader:
         )
     body, (checksum,) = head[: -_CHECKSUM.size], _CHECKSUM.unpack(head[-_CHECKSUM.size :])
     if zlib.crc32(body) != checksum:
-        raise FormatError(path, "the header is damaged (its checksum does not fit)", next_step=_PREPARE_AGAIN)
+        raise FormatError(path, "the header is damaged (its checksum does not match)", next_step=_PREPARE_AGAIN)
     _, version, width, tokens, sentences, documents, vocabulary_size, number, corpus, digest = _HEADER.unpack_from(body)
     if version != VERSION:
         raise FormatError(path, f"version {version} of the format; this program reads {VERSION}")
@@ -195,7 +195,7 @@ class Shard:
         """Check that sentences and documents lie in order, none empty, from the first token to the last.
 
         Raises:
-            FormatError: They do not.
+            FormatError: One is empty, or they do not cover the tokens in order.
         """
         for name, ends, last in (
             ("sentence", self.sentence_ends, self.header.tokens),
@@ -221,7 +221,7 @@ class Shard:
         """Check that the tokens from ``start`` up to ``end`` are rows of the vocabulary.
 
         Raises:
-            FormatError: One is not.
+            FormatError: A token is past the vocabulary's last row.
         """
         largest = int(self.tokens[start:end].max(initial=0))
         if largest >= self.header.vocabulary_size:
@@ -235,7 +235,7 @@ class Shard:
         """Read all of it: the digest, and that every token is a row of the vocabulary.
 
         Raises:
-            FormatError: It is not what was written.
+            FormatError: The contents are not those that were written.
         """
         digest = hashlib.sha256()
         for start in range(HEADER_BYTES, self.header.nbytes, _COPY_BYTES):

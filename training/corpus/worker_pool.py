@@ -28,7 +28,7 @@ def make_shards(job: Job, numbers: Sequence[int], processes: int, progress: Call
     """Make the shards ``numbers`` with ``processes`` processes.
 
     Raises:
-        ConvertError: What is wrong with an input, or a process was killed.
+        ConvertError: An input cannot be read or is not valid, or a process was killed.
     """
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Event()

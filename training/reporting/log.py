@@ -36,7 +36,7 @@ class RunLog:
         terminal: Keep a progress line at the bottom of the terminal; nothing where stderr is not a terminal.
         plan: Steps and tokens a step of each stage, for the progress line's share and time left.
         echo: Takes each line of the log; standard output where nothing else is said.
-        now: Seconds since 1970.
+        now: Gives the seconds since 1970.
 
     Raises:
         MissingPackageError: Curves are asked for and their package is not installed.

@@ -26,11 +26,11 @@ _MOST_LABELS = 6  # lines named at their end in a panel
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a panel.
+    """One line of a panel.
 
     Attributes:
         key: Which curve of a run.
-        name: At its end.
+        name: Its name, written at its end.
         held_out: Drawn as dots on a dashed line.
         raw: Draw its points and a running average; otherwise the points' line itself.
         always: Name it where several runs are drawn, too.
@@ -45,13 +45,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel.
+    """One panel of the picture.
 
     Attributes:
-        title: With the unit.
+        title: Its title, with the unit.
         series: Its lines.
-        write: A value at a line's end.
-        tick: A value at the axis.
+        write: Formats the value at a line's end.
+        tick: Formats a value at the axis.
         from_zero: Whether the axis begins at 0.
     """
 

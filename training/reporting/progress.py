@@ -20,8 +20,8 @@ class Progress:
             reckoned in tokens.
         stream: Standard error where nothing else is said.
         live: Whether to keep the line at all.
-        clock: Seconds.
-        now: Seconds since 1970, for the time of day.
+        clock: Gives the time in seconds.
+        now: Gives the seconds since 1970, for the time of day.
     """
 
     def __init__(

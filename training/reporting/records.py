@@ -38,8 +38,8 @@ class StepRecord:
         sop_loss: Its sentence-order part; 0 where that objective is off, NaN where no sample had a second sentence.
         learning_rate: Rate of the last of these steps.
         steps_per_second: A time: differs from run to run, as the next two do.
-        sequences_per_second: Over all ranks.
-        tokens_per_second: Over all ranks, padding left out.
+        sequences_per_second: Sequences a second, over all ranks.
+        tokens_per_second: Tokens a second, over all ranks, padding left out.
         loss_scaling: What the loss is multiplied by before the backward pass; 1 where nothing is scaled.
         good_steps: Steps with finite gradients since the scale last changed.
         bad_steps: Steps in a row whose gradients were not finite.

@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunCurves:
-    """A run.
+    """The curves of one run.
 
     Attributes:
         name: What it is called in the picture.

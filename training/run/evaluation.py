@@ -130,8 +130,8 @@ def fill_lines(model: Any, tokenizer: Tokenizer, sentences: Sequence[str], top_k
 
     Args:
         model: The model, as for :func:`evaluate`.
-        tokenizer: That the model was trained with.
-        sentences: Each with at least one mask.
+        tokenizer: The tokenizer that the model was trained with.
+        sentences: Sentences with at least one mask each.
         top_k: Words a mask.
 
     Raises:

@@ -36,7 +36,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
     """Train until the last step, or until SIGTERM or Ctrl-C; return the step of the newest checkpoint.
 
     Args:
-        settings: All of it.
+        settings: All settings of the run.
         resume: Go on from the newest checkpoint of the run's directory, if it has one.
         terminal: Keep a progress line.
 
@@ -77,11 +77,11 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             for line in opening(trainer, feed, device, kernel_choice_paddle.lines(verdicts)):
                 log.say(line)
             for name, why in damaged:
-                log.say(f"{name} is damaged and now called {set_aside(run / name).name}: {why}")
+                log.say(f"{name} is damaged and was renamed to {set_aside(run / name).name}: {why}")
             if state is None:
-                log.say(f"begins {f'from {settings.run.init}' if settings.run.init else 'at random'}", *trainer.notes)
+                log.say(f"starts from {settings.run.init or 'random weights'}", *trainer.notes)
             else:
-                log.say(f"goes on from {checkpoint}", *change_lines(changes, state, settings))
+                log.say(f"resumes from {checkpoint}", *change_lines(changes, state, settings))
         state = None  # its arrays, twice the size of the model, are the optimiser's by now
         Loop(trainer, feed, log, asked_to_end, sentences, peak(device, settings.run.precision, ranks.count)).run()
     return trainer.saved
@@ -94,9 +94,9 @@ class Loop:
     Args:
         trainer: What is taken forward.
         feed: Its batches.
-        log: On the first rank; None on the others.
+        log: The log, on the first rank; None on the others.
         asked_to_end: Set when the run shall save and end.
-        sentences: Each evaluation fills them in.
+        sentences: Sentences that each evaluation fills in.
         peak: Operations a second of all devices by their data sheet, or None.
     """
 
@@ -141,7 +141,7 @@ class Loop:
             if self.log is not None:
                 self.log.progress(trainer.step)
                 if asked and not last:
-                    self.log.say(f"asked to end: step {trainer.step} is saved, and --resume goes on from it")
+                    self.log.say(f"asked to end: step {trainer.step} is saved; --resume continues from it")
         if trainer.step >= settings.steps and self.log is not None:
             self.log.say(ending_line(checkpoint_path(Path(settings.run.output), trainer.step)))
 
@@ -156,7 +156,7 @@ class Loop:
         if self.log is not None and skipped != self.passed_over:
             first, last = trainer.step + 1, skipped[1]
             steps = f"step {last:,}" if first == last else f"steps {first:,} to {last:,}"
-            self.log.say(f"passed over, with the data: {steps} (skip_steps)")
+            self.log.say(f"skipped, together with their data: {steps} (skip_steps)")
         self.passed_over = skipped
         trainer.pass_over()
         return False
@@ -240,7 +240,7 @@ def require_work_for_all(settings: Settings, ranks: int) -> None:
     """Refuse stages whose batches have fewer samples than there are ranks.
 
     Raises:
-        ConvertError: There are some; all are named.
+        ConvertError: There are such stages; all are named.
     """
     small = [
         f"stages[{number}].batch_"
@@ -249,14 +249,14 @@ def require_work_for_all(settings: Settings, ranks: int) -> None:
             if stage.batch_tokens
             else f"size = {stage.fewest}"
         )
-        + f", and there are {ranks} ranks: each needs a sequence a step"
+        + f", but there are {ranks} ranks: each needs at least one sequence a step"
         for number, stage in enumerate(settings.stages)
         if stage.fewest < ranks
     ]
     if small:
         raise ConvertError(
             "\n  ".join(small),
-            "Raise --batch-size or --batch-tokens, which are those of all ranks together, or start fewer.",
+            "Raise --batch-size or --batch-tokens, which count all ranks together, or start fewer ranks.",
         )
 
 

@@ -58,4 +58,4 @@ def peak(device: str, precision: str, ranks: int) -> float | None:
 
 def ending_line(checkpoint: Path) -> str:
     """Say where the result lies and how it is converted."""
-    return f"done: the model lies in {checkpoint}; to convert it: roformer-convert paddle2torch {checkpoint}"
+    return f"done: the model is in {checkpoint}; convert it with: roformer-convert paddle2torch {checkpoint}"

@@ -52,7 +52,7 @@ def claim(run: Path, *, resume: bool) -> tuple[int | None, list[tuple[str, str]]
     if _size(run / METRICS):
         raise ConvertError(
             f"{run} holds the {METRICS} of another run, which has no checkpoint",
-            "Begin again with --resume, which drops these records, or name another --output.",
+            "Start over with --resume, which drops these records, or name another --output.",
         )
     return None, []
 

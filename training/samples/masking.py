@@ -56,7 +56,7 @@ class SpecialIds:
 
     @classmethod
     def of_vocabulary(cls, tokens: Sequence[str]) -> SpecialIds:
-        """Find them in a vocabulary, the token of id 0 first; an id without a token is an empty string.
+        """Find the special tokens in a vocabulary, its tokens in the order of their ids; "" where an id has none.
 
         Ordinary is every token but those in brackets ([CLS], [unused1]) and ``##`` before a Chinese character, which
         BERT's Chinese vocabulary has and no text gives.
@@ -73,7 +73,7 @@ class SpecialIds:
             )
         ordinary = [number for number, token in enumerate(tokens) if token and not _NOT_ORDINARY.fullmatch(token)]
         if not ordinary:
-            raise ConvertError(f"the vocabulary of {len(tokens):,} tokens has no token but special ones")
+            raise ConvertError(f"the vocabulary of {len(tokens):,} tokens has no tokens besides the special ones")
         return cls(
             pad=ids["[PAD]"],
             unk=ids["[UNK]"],

@@ -113,7 +113,7 @@ def _no_samples(corpus: Corpus, recipe: MapRecipe) -> ConvertError:
     documents = sum(len(shard.document_ends) - 1 for shard in corpus.shards)
     side = "held out" if recipe.held_out else "left for training"
     if recipe.held_out:
-        step = "Raise held_out_fraction, prepare a corpus of more documents, or score nothing: --eval-batches 0."
+        step = "Raise held_out_fraction, prepare a corpus of more documents, or evaluate nothing: --eval-batches 0."
     else:
         step = "Lower held_out_fraction, or prepare a corpus of more documents."
     return ConvertError(

@@ -130,7 +130,7 @@ def impossible(settings: Settings) -> list[str]:
     if rest or head % 2:
         out.append(
             f"model.num_attention_heads = {model.num_attention_heads}: want a divisor of hidden_size = "
-            f"{model.hidden_size} that leaves an even head size, for rotation turns pairs"
+            f"{model.hidden_size} that leaves an even head size, because rotation works on pairs"
         )
     if scaling.min_loss_scaling > scaling.init_loss_scaling:
         out.append(
@@ -261,4 +261,4 @@ def _typed(value: Any, hint: Any) -> Any:
 
 def _unknown(name: str, known: Mapping[str, Any] | Sequence[str], prefix: str) -> str:
     near = difflib.get_close_matches(name, list(known), 1)
-    return f"{prefix}{name}: unknown" + (f"; is {near[0]} meant?" if near else "")
+    return f"{prefix}{name}: unknown" + (f"; did you mean {near[0]}?" if near else "")

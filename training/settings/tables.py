@@ -30,10 +30,10 @@ class Range:
     """Numbers that a key may have.
 
     Attributes:
-        low: The least.
-        high: The most.
-        above: Whether ``low`` itself is too little.
-        below: Whether ``high`` itself is too much.
+        low: The smallest number.
+        high: The largest number.
+        above: Whether ``low`` itself is excluded.
+        below: Whether ``high`` itself is excluded.
     """
 
     low: float
@@ -74,10 +74,14 @@ class Run:
 
     output: str = _key("output", "Directory of the run: checkpoints, metrics, curves.", free=True)
     init: str = _key("", "Checkpoint directory of any dialect to start from; empty: start at random.")
-    seed: int = _key(42, "Of weights, masks, swaps and dropout.", _FROM_0)
-    device: Device = _key("auto", "What computes; auto takes a GPU where there is one.", free=True, choices=DEVICES)
-    precision: Precision = _key("fp32", "Type of the arithmetic, and how much of it.", choices=PRECISIONS)
-    recompute: bool = _key(False, "Compute each layer again on the way back instead of keeping it.", free=True)
+    seed: int = _key(42, "Seed of weights, masks, swaps and dropout.", _FROM_0)
+    device: Device = _key("auto", "Device that computes; auto takes a GPU if there is one.", free=True, choices=DEVICES)
+    precision: Precision = _key(
+        "fp32", "Type of the arithmetic; o1 and o2 say how much of it is in the half type.", choices=PRECISIONS
+    )
+    recompute: bool = _key(
+        False, "Compute each layer again in the backward pass instead of keeping its activations.", free=True
+    )
     shard_optimizer: bool = _key(False, "Divide the optimiser's state among the ranks.", free=True)
     exchange: Exchange = _key(
         "float32", "Type in which ranks exchange gradients; half: that of precision.", free=True, choices=EXCHANGES
@@ -92,7 +96,7 @@ class Data:
         (), "Prepared corpora: DIR, or DIR=WEIGHT to draw from one more than another.", free=True
     )
     skip_steps: tuple[str, ...] = _key(
-        (), "Steps that are passed over with their data: 513, or 510-520; the schedule goes on.", free=True
+        (), "Steps that are skipped with their data: 513, or 510-520; the schedule goes on.", free=True
     )
     mlm: bool = _key(True, "Train the masked-language-model head.")
     sop: bool = _key(True, "Train the sentence-order head.")
@@ -109,8 +113,8 @@ class Model:
 
     hidden_size: int = _key(768, "H, width of the encoder.", _FROM_1)
     embedding_size: int = _key(0, "E, width of the embeddings; 0: hidden_size.", _FROM_0)
-    num_hidden_layers: int = _key(12, "L.", _FROM_1)
-    num_attention_heads: int = _key(12, "N.", _FROM_1)
+    num_hidden_layers: int = _key(12, "L, number of layers.", _FROM_1)
+    num_attention_heads: int = _key(12, "N, number of attention heads.", _FROM_1)
     intermediate_size: int = _key(0, "F, width inside the feed-forward block; 0: 4 × hidden_size.", _FROM_0)
     hidden_act: str = _key("gelu", "Activation of the feed-forward block and the masked-LM head.")
     hidden_dropout_prob: float = _key(0.1, "Dropout after embeddings and blocks.", _SHARE)
@@ -127,7 +131,7 @@ class Model:
 class Optimizer:
     """The settings of AdamW."""
 
-    weight_decay: float = _key(0.01, "Not on biases and norms.", _FROM_0, free=True)
+    weight_decay: float = _key(0.01, "Decay of the weights; biases and norms have none.", _FROM_0, free=True)
     beta1: float = _key(0.9, "Decay of the first moment.", _SHARE)
     beta2: float = _key(0.999, "Decay of the second moment.", _SHARE)
     adam_epsilon: float = _key(1e-8, "Added to the root of the second moment.", _POSITIVE)
@@ -140,7 +144,7 @@ class Scaling:
 
     init_loss_scaling: float = _key(32768.0, "Scale of the first step.", _POSITIVE)
     incr_ratio: float = _key(2.0, "The scale is multiplied by this after enough good steps.", Range(1, above=True))
-    decr_ratio: float = _key(0.8, "And by this after enough bad ones.", _PROPER_SHARE)
+    decr_ratio: float = _key(0.8, "The scale is multiplied by this after enough bad steps.", _PROPER_SHARE)
     incr_every_n: int = _key(1000, "Good steps in a row before the scale grows.", _FROM_1)
     decr_every_n: int = _key(2, "Bad steps in a row before it shrinks.", _FROM_1)
     min_loss_scaling: float = _key(1.0, "The run stops where the scale falls below this.", _POSITIVE)
@@ -171,14 +175,14 @@ class Stage:
     length: int = _key(MISSING, "Tokens of a sequence, [CLS] and [SEP] included.", Range(8))
     steps: int = _key(MISSING, "Steps of the stage.", _FROM_1, free=True)
     batch_size: int = _key(0, "Sequences of a step, over all ranks and micro-batches.", _FROM_0, free=True)
-    batch_tokens: int = _key(0, "In place of batch_size: tokens of a step, to within a sequence.", _FROM_0, free=True)
+    batch_tokens: int = _key(0, "Instead of batch_size: tokens of a step, give or take a sequence.", _FROM_0, free=True)
     micro_tokens: int = _key(
         0, "Tokens that one device computes at once, at least length; 0: its share of the batch.", _FROM_0, free=True
     )
     max_lr: float | None = _key(None, "Learning rate after the warm-up.", _POSITIVE, free=True)
     min_lr: float = _key(0.0, "Learning rate at the end of the decay and after it.", _FROM_0, free=True)
     warmup_steps: int = _key(0, "Steps in which the rate rises from 0 to max_lr.", _FROM_0, free=True)
-    decay: Decay = _key("linear", "Shape of the way from max_lr to min_lr.", free=True, choices=DECAYS)
+    decay: Decay = _key("linear", "Shape of the decay from max_lr to min_lr.", free=True, choices=DECAYS)
     decay_steps: int = _key(0, "Step of the schedule at which min_lr is reached; 0: its last.", _FROM_0, free=True)
 
     def sequences(self, mean: float) -> int:

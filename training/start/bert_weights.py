@@ -49,20 +49,20 @@ def open_any(path: Path) -> Iterator[Opened]:
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to open.
+        ConvertError: There is no checkpoint.
     """
     found = identify(path)
     notes: tuple[str, ...] = ()
     if any(_POSITIONS.match(tensor.name) for tensor in found.index.tensors):
         kept, dropped = _as_roformer(found.index.tensors)
         found = found.with_tensors(kept, excused=_OF_A_BERT)
-        notes = (f"a BERT: left out {', '.join(_folded(dropped))}; rotation takes their place",)
+        notes = (f"a BERT: left out {', '.join(_folded(dropped))}; RoFormer has rotary positions instead",)
     with fit(found, any_vocab=True).require() as checkpoint:
         yield Opened(checkpoint, notes)
 
 
 def _as_roformer(stored: Iterable[StoredTensor]) -> tuple[list[StoredTensor], list[str]]:
-    """Spell a BERT's tensors as a RoFormer's; name those that it has no use for."""
+    """Give a BERT's tensors a RoFormer's names; name those that a RoFormer has no use for."""
     kept: list[StoredTensor] = []
     dropped: list[str] = []
     for tensor in stored:

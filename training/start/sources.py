@@ -98,7 +98,7 @@ def _weighted(entry: str) -> tuple[str, float]:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise ConvertError(f"corpora: {entry!r}: the weight behind = must be a number above 0")
+        raise ConvertError(f"corpora: {entry!r}: the weight after = must be a number above 0")
     return path, value
 
 
@@ -194,7 +194,9 @@ def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sourc
     if (own / "vocab.txt").is_file() and not problems:
         digest = vocabulary_digest(Tokenizer.from_pretrained(own))
         if digest != sources.vocabulary:
-            problems.append(Problem("vocabulary", "vocab.txt", "other rows than the corpora's vocabulary"))
+            problems.append(
+                Problem("vocabulary", "vocab.txt", "its rows differ from those of the corpora's vocabulary")
+            )
     if problems:
         raise MisfitError(
             checkpoint.path,
@@ -207,7 +209,7 @@ def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sourc
 def _notes(opened: Opened, fresh: Sequence[str]) -> list[str]:
     out = list(opened.notes)
     if fresh:
-        out.append(f"not in it, so at random: {', '.join(fresh)}")
+        out.append(f"not in it, so initialised at random: {', '.join(fresh)}")
     if not (Path(opened.checkpoint.path) / "vocab.txt").is_file():
-        out.append("it has no vocab.txt: that row n is the same token in both vocabularies is taken on trust")
+        out.append("it has no vocab.txt: row n is assumed to be the same token in both vocabularies")
     return out

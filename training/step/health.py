@@ -40,12 +40,12 @@ class BadNumberError(ConvertError):
         self.step, self.tensor, self.samples = step, tensor, tuple(samples)
         shown = ", ".join(str(sample) for sample in samples[:_MOST_SAMPLES])
         more = f" and {len(samples) - _MOST_SAMPLES} more" if len(samples) > _MOST_SAMPLES else ""
-        found = tensor or "none on this rank: another one names it"
+        found = tensor or "none on this rank: another rank reports it"
         flags = " ".join(f"--skip-steps {each}" for each in (*skipped, step))
         super().__init__(
             f"step {step}: {why}\n  first bad tensor   {found}\n  samples            {shown}{more}\n"
             f"  newest checkpoint  {saved or 'none'}",
-            f"Pass these data over (--resume {flags}), or go on with a lower --max-lr (--resume)."
+            f"Skip these data (--resume {flags}), or go on with a lower --max-lr (--resume)."
             if saved
             else "Start again with a lower --max-lr or more --warmup-steps.",
         )

@@ -19,10 +19,10 @@ class Meter:
         sop_steps: The steps among them that had a sample of two sentences; a batch of short samples may have none.
         lm_loss: Loss of the masked-LM part, nats.
         sop_loss: Loss of the sentence-order part, nats.
-        gradient_norm: Before clipping.
-        taken: Steps.
-        tokens: Without padding, over all ranks.
-        sequences: Over all ranks.
+        gradient_norm: Norm of all gradients, before clipping.
+        taken: Steps that were taken, skipped updates included.
+        tokens: Tokens over all ranks, without padding.
+        sequences: Sequences over all ranks.
         all_tokens: Tokens since the run began.
     """
 

@@ -36,8 +36,8 @@ def choose_device(run: Run) -> str:
     has_cuda = paddle.device.is_compiled_with_cuda()
     gpus = paddle.device.cuda.device_count() if has_cuda else 0
     if run.device == "gpu" and not gpus:
-        why = "no GPU is found" if has_cuda else "this Paddle is built for CPUs alone"
-        raise ConvertError(f"device = 'gpu', and {why}", "Install paddlepaddle-gpu, or choose --device cpu.")
+        why = "no GPU is found" if has_cuda else "this build of Paddle is for CPUs only"
+        raise ConvertError(f"device = 'gpu', but {why}", "Install paddlepaddle-gpu, or choose --device cpu.")
     if run.device == "cpu" or not gpus:
         if run.precision != "fp32":
             raise ConvertError(
@@ -57,8 +57,8 @@ def choose_device(run: Run) -> str:
         )
     if half == "float16" and not paddle.amp.is_float16_supported():
         raise ConvertError(
-            f"precision = {run.precision!r}: Paddle computes in float16 from compute capability 7.0 on, and "
-            f"{paddle.device.cuda.get_device_name()} has less",
+            f"precision = {run.precision!r}: Paddle computes in float16 from compute capability 7.0 on, but "
+            f"{paddle.device.cuda.get_device_name()} has a lower one",
             "Choose --precision fp32.",
         )
     return device
@@ -110,7 +110,7 @@ class LossScaler:
         options: When and how it changes.
         scale: What the loss is multiplied by, a float32 value.
         good_steps: Good steps in a row since the scale last changed.
-        bad_steps: Bad ones.
+        bad_steps: Steps in a row whose gradients were not finite.
     """
 
     options: Scaling

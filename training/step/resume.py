@@ -61,14 +61,14 @@ def go_on(directory: Path, state: TrainingState, settings: Settings, sources: So
         if free:
             changes.append(Change(key, was, now))
         else:
-            problems.append(f"{key} = {now!r}, and {was!r} there")
+            problems.append(f"{key} = {now!r}, but {was!r} in the checkpoint")
     changes += _changed_stages(before, settings)
     problems += _impossible_stages(before, settings, stage, taken)
     if problems:
         count = f"{len(problems)} difference{'s' * (len(problems) != 1)}"
         raise ConvertError(
             "\n  ".join([f"{directory} was written with another configuration ({count})", *problems]),
-            "Resume with the values of the run, or start a new one from these weights: --init, another --output.",
+            "Resume with the values of the run, or start a new one from these weights: --init with another --output.",
         )
     other_data = sources.contents != state.corpora or _batch(settings, stage) != _batch(before, stage)
     begun = position.reached if other_data else position.begun
@@ -118,15 +118,15 @@ def _impossible_stages(before: Settings, settings: Settings, stage: int, taken: 
     for number in range(stage + 1):
         where, there = f"stages[{number}]", before.stages[number]
         if number >= len(settings.stages):
-            yield f"{where} is missing, and steps of it were taken"
+            yield f"{where} is missing, but steps of it were already taken"
             continue
         here = settings.stages[number]
         least = taken if number == stage else there.steps
         if here.steps < least or (here.steps > least and number < stage):
-            yield f"{where}.steps = {here.steps}, and {least} of its steps are taken"
+            yield f"{where}.steps = {here.steps}, but {least} of its steps were already taken"
         if here.length != there.length and least:
             yield (
-                f"{where}.length = {here.length}, and {least} of its steps are taken with {there.length}: "
+                f"{where}.length = {here.length}, but {least} of its steps were taken with {there.length}: "
                 "end the stage there, and add one of another length"
             )
 

@@ -50,7 +50,7 @@ class TrainingState:
 
     Attributes:
         step: Steps taken; every random number follows from it.
-        settings: The run's.
+        settings: Settings of the run.
         vocabulary: Digest of the vocabulary that the corpora were prepared with.
         corpora: Digest and weight of each corpus.
         position: How far they are read.
@@ -104,10 +104,8 @@ def newest_whole(run: Path) -> tuple[int | None, list[tuple[str, str]]]:
             return step, damaged
     if damaged:
         raise ConvertError(
-            "\n  ".join(
-                [f"{run} has no checkpoint that is whole ({len(damaged)} damaged)", *(why for _, why in damaged)]
-            ),
-            "Bring one back from a copy, or begin again in another --output.",
+            "\n  ".join([f"{run} has no undamaged checkpoint ({len(damaged)} damaged)", *(why for _, why in damaged)]),
+            "Restore one from a copy, or start again in another --output.",
         )
     return None, []
 
@@ -219,7 +217,7 @@ def _check(directory: Path) -> dict[str, Any]:
     if not isinstance(checksums, dict) or checksums.get(STATE) != _own_checksum(tree):
         raise FormatError(path, "its own checksum does not match: damaged, or changed by hand")
     if directory.name != checkpoint_path(directory.parent, tree["step"]).name:
-        raise FormatError(path, f"is of step {tree['step']:,}, and lies in {directory.name}")
+        raise FormatError(path, f"is of step {tree['step']:,}, but lies in {directory.name}")
     for name, checksum in checksums.items():
         if name == STATE:
             continue

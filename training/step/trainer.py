@@ -39,7 +39,7 @@ class Trainer:
     """The state of a run, and its step.
 
     Args:
-        settings: All of it.
+        settings: All settings of the run.
         sources: Corpora and vocabulary.
         ranks: The processes.
         scaled: Whether losses are scaled; by default where the precision is fp16.

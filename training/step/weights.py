@@ -31,7 +31,7 @@ class Weights:
         model: What computes.
         halved: Whether it holds rounded copies.
         masters: Float32, by canonical name; the model's own parameters where it computes in float32.
-        trained: The masters that an objective reaches.
+        trained: The masters that an objective trains.
     """
 
     def __init__(self, model: RoFormerForPretraining, data: Data, *, half: str | None = None) -> None:

@@ -27,7 +27,7 @@ class Vocabulary:
 
     Attributes:
         tokens: Row by row, the special ones first.
-        characters: That were counted, white space left out.
+        characters: Characters that were counted, white space left out.
         unknown: How many of those have no row.
         distinct: Different characters.
     """
@@ -63,7 +63,7 @@ def build(
         started: Called once with the bytes of input that are to be read.
 
     Raises:
-        ConvertError: What is wrong with an input, or ``size`` has no room for the pieces.
+        ConvertError: An input cannot be read or is not valid, or ``size`` has no room for the pieces.
     """
     first = [*ROLES.values(), *_LETTERS, *(f"##{letter}" for letter in _LETTERS)]
     if size < len(first):
@@ -92,7 +92,7 @@ def count_characters(
     """Count the characters of normalised text, white space left out.
 
     Raises:
-        ConvertError: What is wrong with an input, or there is no text.
+        ConvertError: An input cannot be read or is not valid, or there is no text.
     """
     from tokenizers.normalizers import BertNormalizer
 

@@ -72,7 +72,7 @@ def word_numbers(text: str, cut: Cut) -> NDArray[np.int64]:
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     if int(lengths.sum()) != len(text):
         raise ConvertError(
-            f"The segmenter made {int(lengths.sum()):,} characters of words from a text of {len(text):,}",
+            f"The segmenter's words have {int(lengths.sum()):,} characters, but the text has {len(text):,}",
             "Use --segmenter none, or another version of the segmenter.",
         )
     return np.repeat(np.arange(len(words)), lengths)
