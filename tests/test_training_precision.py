@@ -284,7 +284,9 @@ def test_a_half_type_is_refused_where_paddle_would_turn_itself_off(
     assert choose_device(Run(device="gpu")) == "gpu:0"
     for precision in PRECISIONS:
         if precision in refused:
-            with pytest.raises(ConvertError, match=rf"precision = '{precision}': .*a card has (no bfloat16|a lower one)"):
+            with pytest.raises(
+                ConvertError, match=rf"precision = '{precision}': .*a card has (no bfloat16|a lower one)"
+            ):
                 choose_device(Run(device="gpu", precision=precision))
         else:
             assert choose_device(Run(device="gpu", precision=precision)) == "gpu:0"
