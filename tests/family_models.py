@@ -73,7 +73,7 @@ MODELS: Mapping[str, FamilyModel] = {
     "causal LM V2":                  _model("causal-lm", v2=True, attention="causal"),
     "labels":                        _model("sequence-classification", True, pooler_activation="gelu"),
     "labels, causal":                _model("sequence-classification", True, attention="causal"),
-    "many labels":                   _model("sequence-classification", True, pooler_activation="gelu", problem_type="multi_label_classification"),
+    "many labels":                   _model("sequence-classification", True, problem_type="multi_label_classification"),
     "a number":                      _model("sequence-classification", True, pooler_activation="gelu", num_labels=1),
     "labels V2":                     _model("sequence-classification", True, v2=True),
     "labels V2, first token alone":  _model("sequence-classification", v2=True, classifier_bias=False),
