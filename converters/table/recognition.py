@@ -169,14 +169,9 @@ def _second_names(
 ) -> dict[str, tuple[int, ...]]:
     """Return the names of tensors that a file may hold under a second name alone, and their shapes."""
     table = Table(0, MASKED_LM, traits)
-    return {
-        name: shapes[second]
-        for tie in table.ties
-        if tie.of in table.by_canonical
-        and (second := tie.spelling.in_(dialect)) in shapes
-        and tie.written == "copy"
-        and (name := table.by_canonical[tie.of].name(dialect)) is not None
-    }
+    names = ((tie, table.by_canonical[tie.of].name(dialect)) for tie in table.ties if tie.written == "copy")
+    seconds = ((name, tie.spelling.in_(dialect) or "") for tie, name in names)
+    return {name: shapes[second] for name, second in seconds if name is not None and second in shapes}
 
 
 def _is_spelled(dialect: Dialect, kind: ModelClass, traits: Traits) -> bool:

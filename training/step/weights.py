@@ -83,10 +83,12 @@ class Weights:
             directory,
             [(name, as_numpy(master)) for name, master in self.masters.items()],
             self.model.config,
+            kind=pretrained.class_of(type(self.model)),
             dialect=DIALECT,
             dtype="float32",
             force=False,
             companions=companions,
+            allow_different=False,
         )
 
 
