@@ -166,6 +166,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
         "source",
         "target",
         "model_class",
+        "differences",
         "tensors",
         "transposed",
         "cast",

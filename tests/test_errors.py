@@ -21,7 +21,6 @@ from golden_names import spelled, stored_in
 from peer_folders import PEERS
 from random_checkpoints import (
     CONFIG,
-    UNPROJECTED,
     add_rotary_table,
     file_bytes,
     random_tensors,
@@ -45,7 +44,7 @@ from roformer_convert.converters import (
     open_checkpoint,
 )
 from roformer_convert.converters.errors import fold_layers
-from roformer_convert.converters.table.mapping import DIALECTS, MLM, POOLER, Dialect
+from roformer_convert.converters.table.mapping import MLM, POOLER, Dialect
 
 Arrays = dict[str, Any]
 
@@ -135,7 +134,7 @@ def test_an_unknown_tensor_is_named_with_what_it_looks_like(ckpt: Path) -> None:
     assert isinstance(error, MisfitError)
     assert {(problem.kind, problem.name) for problem in error.problems} == {("unknown", name) for name in extra}
     assert "classifier.weight" in str(error)
-    assert "looks like a fine-tuned classification head" in str(error)
+    assert "looks like a fine-tuned head" in str(error)
     assert "shape (5,)" in str(error)
 
 
@@ -347,21 +346,6 @@ def test_every_problem_is_told_at_once(ckpt: Path, dialect: Dialect) -> None:
     assert len(problems) == 7
 
 
-def test_v2_without_biases_and_norms_is_recognised(tmp_path: Path) -> None:
-    tensors = random_tensors(UNPROJECTED, (MLM,))
-    arrays = {}
-    for canonical, array in tensors.items():
-        if "norm" not in canonical and not canonical.endswith(".bias"):
-            arrays[stored_in(canonical, "torch").name] = array
-    (tmp_path / "ckpt").mkdir()
-    save_file(arrays, tmp_path / "ckpt" / "model.safetensors")
-    write_random(tmp_path / "v1", "torch", "no-pooler")
-    shutil.copy(tmp_path / "v1" / "config.json", tmp_path / "ckpt" / "config.json")
-    error = refused(tmp_path / "ckpt")
-    assert "looks like RoFormerV2" in str(error)
-    assert "layer.{0...2}.attention.self.query.bias" in str(error)
-
-
 def test_a_file_of_another_model_says_so(tmp_path: Path) -> None:
     (tmp_path / "ckpt").mkdir()
     save_file(
@@ -382,17 +366,22 @@ def test_the_wrong_direction_is_told(ckpt: Path, dialect: Dialect) -> None:
     assert dialect in str(error)
 
 
-@pytest.mark.parametrize("to", DIALECTS)
-def test_a_fine_tuned_head_gives_the_named_error(tmp_path: Path, to: Dialect) -> None:
+@pytest.mark.parametrize("to", ["torch", "paddle", "tf"])
+def test_a_head_that_no_file_names_is_asked_for(tmp_path: Path, to: Dialect) -> None:
+    """Its tensors may be a token classifier's, and somebody's own as well."""
     shutil.copytree(PEERS / "hf4-TokenClassification_default_st", tmp_path / "ckpt")
+    path = tmp_path / "ckpt" / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["architectures"]
+    path.write_text(json.dumps(settings))
     error = refused(tmp_path / "ckpt", to)
     assert isinstance(error, MisfitError)
-    assert {(problem.kind, problem.name) for problem in error.problems} == {
-        ("unknown", "classifier.weight"),
-        ("unknown", "classifier.bias"),
-    }
-    assert "fine-tuned classification head" in str(error)
-    assert "Convert the pretrained model" in str(error)
+    assert [(problem.kind, problem.name) for problem in error.problems] == [("class", "the model's class")]
+    assert "token-classification (a label for each token)" in str(error)
+    assert "--class token-classification" in str(error)
+    options = ConvertOptions(model_class="token-classification")
+    report = convert(tmp_path / "ckpt", tmp_path / "said", to=to, options=options)
+    assert report.plan.kind.name == "token-classification"
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ ROOMS = {
 GROUND = {
     "converters/errors.py",
     "converters/amounts.py",
+    "converters/json_input.py",
     "converters/rendering.py",
     "converters/version.py",
 }

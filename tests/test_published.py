@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from family_folders import TOLERANCE, difference
@@ -25,7 +26,7 @@ def test_it_converts_to_whatever_computes_the_same(tmp_path: Path, name: str) ->
     tensors, config, kind = read(source, set=published.set)
     assert kind == published.kind
     options = ConvertOptions(set=published.set, any_vocab=published.any_vocab)
-    notes = []
+    notes: list[str] = []
     for dialect in DIALECTS:
         target = tmp_path / dialect
         if dialect in published.refused:
@@ -43,7 +44,7 @@ def test_it_converts_to_whatever_computes_the_same(tmp_path: Path, name: str) ->
 def test_it_runs_and_computes_what_its_weights_writer_did(runners: Runners, tmp_path: Path, name: str) -> None:
     published = PUBLISHED[name]
     source = published.build(tmp_path, name)
-    asked = {"loading": {"set": published.set}, "class": published.kind}
+    asked: dict[str, Any] = {"loading": {"set": published.set}, "class": published.kind}
     got = runners["torch"].forward(source, inputs_of(published.folder), **asked)["out0"]
     if published.set.get("attention") == "unilm":  # what wrote the weights is another software, which sees both ways
         assert difference(published.folder, got, everywhere=False) > 0.01

@@ -145,7 +145,7 @@ def _recognise(
     config_file = _find_config(directory, (detected,)) if config is None else config
     if config_file is not None:
         weight_files.require_file(config_file)
-    settings = config_fields.load(config_file)
+    settings = config_fields.read_settings(config_file)
     choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named)
     shape = measure(detected, index.tensors, choice.kind)
     measured = {

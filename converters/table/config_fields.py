@@ -187,7 +187,7 @@ _POSITIONAL = {
 }
 
 
-def load(path: Path | None) -> Json:
+def read_settings(path: Path | None) -> Json:
     """Read a configuration file's keys, PaddleNLP's old nesting undone; none where there is no file.
 
     Raises:
@@ -242,7 +242,7 @@ def read(
         FormatError: The file is not a JSON object.
         MisfitError: A value of the wrong type or out of range; a head count that nothing decides.
     """
-    reading = examine(load(path), path, dialect, measured, where=where, kind=kind, pooler=pooler)
+    reading = examine(read_settings(path), path, dialect, measured, where=where, kind=kind, pooler=pooler)
     if reading.problems or reading.source is None:
         raise MisfitError(path or where, CONFIGURATION, reading.problems, reading.next_step)
     return reading.source
@@ -263,7 +263,7 @@ def examine(
     """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be reported with them.
 
     Args:
-        settings: What :func:`load` read.
+        settings: What :func:`read_settings` read.
         path: The file, or None where there is none.
         dialect: The same as for :func:`read`.
         measured: The same as for :func:`read`.
