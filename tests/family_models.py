@@ -10,7 +10,7 @@ from typing import Any
 from random_checkpoints import CONFIG, UNPROJECTED, Tensors, random_array
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
-from roformer_convert.converters.table.mapping import CLASSES, PROJECT, Dialect, ModelClass, Table
+from roformer_convert.converters.table.mapping import CLASSES, PRETRAINING, PROJECT, SOP, Dialect, ModelClass, Table
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class FamilyModel:
             absent = tensor.group is PROJECT and self.config.embedding_size == self.config.hidden_size
             absent = absent or (tensor.canonical.startswith("pooler.") and not self.pooler)
             absent = absent or (tensor.canonical == "classifier.bias" and not self.classifier_bias)
+            absent = absent or (tensor.group is SOP and self.kind is not PRETRAINING)
             if not absent:
                 found[tensor.canonical] = random_array(tensor.canonical, tensor.shape(self.config.sizes))
         return found

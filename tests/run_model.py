@@ -273,7 +273,7 @@ class Driver:
 
     def save(self, request: Json) -> Json:
         """Load and write again in the framework's own dialect."""
-        self.load(request).save_pretrained(request["output"])
+        self.load(request).save_pretrained(request["output"], **request.get("saving", {}))
         return {}
 
     def fresh(self, request: Json) -> Json:
