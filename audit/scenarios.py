@@ -27,8 +27,11 @@ from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.worker import Worker
 from roformer_convert.parity import run_paddle
-from roformer_convert.parity.cases import make_cases, make_training, write_cases
+from roformer_convert.parity.case_file import write_cases
+from roformer_convert.parity.cases import make_cases
 from roformer_convert.parity.dump import Dumper
+from roformer_convert.parity.targets import make_training
+from roformer_convert.parity.tasks import TASKS
 from roformer_convert.training.corpus.prepare import prepare
 from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines
 from roformer_convert.training.run.feed import Feed
@@ -149,7 +152,8 @@ class _Recorder:
         """Dump and differentiate as the gate's process does."""
         with open_checkpoint(_CHECKPOINT) as checkpoint:
             config = checkpoint.config
-        cases, training = make_cases(config, None), make_training(config)
+        task = TASKS["RoFormerForPretraining"]
+        cases, training = make_cases(config, task, None), make_training(config, task)
         listed = write_cases(self.directory / "cases.npz", cases, training)
         Dumper("paddle").dump(
             directory=str(_CHECKPOINT), class_name="RoFormerForPretraining", out=str(self.directory),

@@ -28,10 +28,13 @@ from roformer_convert.converters.rendering import table
 from roformer_convert.converters.table.mapping import MASKED_LM, SOP, Table
 from roformer_convert.models.process import Process
 from roformer_convert.models.processor import processor
-from roformer_convert.parity.cases import make_cases, make_training, read_cases, write_cases
+from roformer_convert.parity.case_file import read_cases, write_cases
+from roformer_convert.parity.cases import make_cases
 from roformer_convert.parity.dump import Dumper, peak_bytes
 from roformer_convert.parity.gate import WORKER
 from roformer_convert.parity.participants import NATIVE
+from roformer_convert.parity.targets import make_training
+from roformer_convert.parity.tasks import TASKS
 
 
 def make_checkpoint(directory: Path, layers: int, vocab: int) -> RoFormerConfig:
@@ -69,25 +72,12 @@ def bare(framework: str, directory: str, cases_file: str, listed: str) -> None:
         parts["load"] = parts.get("load", 0.0) + time.monotonic() - began
         began = time.monotonic()
         for case in cases:
-            forward(framework, runner, model, case)
+            with runner.at_rest(model):
+                runner.as_numpy(model(**{name: runner.to_tensor(array) for name, array in case.arrays().items()}))
         parts[dtype] = time.monotonic() - began
         del model
         gc.collect()
     print(json.dumps({"seconds": parts, "peak_bytes": peak_bytes()}))
-
-
-def forward(framework: str, runner: Any, model: Any, case: Any) -> None:
-    """Run one batch without taps."""
-    if framework == "torch":
-        import torch
-
-        with torch.inference_mode():
-            model(**{name: torch.from_numpy(array) for name, array in case.arrays().items()}).numpy()
-    elif framework == "paddle":
-        with runner.paddle.no_grad():
-            model(**{name: runner.paddle.to_tensor(array) for name, array in case.arrays().items()}).numpy()
-    else:
-        model(**{name: runner.tf.constant(array) for name, array in case.arrays().items()}).numpy()
 
 
 def main() -> None:
@@ -101,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = make_checkpoint(folder / "torch", chosen.layers, chosen.vocab)
-        cases = make_cases(config, None)
+        cases = make_cases(config, TASKS["RoFormerForMaskedLM"], None)
         cases_file = folder / "cases.npz"
         for framework in chosen.frameworks.split(","):
             directory = folder / NATIVE[framework]
@@ -116,7 +106,10 @@ def main() -> None:
                 check=True,
             )
             found["bare model"] = json.loads(done.stdout.splitlines()[-1])
-            for what, training in (("gate, no gradients", None), ("gate", make_training(config))):
+            for what, training in (
+                ("gate, no gradients", None),
+                ("gate", make_training(config, TASKS["RoFormerForMaskedLM"])),
+            ):
                 listed = write_cases(cases_file, cases, training)
                 out = folder / f"out-{framework}-{training is not None}"
                 out.mkdir()

@@ -1,18 +1,16 @@
 """The inputs of the gate: batches of sentences and of generated ids, the same arrays for every framework.
 
-Made once by :mod:`.gate`, handed to each framework's process (:mod:`.dump`) as a file, and recomputed from by
-:mod:`.causes`. Nothing here imports a framework. The built-in sentences are package data, one file a kind, one text a
-line; a tab separates a pair, whose second text has token type 1.
+Made once by :mod:`.gate`, handed to each framework's process (:mod:`.dump`) as a file (:mod:`.case_file`), and
+recomputed from by :mod:`.causes`. Nothing here imports a framework. The built-in sentences are package data, one file a
+kind, one text a line; a tab separates a pair, whose second text has token type 1.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from ..converters.errors import ConvertError
 from ..converters.table.config import RoFormerConfig
 from ..models.fill_mask import TextsError
 from ..models.tokenizer import Tokenizer, half_pair
+from .tasks import Task
 
 Int64 = NDArray[np.int64]
 
@@ -33,6 +32,7 @@ _MOST_CHARACTERS = 1 << 16
 _LONGEST = 2048  # tokens of the full-length case, where the configuration allows more
 _LARGEST_LOGITS = 4 << 20  # numbers of a case that are computed at every token; past it at chosen tokens
 _CHOSEN = 64
+_MOST_OPTIONS = 5  # of a question, where the configuration says more
 _LARGEST_TAPS = 24 << 20  # numbers of a type that all cases' taps may take together
 
 
@@ -42,11 +42,12 @@ class Case:
 
     Attributes:
         name: E.g. ``everyday``.
-        input_ids: (B, T).
-        token_type_ids: (B, T), or None for type 0 throughout.
-        attention_mask: (B, T), or None where every token is real.
+        input_ids: (B, T); of multiple choice (B, options, T), whose rows B * options are counted as they lie.
+        token_type_ids: As ``input_ids``, or None for type 0 throughout.
+        attention_mask: As ``input_ids``, or None where every token is real.
         positions: (K,) tokens, row * T + column, at which words are scored; None for all of them.
-        masks: Tokens, row * T + column, whose best words are compared; all among ``positions``.
+        ranked: Tokens, row * T + column, whose best words are compared, all among ``positions``: the masks, or where
+            the next word is predicted the last of each row.
         texts: What the rows say; empty for generated ids.
         taps: Whether every layer's activations are recorded, or the results alone.
     """
@@ -56,7 +57,7 @@ class Case:
     token_type_ids: Int64 | None = None
     attention_mask: Int64 | None = None
     positions: Int64 | None = None
-    masks: tuple[int, ...] = ()
+    ranked: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     taps: bool = True
 
@@ -76,23 +77,6 @@ class Case:
         return {name: array for name, array in found.items() if array is not None}
 
 
-@dataclass(frozen=True)
-class Training:
-    """What the pretraining loss is taken of: words to guess at tokens of one batch, and the order of each row.
-
-    Attributes:
-        case: The batch; its ``positions`` are the tokens to guess.
-        words: (K,) the right words.
-        order: (B,) 0 or 1.
-        weights: (K, H) what the hidden states are weighted with, for a checkpoint that has no masked-LM head.
-    """
-
-    case: Case
-    words: Int64
-    order: Int64
-    weights: NDArray[np.float64]
-
-
 def fingerprint(cases: Sequence[Case]) -> str:
     """Hash what the frameworks compute from, so that a golden knows its inputs."""
     digest = hashlib.sha256()
@@ -105,12 +89,13 @@ def fingerprint(cases: Sequence[Case]) -> str:
 
 
 def make_cases(
-    config: RoFormerConfig, tokenizer: Tokenizer | None, sentences: Sequence[str] | None = None
+    config: RoFormerConfig, task: Task, tokenizer: Tokenizer | None, sentences: Sequence[str] | None = None
 ) -> list[Case]:
     """Make every case for a checkpoint.
 
     Args:
         config: Its sizes and limits.
+        task: What its class computes.
         tokenizer: None where the checkpoint has no vocabulary: then there are generated ids alone.
         sentences: The user's own, in place of the built-in ones.
 
@@ -122,11 +107,12 @@ def make_cases(
         own = sentences is not None
         kinds = _own_kinds(sentences) if sentences is not None else _built_in_kinds()
         for name, lines in kinds:
-            cases.append(_sentence_case(name, lines, config, tokenizer, own=own))
+            cases.append(_sentence_case(name, lines, config, task, tokenizer, own=own))
     elif sentences is not None:
         raise ConvertError("sentences are given, and the checkpoint has no vocabulary", "Put its vocab.txt beside it.")
-    cases += _generated(config)
-    cases = [_choose_positions(case, config) for case in cases]
+    cases += _generated(config, task)
+    if task.head is None:
+        cases = [_choose_positions(case, config) for case in cases]
     return _within_budget(cases, config)
 
 
@@ -157,18 +143,25 @@ def _complaint(text: str) -> str | None:
     return half_pair(text)
 
 
-def _sentence_case(name: str, lines: Sequence[str], config: RoFormerConfig, tokenizer: Tokenizer, *, own: bool) -> Case:
+def _sentence_case(
+    name: str, lines: Sequence[str], config: RoFormerConfig, task: Task, tokenizer: Tokenizer, *, own: bool
+) -> Case:
     limit = config.max_position_embeddings
     longest = min(limit, _LONGEST)
-    pairs = [line.split("\t") if config.type_vocab_size > 1 else [line.replace("\t", "")] for line in lines]
+    texts = [line.split("\t") for line in lines]
+    options = count_options(config) if task.head == "options" else 1
+    if options > 1:
+        texts = [texts_of_option for row in range(len(texts)) for texts_of_option in _ask(texts, row, options)]
+    if config.type_vocab_size == 1:
+        texts = [["".join(pair)] for pair in texts]
     encoded = []
-    for pair in pairs:
+    for pair in texts:
         if not own and name == "full-length":
-            pair = [pair[0] * (1 + longest // max(1, len(pair[0]) // 2))]
+            pair = [pair[0] * (1 + longest // max(1, len(pair[0]) // 2)), *pair[1:]]
         encoded.append(tokenizer.encode(*pair, max_length=None if own else longest))
     problems = [
-        (number, f"{len(one.ids):,} tokens; the limit is {limit:,} (max_position_embeddings)")
-        for number, one in enumerate(encoded, 1)
+        (1 + row // options, f"{len(one.ids):,} tokens; the limit is {limit:,} (max_position_embeddings)")
+        for row, one in enumerate(encoded)
         if len(one.ids) > limit
     ]
     if problems:
@@ -187,18 +180,40 @@ def _sentence_case(name: str, lines: Sequence[str], config: RoFormerConfig, toke
         input_ids[row, : len(one.ids)] = one.ids
         types[row, : len(one.ids)] = one.token_type_ids
         mask[row, : len(one.ids)] = 1
-    masks = np.flatnonzero((input_ids == tokenizer.mask_id) & (mask == 1))
+    shape = (len(lines), options, width) if options > 1 else (len(lines), width)
     return Case(
         name,
-        input_ids,
-        types if types.any() else None,
-        None if mask.all() else mask,
-        masks=tuple(int(place) for place in masks),
-        texts=tuple(line.replace("\t", " ‖ ") for line in lines),
+        input_ids.reshape(shape),
+        types.reshape(shape) if types.any() else None,
+        None if mask.all() else mask.reshape(shape),
+        ranked=_ranked((input_ids == tokenizer.mask_id) & (mask == 1), mask, task),
+        texts=tuple(" ‖ ".join(pair) for pair in texts),
     )
 
 
-def _generated(config: RoFormerConfig) -> list[Case]:
+def count_options(config: RoFormerConfig) -> int:
+    """Return how many options a question has: as many as the configuration says, within reason."""
+    return min(max(2, config.num_choices), _MOST_OPTIONS)
+
+
+def _ask(texts: Sequence[Sequence[str]], row: int, options: int) -> Iterator[list[str]]:
+    """Take a line for a question; the lines after it, or the second texts of it and those after it, are its options."""
+    first = 0 if len(texts[row]) > 1 else 1
+    for option in range(first, first + options):
+        yield [texts[row][0], texts[(row + option) % len(texts)][-1]]
+
+
+def _ranked(masks: NDArray[np.bool_], real: Int64, task: Task) -> tuple[int, ...]:
+    """Choose the tokens (B, T) whose best words are compared: the masks, or each row's last real one."""
+    if not task.mlm:
+        return ()
+    if task.next_word:
+        last = real.shape[1] - 1 - (real[:, ::-1] != 0).argmax(1)
+        return tuple(int(token) for token in np.arange(len(real)) * real.shape[1] + last)
+    return tuple(int(token) for token in np.flatnonzero(masks))
+
+
+def _generated(config: RoFormerConfig, task: Task) -> list[Case]:
     """Batches of ids from the whole vocabulary: every token type, padding on both sides, holes, the token 0 unmasked.
 
     Sizes are odd so that no two axes agree.
@@ -206,33 +221,33 @@ def _generated(config: RoFormerConfig) -> list[Case]:
     random = np.random.Generator(np.random.PCG64(4))
     limit = config.max_position_embeddings
     wide, narrow = min(29, limit), min(13, limit)
+    options = (count_options(config),) if task.head == "options" else ()
 
-    def ids(rows: int, columns: int) -> Int64:
-        return random.integers(0, config.vocab_size, (rows, columns))
-
-    plain = ids(3, narrow)
-    plain[:, narrow // 2] = 0
-    padded = ids(5, wide)
-    lengths = random.integers(1, wide + 1, 5)
-    mask = (np.arange(wide) < lengths[:, None]).astype(np.int64)
-    mask[1] = mask[1, ::-1]  # padding before the text
-    mask[2] = random.integers(0, 2, wide)  # and holes
-    mask[2, 0] = 1
-    types = random.integers(0, config.type_vocab_size, (5, wide))
-    chosen = tuple(int(place) for place in np.flatnonzero(mask)[::7])
+    plain = random.integers(0, config.vocab_size, (3, *options, narrow))
+    plain[..., narrow // 2] = 0
+    padded = random.integers(0, config.vocab_size, (5, *options, wide))
+    lengths = random.integers(1, wide + 1, padded.shape[:-1])
+    mask = (np.arange(wide) < lengths[..., None]).astype(np.int64)
+    mask[1] = mask[1, ..., ::-1]  # padding before the text
+    mask[2] = random.integers(0, 2, mask[2].shape)  # and holes
+    mask[2, ..., 0] = 1
+    types = random.integers(0, config.type_vocab_size, padded.shape)
+    every_fifth, some = np.zeros(plain.shape, bool), np.zeros(padded.shape, bool)
+    every_fifth.flat[::5] = True
+    some.flat[np.flatnonzero(mask)[::7]] = True
     return [
-        Case("ids", plain, masks=tuple(range(0, plain.size, 5))),
-        Case("ids with padding", padded, types, mask, masks=chosen),
+        Case("ids", plain, ranked=_ranked(every_fifth, np.ones_like(plain), task)),
+        Case("ids with padding", padded, types, mask, ranked=_ranked(some, mask, task)),
     ]
 
 
 def _choose_positions(case: Case, config: RoFormerConfig) -> Case:
-    """Score words at chosen tokens alone where all would be too many numbers: the masks, and others evenly."""
+    """Score words at chosen tokens alone where all would be too many numbers: the ranked ones, and others evenly."""
     if case.input_ids.size * config.vocab_size <= _LARGEST_LOGITS:
         return case
-    masks = case.masks[:_CHOSEN]
+    ranked = case.ranked[:_CHOSEN]
     spread = np.linspace(0, case.input_ids.size - 1, min(_CHOSEN, case.input_ids.size)).astype(np.int64)
-    return replace(case, positions=np.unique(np.concatenate([spread, np.array(masks, np.int64)])), masks=masks)
+    return replace(case, positions=np.unique(np.concatenate([spread, np.array(ranked, np.int64)])), ranked=ranked)
 
 
 def _within_budget(cases: Sequence[Case], config: RoFormerConfig) -> list[Case]:
@@ -245,54 +260,3 @@ def _within_budget(cases: Sequence[Case], config: RoFormerConfig) -> list[Case]:
         if left >= 0 or not kept:
             kept.add(case.name)
     return [replace(case, taps=case.name in kept) for case in cases]
-
-
-def make_training(config: RoFormerConfig) -> Training:
-    """Make the batch of which the pretraining loss is taken: pairs with padding, a seventh of the tokens to guess."""
-    random = np.random.Generator(np.random.PCG64(5))
-    rows, columns = 3, min(19, config.max_position_embeddings)
-    lengths = np.array([columns, max(1, columns - 5), max(1, columns // 2)])
-    mask = (np.arange(columns) < lengths[:, None]).astype(np.int64)
-    types = (np.arange(columns) >= lengths[:, None] // 2).astype(np.int64) * min(1, config.type_vocab_size - 1)
-    positions = np.flatnonzero(mask)[::4]
-    case = Case(
-        "pretraining", random.integers(0, config.vocab_size, (rows, columns)), types, mask, positions, taps=False
-    )
-    return Training(
-        case,
-        random.integers(0, config.vocab_size, len(positions)),
-        np.arange(rows) % 2,
-        random.standard_normal((len(positions), config.hidden_size)),
-    )
-
-
-def write_cases(path: Path, cases: Sequence[Case], training: Training | None) -> list[dict[str, Any]]:
-    """Lay the cases' arrays into a file for the frameworks' processes; return what it cannot hold, as JSON."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for number, case in enumerate(cases):
-        arrays |= {f"{number}.{name}": array for name, array in case.arrays().items()}
-    if training is not None:
-        arrays |= {f"training.{name}": array for name, array in training.case.arrays().items()}
-        arrays |= {"words": training.words, "order": training.order, "weights": training.weights}
-    np.savez(path, allow_pickle=False, **arrays)
-    return [{"name": case.name, "taps": case.taps} for case in cases]
-
-
-def read_cases(path: Path, listed: Sequence[Mapping[str, Any]]) -> tuple[list[Case], Training | None]:
-    """Read what :func:`write_cases` wrote."""
-    with np.load(path) as arrays:
-
-        def case(prefix: str, name: str, taps: bool) -> Case:
-            found = {
-                key: arrays[f"{prefix}.{key}"]
-                for key in ("input_ids", "token_type_ids", "attention_mask", "positions")
-                if f"{prefix}.{key}" in arrays
-            }
-            return Case(name, **found, taps=taps)
-
-        cases = [case(str(number), one["name"], one["taps"]) for number, one in enumerate(listed)]
-        if "words" not in arrays:
-            return cases, None
-        return cases, Training(
-            case("training", "pretraining", False), arrays["words"], arrays["order"], arrays["weights"]
-        )

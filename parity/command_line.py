@@ -5,13 +5,15 @@ Whether the frameworks agree on a checkpoint, and where a difference starts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..converters.json_output import render_json
+from ..converters.table.field_values import parse_settings
+from ..converters.table.mapping import CLASSES
 from ..models.text_lines import read_lines
 
 
@@ -37,12 +39,31 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     help="Frameworks that compute, e.g. paddle,torch.  [default: all three; of several directories each in its own]",
 )
 @click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Set a field of every DIR's configuration, whatever its file says: --set attention=causal. Repeatable.",
+)
+@click.option(
+    "--class",
+    "model_class",
+    type=click.Choice(list(CLASSES)),
+    help="What every DIR is, where its files do not say it: names alone do not tell some heads apart.",
+)
+@click.option(
     "--sentences",
     type=click.Path(path_type=Path, allow_dash=True),
     help="Your own, one a line in UTF-8, a tab between the two texts of a pair; - is stdin.",
 )
-@click.option("--top-k", type=click.IntRange(1, 1000), default=5, show_default=True, help="Words compared at a mask.")
-@click.option("--no-gradients", is_flag=True, help="Leave out the pretraining loss, its gradients and the step.")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1, 1000),
+    default=5,
+    show_default=True,
+    help="Answers compared: words at a mask, labels.",
+)
+@click.option("--no-gradients", is_flag=True, help="Leave out the loss, its gradients and the step.")
 @click.option("--golden", type=click.Path(path_type=Path), help="Compare with a recorded run; drift is exit status 1.")
 @click.option("--update-golden", is_flag=True, help="Record this run as the golden, if everything agrees.")
 @click.option("--yes", is_flag=True, help="Record even where the environment variable CI is set.")
@@ -62,6 +83,8 @@ def parity_command(
     ctx: click.Context,
     /,
     directories: tuple[Path, ...],
+    settings: tuple[str, ...],
+    model_class: str | None,
     sentences: Path | None,
     conversions: str | None,
     **options: Any,
@@ -85,19 +108,22 @@ def parity_command(
     texts = None
     if sentences is not None:
         texts = list(read_lines(sentences))
+    stated: dict[str, Any] = {"set": parse_settings(settings), "model_class": model_class}
     status = 0
     if conversions is not None:
-        status = max(convert_every_way(directory, quiet=options["quiet"]) for directory in directories)
+        status = max(convert_every_way(directory, **stated, quiet=options["quiet"]) for directory in directories)
     if conversions != "only":
-        status = max(status, run_gate(directories, sentences=texts, **options))
+        status = max(status, run_gate(directories, **stated, sentences=texts, **options))
     ctx.exit(status)
 
 
-def convert_every_way(checkpoint: Path, *, quiet: bool = False) -> int:
+def convert_every_way(
+    checkpoint: Path, *, set: Mapping[str, Any] | None = None, model_class: str | None = None, quiet: bool = False
+) -> int:
     """Convert in every direction, print a line for each; return 0 where all bits agree, 1 where some differ."""
     from .conversions import every_direction, report
 
-    directions = list(every_direction(checkpoint))
+    directions = list(every_direction(checkpoint, set=set, model_class=model_class))
     if not quiet:
         click.echo(report(checkpoint, directions) + "\n")
     return 1 if any(direction.different for direction in directions) else 0
@@ -107,6 +133,8 @@ def run_gate(
     directories: Sequence[Path],
     *,
     frameworks: Sequence[str] | None = None,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     no_gradients: bool = False,
@@ -132,6 +160,8 @@ def run_gate(
     with run(
         directories,
         frameworks=frameworks,
+        set=set,
+        model_class=model_class,
         sentences=sentences,
         top_k=top_k,
         gradients=not no_gradients,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..converters.compare import compare
-from ..converters.conversion import convert
+from ..converters.conversion import ConvertOptions, convert
 from ..converters.rendering import table
+from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.opening import open_checkpoint
 from ..converters.table.mapping import DIALECTS
 
@@ -38,26 +40,40 @@ class Direction:
     seconds: float
 
 
-def every_direction(checkpoint: Path) -> Iterator[Direction]:
+def every_direction(
+    checkpoint: Path, *, set: Mapping[str, Any] | None = None, model_class: str | None = None
+) -> Iterator[Direction]:
     """Convert ``checkpoint`` into each dialect, each of those into every other, and hold all against it.
+
+    What the target's own software would make of the model is not asked: every trait is in the files, where it is read
+    back.
+
+    Args:
+        checkpoint: A directory or file.
+        set: Field of the configuration → value, whatever its file says.
+        model_class: The class, where the files do not say it.
 
     Raises:
         ConvertError: A conversion failed.
     """
-    with tempfile.TemporaryDirectory() as directory:
+    stated = ConvertOptions(set=set, model_class=model_class, allow_different=True)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        open_checkpoint(checkpoint, set=set, model_class=model_class) as first,
+    ):
         for source in DIALECTS:
             start = Path(directory) / source
-            convert(checkpoint, start, to=source)
+            convert(checkpoint, start, to=source, options=stated)
             for target in DIALECTS:
                 if target != source:
-                    yield _direction(checkpoint, start, source, target, Path(directory) / f"{source}2{target}")
+                    yield _direction(first, start, source, target, Path(directory) / f"{source}2{target}")
 
 
-def _direction(checkpoint: Path, start: Path, source: str, target: str, out: Path) -> Direction:
+def _direction(first: Checkpoint, start: Path, source: str, target: str, out: Path) -> Direction:
     began = time.perf_counter()
-    report = convert(start, out, to=target)  # type: ignore[arg-type]
+    report = convert(start, out, to=target, options=ConvertOptions(allow_different=True))  # type: ignore[arg-type]
     seconds = time.perf_counter() - began
-    with open_checkpoint(checkpoint) as first, open_checkpoint(out) as second:
+    with open_checkpoint(out) as second:
         comparison = compare(first, second)
     different = [tensor.name for tensor in comparison.tensors if tensor.verdict != "equal"]
     return Direction(

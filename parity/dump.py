@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from ..converters.table.mapping import CLASSES, Table, Tensor
 from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
-from .cases import read_cases
+from .case_file import read_cases
+from .run import parameters, run, take_loss
+from .targets import Training
+from .tasks import RESULTS, TASKS
 
 Array = NDArray[Any]
 _LARGE = 1 << 22  # parameters
-#: Taps that are a model's results; the last of them stands for the rest where no head computes logits.
-RESULTS = ("pooler", "logits", "sop")
 
 
 def main(framework: str) -> None:
@@ -72,7 +73,7 @@ class Dumper:
             model = self.load(module, dtype)
             clock.lap("load")
             if dtype == "float64":
-                digests = {name: _digest(array) for name, array in self.canonical(module, runner, model)}
+                digests = {name: _digest(array) for name, array in self.canonical(runner, model)}
                 clock.lap("hash")
             for case in listed:
                 self.run(runner, model, case, Path(out) / f"{dtype}.{case.name}.npz")
@@ -80,9 +81,9 @@ class Dumper:
                 self.run(runner, model, listed[0], Path(out) / "float64.again.npz")
             clock.lap(dtype)
             if dtype == "float64" and training is not None:
-                loss = self.differentiate(module, runner, model, training, Path(out))
+                loss = self.differentiate(runner, model, training, Path(out))
                 clock.lap("gradients and step")
-            large = sum(math.prod(value.shape) for value in runner.parameters(model).values()) > _LARGE
+            large = sum(math.prod(value.shape) for value in parameters(model).values()) > _LARGE
             del model
             if large:
                 gc.collect()  # before the next one is loaded; it takes a quarter of a second
@@ -105,22 +106,22 @@ class Dumper:
 
     def run(self, runner: ModuleType, model: Any, case: Any, path: Path) -> None:
         """Run one case and write its taps."""
-        found = runner.run(model, case, taps=case.taps)
+        found = run(runner, model, case)
         last = next(reversed([name for name in found if name.startswith("layers.") or name == "embeddings"]))
         kept = {name: value for name, value in found.items() if case.taps or name in RESULTS or name == last}
         np.savez(path, allow_pickle=False, **kept)
 
-    def canonical(self, module: ModuleType, runner: ModuleType, model: Any) -> Any:
+    def canonical(self, runner: ModuleType, model: Any) -> Any:
         """Yield every parameter under its canonical name, kernels as (out, in)."""
         table = _table(model)
-        for name, value in runner.parameters(model).items():
+        for name, value in parameters(model).items():
             array = runner.as_numpy(value)
             yield name, array.T if table[name].transposed(runner.DIALECT) else array
 
-    def differentiate(self, module: ModuleType, runner: ModuleType, model: Any, training: Any, out: Path) -> float:
+    def differentiate(self, runner: ModuleType, model: Any, training: Training, out: Path) -> float:
         """Write the gradients and the parameters after one step; return the loss."""
-        table = _table(model)
-        found = runner.differentiate(model, training)
+        table, task = _table(model), TASKS[self._class_name]
+        found = runner.differentiate(model, lambda: take_loss(runner, model, training, task))
         loss = next(found)[1]
         with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
             for name, gradient, value in found:
@@ -133,7 +134,7 @@ class Dumper:
         """Write some parameters as they were loaded."""
         module, runner = self.start()
         wanted = set(names)
-        found = dict(self.canonical(module, runner, self.load(module, "float64")))
+        found = dict(self.canonical(runner, self.load(module, "float64")))
         np.savez(out, allow_pickle=False, **{name: array for name, array in found.items() if name in wanted})
         return {}
 
@@ -183,11 +184,11 @@ def peak_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-
-
 def _table(model: Any) -> dict[str, Tensor]:
     """Return the rows of a model's class by canonical name."""
     kind = next(kind for kind in CLASSES.values() if kind.class_name == type(model).__name__)
     return Table.of(model.config, kind).by_canonical
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -28,13 +28,23 @@ from ..models.config import supported, tap_names
 from ..models.process import Process
 from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
-from .cases import Case, fingerprint, make_cases, make_training, write_cases
+from .case_file import write_cases
+from .cases import Case, fingerprint, make_cases
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
 from .measure import BOUND, Measured, measure
-from .participants import ComparedModel, Participant, choose_participants, look_at, require_frameworks
-from .verdicts import Best, Verdict, best_words, different_parameters, judge, single_bound, tap_bound
+from .participants import (
+    ComparedModel,
+    Participant,
+    choose_participants,
+    look_at,
+    require_frameworks,
+    write_stated,
+)
+from .rankings import Ranking, rank
+from .targets import make_training
+from .verdicts import Verdict, different_parameters, judge, single_bound, tap_bound
 
 Array = NDArray[Any]
 
@@ -62,11 +72,11 @@ class Result:
         tokenizer: None where there is no vocabulary.
         measured: How far they are apart.
         verdicts: One a check and pair; the gate passes where all do.
-        best: The best words at every mask.
+        rankings: The best answers to every question.
         divergence: Where a difference starts; None where there is none.
         causes: What most likely causes it.
         order: The taps, as they are computed.
-        top_k: Words a mask.
+        top_k: Answers a question.
         single: Bound of float32, and where it comes from.
         weights: SHA-256 of the first directory's tensors.
         seconds: Part → wall time.
@@ -80,7 +90,7 @@ class Result:
     tokenizer: Tokenizer | None
     measured: Measured
     verdicts: list[Verdict]
-    best: list[Best]
+    rankings: list[Ranking]
     divergence: Divergence | None
     causes: list[Cause]
     order: list[str]
@@ -106,6 +116,10 @@ class Result:
         return found | {dump.framework: str(dump.facts.get("version", "")) for dump in self.dumps}
 
     @property
+    def _ranked(self) -> str:
+        return "next_words" if self.model.task.next_word else "masks"
+
+    @property
     def inputs(self) -> str:
         """Hash of the cases."""
         return fingerprint(self.cases)
@@ -116,6 +130,7 @@ class Result:
             "passed": self.passed,
             "directories": [str(path) for path in self.directories],
             "model_class": self.model.class_name,
+            "traits": self.model.traits,
             "notes": list(self.model.notes),
             "environment": self.environment,
             "weights_sha256": self.weights,
@@ -125,7 +140,7 @@ class Result:
             "first_divergence": None if self.divergence is None else self.divergence.as_dict(),
             "causes": [cause.as_dict() for cause in self.causes],
             "cases": [
-                {"name": case.name, "shape": list(case.input_ids.shape), "masks": len(case.masks)}
+                {"name": case.name, "shape": list(case.input_ids.shape), self._ranked: len(case.ranked)}
                 for case in self.cases
             ],
             "participants": [
@@ -150,6 +165,8 @@ def run(
     directories: Sequence[Path],
     *,
     frameworks: Sequence[str] | None = None,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     gradients: bool = True,
@@ -161,9 +178,11 @@ def run(
     Args:
         directories: One checkpoint, which is converted for each framework, or several, compared as they are.
         frameworks: Who computes; None for all three, or each directory's own.
+        set: Field of the configuration → value, whatever the files say.
+        model_class: The class, where the files do not say it, as ``open_checkpoint`` names classes.
         sentences: The user's, in place of the built-in ones.
-        top_k: Words a mask.
-        gradients: Whether the pretraining loss is differentiated and a step taken.
+        top_k: Answers a question: words at a mask, labels.
+        gradients: Whether the class's loss is differentiated and a step taken.
         report: Called with a line on what happens.
         environment: Variables for the frameworks' processes.
 
@@ -176,21 +195,23 @@ def run(
         require_frameworks(frameworks)  # before anything else is done
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         scratch = Path(name)
-        model, dialects = look_at(directories)
-        participants = choose_participants(directories, dialects, frameworks, scratch)
+        loaded = write_stated(directories, set, model_class, scratch)
+        model, dialects = look_at(loaded)
+        participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         clock.lap("convert")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
-        cases = make_cases(supported(model.config), tokenizer, sentences)
-        training = make_training(model.config) if gradients else None
+        cases = make_cases(supported(model.config), model.task, tokenizer, sentences)
+        training = make_training(model.config, model.task) if gradients else None
         listed = write_cases(scratch / "cases.npz", cases, training)
         clock.lap("inputs")
         dumps = _compute(participants, model, scratch, listed, report, environment)
         clock.lap("frameworks")
-        yield compare(directories, model, participants, dumps, cases, tokenizer, top_k, clock)
+        yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock)
 
 
 def compare(
     directories: Sequence[Path],
+    first: Path,
     model: ComparedModel,
     participants: list[Participant],
     dumps: list[Dump],
@@ -199,19 +220,20 @@ def compare(
     top_k: int,
     clock: Clock,
 ) -> Result:
-    """Compare what was computed, and explain what differs."""
+    """Compare what was computed, and explain what differs; ``first`` is the first directory as it is loaded."""
+    task = model.task
     top_k = min(top_k, model.config.vocab_size)
-    order = tap_names(model.config, pooler=True, mlm=model.mlm, sop=model.sop)
+    order = tap_names(model.config, pooler=True, mlm=task.mlm, sop=task.sop, classifier=task.head is not None)
     measured = measure(dumps, cases, order)
     single = single_bound(measured)
-    verdicts = judge(dumps, cases, measured, top_k)
-    best = best_words(dumps, cases, single[0], top_k)
+    rankings = rank(dumps, cases, task, single[0], top_k)
+    verdicts = judge(dumps, measured, rankings, task, top_k)
     bounds: dict[str, Callable[[str], float]] = {"float64": lambda tap: BOUND}
     if not all(verdict.passed for verdict in verdicts):  # float32 taps on the way may be farther apart than results
         bounds["float32"] = lambda tap: tap_bound(measured, tap)
     divergence = first_divergence(measured, order, bounds)
     clock.lap("compare")
-    with open_checkpoint(directories[0]) as checkpoint:
+    with open_checkpoint(first) as checkpoint:
         weights = hashlib.sha256()
         right: dict[str, Array] = {}
         failed = not all(verdict.passed for verdict in verdicts)
@@ -234,7 +256,7 @@ def compare(
         tokenizer=tokenizer,
         measured=measured,
         verdicts=verdicts,
-        best=best,
+        rankings=rankings,
         divergence=divergence,
         causes=causes,
         order=order,
@@ -316,8 +338,8 @@ def _explain(
             own = dict(arrays)
         known = {name: own[name] for name in wrong if name in own}
         if known:
-            causes += explain_parameters(dump.label, known, {**right, **_values_of(dumps, truth, known)})
-        reference = reference_for(config, {**right, **own})
+            causes += explain_parameters(dump.label, known, {**right, **_values_of(dumps, truth, known)}, model.task)
+        reference = reference_for(config, {**right, **own}, model.task)
         steps = check_steps(reference, dump, cases, order)
         causes += explain_steps(reference, dump, cases, steps)
         verdicts.append(

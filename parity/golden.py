@@ -23,7 +23,8 @@ from ..converters.errors import ConvertError, FormatError
 from ..converters.target.whole_files import write_whole
 from .dumps import Dump
 from .gate import Result
-from .measure import BOUND, results
+from .measure import BOUND
+from .tasks import results
 from .verdicts import Verdict
 
 Array = NDArray[Any]
@@ -114,6 +115,7 @@ def record(path: Path, result: Result) -> int:
         "made_with": _own_version(),
         "environment": result.environment,
         "model_class": result.model.class_name,
+        "traits": result.model.traits,
         "weights_sha256": result.weights,
         "inputs_sha256": result.inputs,
         "bounds": {"float64": BOUND, "float32": result.single[0]},
@@ -177,7 +179,7 @@ def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
     notes = [f"recorded on {_short(golden.about, 'processor')}; the bound covers what another processor changes"]
     if golden.about.get("weights_sha256") != result.weights:
         notes.append("the weights are not those it was recorded with")
-    found = []
+    found = _traits(golden, result)
     for dump in result.dumps:
         for samples, numbers, dtype, bound, why in (
             (golden.samples, golden.float64, "float64", BOUND, notes),
@@ -185,6 +187,21 @@ def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
         ):
             found.append(_verdict(samples, numbers, dump, dtype, bound, "; ".join(why), result.order))
     return found
+
+
+def _traits(golden: Golden, result: Result) -> list[Verdict]:
+    """Hold what the configuration says of the function against what it said; an older golden does not say it."""
+    if "traits" not in golden.about:
+        return []
+    told = golden.about["traits"]
+    recorded = told if isinstance(told, dict) else {}
+    wrong = [
+        f"{name} is {value!r}, recorded {recorded.get(name)!r}"
+        for name, value in result.model.traits.items()
+        if recorded.get(name) != value
+    ]
+    about = tuple(dump.label for dump in result.dumps)
+    return [Verdict("golden traits", about, float(len(wrong)), 0.0, not wrong, "; ".join(wrong)[:500])]
 
 
 def _verdict(

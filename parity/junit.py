@@ -25,6 +25,9 @@ def write_junit(path: Path, result: Result) -> None:
         errors="0",
         time=f"{sum(result.seconds.values()):.2f}",
     )
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in {"model_class": result.model.class_name, **result.model.traits}.items():
+        ElementTree.SubElement(properties, "property", name=name, value=_plain(str(value)))
     for verdict in result.verdicts:
         case = ElementTree.SubElement(
             suite, "testcase", classname="parity." + " ".join(verdict.about), name=_plain(verdict.check)

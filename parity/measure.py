@@ -102,13 +102,3 @@ def _again(dump: Dump, case: Case, order: Sequence[str]) -> tuple[str, Distance]
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
         found = [(name, distance(first[name], again[name])) for name in order if name in again]
     return next((one for one in found if not one[1].relative <= BOUND), _farthest(found))
-
-
-def results(names: Iterable[str]) -> list[str]:
-    """Of the taps that a model has, those that are its results: the heads', or the last hidden states without one."""
-    listed = list(names)
-    found: list[str] = [name for name in ("logits", "pooler", "sop") if name in listed]
-    if "logits" not in found:
-        hidden = [name for name in listed if name.endswith("feed_forward_norm") or name == "embeddings"]
-        found = [hidden[-1], *found] if hidden else found
-    return found

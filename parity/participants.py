@@ -8,15 +8,17 @@ asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..converters import ConvertOptions, convert, open_checkpoint
 from ..converters.errors import ConvertError, MisfitError, Problem
 from ..converters.table.config import RoFormerConfig
 from ..converters.table.mapping import SYMBOLS, Dialect
 from ..models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from .tasks import TASKS, Task, described, traits
 
 #: The framework that a dialect is at home in.
 HOME = {"paddle": "paddle", "torch": "torch", "tf": "tf", "tf1": "tf"}
@@ -57,14 +59,19 @@ class ComparedModel:
     parameters: int
 
     @property
-    def mlm(self) -> bool:
-        """Whether words are scored."""
-        return self.class_name != "RoFormerModel"
+    def task(self) -> Task:
+        """What the class computes."""
+        return TASKS[self.class_name]
 
     @property
-    def sop(self) -> bool:
-        """Whether the order of sentences is scored."""
-        return self.class_name == "RoFormerForPretraining"
+    def traits(self) -> dict[str, Any]:
+        """What sets the model apart from others of its class."""
+        return traits(self.config, self.class_name)
+
+    @property
+    def called(self) -> str:
+        """The class, and in what the model differs from the RoFormer of the paper."""
+        return described(self.config, self.class_name)
 
 
 def require_frameworks(frameworks: Sequence[str]) -> None:
@@ -92,10 +99,11 @@ def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
     Raises:
         ConvertError: One is unusable, or their sizes differ.
     """
-    configs, groups, dialects, vocabulary = [], [], [], None
+    configs, groups, classes, dialects, vocabulary = [], [], [], [], None
     for directory in directories:
         with open_checkpoint(directory) as checkpoint:
             configs.append(checkpoint.config)
+            classes.append(checkpoint.model_class)
             groups.append({group.name for group in checkpoint.groups})
             dialects.append(checkpoint.dialect)
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
@@ -118,37 +126,82 @@ def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
         if getattr(first, name) != getattr(config, name)
     ]
     notes = [f"{name} is not compared: not every directory has it" for name in sorted(set.union(*groups) - common)]
-    class_name = "RoFormerModel"
-    if "masked-LM head" in common:
+    class_name = _common_class(classes)
+    if len(set(classes)) > 1:
+        each = ", ".join(f"{name} in {path}" for name, path in zip(classes, directories, strict=True))
+        notes.append(f"compared as {class_name}: {each}")
+    if class_name == "RoFormerForPretraining" and not {"sentence-order head", "pooler"} <= common:
         class_name = "RoFormerForMaskedLM"
-        if {"sentence-order head", "pooler"} <= common:
-            class_name = "RoFormerForPretraining"
     if "sentence-order head" in common and class_name != "RoFormerForPretraining":
         notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
     return ComparedModel(first, class_name, (*other, *notes), vocabulary, parameters), dialects
 
 
+def _common_class(classes: Sequence[str]) -> str:
+    """Choose the class that can be loaded of every directory and computes the most."""
+    if len(set(classes)) == 1:
+        return classes[0]
+    return "RoFormerForMaskedLM" if all(TASKS[name].mlm for name in classes) else "RoFormerModel"
+
+
+def write_stated(
+    directories: Sequence[Path], set: Mapping[str, Any] | None, model_class: str | None, scratch: Path
+) -> list[Path]:
+    """Write what the person states of a checkpoint's configuration into a copy, which says it to everyone after that.
+
+    Args:
+        directories: The checkpoints; they are returned as they are where nothing is stated.
+        set: Field of the configuration → value.
+        model_class: The class, where the files do not say it.
+        scratch: Where the copies go.
+
+    Raises:
+        ConvertError: A directory is no checkpoint, or nothing of the kind can be stated of it.
+    """
+    if not set and model_class is None:
+        return list(directories)
+    copies = []
+    for number, directory in enumerate(directories):
+        with open_checkpoint(directory, set=set, model_class=model_class) as checkpoint:
+            dialect = checkpoint.dialect
+        copies.append(scratch / f"stated{number}")
+        options = ConvertOptions(set=set, model_class=model_class, any_vocab=True, allow_different=True)
+        convert(directory, copies[-1], to=dialect, options=options)
+    return copies
+
+
 def choose_participants(
-    directories: Sequence[Path], dialects: Sequence[Dialect], frameworks: Sequence[str] | None, scratch: Path
+    directories: Sequence[Path],
+    names: Sequence[Path],
+    dialects: Sequence[Dialect],
+    frameworks: Sequence[str] | None,
+    scratch: Path,
 ) -> list[Participant]:
     """Pair frameworks with directories; a single directory is converted into ``scratch``.
+
+    Args:
+        directories: What is loaded.
+        names: What the person called each.
+        dialects: Each one's.
+        frameworks: Who computes; None for all three, or each directory's own.
+        scratch: Where conversions go.
 
     Raises:
         ConvertError: A framework is missing, or a conversion failed.
     """
     if len(directories) == 1:
-        names = list(frameworks or FRAMEWORKS)
-        require_frameworks(names)
-        return [Participant(name, name, _converted(directories[0], dialects[0], name, scratch)) for name in names]
+        all_three = list(frameworks or FRAMEWORKS)
+        require_frameworks(all_three)
+        return [Participant(name, name, _converted(directories[0], dialects[0], name, scratch)) for name in all_three]
     if frameworks is None:
-        names = [HOME[dialect] for dialect in dialects]
-        require_frameworks(names)
-        chosen = list(zip(names, directories, strict=True))
+        homes = [HOME[dialect] for dialect in dialects]
+        require_frameworks(homes)
+        chosen = list(zip(homes, directories, strict=True))
     else:
         require_frameworks(frameworks)
         chosen = [(name, directory) for directory in directories for name in frameworks]
-    short = [directory.resolve().name for directory in directories]
-    named = dict(zip(directories, short if len(set(short)) == len(short) else map(str, directories), strict=True))
+    short = [name.resolve().name for name in names]
+    named = dict(zip(directories, short if len(set(short)) == len(short) else map(str, names), strict=True))
     return [Participant(f"{name}:{named[directory]}", name, directory) for name, directory in chosen]
 
 
@@ -156,6 +209,7 @@ def _converted(directory: Path, dialect: Dialect, framework: str, scratch: Path)
     target = NATIVE[framework]
     if dialect == target:
         return directory
-    # the vocabulary stays where it is: what has no row of its own there is not this check's business
-    convert(directory, scratch / target, to=target, options=ConvertOptions(any_vocab=True))
+    # the vocabulary stays where it is: what has no row of its own there is not this check's business, nor is what the
+    # target's own software would make of the model, for ours reads every trait in every dialect
+    convert(directory, scratch / target, to=target, options=ConvertOptions(any_vocab=True, allow_different=True))
     return scratch / target

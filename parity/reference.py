@@ -2,7 +2,8 @@
 
 Each step is computed from the activations before it, which come from a framework's own dump: so a step that a framework
 computes otherwise is found wherever it is, and what followed from it is not blamed. Shares nothing with the models but
-the rotary angles' formula. Source: RoFormer, Su et al. 2021 (arXiv 2104.09864), sections 3.2 and 3.4.2.
+the rotary angles' formula. Sources: RoFormer, Su et al. 2021 (arXiv 2104.09864), sections 3.2 and 3.4.2; RoFormerV2's
+norm and the UniLM mask as bert4keras 0.11.5 computes them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from ..converters.table.config import RoFormerConfig
 from ..converters.table.rotary import rotary_angles
-from ..models.config import MASKED, tap_names
+from ..models.config import MASKED
 from .cases import Case
+from .tasks import Task
 
 Array = NDArray[Any]
 
@@ -28,9 +30,11 @@ class Switches:
     """What is computed otherwise; each None or empty for what is right.
 
     Attributes:
-        epsilon: Added to a norm's variance.
+        epsilon: Added to a norm's variance, or to its mean square.
+        centred: Whether a norm subtracts the mean.
         activation: Activation of the feed-forward block and the masked-LM transform.
-        pooler_activation: Activation of the pooler.
+        pooler_activation: Activation of the pooler, and of multiple choice without one.
+        position: Which hidden state of a row is pooled: ``first``, ``last``, ``last real`` or ``mean``.
         rotation: ``half`` pairs i with i + D/2, ``backwards`` turns the other way, ``none`` does not rotate.
         rotary_value: Whether values are rotated.
         transposed: Kernels that are used the wrong way round.
@@ -39,12 +43,16 @@ class Switches:
         word_shift: Rows that the word embedding is shifted by.
         masked: Added to a masked key's score.
         mask: ``ignored``; ``inverted`` masks the real keys; ``pad`` also masks keys that are token 0.
+        attention: Which keys a query sees.
         scaled: Whether scores are divided by the root of the head size.
+        order: The order in which a classifier's scores come; empty for the right one.
     """
 
     epsilon: float | None = None
+    centred: bool | None = None
     activation: str | None = None
     pooler_activation: str | None = None
+    position: str | None = None
     rotation: str | None = None
     rotary_value: bool | None = None
     transposed: frozenset[str] = frozenset()
@@ -53,7 +61,9 @@ class Switches:
     word_shift: int = 0
     masked: float | None = None
     mask: str | None = None
+    attention: str | None = None
     scaled: bool = True
+    order: tuple[int, ...] = ()
 
 
 RIGHT = Switches()
@@ -85,16 +95,15 @@ class Reference:
 
     Args:
         config: With activations under the table's names.
-        parameters: Canonical name → array, kernels as (out, in), in float64.
+        parameters: Canonical name → array, kernels as (out, in), in float64. A norm without parameters, a kernel or a
+            classifier without a bias and a head without a pooler are computed as what they are.
+        task: What the model's class computes.
     """
 
-    def __init__(self, config: RoFormerConfig, parameters: Mapping[str, Array]) -> None:
+    def __init__(self, config: RoFormerConfig, parameters: Mapping[str, Array], task: Task) -> None:
         self.config = config
         self.parameters = parameters
-
-    def names(self, *, mlm: bool, sop: bool) -> list[str]:
-        """Name the steps in their order."""
-        return tap_names(self.config, pooler="pooler.weight" in self.parameters, mlm=mlm, sop=sop)
+        self.task = task
 
     def predict(self, name: str, taps: Mapping[str, Array], case: Case, switches: Switches = RIGHT) -> Array:
         """Compute one tap from the taps before it."""
@@ -116,22 +125,56 @@ class Reference:
                 inner = self._activate(self._linear(f"{name}.up", middle, switches), switches)
                 return self._linear(f"{name}.down", inner, switches)
             return self._norm(name, middle + taps[f"layers.{layer}.feed_forward"], switches)
-        last = self._hidden(taps)
         if name == "pooler":
-            activation = switches.pooler_activation or self.config.pooler_activation
-            return ACTIVATIONS[activation](self._linear("pooler", last[:, 0], switches))
+            return self._activate_pooled(self._linear(name, self._pick(taps, case, switches), switches), switches)
         if name == "mlm.transform":
-            chosen = last if case.positions is None else last.reshape(-1, last.shape[-1])[case.positions]
-            return self._activate(self._linear(name, chosen, switches), switches)
+            return self._activate(self._linear(name, self._chosen(taps, case), switches), switches)
         if name == "mlm.norm":
             return self._norm(name, taps["mlm.transform"], switches)
         if name == "logits":
-            scores: Array = (
-                taps["mlm.norm"] @ np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0).T
-            )
-            return scores if "mlm.bias" in switches.no_bias else scores + self.parameters["mlm.bias"]
+            word = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
+            return self._add_bias("mlm", self.scored(taps, case) @ word.T, switches)
+        if name == "classifier":
+            return self._classify(taps, case, switches)
         assert name == "sop", name
         return self._linear(name, taps["pooler"], switches)
+
+    def scored(self, taps: Mapping[str, Array], case: Case) -> Array:
+        """Return what is multiplied by the word embedding: RoFormerV2 takes the hidden states themselves."""
+        return taps["mlm.norm"] if "mlm.norm" in taps else self._chosen(taps, case)
+
+    def _chosen(self, taps: Mapping[str, Array], case: Case) -> Array:
+        last = self._hidden(taps)
+        return last if case.positions is None else last.reshape(-1, last.shape[-1])[case.positions]
+
+    def _pick(self, taps: Mapping[str, Array], case: Case, switches: Switches) -> Array:
+        """Return the hidden state of each row that stands for it: (B, H)."""
+        last = self._hidden(taps)
+        position = switches.position or (self.config.summary_type if self.task.head == "options" else "first")
+        if position == "mean":
+            mean: Array = last.mean(1)
+            return mean
+        if position == "last real" and case.attention_mask is not None:
+            real = case.attention_mask.reshape(-1, case.attention_mask.shape[-1]) != 0
+            place = real.shape[1] - 1 - real[:, ::-1].argmax(1)
+        else:
+            place = np.full(len(last), 0 if position == "first" else -1)
+        picked: Array = last[np.arange(len(last)), place]
+        return picked
+
+    def _classify(self, taps: Mapping[str, Array], case: Case, switches: Switches) -> Array:
+        if self.task.head in ("token labels", "spans"):
+            x = self._hidden(taps)
+        elif "pooler" in taps:
+            x = taps["pooler"]
+        else:
+            x = self._pick(taps, case, switches)
+            if self.task.head == "options":
+                x = self._activate_pooled(x, switches)
+        scores = self._linear("classifier", x, switches)
+        if self.task.head == "options":
+            scores = scores.reshape(case.input_ids.shape[:-1])
+        return scores[..., list(switches.order)] if switches.order else scores
 
     def _hidden(self, taps: Mapping[str, Array]) -> Array:
         count = self.config.num_hidden_layers
@@ -139,25 +182,33 @@ class Reference:
 
     def _linear(self, name: str, x: Array, switches: Switches) -> Array:
         weight = self.parameters[f"{name}.weight"]
-        out: Array = x @ (weight if f"{name}.weight" in switches.transposed else weight.T)
-        return out if f"{name}.bias" in switches.no_bias else out + self.parameters[f"{name}.bias"]
+        return self._add_bias(name, x @ (weight if f"{name}.weight" in switches.transposed else weight.T), switches)
+
+    def _add_bias(self, name: str, x: Array, switches: Switches) -> Array:
+        bias = None if f"{name}.bias" in switches.no_bias else self.parameters.get(f"{name}.bias")
+        return x if bias is None else x + bias
 
     def _activate(self, x: Array, switches: Switches) -> Array:
         return ACTIVATIONS[switches.activation or self.config.hidden_act](x)
 
+    def _activate_pooled(self, x: Array, switches: Switches) -> Array:
+        return ACTIVATIONS[switches.pooler_activation or self.config.pooler_activation](x)
+
     def _norm(self, name: str, x: Array, switches: Switches) -> Array:
         epsilon = self.config.layer_norm_eps if switches.epsilon is None else switches.epsilon
-        centred = x - x.mean(-1, keepdims=True)
-        normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-        out: Array = normal * self.parameters[f"{name}.weight"] + self.parameters[f"{name}.bias"]
-        return out
+        centred = self.config.norm_type == "layer_norm" if switches.centred is None else switches.centred
+        if centred:
+            x = x - x.mean(-1, keepdims=True)
+        normal = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
+        weight = self.parameters.get(f"{name}.weight")
+        return self._add_bias(name, normal if weight is None else normal * weight, switches)
 
     def _embed(self, case: Case, switches: Switches) -> Array:
-        x = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)[case.input_ids]
+        words = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
+        x = words[case.input_ids.reshape(-1, case.input_ids.shape[-1])]
         segments = self.parameters["embeddings.segment.weight"]
         if switches.types != "absent":
-            types = case.token_type_ids
-            x = x + (segments[0] if types is None or switches.types == "ignored" else segments[types])
+            x = x + segments[np.zeros_like(_types(case)) if switches.types == "ignored" else _types(case)]
         x = self._norm("embeddings.norm", x, switches)
         return self._linear("embeddings.project", x, switches) if "embeddings.project.weight" in self.parameters else x
 
@@ -185,15 +236,34 @@ class Reference:
         scores = query @ key.transpose(0, 1, 3, 2)
         if switches.scaled:
             scores = scores / math.sqrt(query.shape[-1])
-        if case.attention_mask is not None or switches.mask == "pad":
-            real = np.ones_like(case.input_ids) if case.attention_mask is None else case.attention_mask
-            if switches.mask == "pad":
-                real = real * (case.input_ids != 0)
-            hidden = (real != 0) if switches.mask == "inverted" else (real == 0)
-            if switches.mask != "ignored":
-                masked = MASKED if switches.masked is None else switches.masked
-                scores = scores + hidden[:, None, None, :] * masked
+        visible = self._visible(case, switches)
+        masked = MASKED if switches.masked is None else switches.masked
+        scores = scores + np.where(visible, 0.0, masked)[:, None]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         context = (weights @ value).transpose(0, 2, 1, 3)
         return self._linear(name, context.reshape(*context.shape[:2], -1), switches)
+
+    def _visible(self, case: Case, switches: Switches) -> NDArray[np.bool_]:
+        """Say which keys each query sees: (B, T, T), or (B, 1, T) where it is the same for all."""
+        words = case.input_ids.reshape(-1, case.input_ids.shape[-1])
+        real = np.ones(words.shape, bool)
+        if case.attention_mask is not None and switches.mask != "ignored":
+            real = (case.attention_mask.reshape(words.shape) != 0) != (switches.mask == "inverted")
+        if switches.mask == "pad":
+            real = real & (words != 0)
+        attention = switches.attention or self.config.attention
+        if attention == "bidirectional":
+            return real[:, None, :]
+        if attention == "causal":
+            place = np.broadcast_to(np.arange(words.shape[1]), words.shape)
+        else:  # UniLM: the running sum of the token types says which stretch a token is in
+            place = np.cumsum(_types(case), -1)
+        seen: NDArray[np.bool_] = (place[:, None, :] <= place[:, :, None]) & real[:, None, :]
+        return seen
+
+
+def _types(case: Case) -> NDArray[np.int64]:
+    """Return the token types (B, T), type 0 where a case has none; multiple choice's options are rows of their own."""
+    types = np.zeros_like(case.input_ids) if case.token_type_ids is None else case.token_type_ids
+    return types.reshape(-1, types.shape[-1])

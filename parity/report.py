@@ -15,10 +15,11 @@ from .cases import Case
 from .chart import chart, legend
 from .gate import Result
 from .measure import BOUND, DTYPES
+from .rankings import Ranking, answer_name, asked
 from .screen import conclusion, explanation
-from .verdicts import Best, Verdict
+from .verdicts import Verdict
 
-_MOST_MASKS = 60
+_MOST_SHOWN = 60
 
 
 def write_report(path: Path, result: Result) -> None:
@@ -34,7 +35,7 @@ def render(result: Result) -> str:
     """Make the page."""
     style = (files(__package__) / "data" / "report.css").read_text(encoding="utf-8")
     title = f"Parity: {', '.join(path.name or str(path) for path in result.directories)}"
-    body = [_head(result), _why(result), _verdicts(result), _charts(result), _words(result), _facts(result)]
+    body = [_head(result), _why(result), _verdicts(result), _charts(result), _rankings(result), _facts(result)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -57,7 +58,7 @@ def _head(result: Result) -> str:
     where = _breakable(", ".join(map(str, result.directories)))
     return (
         f'<header class="{state}"><p class="badge">{word}</p><h1>{where}</h1>'
-        f"<p>{escape(result.model.class_name)} in {escape(', '.join(dump.label for dump in result.dumps))}: {count}, "
+        f"<p>{escape(result.model.called)} in {escape(', '.join(dump.label for dump in result.dumps))}: {count}, "
         f"on {len(result.cases)} batches of {tokens:,} tokens.</p></header>"
     )
 
@@ -119,50 +120,52 @@ def _charts(result: Result) -> str:
     return f"<section><h2>Tap by tap</h2>{''.join(parts)}</section>" if parts else ""
 
 
-def _words(result: Result) -> str:
-    if not result.best:
+def _rankings(result: Result) -> str:
+    if not result.rankings:
         return ""
     cases = {case.name: case for case in result.cases}
-    listed = [best for best in result.best if cases[best.case].texts] or result.best
+    listed = [one for one in result.rankings if cases[one.case].texts] or result.rankings
     # those that differ come first where not all fit
-    shown = sorted(listed, key=lambda best: best.agree)[:_MOST_MASKS] if len(listed) > _MOST_MASKS else listed
-    labels = list(shown[0].words)
+    shown = sorted(listed, key=lambda one: one.agree)[:_MOST_SHOWN] if len(listed) > _MOST_SHOWN else listed
+    labels = list(shown[0].answers)
     rows = []
     text = None
-    for best in shown:
-        said = _text(cases[best.case], best.token)
+    for one in shown:
+        said = _text(cases[one.case], one.row)
         if said != text:
             rows.append(f'<tr class="text"><td colspan="{len(labels) + 2}">{escape(said)}</td></tr>')
             text = said
-        cells = "".join(f"<td>{_ranked(best, label, result)}</td>" for label in labels)
-        place = best.token % cases[best.case].input_ids.shape[1]
+        cells = "".join(f"<td>{_ranked(one, label, result)}</td>" for label in labels)
         rows.append(
-            f'<tr class="{"good" if best.agree else "bad"}"><th scope="row">token {place}</th>{cells}'
-            f'<td class="number">{min(best.gaps, default=0.0):.2g}</td></tr>'
+            f'<tr class="{"good" if one.agree else "bad"}"><th scope="row">{escape(one.place)}</th>{cells}'
+            f'<td class="number">{min(one.gaps, default=0.0):.2g}</td></tr>'
         )
-    more = f" {len(shown)} of {len(listed)} masks are shown." if len(shown) < len(listed) else ""
+    task = result.model.task
+    title = f"The best {result.top_k} {asked(task)}"
+    if task.mlm and not task.next_word:
+        title += " at each mask"
+    more = f" {len(shown)} of {len(listed)} places are shown." if len(shown) < len(listed) else ""
     return (
-        f"<section><h2>The best {result.top_k} words at each mask</h2><p>From float32 logits, best first; ≈ stands "
-        f"between words whose logits are nearer than twice the bound, which may change places.{more}</p>"
+        f"<section><h2>{title}</h2><p>From float32 scores, best first; ≈ stands "
+        f"between answers whose scores are nearer than twice the bound, which may change places.{more}</p>"
         + _table(["", *labels, "least gap"], rows, "words")
         + "</section>"
     )
 
 
-def _text(case: Case, token: int) -> str:
-    row = token // case.input_ids.shape[1]
+def _text(case: Case, row: int) -> str:
     said = case.texts[row] if row < len(case.texts) else f"{case.name}, row {row}"
     return said if len(said) <= 120 else said[:118] + "…"
 
 
-def _ranked(best: Best, label: str, result: Result) -> str:
-    words = best.words[label]
+def _ranked(one: Ranking, label: str, result: Result) -> str:
+    answers = one.answers[label]
     parts = []
-    for place, word in enumerate(words):
-        token = None if result.tokenizer is None else result.tokenizer.token(word)
-        parts.append(f'<span class="word">{escape(token if token is not None else str(word))}</span>')
-        if place + 1 < len(words):
-            parts.append('<i class="tie">≈</i>' if best.gaps[place] <= best.bound else '<i class="gap">›</i>')
+    for place, answer in enumerate(answers):
+        said = answer_name(answer, result.model.task, result.model.config, result.tokenizer)
+        parts.append(f'<span class="word">{escape(said)}</span>')
+        if place + 1 < len(answers):
+            parts.append('<i class="tie">≈</i>' if one.gaps[place] <= one.bound else '<i class="gap">›</i>')
     return "".join(parts)
 
 

@@ -1,9 +1,10 @@
-"""Run a model in TensorFlow for the gate: one of three modules with the same functions (see :mod:`.dump`)."""
+"""What the gate asks of TensorFlow: one of three modules with the same functions (see :mod:`.run`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,36 +12,38 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ..models.ops_tf import DIALECT, as_numpy, inference, to_tensor
-from .cases import Case, Training
+from .run import parameters
 from .step import BETAS, DECAY, EPSILON, RATE
 
-__all__ = ["DIALECT", "as_numpy", "differentiate", "parameters", "run"]
+__all__ = [
+    "DIALECT",
+    "as_numpy",
+    "at_rest",
+    "binary_cross_entropy",
+    "columns",
+    "cross_entropy",
+    "differentiate",
+    "mean",
+    "rows",
+    "to_tensor",
+]
 
 Array = NDArray[Any]
 
 
-def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
-    """Run one case; return every tap, or the taps that are results."""
-    recorded: dict[str, Any] = {}
-    with inference():
-        model(**{name: to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
-        _pool(model, recorded)
-    return {name: as_numpy(value) for name, value in recorded.items()}
+def at_rest(model: Any) -> AbstractContextManager[Any]:
+    """Return the context in which a model computes results alone."""
+    return inference()
 
 
-def parameters(model: Any) -> dict[str, Any]:
-    """Name every parameter."""
-    return dict(model.named_parameters())
-
-
-def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float | Array, Array | None]]:
-    """Yield the pretraining loss once, then each parameter's gradient and its values after one AdamW step.
+def differentiate(model: Any, take_loss: Callable[[], Any]) -> Iterator[tuple[str, float | Array, Array | None]]:
+    """Yield the loss once, then each parameter's gradient and its values after one AdamW step.
 
     The step is taken a parameter at a time, each with an optimizer of its own, so that moments never add up.
     """
     named = parameters(model)
     with tf.GradientTape() as tape:
-        loss = _loss(model, training)
+        loss = take_loss()
     found = tape.gradient(loss, named, unconnected_gradients="zero")
     yield "", float(loss), None
     # Keras adds epsilon before the bias correction (Kingma and Ba's "epsilon hat"), PyTorch and Paddle after it; for
@@ -55,29 +58,26 @@ def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float |
         yield name, gradient.numpy(), as_numpy(value)
 
 
-def _pool(model: Any, recorded: dict[str, Any]) -> None:
-    # RoFormerForMaskedLM keeps a pooler and does not compute it
-    if model.pooler is not None and "pooler" not in recorded:
-        last = len(model.layers) - 1
-        model.pool(recorded[f"layers.{last}.feed_forward_norm"] if last >= 0 else recorded["embeddings"], recorded)
+def cross_entropy(scores: Any, right: NDArray[np.int64]) -> Any:
+    """Compare scores (K, C) with the right classes (K,)."""
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(right, scores))
 
 
-def _loss(model: Any, training: Training) -> Any:
-    recorded: dict[str, Any] = {}
-    model(**{name: to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
-    _pool(model, recorded)
-    if "logits" in recorded:
-        loss = _cross_entropy(recorded["logits"], training.words)
-    else:
-        hidden = recorded[f"layers.{len(model.layers) - 1}.feed_forward_norm"]
-        chosen = tf.gather(tf.reshape(hidden, (-1, hidden.shape[-1])), training.case.scored)
-        loss = tf.reduce_mean(chosen * training.weights)
-    if "sop" in recorded:
-        loss = loss + _cross_entropy(recorded["sop"], training.order)
-    elif "pooler" in recorded:
-        loss = loss + tf.reduce_mean(recorded["pooler"] ** 2)
-    return loss
+def binary_cross_entropy(scores: Any, right: NDArray[np.float64]) -> Any:
+    """Compare scores with 0 and 1, each by itself."""
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(to_tensor(right), scores))
 
 
-def _cross_entropy(logits: Any, right: NDArray[np.int64]) -> Any:
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(right, logits))
+def mean(x: Any) -> Any:
+    """Average every number of x."""
+    return tf.reduce_mean(x)
+
+
+def rows(x: Any, places: NDArray[np.int64]) -> Any:
+    """Choose K vectors of x (B, T, H), read row by row: (K, H)."""
+    return tf.gather(tf.reshape(x, (-1, x.shape[-1])), places)
+
+
+def columns(x: Any) -> Any:
+    """Lay out x (B, T, 2) as its columns: (B * 2, T)."""
+    return tf.reshape(tf.transpose(x, (0, 2, 1)), (-1, x.shape[1]))

@@ -1,8 +1,9 @@
-"""Run a model in PyTorch for the gate: one of three modules with the same functions (see :mod:`.dump`)."""
+"""What the gate asks of PyTorch: one of three modules with the same functions (see :mod:`.run`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,34 +12,36 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 
 from ..models.ops_torch import DIALECT, as_numpy, inference, to_tensor
-from .cases import Case, Training
+from .run import parameters
 from .step import BETAS, DECAY, EPSILON, RATE
 
-__all__ = ["DIALECT", "as_numpy", "differentiate", "parameters", "run"]
+__all__ = [
+    "DIALECT",
+    "as_numpy",
+    "at_rest",
+    "binary_cross_entropy",
+    "columns",
+    "cross_entropy",
+    "differentiate",
+    "mean",
+    "rows",
+    "to_tensor",
+]
 
 Array = NDArray[Any]
 
 
-def run(model: Any, case: Case, *, taps: bool) -> dict[str, Array]:
-    """Run one case; return every tap, or the taps that are results."""
-    recorded: dict[str, Any] = {}
-    with inference():
-        model(**{name: to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
-        _pool(model, recorded)
-    return {name: as_numpy(value) for name, value in recorded.items()}
+def at_rest(model: Any) -> AbstractContextManager[Any]:
+    """Return the context in which a model computes results alone."""
+    return inference()
 
 
-def parameters(model: Any) -> dict[str, Any]:
-    """Name every parameter."""
-    return dict(model.named_parameters())
-
-
-def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float | Array, Array | None]]:
-    """Yield the pretraining loss once, then each parameter's gradient and its values after one AdamW step.
+def differentiate(model: Any, take_loss: Callable[[], Any]) -> Iterator[tuple[str, float | Array, Array | None]]:
+    """Yield the loss once, then each parameter's gradient and its values after one AdamW step.
 
     The step is taken a parameter at a time, each with an optimizer of its own, so that moments never add up.
     """
-    loss = _loss(model, training)
+    loss = take_loss()
     loss.backward()
     yield "", float(loss.detach()), None
     for name, value in parameters(model).items():
@@ -48,25 +51,26 @@ def differentiate(model: Any, training: Training) -> Iterator[tuple[str, float |
         yield name, gradient, as_numpy(value)
 
 
-def _pool(model: Any, recorded: dict[str, Any]) -> None:
-    # RoFormerForMaskedLM keeps a pooler and does not compute it
-    if model.pooler is not None and "pooler" not in recorded:
-        last = len(model.layers) - 1
-        model.pool(recorded[f"layers.{last}.feed_forward_norm"] if last >= 0 else recorded["embeddings"], recorded)
+def cross_entropy(scores: Any, right: NDArray[np.int64]) -> Any:
+    """Compare scores (K, C) with the right classes (K,)."""
+    return F.cross_entropy(scores, to_tensor(right))
 
 
-def _loss(model: Any, training: Training) -> Any:
-    recorded: dict[str, Any] = {}
-    model(**{name: to_tensor(array) for name, array in training.case.arrays().items()}, taps=recorded)
-    _pool(model, recorded)
-    if "logits" in recorded:
-        loss = F.cross_entropy(recorded["logits"], to_tensor(training.words))
-    else:
-        hidden = recorded[f"layers.{len(model.layers) - 1}.feed_forward_norm"].flatten(0, 1)
-        chosen = hidden[to_tensor(training.case.scored)]
-        loss = (chosen * to_tensor(training.weights)).mean()
-    if "sop" in recorded:
-        loss = loss + F.cross_entropy(recorded["sop"], to_tensor(training.order))
-    elif "pooler" in recorded:
-        loss = loss + (recorded["pooler"] ** 2).mean()
-    return loss
+def binary_cross_entropy(scores: Any, right: NDArray[np.float64]) -> Any:
+    """Compare scores with 0 and 1, each by itself."""
+    return F.binary_cross_entropy_with_logits(scores, to_tensor(right))
+
+
+def mean(x: Any) -> Any:
+    """Average every number of x."""
+    return x.mean()
+
+
+def rows(x: Any, places: NDArray[np.int64]) -> Any:
+    """Choose K vectors of x (B, T, H), read row by row: (K, H)."""
+    return x.flatten(0, 1)[to_tensor(places)]
+
+
+def columns(x: Any) -> Any:
+    """Lay out x (B, T, 2) as its columns: (B * 2, T)."""
+    return x.transpose(1, 2).flatten(0, 1)

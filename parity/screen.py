@@ -16,7 +16,7 @@ def screen(result: Result) -> str:
     head = [", ".join(map(str, result.directories))]
     tokens = sum(case.input_ids.size for case in result.cases)
     head.append(
-        f"{result.model.class_name}; {len(result.cases)} batches, {tokens:,} tokens; "
+        f"{result.model.called}; {len(result.cases)} batches, {tokens:,} tokens; "
         f"{', '.join(f'{name} {version}' for name, version in result.environment.items() if name in _SHOWN)}"
     )
     lines = [*head, "", verdict_table(result.verdicts), ""]

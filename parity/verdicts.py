@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import Case
 from .dumps import Distance, Dump, distance, farthest, pairs
-from .measure import BOUND, Measured, results
+from .measure import BOUND, Measured
+from .rankings import Ranking, asked
 from .step import EPSILON, RATE
+from .tasks import Task, results
 
 Array = NDArray[Any]
 
@@ -75,7 +76,9 @@ def tap_bound(measured: Measured, tap: str) -> float:
     return ROUNDINGS * max(min(found, default=_FLOAT32), _FLOAT32)
 
 
-def judge(dumps: Sequence[Dump], cases: Sequence[Case], measured: Measured, top_k: int) -> list[Verdict]:
+def judge(
+    dumps: Sequence[Dump], measured: Measured, rankings: Sequence[Ranking], task: Task, top_k: int
+) -> list[Verdict]:
     """Judge everything that was computed."""
     found = [*_finite(dumps, measured), *_same_parameters(dumps), *_steady(measured)]
     single, why = single_bound(measured)
@@ -86,7 +89,7 @@ def judge(dumps: Sequence[Dump], cases: Sequence[Case], measured: Measured, top_
         rounding = {name: measured.rounding[dump.label][name] for name in results(measured.rounding[dump.label])}
         case, one = farthest(((f"{c}: {name}", one) for name, (c, one) in rounding.items()), lambda one: one.relative)
         found.append(_apart("float32 against its own float64", (dump.label,), case, one, single, why))
-    found += _top(dumps, cases, single, top_k)
+    found += _ranked(dumps, rankings, task, top_k)
     for file, check in (("gradients", "float64 gradients"), ("updated", "float64 after one AdamW step")):
         found += _by_parameter(dumps, file, check)
     return found
@@ -176,90 +179,14 @@ def _scale(apart: Distance, gradients: Mapping[str, float], name: str, *, steppe
     return replace(apart, scale=max(apart.scale, 1e-5 * max(gradients.values(), default=0.0)))
 
 
-# The best words ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best words at one token.
-
-    Attributes:
-        case: Name of the case.
-        token: Row * T + column.
-        words: Label → the ids of its best words, best first, from its float32 logits.
-        gaps: Between each of the best words and the next, in the first participant's float64 logits.
-        bound: A gap that is not larger than this is a tie.
-        agree: Whether all name the same, in order, but for ties.
-    """
-
-    case: str
-    token: int
-    words: dict[str, tuple[int, ...]]
-    gaps: tuple[float, ...]
-    bound: float
-    agree: bool
-
-
-def best_words(dumps: Sequence[Dump], cases: Sequence[Case], bound: float, k: int) -> list[Best]:
-    """Rank words at every mask.
-
-    Args:
-        dumps: The participants.
-        cases: What they ran.
-        bound: How far float32 logits may differ, over the largest logit.
-        k: Words a mask.
-    """
-    found = []
-    for case in cases:
-        if not case.masks or any("logits" not in dump.names(f"float32.{case.name}") for dump in dumps):
-            continue
-        rows = np.searchsorted(case.scored, np.array(case.masks))
-        exact = _rows(dumps[0], f"float64.{case.name}", rows)
-        single = {dump.label: _rows(dump, f"float32.{case.name}", rows) for dump in dumps}
-        scale = float(np.abs(dumps[0].read(f"float64.{case.name}", "logits")).max())
-        tie = 2.0 * bound * scale
-        for place, token in enumerate(case.masks):
-            ranked = {label: _ranked(scores[place], k) for label, scores in single.items()}
-            order = _ranked(exact[place], len(exact[place]))
-            gaps = -np.diff(exact[place][list(order)])
-            agree = all(_same_order(words, order, gaps, tie) for words in ranked.values())
-            found.append(Best(case.name, token, ranked, tuple(map(float, gaps[:k])), tie, agree))
-    return found
-
-
-def _rows(dump: Dump, file: str, rows: NDArray[np.int64]) -> Array:
-    logits = dump.read(file, "logits")
-    chosen: Array = logits.reshape(-1, logits.shape[-1])[rows].astype(np.float64)
-    return chosen
-
-
-def _ranked(scores: Array, k: int) -> tuple[int, ...]:
-    order = np.lexsort((np.arange(len(scores)), -scores))  # NaN sorts last, and is a failure of its own
-    return tuple(int(word) for word in order[:k])
-
-
-def _same_order(words: Sequence[int], order: Sequence[int], gaps: Array, tie: float) -> bool:
-    """Say whether ``words`` are the head of ``order`` but for words whose neighbours' gaps are ties."""
-    start = 0
-    while start < len(words):
-        end = start + 1
-        while end < len(order) and not gaps[end - 1] > tie:
-            end += 1
-        group = set(order[start:end])
-        if not set(words[start : min(end, len(words))]) <= group:
-            return False
-        start = end
-    return True
-
-
-def _top(dumps: Sequence[Dump], cases: Sequence[Case], bound: float, k: int) -> list[Verdict]:
-    listed = best_words(dumps, cases, bound, k)
+def _ranked(dumps: Sequence[Dump], listed: Sequence[Ranking], task: Task, k: int) -> list[Verdict]:
     if not listed:
         return []
     wrong = [one for one in listed if not one.agree]
     ties = sum(gap <= one.bound for one in listed for gap in one.gaps)
     closest = min((gap for one in listed for gap in one.gaps if gap > one.bound), default=float("nan"))
-    where = f"{wrong[0].case}, token {wrong[0].token}" if wrong else ""
-    note = f"{len(listed)} masks, least gap {closest:.2g}, {ties} tie{'s' * (ties != 1)}"
+    where = f"{wrong[0].case}, row {wrong[0].row}, {wrong[0].place}" if wrong else ""
+    note = f"{len(listed)} places, least gap {closest:.2g}, {ties} tie{'s' * (ties != 1)}"
     about = tuple(dump.label for dump in dumps)
-    return [Verdict(f"top {k} in order", about, float(len(wrong)), 0.0, not wrong, where, note)]
+    check = f"top {k} in order" if task.mlm else f"{asked(task)} in order"
+    return [Verdict(check, about, float(len(wrong)), 0.0, not wrong, where, note)]

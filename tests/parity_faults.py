@@ -12,13 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from random_checkpoints import SHAPES, write_random
+from family_models import MODELS
+from random_checkpoints import SHAPES, random_tensors, save
 
-from roformer_convert.parity.cases import Case, make_cases, make_training, write_cases
+from roformer_convert.parity.case_file import write_cases
+from roformer_convert.parity.cases import Case, make_cases
 from roformer_convert.parity.dump import Dumper
 from roformer_convert.parity.dumps import Dump
 from roformer_convert.parity.gate import Clock, Result, compare
 from roformer_convert.parity.participants import ComparedModel, look_at
+from roformer_convert.parity.targets import make_training
 
 Plant = Callable[[ModuleType, Any], None]
 LABELS = ("paddle", "torch", "tf")
@@ -42,16 +45,29 @@ class FaultyDumper(Dumper):
 
 
 class Bench:
-    """One random checkpoint, its good dump, and comparisons of it with dumps that have a fault."""
+    """One random checkpoint, its good dump, and comparisons of it with dumps that have a fault.
 
-    def __init__(self, folder: Path, shape: str = "everything", *, gradients: bool = False, **sizes: Any) -> None:
+    Args:
+        folder: Where it all lies.
+        name: A shape of :mod:`random_checkpoints`, or a model of :mod:`family_models`.
+        gradients: Whether a loss is taken.
+    """
+
+    def __init__(self, folder: Path, name: str = "everything", *, gradients: bool = False) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.directory = folder / "ckpt"
-        self.tensors = write_random(self.directory, "torch", shape)
-        self.config = replace(SHAPES[shape][0], **sizes)
+        if name in MODELS:
+            self.config = MODELS[name].config
+            self.tensors = MODELS[name].write(self.directory)
+        else:
+            config, groups = SHAPES[name]
+            self.config = replace(config, layer_norm_eps=1e-6)  # another is seen beside it
+            self.tensors = random_tensors(self.config, groups)
+            save(self.directory, "torch", self.tensors, self.config)
         self.model: ComparedModel = look_at([self.directory])[0]
-        self.cases: list[Case] = make_cases(self.config, None)
-        self.training = make_training(self.config) if gradients else None
+        self.cases: list[Case] = make_cases(self.config, self.model.task, None)
+        self.training = make_training(self.config, self.model.task) if gradients else None
         self.listed = write_cases(folder / "cases.npz", self.cases, self.training)
         self.number = 0
         self.good = self.dump(None)
@@ -83,4 +99,4 @@ class Bench:
 
     def judge(self, faulty: dict[str, Dump], labels: tuple[str, ...] = LABELS) -> Result:
         dumps = [replace(faulty.get(label, self.good), label=label) for label in labels]
-        return compare([self.directory], self.model, [], dumps, self.cases, None, 5, Clock())
+        return compare([self.directory], self.directory, self.model, [], dumps, self.cases, None, 5, Clock())

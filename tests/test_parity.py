@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from roformer_convert.models.process import DeathError
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.parity import gate
 from roformer_convert.parity.cases import KINDS, make_cases
+from roformer_convert.parity.tasks import TASKS
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 
@@ -78,13 +80,16 @@ def test_checkpoints_of_other_sizes_are_not_compared(tmp_path: Path) -> None:
 def test_built_in_sentences_are_of_every_kind() -> None:
     with open_checkpoint(FIXTURE) as checkpoint:
         config = checkpoint.config
-    cases = {case.name: case for case in make_cases(config, Tokenizer.from_pretrained(FIXTURE))}
+    cases = {
+        case.name: case
+        for case in make_cases(config, TASKS["RoFormerForPretraining"], Tokenizer.from_pretrained(FIXTURE))
+    }
     assert [*cases] == [*KINDS, "ids", "ids with padding"]
     assert cases["full-length"].input_ids.shape[1] == config.max_position_embeddings
     assert cases["pairs"].token_type_ids is not None
     assert set(np.unique(cases["pairs"].token_type_ids)) == {0, 1}
     assert cases["everyday"].attention_mask is not None
-    assert len(cases["masks"].masks) > 8
+    assert len(cases["masks"].ranked) > 8
     assert cases["one-token"].input_ids.shape[1] == 3  # with [CLS] and [SEP]
     padded = cases["ids with padding"]
     assert padded.token_type_ids is not None
@@ -210,6 +215,42 @@ def test_pooler_beside_a_masked_lm_head_is_compared_too(tmp_path: Path) -> None:
     result = Bench(tmp_path, "masked-lm-pooler", gradients=True).judge({})
     assert result.passed
     assert {"float64 logits", "float64 pooler", "float64 gradients"} <= {verdict.check for verdict in result.verdicts}
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("name", "title", "said"),
+    [
+        ("causal LM V2", "The best 5 next words", "norm_type rms_norm, use_bias False, attention causal"),
+        ("labels", "The best 5 labels", "pooler_activation gelu"),
+        ("token labels", "The best 5 token labels", "RoFormerForTokenClassification"),
+        ("answers", "The best 5 starts and ends", "RoFormerForQuestionAnswering"),
+        ("choices, first", "The best 5 options", "summary_type first"),
+    ],
+)
+def test_reports_show_the_class_its_traits_and_its_answers(tmp_path: Path, name: str, title: str, said: str) -> None:
+    from parity_faults import Bench
+
+    from roformer_convert.parity.junit import write_junit
+    from roformer_convert.parity.report import render
+    from roformer_convert.parity.screen import screen
+
+    bench = Bench(tmp_path, name)
+    result = bench.judge({})
+    page = render(result)
+    assert title in page
+    assert said in page
+    assert said in screen(result)
+    assert len(result.rankings) > 5
+    assert all(len(answers) > 1 for one in result.rankings for answers in one.answers.values())
+    write_junit(tmp_path / "p.xml", result)
+    written = ElementTree.parse(tmp_path / "p.xml").getroot().findall("properties/property")
+    properties = {one.get("name"): one.get("value") for one in written}
+    data = result.as_dict()
+    assert properties["model_class"] == data["model_class"] == bench.model.class_name
+    assert data["traits"]["attention"] == properties["attention"] == bench.config.attention
+    assert ("summary_type" in data["traits"]) == (name == "choices, first")
+    assert any("next_words" in case for case in data["cases"]) == (name == "causal LM V2")
 
 
 # The browser ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,11 @@ from parity_faults import Bench
 from random_checkpoints import write_random
 
 from roformer_convert.parity.causes import explain_parameters
+from roformer_convert.parity.tasks import TASKS
 
 pytest.importorskip("torch")
+
+MASKED_LM = TASKS["RoFormerForMaskedLM"]
 
 
 def owner(parameter: str) -> set[str]:
@@ -56,7 +59,7 @@ def test_corruption_of_any_single_tensor_is_described(tmp_path: Path) -> None:
         wrong = array.astype(np.float64)
         index = np.unravel_index((number * 7919) % array.size, array.shape)
         wrong[index] -= 1e-7
-        (cause,) = explain_parameters("torch", {name: wrong}, tensors)
+        (cause,) = explain_parameters("torch", {name: wrong}, tensors, MASKED_LM)
         assert (cause.kind, cause.where, cause.label) == ("corrupted", name, "torch")
         assert f"1 of {array.size:,} values differ, most at {[int(i) for i in index]}" in cause.what
 
@@ -68,7 +71,7 @@ def test_exchanged_tensors_are_named() -> None:
         "layers.1.attention.query.weight": random.normal(size=(4, 4)),
     }
     wrong = {"layers.0.attention.query.weight": right["layers.1.attention.query.weight"]}
-    (cause,) = explain_parameters("tf", wrong, right)
+    (cause,) = explain_parameters("tf", wrong, right, MASKED_LM)
     assert cause.what == "it holds layers.1.attention.query.weight"
 
 
@@ -76,5 +79,5 @@ def test_shifted_rows_with_other_rows_at_the_ends_are_named() -> None:
     random = np.random.default_rng(0)
     good = random.normal(size=(30, 5))
     wrong = np.concatenate([random.normal(size=(3, 5)), good[:-3]])
-    (cause,) = explain_parameters("tf", {"embeddings.word.weight": wrong}, {"embeddings.word.weight": good})
+    (cause,) = explain_parameters("tf", {"embeddings.word.weight": wrong}, {"embeddings.word.weight": good}, MASKED_LM)
     assert (cause.kind, cause.what) == ("vocabulary", "the rows are shifted by 3")

@@ -106,9 +106,9 @@ def embedding_dropout(module: ModuleType, model: Any) -> None:
 def token_0_masked(module: ModuleType, model: Any) -> None:
     original = model.lay_out
 
-    def lay_out(input_ids: Any, attention_mask: Any, packed: bool) -> Any:
+    def lay_out(input_ids: Any, attention_mask: Any, packed: bool, token_type_ids: Any) -> Any:
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return original(input_ids, real * (input_ids != 0), packed)
+        return original(input_ids, real * (input_ids != 0), packed, token_type_ids)
 
     model.lay_out = lay_out
 
@@ -126,7 +126,7 @@ def mask_constant(module: ModuleType, model: Any) -> None:
 
 def mask_ignored(module: ModuleType, model: Any) -> None:
     original = model.lay_out
-    model.lay_out = lambda input_ids, attention_mask, packed: original(input_ids, None, packed)
+    model.lay_out = lambda input_ids, attention_mask, packed, types: original(input_ids, None, packed, types)
 
 
 def token_types_ignored(module: ModuleType, model: Any) -> None:

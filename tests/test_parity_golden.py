@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,7 +35,7 @@ def golden(bench: Bench) -> Path:
 
 def test_the_same_run_holds(bench: Bench, golden: Path) -> None:
     verdicts = compare_golden(read_golden(golden), bench.judge({}))
-    assert len(verdicts) == 2 * len(LABELS)
+    assert len(verdicts) == 1 + 2 * len(LABELS)
     assert all(verdict.passed and verdict.value == 0.0 for verdict in verdicts)
 
 
@@ -44,6 +45,31 @@ def test_golden_says_what_it_was_recorded_on(golden: Path) -> None:
     assert set(about["bounds"]) == {"float64", "float32"}
     assert "another processor" in about["bounds_cover"]
     assert len(about["weights_sha256"]) == len(about["inputs_sha256"]) == 64
+
+
+def test_trait_that_was_lost_is_drift_and_named(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "causal LM")
+    path = tmp_path / "golden.npz"
+    record(path, bench.judge({}))
+    held = read_golden(path)
+    assert held.about["traits"]["attention"] == "causal"
+
+    def plant(module: ModuleType, model: Any) -> None:
+        model.config = replace(model.config, attention="bidirectional")
+
+    drifted = bench.judge(dict.fromkeys(LABELS, bench.dump(plant)))
+    drifted.model = replace(drifted.model, config=replace(bench.config, attention="bidirectional"))
+    wrong = {verdict.check: verdict.where for verdict in compare_golden(held, drifted) if not verdict.passed}
+    assert wrong["golden traits"] == "attention is 'bidirectional', recorded 'causal'"
+    assert "first drift in layers.0.attention.out" in wrong["golden float64"]
+
+
+def test_golden_of_an_older_version_says_nothing_of_traits(bench: Bench, golden: Path) -> None:
+    held = read_golden(golden)
+    about = {name: value for name, value in held.about.items() if name != "traits"}
+    verdicts = compare_golden(replace(held, about=about), bench.judge({}))
+    assert {verdict.check for verdict in verdicts} == {"golden float64", "golden float32"}
+    assert all(verdict.passed for verdict in verdicts)
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e-3])
@@ -120,6 +146,25 @@ def _about(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, bytes
 
 def _set(name: str, data: bytes) -> Callable[[dict[str, bytes]], None]:
     return lambda members: members.__setitem__(name, data)
+
+
+HOSTILE_TRAITS: dict[str, Any] = {
+    "a list": ["attention"],
+    "a number": 3,
+    "nested": {"attention": {"a": [1, {}]}},
+    "control characters": {"attention": "\x1b[2J\n" * 1000},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TRAITS)
+def test_hostile_traits_of_a_golden_are_no_crash(bench: Bench, golden: Path, name: str) -> None:
+    held = read_golden(golden)
+    about = {**held.about, "traits": HOSTILE_TRAITS[name]}
+    verdicts = compare_golden(replace(held, about=about), bench.judge({}))
+    (one,) = [verdict for verdict in verdicts if verdict.check == "golden traits"]
+    assert not one.passed
+    assert len(one.where) <= 500
+    assert one.where.isprintable()
 
 
 HOSTILE: dict[str, Callable[[dict[str, bytes]], Any]] = {

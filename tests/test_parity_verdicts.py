@@ -7,7 +7,8 @@ import pytest
 
 from roformer_convert.parity.dumps import Distance, distance
 from roformer_convert.parity.measure import Measured, _over_all_cases
-from roformer_convert.parity.verdicts import _same_order, single_bound
+from roformer_convert.parity.rankings import _same_order
+from roformer_convert.parity.verdicts import single_bound
 
 
 def test_one_far_element_among_many_equal_ones_decides() -> None:

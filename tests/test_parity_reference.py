@@ -1,0 +1,76 @@
+"""The gate's numpy reference computes what the family's writers and the tests' own forward pass compute.
+
+It is the fourth implementation that every framework is held against, step by step; here its steps are put together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from family_models import MODELS
+from numpy_roformer import Forward
+
+from roformer_convert.models.config import RoFormerConfig, tap_names
+from roformer_convert.parity.cases import Case, make_cases
+from roformer_convert.parity.reference import Reference
+from roformer_convert.parity.tasks import TASKS, Task, results
+
+
+def compute(reference: Reference, case: Case) -> dict[str, Any]:
+    """Compute every step from the steps before it."""
+    task = reference.task
+    taps: dict[str, Any] = {}
+    names = tap_names(
+        reference.config,
+        pooler="pooler.weight" in reference.parameters,
+        mlm=task.mlm,
+        sop=task.sop,
+        classifier=task.head is not None,
+    )
+    for name in names:
+        taps[name] = reference.predict(name, taps, case)
+    return taps
+
+
+def forward(judge: Forward, case: Case, task: Task) -> Any:
+    """Compute a model's result in the tests' own forward pass."""
+    ids = case.input_ids
+    types = np.zeros_like(ids) if case.token_type_ids is None else case.token_type_ids
+    mask = np.ones_like(ids) if case.attention_mask is None else case.attention_mask
+    if task.head == "options":
+        return judge.choices(ids, types, mask)
+    hidden = judge.hidden(ids, types, mask)
+    if task.mlm:
+        return judge.logits(hidden)
+    if task.head == "labels":
+        return judge.row_labels(hidden)
+    return hidden if task.head is None else judge.token_labels(hidden)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_together_are_the_forward_pass(name: str) -> None:
+    config, task = MODELS[name].config, TASKS[MODELS[name].kind.class_name]
+    tensors = {key: array.astype(np.float64) for key, array in MODELS[name].tensors().items()}
+    for case in make_cases(config, task, None):
+        taps = compute(Reference(config, tensors, task), case)
+        got = taps[results(taps)[0]]
+        want = forward(Forward(tensors, config), case, task)
+        real = np.ones(got.shape[:2], bool)
+        if case.attention_mask is not None and got.ndim == 3:
+            # a query that sees no real key sees all of them alike, with another constant other ones
+            real = sees_a_key(case, config)
+        assert np.abs(got - want)[real].max() <= 1e-12 * np.abs(want).max(), case.name
+
+
+def sees_a_key(case: Case, config: RoFormerConfig) -> Any:
+    """Say which tokens (B, T) see a real key."""
+    assert case.attention_mask is not None
+    if config.attention == "bidirectional":
+        return np.ones_like(case.input_ids, bool)
+    place = np.broadcast_to(np.arange(case.input_ids.shape[1]), case.input_ids.shape)
+    if config.attention == "unilm":
+        assert case.token_type_ids is not None
+        place = case.token_type_ids.cumsum(-1)
+    return ((place[:, None, :] <= place[:, :, None]) & (case.attention_mask[:, None, :] != 0)).any(-1)
