@@ -11,10 +11,11 @@ from typing import Any
 
 from ..converters.compare import compare
 from ..converters.conversion import ConvertOptions, convert
+from ..converters.errors import InexpressibleError
 from ..converters.rendering import table
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.opening import open_checkpoint
-from ..converters.table.mapping import DIALECTS
+from ..converters.table.mapping import DIALECTS, Dialect
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Direction:
         nbytes: Bytes of payload.
         different: Canonical names whose bits differ from the checkpoint's, and configuration fields.
         seconds: Wall time of the conversion.
+        impossible: Why the target cannot hold this model, from whichever dialect; empty where it can.
     """
 
     source: str
@@ -38,6 +40,7 @@ class Direction:
     nbytes: int
     different: tuple[str, ...]
     seconds: float
+    impossible: str = ""
 
 
 def every_direction(
@@ -61,17 +64,23 @@ def every_direction(
         tempfile.TemporaryDirectory() as directory,
         open_checkpoint(checkpoint, set=set, model_class=model_class) as first,
     ):
-        for source in DIALECTS:
-            start = Path(directory) / source
-            convert(checkpoint, start, to=source, options=stated)
-            for target in DIALECTS:
+        starts: dict[Dialect, Path] = {}
+        for dialect in DIALECTS:
+            try:
+                convert(checkpoint, Path(directory) / dialect, to=dialect, options=stated)
+                starts[dialect] = Path(directory) / dialect
+            except InexpressibleError as error:  # no name for a head: not a difference, and not to be passed over
+                why = error.what.removeprefix(f"{checkpoint}: ")
+                yield Direction("any", dialect, 0, 0, 0, (), 0.0, why)
+        for source, start in starts.items():
+            for target in starts:
                 if target != source:
                     yield _direction(first, start, source, target, Path(directory) / f"{source}2{target}")
 
 
-def _direction(first: Checkpoint, start: Path, source: str, target: str, out: Path) -> Direction:
+def _direction(first: Checkpoint, start: Path, source: Dialect, target: Dialect, out: Path) -> Direction:
     began = time.perf_counter()
-    report = convert(start, out, to=target, options=ConvertOptions(allow_different=True))  # type: ignore[arg-type]
+    report = convert(start, out, to=target, options=ConvertOptions(allow_different=True))
     seconds = time.perf_counter() - began
     with open_checkpoint(out) as second:
         comparison = compare(first, second)
@@ -89,6 +98,7 @@ def _direction(first: Checkpoint, start: Path, source: str, target: str, out: Pa
 
 def report(checkpoint: Path, directions: Sequence[Direction]) -> str:
     """Lay the conversions out as a table, with one sentence of what came of them all."""
+    made = [one for one in directions if not one.impossible]
     rows = [
         [
             f"{one.source} → {one.target}",
@@ -98,12 +108,13 @@ def report(checkpoint: Path, directions: Sequence[Direction]) -> str:
             "DIFFER: " + ", ".join(one.different) if one.different else "every bit equal",
             f"{one.seconds:.2f}",
         ]
-        for one in directions
+        for one in made
     ]
     head = ["direction", "tensors", "transposed", "bytes", "against the source", "s"]
-    wrong = sum(bool(one.different) for one in directions)
+    wrong = sum(bool(one.different) for one in made)
     if wrong:
-        said = f"{checkpoint}: {wrong} of {len(directions)} directions changed something"
+        said = f"{checkpoint}: {wrong} of {len(made)} directions changed something"
     else:
-        said = f"{checkpoint}: {len(directions)} directions, every tensor equal bit for bit"
-    return f"{table(head, rows, right=[1, 2, 3, 5])}\n{said}"
+        said = f"{checkpoint}: {len(made)} directions, every tensor equal bit for bit"
+    left_out = [f"note: not converted to {one.target}: {one.impossible}" for one in directions if one.impossible]
+    return "\n".join([table(head, rows, right=[1, 2, 3, 5]), *left_out, said])

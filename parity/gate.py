@@ -333,7 +333,7 @@ def _explain(
     config = _agreed_config(dumps, divergence)
     truth = {} if one else _majority(dumps)
     for dump in dumps:
-        wrong = {name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))}
+        wrong = [name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))]
         with dump.opened("parameters") as arrays:
             own = dict(arrays)
         known = {name: own[name] for name in wrong if name in own}

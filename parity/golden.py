@@ -25,7 +25,7 @@ from .dumps import Dump
 from .gate import Result
 from .measure import BOUND
 from .tasks import results
-from .verdicts import Verdict
+from .verdicts import CANCELLED, Verdict
 
 Array = NDArray[Any]
 
@@ -135,7 +135,7 @@ def record(path: Path, result: Result) -> int:
 def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list[Array]]:
     samples, arrays = [], []
     with dump.opened("gradients") as gradients:  # the scale that verdicts.py puts them on
-        floor = 1e-5 * max((float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients), default=0.0)
+        floor = CANCELLED * max((float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients), default=0.0)
     smallest = min(result.cases, key=lambda case: case.input_ids.size).name
     for case, name, array in _arrays(dump, result, dtype):
         count = _RESULT_SAMPLES if name in results(result.order) else _TAP_SAMPLES

@@ -22,6 +22,9 @@ Array = NDArray[Any]
 
 #: float32: each of two implementations may be twice as far from float64 as the closest one is, on either side of it.
 ROUNDINGS = 4.0
+#: Of the largest gradient, the least scale that another is put on. Terms as large as it that cancel leave roundings
+#: of 2**-52, of which the bound then lets 64 pass: the gradient of multiple choice's bias is nothing but such rounding.
+CANCELLED = 64 * 2.0**-52 / BOUND
 #: Spacing of float32 at 1: below this a float32-to-float64 distance says nothing.
 _FLOAT32 = 2.0**-23
 
@@ -169,14 +172,15 @@ def _by_parameter(dumps: Sequence[Dump], file: str, check: str) -> list[Verdict]
 def _scale(apart: Distance, gradients: Mapping[str, float], name: str, *, stepped: bool) -> Distance:
     """Put a parameter's distance on its scale.
 
-    A gradient's is its parameter's largest; where that is next to nothing beside the others', 1e-5 of theirs, of which
-    its rounding is made. After the step it is the parameter's largest, and what the step makes of the gradient's: it
-    divides by the gradient's magnitude plus epsilon, and so multiplies a difference by up to rate / epsilon.
+    A gradient's is its parameter's largest. Where that is next to nothing beside the others', it is what their terms
+    cancel to, and all of it is rounding (:data:`CANCELLED`). After the step it is the parameter's largest, and what the
+    step makes of the gradient's: it divides by the gradient's magnitude plus epsilon, and so multiplies a difference by
+    up to rate / epsilon.
     """
     own = gradients.get(name, 0.0)
     if stepped:
         return replace(apart, scale=apart.scale + RATE / EPSILON * own)
-    return replace(apart, scale=max(apart.scale, 1e-5 * max(gradients.values(), default=0.0)))
+    return replace(apart, scale=max(apart.scale, CANCELLED * max(gradients.values(), default=0.0)))
 
 
 def _ranked(dumps: Sequence[Dump], listed: Sequence[Ranking], task: Task, k: int) -> list[Verdict]:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -513,10 +514,10 @@ def test_parity_takes_a_checkpoint_through_every_conversion(tmp_path: Path, monk
     assert done.output.count("every bit equal") == 12
     # one of the twelve loses something, and the status says so
 
-    def lossy(source: Path, target: Path, *, to: Any) -> Any:
-        return convert(
-            source, target, to=to, options=ConvertOptions(dtype="float16" if target.name == "tf2tf1" else None)
-        )
+    def lossy(source: Path, target: Path, *, to: Any, options: ConvertOptions) -> Any:
+        if target.name == "tf2tf1":
+            options = replace(options, dtype="float16")
+        return convert(source, target, to=to, options=options)
 
     write_random(tmp_path / "fine", "tf1")
     monkeypatch.setattr("roformer_convert.parity.conversions.convert", lossy)
