@@ -26,9 +26,7 @@ def run(runners: Runners, framework: str, folder: str, kind: str | None = None) 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_the_writers_logits_are_reproduced(runners: Runners, framework: str, folder: str) -> None:
     got = run(runners, framework, folder)
-    # RoFormerV2's epsilon is 1e-12 here and 1e-7 in the bert4keras that wrote this folder
-    limit = 2 * TOLERANCE if folder == "b4k-MaskedLM_v2" else TOLERANCE
-    assert difference(folder, got["out0"], everywhere=False) <= limit
+    assert difference(folder, got["out0"], everywhere=False) <= TOLERANCE
 
 
 @pytest.mark.parametrize(
