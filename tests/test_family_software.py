@@ -1,8 +1,8 @@
 """Each software of the family loads what we write for it and computes what the source's writer computed.
 
 Every folder in every dialect that can express it is run by that dialect's own programs: PaddleNLP; transformers 4.57
-and 5, JunnYu's package for RoFormerV2 and its pooler; transformers' TF classes; bert4keras. What is refused is written
-with ``allow_different`` and run too: if it computed the same after all, the refusal would be wrong.
+and 5, and JunnYu's package; transformers' TF classes; bert4keras. What is refused is written with ``allow_different``
+and run too: if it computed the same after all, the refusal would be wrong.
 """
 
 from __future__ import annotations
@@ -169,8 +169,9 @@ def pairs(dialect: Dialect, given: tuple[Pair, ...] = EXPRESSIBLE) -> list[str]:
     return [folder for folder, to in given if to == dialect]
 
 
-#: What torch's programs are asked: JunnYu's package knows RoFormerV2 and the pooler, transformers knows neither.
-JUNNYU = [folder for folder in pairs("torch") if is_v2(folder) or "poollin" in folder]
+#: What torch's programs are asked: transformers does not know RoFormerV2, and JunnYu's package masks nothing causally.
+_CAUSAL = ("hf4-CausalLM_default_st", "hf5-CausalLM_default_st", "b4k-LM_default")
+JUNNYU = [folder for folder in pairs("torch") if folder not in _CAUSAL]
 TRANSFORMERS = [folder for folder in pairs("torch") if not is_v2(folder)]
 #: In bert4keras: those with a class of its own or with a head of Google's.
 KERAS = pairs("tf1")
