@@ -196,15 +196,21 @@ def jieba_rows(texts: list[str]) -> list[str]:
     return list(dict.fromkeys([*SPECIAL, *some, *PIECES]))
 
 
-@pytest.mark.parametrize("words", [False, True])
-def test_real_sentences_give_what_transformers_gives(tmp_path: Path, bert_tokenizer: Any, words: bool) -> None:
-    texts, firsts, seconds = real_sentences()
-    rows = jieba_rows(texts)
+def ours_and_theirs(directory: Path, rows: list[str], words: bool, **settings: Any) -> tuple[Tokenizer, Any]:
+    """Build a tokenizer of either kind, and transformers' of the same rows and settings."""
     named = "RoFormerTokenizer" if words else "BertTokenizer"
-    directory = write(tmp_path, rows, tokenizer_config={"tokenizer_class": named})
+    write(directory, rows, tokenizer_config={"tokenizer_class": named, **settings})
     ours = Tokenizer.from_pretrained(directory)
     assert ours.settings.words is words
-    theirs = roformer_tokenizer(rows) if words else bert_tokenizer.from_pretrained(directory)
+    if words:
+        return ours, roformer_tokenizer(rows, **settings)
+    return ours, pytest.importorskip("transformers").BertTokenizer.from_pretrained(directory)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_real_sentences_give_what_transformers_gives(tmp_path: Path, words: bool) -> None:
+    texts, firsts, seconds = real_sentences()
+    ours, theirs = ours_and_theirs(tmp_path, jieba_rows(texts), words)
     assert_same(ours, theirs, texts)
     assert_same(ours, theirs, firsts, seconds)
     assert_same(ours, theirs, texts, max_length=12)
@@ -234,21 +240,13 @@ def test_real_sentences_give_what_transformers_gives_with_the_fixtures_vocabular
     ],
 )
 @pytest.mark.parametrize("words", [False, True])
-def test_settings_of_tokenizer_config_are_honoured(
-    tmp_path: Path, bert_tokenizer: Any, settings: dict[str, Any], words: bool
-) -> None:
-    named = "RoFormerTokenizer" if words else "BertTokenizer"
-    directory = write(tmp_path, WORD_ROWS, tokenizer_config={"tokenizer_class": named, **settings})
-    theirs = roformer_tokenizer(WORD_ROWS, **settings) if words else bert_tokenizer.from_pretrained(directory)
-    assert_same(Tokenizer.from_pretrained(directory), theirs, odd_strings(3, 400))
+def test_settings_of_tokenizer_config_are_honoured(tmp_path: Path, settings: dict[str, Any], words: bool) -> None:
+    assert_same(*ours_and_theirs(tmp_path, WORD_ROWS, words, **settings), odd_strings(3, 400))
 
 
 @pytest.mark.parametrize("words", [False, True])
-def test_pairs_and_truncation_are_those_of_transformers(tmp_path: Path, bert_tokenizer: Any, words: bool) -> None:
-    named = "RoFormerTokenizer" if words else "BertTokenizer"
-    directory = write(tmp_path, WORD_ROWS, tokenizer_config={"tokenizer_class": named})
-    ours = Tokenizer.from_pretrained(directory)
-    theirs = roformer_tokenizer(WORD_ROWS) if words else bert_tokenizer.from_pretrained(directory)
+def test_pairs_and_truncation_are_those_of_transformers(tmp_path: Path, words: bool) -> None:
+    ours, theirs = ours_and_theirs(tmp_path, WORD_ROWS, words)
     texts, pairs = odd_strings(4, 300), odd_strings(5, 300)[::-1]
     assert_same(ours, theirs, texts, pairs)
     for limit in (3, 4, 7, 16, 33):
@@ -257,16 +255,22 @@ def test_pairs_and_truncation_are_those_of_transformers(tmp_path: Path, bert_tok
         assert_same(ours, theirs, texts[some], pairs[some], max_length=limit)
 
 
-def test_a_batch_is_cut_as_single_texts_are(ours: Tokenizer) -> None:
-    texts, pairs = odd_strings(12, 150), odd_strings(13, 150)[::-1]
-    for limit in (3, 9, 20):
-        batch = ours.encode_batch(texts, pairs, max_length=limit, offsets=True)
-        assert batch.lengths.max() == limit
-        for row, (text, pair) in enumerate(zip(texts, pairs, strict=True)):
-            encoding = ours.encode(text, pair, max_length=limit)
-            assert encoding.ids == batch.input_ids[row, : batch.lengths[row]].tolist()
-            assert encoding.token_type_ids == batch.token_type_ids[row, : batch.lengths[row]].tolist()
-            assert [ours.token(number) for number in encoding.ids] == encoding.tokens
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("limit", [None, 3, 9, 20])
+def test_a_batch_is_what_single_texts_are(ours: Tokenizer, limit: int | None, paired: bool) -> None:
+    texts = odd_strings(12, 150)
+    pairs = odd_strings(13, 150)[::-1] if paired else None
+    batch = ours.encode_batch(texts, pairs, max_length=limit, offsets=True)
+    assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.attention_mask.dtype == np.int64
+    assert batch.offsets is not None
+    assert limit is None or batch.lengths.max() == limit
+    seconds: list[Any] = pairs or [None] * len(texts)
+    for row, (text, pair) in enumerate(zip(texts, seconds, strict=True)):
+        encoding, length = ours.encode(text, pair, max_length=limit), batch.lengths[row]
+        assert encoding.ids == batch.input_ids[row, :length].tolist()
+        assert encoding.token_type_ids == batch.token_type_ids[row, :length].tolist()
+        assert encoding.offsets == [tuple(each) for each in batch.offsets[row, :length].tolist()]
+        assert [ours.token(number) for number in encoding.ids] == encoding.tokens
 
 
 @pytest.mark.parametrize(
@@ -367,19 +371,6 @@ def test_ids_that_paddlenlp_gave() -> None:
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_pretrained(write(tmp_path_factory.mktemp("vocabulary")))
-
-
-def test_one_text_and_a_batch_give_the_same(ours: Tokenizer) -> None:
-    texts = odd_strings(10, 200)
-    batch = ours.encode_batch(texts, offsets=True)
-    assert batch.input_ids.dtype == batch.token_type_ids.dtype == batch.attention_mask.dtype == np.int64
-    assert batch.offsets is not None
-    for row, text in enumerate(texts):
-        encoding = ours.encode(text)
-        length = batch.lengths[row]
-        assert encoding.ids == batch.input_ids[row, :length].tolist()
-        assert encoding.offsets == [tuple(pair) for pair in batch.offsets[row, :length].tolist()]
-        assert [ours.token(number) for number in encoding.ids] == encoding.tokens
 
 
 def test_a_batch_can_be_rounded_up_in_width(ours: Tokenizer) -> None:
