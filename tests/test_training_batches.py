@@ -272,15 +272,7 @@ def test_epochs_are_counted() -> None:
 
 def test_corpora_are_mixed_by_weight_and_each_cycles_by_itself() -> None:
     small, large = MemoryCorpus(numbered_shard([[5]] * 40)), MemoryCorpus(numbered_shard([[5]] * 800, first=1000))
-    data = StageData(
-        [(small, 1.0), (large, 3.0)],
-        length=48,
-        seed=1,
-        options=SamplingOptions(),
-        special=SPECIAL,
-        batch_size=16,
-        held_out_fraction=0.0,
-    )
+    data = stage_of([(small, 1.0), (large, 3.0)], batch_size=16)
     seen: Counter[int] = Counter()
     for step in range(60):
         rows = rows_of(data.batches(step))
@@ -518,16 +510,7 @@ def test_each_held_out_sample_comes_once_in_a_random_order() -> None:
 
 def test_held_out_samples_of_several_corpora_come_once_each_whatever_their_weights() -> None:
     small, large = MemoryCorpus(numbered_shard([[5]] * 40)), MemoryCorpus(numbered_shard([[5]] * 800, first=1000))
-    data = StageData(
-        [(small, 30.0), (large, 1.0)],
-        length=48,
-        seed=1,
-        options=SamplingOptions(),
-        special=SPECIAL,
-        batch_size=16,
-        held_out=True,
-        held_out_fraction=0.5,
-    )
+    data = stage_of([(small, 30.0), (large, 1.0)], batch_size=16, held_out=True, held_out_fraction=0.5)
     texts = [tuple(plain(row)) for row in epoch_rows(data)]
     assert len(set(texts)) == len(texts) == sum(len(source.map(0)) for source in data._sources)
     assert sum(text[1] < 1000 for text in texts[:16]) >= 14, "the weights hold while there is text of both"
@@ -563,14 +546,7 @@ def test_impossible_values_are_errors_that_name_them(changes: dict[str, object],
 @pytest.mark.parametrize("weights", [[], [1.0, 0.0], [float("nan")], [1.0, 1e-9]])
 def test_impossible_weights_are_errors(weights: list[float]) -> None:
     with pytest.raises(ConvertError, match=r"corpora's weights|no corpus"):
-        StageData(
-            [(random_corpus(), weight) for weight in weights],
-            length=48,
-            seed=1,
-            options=SamplingOptions(),
-            special=SPECIAL,
-            batch_size=4,
-        )
+        stage_of([(random_corpus(), weight) for weight in weights])
 
 
 def test_data_read_from_the_cache_are_the_same(tmp_path: Path) -> None:
