@@ -88,15 +88,6 @@ def test_the_command_is_installed_under_its_name() -> None:
     assert entry.value == "roformer_convert.__main__:main"
 
 
-@pytest.mark.parametrize(
-    "words", [["nonsense"], ["convert", "--nonsense"], ["convert", "x", "--to", "jax"], ["convert", "x"]]
-)
-def test_an_unknown_word_is_told(words: list[str]) -> None:
-    result = run(*words)
-    assert result.exit_code == 2
-    assert "Error: " in result.output
-
-
 # --- convert --------------------------------------------------------------------------------------------------------
 
 

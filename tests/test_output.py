@@ -15,7 +15,6 @@ from random_checkpoints import CONFIG, file_bytes, random_tensors, read_all, sam
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, save_checkpoint
 from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.converters.target import output
-from roformer_convert.converters.target.output import OutputDirectory
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -59,23 +58,25 @@ def test_force_replaces_a_whole_checkpoint_directory(source: Path) -> None:
     assert names(source.parent) == ["ckpt", "out"]
 
 
-@pytest.mark.parametrize("kind", ["notes", "nested", "file", "photos"])
-def test_force_replaces_nothing_but_a_checkpoint(source: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ([], "it is a file"),
+        (["thesis.tex"], "it holds thesis.tex"),
+        (["config.json", "thesis.tex"], "it holds thesis.tex"),
+        (["config.json", "src/main.py"], r"it holds a directory \(src\)"),
+        (["model.safetensors.jpg"], "it holds model.safetensors.jpg"),
+    ],
+)
+def test_force_replaces_nothing_but_a_checkpoint(source: Path, files: list[str], why: str) -> None:
     target = source.parent / "out"
-    if kind == "file":
+    for name in files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_text("precious")
+    if not files:
         target.write_text("a file")
-    else:
-        target.mkdir()
-        if kind == "nested":
-            (target / "config.json").write_text("{}")
-            (target / "src").mkdir()
-            (target / "src" / "main.py").write_text("precious")
-        elif kind == "notes":
-            (target / "thesis.tex").write_text("precious")
-        else:
-            (target / "model.safetensors.jpg").write_text("precious")
     before = file_bytes(source.parent)
-    with pytest.raises(ConvertError, match="is not replaced"):
+    with pytest.raises(ConvertError, match=f"is not replaced: {why}"):
         convert(source, target, to="torch", options=ConvertOptions(force=True))
     assert file_bytes(source.parent) == before
     assert names(source.parent) == ["ckpt", "out"]
@@ -297,11 +298,3 @@ def test_save_checkpoint_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ConvertError, match="missing"):
         save_checkpoint(tmp_path / "out", tensors, CONFIG, dialect="tf1")
     assert names(tmp_path) == []
-
-
-def test_force_keeps_a_directory_with_anything_of_somebody_else(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("{}")
-    (tmp_path / "out" / "thesis.doc").write_text("years of work")
-    with pytest.raises(ConvertError, match=r"thesis\.doc"):
-        OutputDirectory(tmp_path / "out", force=True)
