@@ -13,8 +13,6 @@ SCENARIO = "scenario"
 CALL = "call"
 #: A fast kernel would be called that no CPU has: an operator of it and its type.
 STANDS_FOR = "stands-for"
-#: A kernel of another library would be called: its name and type.
-OUTSIDE = "outside"
 #: Until the matching end kernels stand for those of a half type, which follows the word.
 HALF = "half"
 #: The operator within is halved because it is listed, so that Paddle has to say the same.

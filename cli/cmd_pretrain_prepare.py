@@ -145,7 +145,7 @@ def render(report: PreparationReport) -> str:
     if earlier:
         lines.append(f"  {earlier} of the shards had been made before")
     if report.verified:
-        lines.append("  read back: every checksum fits")
+        lines.append("  read back: every checksum matches")
     if not report.finished:
         left = report.shards - report.present
         lines.append(

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from roformer_convert.training.reporting.metrics import TIMES
 from roformer_convert.training.step.state import STATE
+
+#: Fields of a record that a clock decides: they alone differ between two runs of one configuration on one machine.
+TIMES = frozenset({"steps_per_second", "sequences_per_second", "tokens_per_second", "peak_share"})
 
 
 def same_run(one: Path, other: Path, step: int, *, history: bool = True) -> None:

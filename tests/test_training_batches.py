@@ -265,9 +265,7 @@ def test_another_seed_gives_other_data() -> None:
 def test_epochs_are_counted() -> None:
     data = stage(MemoryCorpus(numbered_shard([[5, 5]] * 48)), short_sequence_probability=0.0)
     assert data.steps_per_epoch == 4
-    assert data.epoch_of(0) == 0
-    assert data.epoch_of(6) == 1.5
-    assert data.corpus_epochs(6) == (1.5,)
+    assert data.origin_at(6).taken == (72,)
 
 
 def test_corpora_are_mixed_by_weight_and_each_cycles_by_itself() -> None:
@@ -283,7 +281,7 @@ def test_corpora_are_mixed_by_weight_and_each_cycles_by_itself() -> None:
         "240 samples are six epochs of the small one"
     )
     assert {count for token, count in seen.items() if token >= 1000} == {1}
-    assert data.corpus_epochs(60) == (6.0, 0.9)
+    assert data.origin_at(60).taken == (240, 720)
 
 
 # --- steps, ranks and micro-batches

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from same_runs import TIMES
 
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.training.reporting import curves
 from roformer_convert.training.reporting.log import EvaluationRecord, RunLog, StageRecord, StepRecord
-from roformer_convert.training.reporting.metrics import TIMES, read_metrics
+from roformer_convert.training.reporting.metrics import read_metrics
 from roformer_convert.training.reporting.progress import Progress, duration
 
 CARD = (

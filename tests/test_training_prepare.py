@@ -338,7 +338,7 @@ def test_the_command_prints_speed_and_memory_and_verifies(text: Path, tmp_path: 
     result = CliRunner().invoke(cli, [*words, "--processes", "1", "--verify"])
     assert result.exit_code == 0, result.output
     assert " characters/s with 1 process, at most " in result.output
-    assert "every checksum fits" in result.output
+    assert "every checksum matches" in result.output
     result = CliRunner().invoke(cli, [*words, "--processes", "1"])
     assert "1 of the shards had been made before" in result.output
 

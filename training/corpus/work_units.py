@@ -21,7 +21,6 @@ from ..text.files import LONGEST_LINE, TextFormat, is_compressed
 SHARD_BYTES = 64 << 20
 
 _END_BYTES = 1 << 16
-_LOOK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)

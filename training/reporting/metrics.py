@@ -18,9 +18,6 @@ from ...converters.errors import ConvertError, FormatError
 #: The file in a run's directory.
 METRICS = "metrics.jsonl"
 
-#: Fields that hold a clock's reading: they alone differ between two runs of one configuration on one machine.
-TIMES = frozenset({"steps_per_second", "sequences_per_second", "tokens_per_second", "peak_share"})
-
 #: What a stage's record is read for.
 _STAGE_FIELDS = ("stage", "length", "batch_size")
 

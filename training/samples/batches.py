@@ -162,15 +162,6 @@ class StageData:
         means = [float(source.map(0)[:, 1].mean()) for source in self._sources]
         return float(np.dot(means, self._mixture.shares)) + self._options.special_tokens
 
-    def epoch_of(self, step: int) -> float:
-        """Say how often the corpora, taken together, have been seen before `step`."""
-        return self._first_sample(step) / sum(self._epoch)
-
-    def corpus_epochs(self, step: int) -> tuple[float, ...]:
-        """Say how often each corpus has been seen before `step`."""
-        taken = self.origin_at(step).taken
-        return tuple(taken[number] / size for number, size in zip(self._numbers, self._epoch, strict=True))
-
     def origin_at(self, step: int) -> Origin:
         """Say where other steps would have to begin that go on after `step` steps."""
         sample = self._first_sample(step)
