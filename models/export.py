@@ -178,6 +178,7 @@ def export(
         layout="torch",
         dtype="float32",
         set=None,
+        model_class=None,
         fresh_heads=False,
         num_labels=None,
         computes=_anything,

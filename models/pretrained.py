@@ -95,6 +95,7 @@ def opened(
     dialect: Dialect | None,
     config: str | Path | None,
     set: Mapping[str, Any] | None,
+    model_class: str | None,
     extend_to: int | None,
     fresh_heads: bool,
     num_labels: int | None,
@@ -110,6 +111,7 @@ def opened(
         dialect: Overrules what the files look like.
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
+        model_class: Class of the checkpoint as ``open_checkpoint`` takes it, whatever its files say.
         extend_to: Raises ``max_position_embeddings``, in tokens.
         fresh_heads: Whether a head that the file lacks starts at random; otherwise that is an error.
         num_labels: Labels of a fresh classifier.
@@ -120,14 +122,13 @@ def opened(
         raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(FLOATS)}")
     if dtype is not None and not computes(dtype):
         raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
-    found = identify(directory, dialect=dialect, config=config, set=set)
+    found = identify(directory, dialect=dialect, config=config, set=set, model_class=model_class)
     if found.choice.problem:  # no file says what it is: the class that it is loaded as, of whose encoder any may be
         named = kind if kind.stated else found.kind
         found = identify(directory, dialect=dialect, config=config, set=set, model_class=named.name)
     with fit(found, any_vocab=True).require() as checkpoint:
-        for note in checkpoint.source_config.notes:
-            if "--set" in note:  # what is computed was assumed
-                _log.warning("%s: %s; here set={...}", directory, note)
+        for note in assumptions(checkpoint):
+            _log.warning("%s: %s; here set={...}", directory, note)
         stored = stored_dtype(checkpoint)
         if dtype is None and not computes(stored):
             _log.warning(
@@ -144,6 +145,11 @@ def opened(
             _layout=layout,
             _fresh=fresh_heads,
         )
+
+
+def assumptions(checkpoint: Checkpoint) -> list[str]:
+    """Say what is computed though no file of the checkpoint says it, each with the setting that says otherwise."""
+    return [note for note in checkpoint.source_config.notes if "--set" in note]
 
 
 def _parts(

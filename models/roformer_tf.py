@@ -313,6 +313,7 @@ class RoFormerModel(Module):
         fresh_heads: bool = False,
         num_labels: int | None = None,
         set: Mapping[str, Any] | None = None,
+        model_class: str | None = None,
     ) -> Model:
         """Load a checkpoint directory of any dialect, ready for inference.
 
@@ -325,6 +326,7 @@ class RoFormerModel(Module):
             fresh_heads: Start a head that the files lack at random instead of refusing.
             num_labels: Labels of a classifier that starts at random.
             set: Field of the configuration → value, whatever its file says: ``{"attention": "causal"}``.
+            model_class: Class of the checkpoint, whatever its files say: ``"token-classification"``.
         """
         with pretrained.opened(
             pretrained.class_of(cls),
@@ -334,6 +336,7 @@ class RoFormerModel(Module):
             dialect=dialect,
             config=config,
             set=set,
+            model_class=model_class,
             extend_to=extend_to,
             fresh_heads=fresh_heads,
             num_labels=num_labels,
