@@ -21,8 +21,10 @@ from unittest import mock
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.models import kernel_choice_paddle, kernel_trials_paddle
+from roformer_convert.models.fill_mask import FillMask
 from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
 from roformer_convert.models.ops_paddle import F, attend, rotate
+from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.models.worker import Worker
@@ -143,10 +145,10 @@ class _Recorder:
     def fill_mask(self) -> None:
         """Answer as the worker of fill-mask does."""
         worker = Worker("paddle")
-        worker.load(str(_FIXTURES / "tiny"), None, None, None)
-        tokenizer = Tokenizer.from_pretrained(_FIXTURES / "tiny")
-        ids = [tokenizer.encode(text).ids for text in SENTENCES]
-        worker.fill(ids, tokenizer.mask_id, tokenizer.pad_id, 5)
+        worker.take(RoFormerForMaskedLM.from_pretrained(_FIXTURES / "tiny", dtype="float32"))
+        task = FillMask(Tokenizer.from_pretrained(_FIXTURES / "tiny"), top_k=5)
+        encodings = [encoding for text in SENTENCES for encoding in task.read(text)[0]]
+        worker.words([task.row(encoding).__dict__ for encoding in encodings], **task.options)
 
     def gate(self) -> None:
         """Dump and differentiate as the gate's process does."""

@@ -1,45 +1,29 @@
 """Text to the best words at each [MASK], the same for all three frameworks, and the model card's line.
 
-Texts are tokenized here, checked, sorted by length and sent in batches to one process a framework
-(:mod:`.process`, :mod:`.worker`), which answers with the best words; nothing here imports a framework.
+The task that is run (:mod:`.task`) for masked LMs; nothing here imports a framework.
 
 Source of the line: the snippet on JunnYu's model cards (examples/test_mlm.py in RoFormer_pytorch).
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..converters import open_checkpoint
 from ..converters.errors import ConvertError, quoted
 from ..converters.table.mapping import Dialect
-from .config import RoFormerConfig, with_limit
-from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
-from .process import Process
-from .tokenizer import Encoding, Tokenizer, half_pair
+from .checkpoint_facts import learn
+from .framework_processes import Row
+from .frameworks import require_frameworks
+from .guesses import Guess, bracketed, check_top_k, guesses, spelled
+from .task import Prediction, Task, run, said
+from .text_windows import Item
+from .tokenizer import Encoding, Tokenizer
 
-#: Asked for in this order where a person names no framework: the one that starts quickest first.
-PREFERRED = ("torch", "paddle", "tf")
-
-_WINDOW = 64  # texts that are read before the first is answered
-_BATCH_TOKENS = 8192  # tokens of a batch, which bound its memory
-_MOST_CHARACTERS = 1 << 20
-_SHOWN_PROBLEMS = 20
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One word at a mask: its id, its spelling (None past the vocabulary's last row), logit and softmax."""
-
-    id: int
-    token: str | None
-    logit: float
-    probability: float
+#: Classes, as ``--class`` names them, that have what fills a mask.
+FILLED = ("masked-lm", "pretraining")
 
 
 @dataclass(frozen=True)
@@ -60,24 +44,16 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Filled:
+class Filled(Prediction):
     """One text as one framework fills it.
 
     Attributes:
-        framework: ``paddle``, ``torch`` or ``tf``.
-        number: Number of the text, from 1.
-        text: As it was given.
         ids: Its tokens.
         masks: Its masks.
-        line: The text with its guesses, written as on the model card.
     """
 
-    framework: str
-    number: int
-    text: str
     ids: list[int]
     masks: tuple[Mask, ...]
-    line: str
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as plain data."""
@@ -98,42 +74,47 @@ class Filled:
         }
 
 
-class TextsError(ConvertError):
-    """Texts that cannot be filled.
+class FillMask(Task[Filled]):
+    """Rank the words at each mask of a text.
 
     Args:
-        problems: Number of a text, from 1, and what is wrong with it.
+        tokenizer: The checkpoint's.
+        top_k: Words a mask.
     """
 
-    def __init__(self, problems: Sequence[tuple[int, str]], next_step: str) -> None:
-        shown = [f"  text {number}: {problem}" for number, problem in problems[:_SHOWN_PROBLEMS]]
-        if len(problems) > _SHOWN_PROBLEMS:
-            shown.append(f"  and {len(problems) - _SHOWN_PROBLEMS} more")
-        count = "a text" if len(problems) == 1 else f"{len(problems)} texts"
-        super().__init__("\n".join([f"{count} cannot be filled", *shown]), next_step)
-        self.problems = tuple(problems)
+    request = "words"
 
+    def __init__(self, tokenizer: Tokenizer, top_k: int) -> None:
+        super().__init__(tokenizer)
+        self.top_k = top_k
+        self.mask = tokenizer.settings.special["mask_token"].content
+        self.form = f"Write {self.mask} where a word is missing."
 
-def choose_frameworks(name: str | None) -> tuple[str, ...]:
-    """Turn ``"all"``, a framework's name or None (the first that is installed) into frameworks that are installed.
+    @property
+    def options(self) -> dict[str, Any]:
+        """The rest of the request."""
+        return {**super().options, "top_k": self.top_k}
 
-    Raises:
-        MissingPackageError: One is not installed; it is named with its extra.
-    """
-    if name is None:
-        found = next((one for one in PREFERRED if is_installed(FRAMEWORKS[one].package)), PREFERRED[0])
-        names: tuple[str, ...] = (found,)
-    else:
-        names = tuple(FRAMEWORKS) if name == "all" else (name,)
-    _require(names, "fill-mask" if name is None else f"fill-mask --framework {name}")
-    return names
+    def read(self, text: str) -> tuple[list[Encoding], list[str]]:
+        """Turn a text into tokens; one without a mask cannot be filled."""
+        encoding = self.tokenizer.encode(text)
+        return [encoding], [] if self.tokenizer.mask_id in encoding.ids else [f"no {self.mask} in {quoted(text, 40)}"]
 
+    def row(self, encoding: Encoding) -> Row:
+        """Words are wanted at the masks."""
+        return Row(encoding.ids, encoding.token_type_ids, self.tokenizer.mask_positions(encoding.ids))
 
-def _require(names: Sequence[str], what: str) -> None:
-    wanted = [FRAMEWORKS[one] for one in names]
-    missing = {one.package: one.extra for one in wanted if not is_installed(one.package)}
-    if missing:
-        raise MissingPackageError(what, missing)
+    def result(self, framework: str, item: Item, answers: list[Any]) -> Filled:
+        """Put what was answered for a text's masks beside their places."""
+        (encoding,), (ranked,) = item.encodings, answers
+        positions = self.tokenizer.mask_positions(encoding.ids)
+        masks = tuple(
+            Mask(position, *encoding.offsets[position], guesses(answer, self.tokenizer))
+            for position, answer in zip(positions, ranked, strict=True)
+        )
+        words = {mask.position: bracketed(mask.guesses) for mask in masks}
+        line = said(framework, spelled(encoding.ids, words, self.tokenizer))
+        return Filled(framework, item.number, item.text, line, encoding.ids, masks)
 
 
 def fill_mask(
@@ -145,7 +126,10 @@ def fill_mask(
     extend_to: int | None = None,
     dialect: Dialect | None = None,
     config: Path | str | None = None,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
     report: Callable[[str], None] = lambda line: None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Filled]:
     """Fill every mask of every text: for each text, in order, one result a framework.
 
@@ -159,149 +143,35 @@ def fill_mask(
         extend_to: Raises the longest text, in tokens, where the configuration allows less.
         dialect: Overrules what the files look like.
         config: A configuration file that does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says.
+        model_class: Overrules the class that the files say.
         report: Called with a line on what happens, for ``--verbose``.
+        note: Called with what was assumed where the files say nothing.
 
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, or a framework's process failed.
     """
-    _require(frameworks, "fill-mask")
-    directory = Path(directory)
-    with open_checkpoint(directory, dialect=dialect, config=config) as checkpoint:
-        limits = with_limit(checkpoint.config, extend_to)
-    tokenizer = Tokenizer.from_pretrained(directory if directory.is_dir() else directory.parent)
-    kind = "jieba's words" if tokenizer.settings.words else "BERT's rules"
-    report(f"tokenizer: {kind} ({tokenizer.settings.words_because}), {tokenizer.size:,} tokens")
-    if top_k > limits.vocab_size:
-        raise ConvertError(f"the {top_k:,} best words are asked for; vocab_size is {limits.vocab_size:,}")
-    load = {
-        "directory": str(directory),
-        "dialect": dialect,
-        "config": None if config is None else str(config),
-        "extend_to": extend_to,
-    }
-    numbered = enumerate(texts, 1)
-    window = read_window(numbered, tokenizer, limits)  # before any process: a mistake in the first texts costs no wait
-    with ExitStack() as stack:
-        processes = [
-            # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
-            stack.enter_context(Process(name, f"{__package__}.worker", [name], {"OPENBLAS_NUM_THREADS": None}))
-            for name in (frameworks if window else ())
-        ]
-        for process in processes:
-            process.ask({"load": load})
-        for process in processes:
-            loaded = process.answer()
-            report(
-                f"{process.name}: {FRAMEWORKS[process.name].package} {loaded['version']}, imported in "
-                f"{loaded['import_seconds']} s, loaded in {loaded['load_seconds']} s"
-            )
-            for note in loaded["notes"]:
-                report(f"{process.name}: {note}")
-        while window:
-            answers = _ask(processes, [encoding.ids for _, _, encoding in window], tokenizer, top_k)
-            for (number, text, encoding), answer in zip(window, zip(*answers, strict=True), strict=True):
-                for process, masks in zip(processes, answer, strict=True):
-                    yield assemble(process.name, number, text, encoding, masks, tokenizer)
-            window = read_window(numbered, tokenizer, limits)
-        for process in processes:
-            for line in process.words().splitlines():
-                report(f"{process.name}: {line}")
-
-
-def read_window(
-    numbered: Iterator[tuple[int, str]], tokenizer: Tokenizer, limits: RoFormerConfig
-) -> list[tuple[int, str, Encoding]]:
-    """Tokenize the next texts, and report all that is wrong with them at once; nothing where there are none.
-
-    Raises:
-        TextsError: Some cannot be filled.
-    """
-    window: list[tuple[int, str, Encoding]] = []
-    problems: list[tuple[int, str]] = []
-    longest = 0
-    mask = tokenizer.settings.special["mask_token"].content
-    for number, text in itertools.islice(numbered, _WINDOW):
-        if len(text) > _MOST_CHARACTERS:
-            problems.append((number, f"{len(text):,} characters; wanted at most {_MOST_CHARACTERS:,}"))
-            continue
-        wrong = half_pair(text)
-        if wrong:
-            problems.append((number, wrong))
-            continue
-        encoding = tokenizer.encode(text)
-        if tokenizer.mask_id not in encoding.ids:
-            problems.append((number, f"no {mask} in {quoted(text, 40)}"))
-        if len(encoding.ids) > limits.max_position_embeddings:
-            longest = max(longest, len(encoding.ids))
-            limit = f"the limit is {limits.max_position_embeddings:,} (max_position_embeddings)"
-            problems.append((number, f"{len(encoding.ids):,} tokens; {limit}"))
-        if max(encoding.ids) >= limits.vocab_size:
-            problems.append(
-                (
-                    number,
-                    f"the token {max(encoding.ids)} is past the embedding's {limits.vocab_size:,} rows (vocab_size)",
-                )
-            )
-        window.append((number, text, encoding))
-    if problems:
-        step = f"Write {mask} where a word is missing."
-        raise TextsError(
-            problems, f"Shorten the text, or raise the limit: --max-length {longest}." if longest else step
-        )
-    return window
-
-
-def _ask(
-    processes: Sequence[Process], texts: list[list[int]], tokenizer: Tokenizer, top_k: int
-) -> list[list[list[Any]]]:
-    """Have every process answer every text; batches hold texts of about one length."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
-    answers: list[list[list[Any]]] = [[[] for _ in texts] for _ in processes]
-    while order:
-        count = max(1, _BATCH_TOKENS // len(texts[order[0]]))
-        batch, order = order[:count], order[count:]
-        request = {
-            "ids": [texts[index] for index in batch],
-            "mask_id": tokenizer.mask_id,
-            "pad_id": tokenizer.pad_id,
-            "top_k": top_k,
-        }
-        for process in processes:
-            process.ask(request)
-        for process, answered in zip(processes, answers, strict=True):
-            for index, masks in zip(batch, process.answer()["texts"], strict=True):
-                answered[index] = masks
-    return answers
-
-
-def assemble(
-    framework: str, number: int, text: str, encoding: Encoding, answers: list[Any], tokenizer: Tokenizer
-) -> Filled:
-    """Join what :class:`~.worker.Worker` answered for a text's masks with their places in the text."""
-    masks = tuple(
-        Mask(
-            position,
-            *encoding.offsets[position],
-            tuple(
-                Guess(token_id, tokenizer.token(token_id), logit, probability)
-                for token_id, logit, probability in zip(*answer, strict=True)
-            ),
-        )
-        for position, answer in zip(tokenizer.mask_positions(encoding.ids), answers, strict=True)
+    require_frameworks(frameworks, "fill-mask")
+    facts = learn(
+        directory,
+        extend_to=extend_to,
+        dialect=dialect,
+        config=config,
+        set=set,
+        model_class=model_class,
+        report=report,
+        note=note,
     )
-    return Filled(framework, number, text, encoding.ids, masks, card_line(framework, encoding.ids, masks, tokenizer))
-
-
-def card_line(framework: str, ids: Sequence[int], masks: Iterable[Mask], tokenizer: Tokenizer) -> str:
-    """Write a result as the model card does: ``pytorch: 今天[天||人||气||阳||雨]很好``.
-
-    Pieces stand as the vocabulary spells them, nothing between them, and special tokens are left out ([UNK] too).
-    """
-    filled = {
-        mask.position: "[" + "||".join(guess.token or f"<{guess.id}>" for guess in mask.guesses) + "]" for mask in masks
-    }
-    parts = [
-        filled[position] if position in filled else "" if one in tokenizer.special_ids else tokenizer.token(one) or ""
-        for position, one in enumerate(ids)
-    ]
-    return f"{FRAMEWORKS[framework].label}: {''.join(parts)}"
+    if facts.kind not in FILLED:
+        raise ConvertError(
+            f"{directory} is a {facts.model_class}; fill-mask wants a masked LM",
+            "roformer-convert predict does what this class is for.",
+        )
+    if facts.config.attention == "causal":
+        raise ConvertError(
+            f"{directory} has causal attention: at a [MASK] it sees nothing of what follows",
+            "roformer-convert predict --class causal-lm gives the words that come next.",
+        )
+    check_top_k(top_k, facts.config)
+    task = FillMask(facts.tokenizer, top_k)
+    yield from run(task, texts, frameworks, facts.load("RoFormerForMaskedLM"), facts.config, report)

@@ -1,13 +1,13 @@
 """The three frameworks: the name a person gives, what Python imports, the extra that brings it, the model's module.
 
-Asked by whatever starts a framework's process (:mod:`.fill_mask`) and by what needs a package that only an extra
-installs (:mod:`.tokenizer`). Imports none of them.
+Asked by whatever starts a framework's process (:mod:`.framework_processes`) and by what needs a package that only an
+extra installs (:mod:`.tokenizer`). Imports none of them.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..converters.errors import ConvertError
@@ -41,6 +41,8 @@ FRAMEWORKS: Mapping[str, Framework] = {
     )
 }
 # fmt: on
+#: Asked for in this order where a person names no framework: the one that starts quickest first.
+PREFERRED = ("torch", "paddle", "tf")
 
 
 class MissingPackageError(ConvertError):
@@ -67,3 +69,30 @@ def is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # a broken parent, or a module without a spec
         return False
+
+
+def choose_frameworks(name: str | None, command: str) -> tuple[str, ...]:
+    """Turn ``"all"``, a framework's name or None (the first that is installed) into frameworks that are installed.
+
+    Raises:
+        MissingPackageError: One is not installed; it is named with its extra.
+    """
+    if name is None:
+        found = next((one for one in PREFERRED if is_installed(FRAMEWORKS[one].package)), PREFERRED[0])
+        names: tuple[str, ...] = (found,)
+    else:
+        names = tuple(FRAMEWORKS) if name == "all" else (name,)
+    require_frameworks(names, command if name is None else f"{command} --framework {name}")
+    return names
+
+
+def require_frameworks(names: Sequence[str], what: str) -> None:
+    """Refuse to begin ``what`` with frameworks of which one is not installed.
+
+    Raises:
+        MissingPackageError: As it says.
+    """
+    wanted = [FRAMEWORKS[one] for one in names]
+    missing = {one.package: one.extra for one in wanted if not is_installed(one.package)}
+    if missing:
+        raise MissingPackageError(what, missing)

@@ -1,4 +1,4 @@
-"""Which words score highest: the one ranking for every framework, in numpy, with ties broken by id."""
+"""Scores to probabilities and ranks: the one way for every framework, in numpy; of equals the lower number wins."""
 
 from __future__ import annotations
 
@@ -9,32 +9,59 @@ from numpy.typing import NDArray
 
 from .config import ModelError
 
+Float64 = NDArray[np.float64]
 
-def best(logits: NDArray[Any], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Rank logits (K, V): ids, logits and probabilities (K, k), the highest first, of equals the lower id.
+
+def finite(numbers: NDArray[Any], what: str, *axes: str) -> Float64:
+    """Return a model's numbers in float64.
+
+    Args:
+        numbers: Of any shape.
+        what: What one of them is called.
+        axes: What an index along each axis is called.
+
+    Raises:
+        ModelError: One is NaN or infinite.
+    """
+    found = numbers.astype(np.float64)
+    wrong = np.argwhere(~np.isfinite(found))
+    if len(wrong):
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, wrong[0], strict=True))
+        raise ModelError(
+            f"{what} at {where} is {found[tuple(wrong[0])]}", "The weights hold NaN, infinity or huge values."
+        )
+    return found
+
+
+def softmax(scores: Float64) -> Float64:
+    """Turn scores into probabilities along the last axis."""
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    found: Float64 = weights / weights.sum(axis=-1, keepdims=True)
+    return found
+
+
+def ranked(scores: Float64, k: int) -> NDArray[np.int64]:
+    """Return the numbers of the ``k`` highest scores of a row, or of all where there are fewer, the highest first.
 
     A framework's own top-k breaks ties as its kernel happens to.
+    """
+    k = min(k, len(scores))
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]
+    candidates = np.flatnonzero(scores >= least)  # more than k where the last place is shared
+    order = np.lexsort((candidates, -scores[candidates]))
+    found: NDArray[np.int64] = candidates[order[:k]]
+    return found
+
+
+def best(logits: NDArray[Any], k: int) -> tuple[NDArray[np.int64], Float64, Float64]:
+    """Rank words by logits (K, V): ids, logits and probabilities (K, k), the highest first, of equals the lower id.
 
     Raises:
         ModelError: A logit is NaN or infinite, or there are fewer than ``k`` words.
     """
-    rows, words = logits.shape
+    words = logits.shape[1]
     if k > words:
         raise ModelError(f"the {k:,} best of {words:,} words are asked for; wanted at most vocab_size")
-    scores = logits.astype(np.float64)
-    finite = np.isfinite(scores)
-    if not finite.all():
-        row, word = np.argwhere(~finite)[0]
-        raise ModelError(
-            f"the logit of word {word} at mask {row} is {scores[row, word]}",
-            "The weights hold NaN, infinity or huge values.",
-        )
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    chances = weights / weights.sum(axis=1, keepdims=True)
-    ids = np.empty((rows, k), np.int64)
-    for row, row_scores in enumerate(scores):
-        least = np.partition(row_scores, words - k)[words - k]
-        candidates = np.flatnonzero(row_scores >= least)  # more than k where the last place is shared
-        order = np.lexsort((candidates, -row_scores[candidates]))
-        ids[row] = candidates[order[:k]]
-    return ids, np.take_along_axis(scores, ids, 1), np.take_along_axis(chances, ids, 1)
+    scores = finite(logits, "the logit", "place", "word")
+    ids = np.array([ranked(row, k) for row in scores], np.int64).reshape(-1, k)
+    return ids, np.take_along_axis(scores, ids, 1), np.take_along_axis(softmax(scores), ids, 1)

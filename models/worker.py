@@ -1,6 +1,6 @@
-"""The process that one framework runs in for fill-mask: loads a model, scores masks, answers with the best words.
+"""The process that one framework runs in for fill-mask and predict: loads a model, answers for rows of tokens.
 
-Started by :mod:`.fill_mask` through :mod:`.process`; the only place there that imports a framework.
+Started by :mod:`.framework_processes` through :mod:`.process`; the only place there that imports a framework.
 """
 
 from __future__ import annotations
@@ -9,45 +9,81 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .frameworks import FRAMEWORKS, Framework
+from .frameworks import FRAMEWORKS
 from .process import Json, serve
-from .ranking import best
+from .ranking import best, finite
 
 Int64 = NDArray[np.int64]
-#: input_ids (B, T), attention_mask (B, T) and positions (K,) to logits (K, V).
-Score = Callable[[Int64, Int64, Int64], NDArray[Any]]
 
 
 def main(framework: str) -> None:
-    """Serve one framework: a request to load, then batches of ids."""
+    """Serve one framework: a request to load, then rows of tokens."""
     serve(Worker(framework).answer)
 
 
+class Batch(NamedTuple):
+    """Rows padded to one length, each array int64 (B, T); ``real`` is 1 at tokens, 0 at padding."""
+
+    ids: Int64
+    types: Int64
+    real: Int64
+
+
 class Worker:
-    """Answers ``{"load": ...}`` and ``{"ids": ..., "mask_id": ..., "top_k": ...}``."""
+    """Answers ``{"load": …}`` and, once it is loaded, ``{"words": …}``, ``scores``, ``choices`` or ``vectors``.
+
+    The methods of those names say what is in each. ``rows`` are those of :class:`~.framework_processes.Row`, and the
+    answer has ``rows`` in the same order.
+    """
 
     def __init__(self, framework: str) -> None:
         self.framework = FRAMEWORKS[framework]
-        self.score: Score | None = None
+        self.model: Any = None
+        self.ops: Any = None
 
     def answer(self, request: Json) -> Json:
-        """Answer one request."""
-        return self.load(**request["load"]) if "load" in request else self.fill(**request)
+        """Answer one request: its name, and its arguments."""
+        ((name, arguments),) = request.items()
+        if name == "load":
+            return self.load(**arguments)
+        methods: dict[str, Callable[..., list[Any]]] = {
+            "words": self.words,
+            "scores": self.scores,
+            "choices": self.choices,
+            "vectors": self.vectors,
+        }
+        return {"rows": methods[name](**arguments)}
 
-    def load(self, directory: str, dialect: str | None, config: str | None, extend_to: int | None) -> Json:
+    def load(
+        self,
+        model_class: str,
+        directory: str,
+        dialect: str | None,
+        config: str | None,
+        set: Json,
+        kind: str | None,
+        extend_to: int | None,
+    ) -> Json:
         """Import the framework and load the model in float32; say what was loaded, and in how many seconds."""
         started = time.monotonic()
         module = importlib.import_module(f".{self.framework.model}", __package__)
         imported = time.monotonic()
-        model = module.RoFormerForMaskedLM.from_pretrained(
-            directory, dtype="float32", dialect=dialect, config=config, extend_to=extend_to
+        self.take(
+            getattr(module, model_class).from_pretrained(
+                directory,
+                dtype="float32",
+                dialect=dialect,
+                config=config,
+                set=set,
+                model_class=kind,
+                extend_to=extend_to,
+            )
         )
-        self.score = scorer(model, self.framework)
         package = sys.modules[self.framework.package]
         start = sys.modules.get(f"{__package__}.start_{self.framework.name}")
         return {
@@ -57,42 +93,73 @@ class Worker:
             "notes": list(getattr(start, "NOTES", ())),  # what was done to start it
         }
 
-    def fill(self, ids: list[list[int]], mask_id: int, pad_id: int, top_k: int) -> Json:
-        """Rank words at every mask of B texts: for each text and each of its masks, ids, logits and probabilities."""
-        assert self.score is not None
-        lengths = np.array([len(one) for one in ids])
-        input_ids = np.full((len(ids), lengths.max()), pad_id, np.int64)
-        for row, one in enumerate(ids):
-            input_ids[row, : len(one)] = one
-        real = np.arange(input_ids.shape[1]) < lengths[:, None]
-        masks = (input_ids == mask_id) & real
-        positions = np.flatnonzero(masks)
-        found = best(self.score(input_ids, real.astype(np.int64), positions), top_k)
-        each = list(zip(*(array.tolist() for array in found), strict=True))
-        ends = np.cumsum(masks.sum(axis=1)).tolist()
-        return {"texts": [each[start:end] for start, end in zip([0, *ends], ends, strict=False)]}
+    def take(self, model: Any) -> None:
+        """Answer with ``model`` from now on."""
+        self.model = model
+        self.ops = importlib.import_module(f".{self.framework.operations}", __package__)
+        if self.framework.name == "paddle":
+            from .kernel_choice_paddle import prove
 
+            prove(model.config, ("float32",))
 
-def scorer(model: Any, framework: Framework) -> Score:
-    """Return what scores the masks of a batch with a model."""
-    ops = importlib.import_module(f".{framework.operations}", __package__)
-    if framework.name == "paddle":
-        from .kernel_choice_paddle import prove
+    def words(self, rows: list[Json], pad_id: int, top_k: int) -> list[Any]:
+        """Rank words at the columns of each row: for each of them ids, logits and probabilities, the best first."""
+        batch = padded(rows, pad_id)
+        places = [row * batch.ids.shape[1] + column for row, one in enumerate(rows) for column in one["columns"]]
+        found = best(self.compute(batch, np.array(places, np.int64))[0], top_k)
+        each = iter(zip(*(array.tolist() for array in found), strict=True))
+        return [[next(each) for _ in one["columns"]] for one in rows]
 
-        prove(model.config, ("float32",))
+    def scores(self, rows: list[Json], pad_id: int) -> list[Any]:
+        """What a classifier gives for each row: C scores, or C scores for each of its tokens."""
+        (scores,) = self.compute(padded(rows, pad_id))
+        axes = ("row", "label") if scores.ndim == 2 else ("row", "token", "label")
+        found = finite(scores, "the score", *axes)
+        return [
+            one if found.ndim == 2 else one[: len(row["ids"])] for row, one in zip(rows, found.tolist(), strict=True)
+        ]
 
-    def score(input_ids: Int64, attention_mask: Int64, positions: Int64) -> NDArray[Any]:
-        with ops.inference():
-            logits = model(
-                ops.to_tensor(input_ids),
-                attention_mask=ops.to_tensor(attention_mask),
-                positions=ops.to_tensor(positions),
-                packed=True,
+    def choices(self, rows: list[Json], pad_id: int) -> list[Any]:
+        """What multiple choice gives for each row, all of them being the options of one question: a score.
+
+        Nothing is packed, and nothing but these rows is in the batch: the score may be read at a column of padding.
+        """
+        batch = Batch(*(array[None] for array in padded(rows, pad_id)))
+        (scores,) = self.compute(batch, packed=False)
+        found: list[Any] = finite(scores[0], "the score", "option").tolist()
+        return found
+
+    def vectors(self, rows: list[Json], pad_id: int) -> list[Any]:
+        """The vector of each row: what the pooler gives, or without one the hidden state of the first token."""
+        batch = padded(rows, pad_id)
+        hidden, pooled = self.compute(batch, np.arange(len(rows)) * batch.ids.shape[1])
+        found: list[Any] = finite(hidden if pooled is None else pooled, "the vector", "row", "place").tolist()
+        return found
+
+    def compute(self, batch: Batch, positions: Int64 | None = None, packed: bool = True) -> list[NDArray[Any] | Any]:
+        """Run the model: each of its outputs as a numpy array, or None."""
+        tensor, array = self.ops.to_tensor, self.ops.as_numpy
+        chosen = {} if positions is None else {"positions": tensor(positions)}
+        with self.ops.inference():
+            outputs = self.model(
+                tensor(batch.ids),
+                token_type_ids=tensor(batch.types),
+                attention_mask=tensor(batch.real),
+                packed=packed,
+                **chosen,
             )
-            found: NDArray[Any] = ops.as_numpy(logits)
-            return found
+            several = outputs if isinstance(outputs, tuple) else (outputs,)
+            return [None if output is None else array(output) for output in several]
 
-    return score
+
+def padded(rows: list[Json], pad_id: int) -> Batch:
+    """Pad rows on the right to the longest."""
+    lengths = np.array([len(row["ids"]) for row in rows])
+    real = np.arange(lengths.max()) < lengths[:, None]
+    ids, types = np.full(real.shape, pad_id, np.int64), np.zeros(real.shape, np.int64)
+    ids[real] = [token for row in rows for token in row["ids"]]
+    types[real] = [one for row in rows for one in row["types"]]
+    return Batch(ids, types, real.astype(np.int64))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError
 from ..converters.table.config import RoFormerConfig
-from ..models.fill_mask import TextsError
+from ..models.text_windows import TextsError
 from ..models.tokenizer import Tokenizer, half_pair
 from .tasks import Task
 

@@ -21,10 +21,11 @@ from peer_folders import TRAINED
 
 from roformer_convert.cmd_fill_mask import fill_mask_command
 from roformer_convert.converters import ConvertError, RoFormerConfig, save_checkpoint
-from roformer_convert.converters.table.mapping import PRETRAINING, Dialect, Table
-from roformer_convert.models import fill_mask as module
-from roformer_convert.models.fill_mask import Filled, Guess, Mask, card_line, choose_frameworks, fill_mask
-from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from roformer_convert.converters.table.mapping import MASKED_LM, Dialect, Table
+from roformer_convert.models import framework_processes, frameworks, text_windows
+from roformer_convert.models.fill_mask import Filled, fill_mask
+from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, choose_frameworks, is_installed
+from roformer_convert.models.guesses import Guess, bracketed, spelled
 from roformer_convert.models.process import DeathError, Process
 from roformer_convert.models.ranking import best
 from roformer_convert.models.tokenizer import Tokenizer
@@ -62,8 +63,8 @@ def write_checkpoint(directory: Path, dialect: Dialect = "torch", **changed: Any
     rng = np.random.default_rng(5)
     tensors = {
         tensor.canonical: rng.normal(0, 0.5, tensor.shape(CONFIG.sizes)).astype("float32")
-        for tensor in Table(CONFIG.num_hidden_layers, PRETRAINING).tensors
-        if not tensor.canonical.startswith(("pooler", "sop"))
+        for tensor in Table.of(CONFIG, MASKED_LM).tensors
+        if not tensor.canonical.startswith("pooler")
     }
     tensors.update(changed)
     save_checkpoint(directory, tensors, CONFIG, dialect=dialect)
@@ -105,7 +106,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         def words(self) -> str:
             return "a word"
 
-    monkeypatch.setattr(module, "Process", Here)
+    monkeypatch.setattr(framework_processes, "Process", Here)
 
 
 def sentences(count: int, seed: int = 3) -> list[str]:
@@ -157,8 +158,8 @@ def test_trained_model_gives_the_words_paddlenlp_gave(trained: Trained, framewor
 def batched(checkpoint: Path) -> dict[str, list[Filled]]:
     """Texts of all lengths, in batches and windows of a few."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_BATCH_TOKENS", 40)
-        patch.setattr(module, "_WINDOW", 10)
+        patch.setattr(framework_processes, "_BATCH_TOKENS", 40)
+        patch.setattr(text_windows, "_WINDOW", 10)
         return on_every_framework(checkpoint, sentences(24), top_k=7)
 
 
@@ -213,22 +214,22 @@ def test_line_is_what_the_model_card_prints(checkpoint: Path, tokenizer: Tokeniz
     for text in [CARD, "abc气[MASK]未知x[SEP]雨[MASK]aing [UNK]", *sentences(30)]:
         ids = theirs.encode(text)
         winners = {i: rng.sample(range(len(ROWS)), 5) for i, one in enumerate(ids) if one == theirs.mask_token_id}
-        wanted = "pytorch: "
+        wanted = ""
         for i, one in enumerate(ids):
             if one == theirs.mask_token_id:
                 wanted += "[" + "||".join(theirs.convert_ids_to_tokens(winners[i])) + "]"
             else:
                 wanted += "".join(theirs.convert_ids_to_tokens([one], skip_special_tokens=True))
-        masks = [
-            Mask(position, 0, 0, tuple(Guess(one, tokenizer.token(one), 0.0, 0.0) for one in best_ids))
+        words = {
+            position: bracketed(Guess(one, tokenizer.token(one), 0.0, 0.0) for one in best_ids)
             for position, best_ids in winners.items()
-        ]
-        assert card_line("torch", ids, masks, tokenizer) == wanted
+        }
+        assert spelled(ids, words, tokenizer) == wanted
 
 
 def test_a_word_past_the_vocabulary_is_shown_by_its_id(tokenizer: Tokenizer) -> None:
-    masks = [Mask(1, 0, 6, (Guess(len(ROWS), None, 1.0, 0.5), Guess(5, "今", 0.5, 0.3)))]
-    assert card_line("tf", [2, 4, 3], masks, tokenizer) == f"tf: [<{len(ROWS)}>||今]"
+    words = bracketed([Guess(len(ROWS), None, 1.0, 0.5), Guess(5, "今", 0.5, 0.3)])
+    assert spelled([2, 4, 3], {1: words}, tokenizer) == f"[<{len(ROWS)}>||今]"
 
 
 # Ranking -------------------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def test_ties_go_to_the_lower_id() -> None:
 def test_logits_that_are_not_numbers_are_refused(bad: float) -> None:
     logits = np.zeros((3, 4), "float32")
     logits[1, 2] = bad
-    with pytest.raises(ConvertError, match="word 2 at mask 1"):
+    with pytest.raises(ConvertError, match="the logit at place 1, word 2 is"):
         best(logits, 1)
 
 
@@ -290,7 +291,7 @@ def test_texts_that_cannot_be_filled_are_all_named(checkpoint: Path, texts: list
 def test_no_process_is_started_for_texts_that_cannot_be_filled(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "Process", None)
+    monkeypatch.setattr(framework_processes, "Process", None)
     with pytest.raises(ConvertError, match=r"no \[MASK\] in"):
         next(fill_mask(checkpoint, ["今天"]))
     assert list(fill_mask(checkpoint, [])) == []
@@ -318,7 +319,7 @@ def test_a_checkpoint_without_its_vocabulary_is_named(tmp_path: Path) -> None:
 @needs_torch
 def test_weights_that_are_not_numbers_are_named(tmp_path: Path, in_process: None) -> None:
     bias = np.full(CONFIG.vocab_size, np.nan, "float32")
-    with pytest.raises(ConvertError, match=r"the logit of word 0 at mask 0 is nan"):
+    with pytest.raises(ConvertError, match=r"the logit at place 0, word 0 is nan"):
         next(fill_mask(write_checkpoint(tmp_path / "ckpt", "torch", **{"mlm.bias": bias}), ["今天[MASK]"]))
 
 
@@ -335,15 +336,15 @@ def test_weights_that_are_not_numbers_are_named(tmp_path: Path, in_process: None
 def test_a_framework_that_is_not_installed_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, name: str | None, absent: set[str], message: str
 ) -> None:
-    monkeypatch.setattr(module, "is_installed", lambda package: package not in absent)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: package not in absent)
     with pytest.raises(MissingPackageError, match=message):
-        choose_frameworks(name)
+        choose_frameworks(name, "fill-mask")
 
 
 def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "is_installed", lambda package: package != "torch")
-    assert choose_frameworks(None) == ("paddle",)
-    assert choose_frameworks("tf") == ("tf",)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: package != "torch")
+    assert choose_frameworks(None, "fill-mask") == ("paddle",)
+    assert choose_frameworks("tf", "fill-mask") == ("tf",)
 
 
 # The command ---------------------------------------------------------------------------------------------------------
@@ -353,7 +354,7 @@ def test_without_a_name_the_first_installed_framework_is_taken(monkeypatch: pyte
 def test_all_prints_a_line_from_each_framework_for_each_text(
     checkpoint: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "is_installed", lambda package: True)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: True)
     status, out, _ = run(checkpoint, "今[MASK]", "[MASK]天", "--framework", "all")
     assert status == 0
     labels, lines = zip(*(line.split(": ", 1) for line in out.splitlines()), strict=True)
@@ -550,7 +551,7 @@ def test_a_framework_that_is_killed_ends_the_command_with_status_2(
                 self._child.wait()
             super().ask(request)
 
-    monkeypatch.setattr(module, "Process", Doomed)
+    monkeypatch.setattr(framework_processes, "Process", Doomed)
     status, out, message = run(checkpoint, CARD)
     assert (status, out) == (2, "")
     assert "the torch process was ended by SIGKILL" in message
@@ -565,7 +566,7 @@ def test_a_reader_that_stops_early_leaves_no_process(checkpoint: Path, monkeypat
             super().__init__(*arguments)
             started.append(self._child)
 
-    monkeypatch.setattr(module, "Process", Noted)
+    monkeypatch.setattr(framework_processes, "Process", Noted)
     results = fill_mask(checkpoint, sentences(3))
     next(results)
     assert isinstance(results, Generator)

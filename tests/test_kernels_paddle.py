@@ -489,14 +489,13 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models import worker
-    from roformer_convert.models.frameworks import FRAMEWORKS
     from roformer_convert.parity import run_paddle
     from roformer_convert.parity.run import run
 
     model, asked = _model(), []
     for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
-    worker.scorer(model, FRAMEWORKS["paddle"])
+    worker.Worker("paddle").take(model)
     ids = np.ones((1, 3), np.int64)
     run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}))  # type: ignore[arg-type]
     assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 pytest.importorskip("paddle")
 
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.fill_mask import TextsError, fill_mask
+from roformer_convert.models.fill_mask import FillMask, fill_mask
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
+from roformer_convert.models.text_windows import TextsError
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines, read_sentences
 from roformer_convert.training.samples.batches import NO_ORDER, Batch, StageData
@@ -204,7 +205,7 @@ def test_the_lines_are_those_of_the_fill_mask_command(
 
 def test_sentences_that_cannot_be_filled_are_all_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(TextsError) as error:
-        read_sentences(tokenizer, ["今天[MASK]很好", "今天很好", "[MASK]" + "很" * 40], CONFIG)
+        read_sentences(FillMask(tokenizer, top_k=5), ["今天[MASK]很好", "今天很好", "[MASK]" + "很" * 40], CONFIG)
     assert [number for number, _ in error.value.problems] == [2, 3]
 
 

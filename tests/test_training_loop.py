@@ -410,9 +410,7 @@ def test_a_bad_gradient_under_finite_activations_is_named(
 
 def test_sentences_that_cannot_be_filled_are_refused_before_the_first_step(corpus: Path, tmp_path: Path) -> None:
     wrong = ["今天[MASK]很好。", "今天很好。", "很" * 70 + "[MASK]"]
-    said = (
-        r"2 texts cannot be filled\n  text 2: no \[MASK\].*\n  text 3: 73 tokens.*\n  Change fill_mask under \[watch\]"
-    )
+    said = r"2 texts cannot be used\n  text 2: no \[MASK\].*\n  text 3: 73 tokens.*\n  Change fill_mask under \[watch\]"
     with pytest.raises(ConvertError, match=said):
         train(tiny_training.settings(corpus, tmp_path, fill_mask=wrong))
     assert not list(tmp_path.glob("step-*"))

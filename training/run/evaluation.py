@@ -6,7 +6,6 @@ Filling masks is :mod:`...models.fill_mask`, with the model that is being traine
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models import fill_mask
 from ...models.config import RoFormerConfig
+from ...models.fill_mask import FillMask
+from ...models.framework_processes import Groups
 from ...models.start_paddle import paddle
-from ...models.tokenizer import Encoding, Tokenizer
-from ...models.worker import Worker
+from ...models.text_windows import Item, TextsError, read_window
+from ...models.tokenizer import Tokenizer
+from ...models.worker import Batch, Worker
 from ..reporting.records import EvaluationRecord
 from ..samples.batches import StageData
 from ..step.objective import losses
@@ -97,15 +98,15 @@ def evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def read_sentences(tokenizer: Tokenizer, sentences: Sequence[str], config: RoFormerConfig) -> list[Encoding]:
+def read_sentences(task: FillMask, sentences: Sequence[str], config: RoFormerConfig) -> list[Item]:
     """Tokenize sentences to fill; call it before the run starts, so that a mistake costs nothing.
 
     Raises:
         TextsError: A sentence has no mask or is too long; all such sentences are named.
     """
     numbered = enumerate(sentences, 1)
-    windows = iter(lambda: fill_mask.read_window(numbered, tokenizer, config), [])
-    return [encoding for _, _, encoding in itertools.chain.from_iterable(windows)]
+    windows = iter(lambda: read_window(numbered, task.read, config, task.form), [])
+    return [item for window in windows for item in window]
 
 
 def sentences_to_fill(given: Sequence[str], tokenizer: Tokenizer, config: RoFormerConfig) -> tuple[str, ...]:
@@ -117,11 +118,11 @@ def sentences_to_fill(given: Sequence[str], tokenizer: Tokenizer, config: RoForm
     if not given:
         return tuple(text for text in SENTENCES if len(tokenizer.encode(text).ids) <= config.max_position_embeddings)
     try:
-        read_sentences(tokenizer, given, config)
-    except fill_mask.TextsError as error:
+        read_sentences(FillMask(tokenizer, top_k=1), given, config)
+    except TextsError as error:
         # the next step is that of another command
         step = "Change fill_mask under [watch], or raise max_position_embeddings where a sentence is too long for it."
-        raise fill_mask.TextsError(error.problems, step) from None
+        raise TextsError(error.problems, step) from None
     return tuple(given)
 
 
@@ -138,27 +139,36 @@ def fill_lines(model: Any, tokenizer: Tokenizer, sentences: Sequence[str], top_k
         TextsError: As for :func:`read_sentences`.
         ModelError: A logit is not finite.
     """
-    encodings = read_sentences(tokenizer, sentences, model.config)
-    if not encodings:
+    task = FillMask(tokenizer, top_k)
+    items = read_sentences(task, sentences, model.config)
+    if not items:
         return []
-    worker = Worker("paddle")
-    worker.score = lambda *arrays: _score(model, *arrays)
+    worker = _Worker(model)
+
+    def ask(work: Sequence[Groups]) -> list[list[list[Any]]]:
+        rows = [row.__dict__ for (row,) in work[0]]
+        return [[[answer] for answer in worker.words(rows, **task.options)]]
+
     with evaluating(model):
-        answers = worker.fill([encoding.ids for encoding in encodings], tokenizer.mask_id, tokenizer.pad_id, top_k)
-    return [
-        fill_mask.assemble("paddle", number, text, encoding, masks, tokenizer).line
-        for number, (text, encoding, masks) in enumerate(zip(sentences, encodings, answers["texts"], strict=True), 1)
-    ]
+        return [filled.line for filled in task.results(["paddle"], items, ask)]
 
 
-def _score(
-    model: Any, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64], positions: NDArray[np.int64]
-) -> NDArray[Any]:
-    logits, _ = model(
-        paddle.to_tensor(input_ids),
-        attention_mask=paddle.to_tensor(attention_mask),
-        positions=paddle.to_tensor(positions),
-        packed=True,
-    )
-    scores: NDArray[Any] = logits.astype("float32").numpy()
-    return scores
+class _Worker(Worker):
+    """Answers with a model that is being trained: on its device and in its type."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__("paddle")
+        self.model = model
+
+    def compute(
+        self, batch: Batch, positions: NDArray[np.int64] | None = None, packed: bool = True
+    ) -> list[NDArray[Any] | Any]:
+        """Score words at positions of a batch, in float32."""
+        assert positions is not None
+        logits, _ = self.model(
+            paddle.to_tensor(batch.ids),
+            attention_mask=paddle.to_tensor(batch.real),
+            positions=paddle.to_tensor(positions),
+            packed=packed,
+        )
+        return [logits.astype("float32").numpy()]

@@ -1,0 +1,93 @@
+"""What the commands that answer texts share: where texts come from, who computes, and how answers are printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .converters.json_output import render_json
+from .source_options import CLASS, CONFIG, FROM, SET
+
+if TYPE_CHECKING:
+    from .models.task import Prediction
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def text_options(content: str) -> Callable[[Function], Function]:
+    """Declare the arguments and options of a command that answers texts.
+
+    Args:
+        content: What a JSON object holds.
+    """
+
+    def declare(function: Function) -> Function:
+        declared = (
+            click.argument("directory", metavar="DIR", type=click.Path(path_type=Path)),
+            click.argument("texts", metavar="[TEXT]...", nargs=-1),
+            click.option(
+                "--framework",
+                type=click.Choice(["paddle", "torch", "tf", "all"]),
+                help="The framework that computes; all: the three side by side.  "
+                "[default: the first of torch, paddle, tf here]",
+            ),
+            click.option(
+                "--file",
+                type=click.Path(path_type=Path, allow_dash=True),
+                help="Texts, one a line in UTF-8; - is stdin.",
+            ),
+            click.option(
+                "--max-length",
+                type=click.IntRange(1, 1 << 17),
+                help="Raise the longest text, in tokens, above the configuration's max_position_embeddings.",
+            ),
+            FROM,
+            CONFIG,
+            SET,
+            CLASS,
+            click.option("--json", "as_json", is_flag=True, help=f"Print one JSON object a line: {content}."),
+            click.option("-v", "--verbose", is_flag=True, help="Print tokenizer, versions and times on stderr."),
+        )
+        for option in reversed(declared):
+            function = option(function)
+        return function
+
+    return declare
+
+
+def show(answer: Callable[..., Iterable[Prediction]], given: dict[str, Any], *, command: str, missing: str) -> None:
+    """Have texts answered, and print each answer as it comes.
+
+    Args:
+        answer: :func:`~.models.fill_mask.fill_mask` or :func:`~.models.predict.predict`, with what is its own alone.
+        given: What :func:`text_options` declares.
+        command: Its name, for messages.
+        missing: What to say to a person who gave no text and types none.
+    """
+    from .converters.table.field_values import parse_settings
+    from .models.frameworks import choose_frameworks
+    from .models.text_lines import read_lines
+
+    texts, file, as_json = given["texts"], given["file"], given["as_json"]
+    if texts and file is not None:
+        raise click.UsageError("Give texts or --file, not both.")
+    if not texts and file is None and sys.stdin.isatty():
+        raise click.UsageError(missing)
+    results = answer(
+        given["directory"],
+        texts or read_lines(file),
+        frameworks=choose_frameworks(given["framework"], command),
+        extend_to=given["max_length"],
+        dialect=given["dialect"],
+        config=given["config"],
+        set=parse_settings(given["settings"]),
+        model_class=given["model_class"],
+        report=(lambda line: click.echo(line, err=True)) if given["verbose"] else (lambda line: None),
+        note=lambda line: click.echo(f"{command}: note: {line}", err=True),
+    )
+    for result in results:
+        click.echo(render_json(result.as_dict(), indent=None) if as_json else result.line)
