@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .converters.json_output import render_json
 from .converters.rendering import table
-from .converters.table.mapping import DIALECTS
+from .converters.table.mapping import CLASSES, DIALECTS
 
 if TYPE_CHECKING:
     from .converters.compare import Comparison
     from .converters.source.checkpoint import Checkpoint
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _both(name: str, *, help: str, **options: Any) -> Callable[[Function], Function]:
+    """Declare an option once for FIRST and once for SECOND."""
+
+    def declare(function: Function) -> Function:
+        for which in ("second", "first"):
+            function = click.option(f"{name}-{which}", help=help.format(which.upper()), **options)(function)
+        return function
+
+    return declare
+
+
 @click.command("diff")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--from-first", type=click.Choice(DIALECTS), help="Dialect of FIRST, where its files do not say.")
-@click.option("--from-second", type=click.Choice(DIALECTS), help="Dialect of SECOND, where its files do not say.")
-@click.option("--config-first", type=click.Path(path_type=Path), help="FIRST's configuration, where it lies elsewhere.")
-@click.option(
-    "--config-second", type=click.Path(path_type=Path), help="SECOND's configuration, where it lies elsewhere."
-)
+@_both("--from", type=click.Choice(DIALECTS), help="Dialect of {}, where its files do not say.")
+@_both("--config", type=click.Path(path_type=Path), help="{}'s configuration, where it lies elsewhere.")
+@_both("--set", metavar="FIELD=VALUE", multiple=True, help="Set a field of {}'s configuration. Repeatable.")
+@_both("--class", type=click.Choice(list(CLASSES)), help="Class of {}, where its files do not say.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
-@click.pass_context
-def diff_command(
-    ctx: click.Context,
-    first: Path,
-    second: Path,
-    from_first: Any,
-    from_second: Any,
-    config_first: Path | None,
-    config_second: Path | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def diff_command(first: Path, second: Path, as_json: bool, quiet: bool, **given: Any) -> None:
     """Compare FIRST with SECOND tensor by tensor under canonical names, whatever their dialects.
 
     Exit status: 0 all bits and configuration fields are equal, 1 they differ, 2 one cannot be read.
@@ -49,29 +51,39 @@ def diff_command(
     """
     from .converters.compare import compare
 
-    with (
-        _open(first, from_first, config_first, "first") as one,
-        _open(second, from_second, config_second, "second") as two,
-    ):
+    with _open(first, "first", given) as one, _open(second, "second", given) as two:
         comparison = compare(one, two)
     if as_json:
         click.echo(render_json(comparison.as_dict()))
     elif not quiet:
         click.echo(render(comparison, str(first), str(second)))
-    ctx.exit(0 if comparison.equal else 1)
+    click.get_current_context().exit(0 if comparison.equal else 1)
 
 
-def _open(path: Path, dialect: Any, config: Path | None, which: str) -> Checkpoint:
+def _open(path: Path, which: str, given: Mapping[str, Any]) -> Checkpoint:
     from .converters.errors import ConvertError
     from .converters.source.opening import open_checkpoint
+    from .converters.table.field_values import parse_settings
 
     try:
-        return open_checkpoint(path, dialect=dialect, config=config)
+        return open_checkpoint(
+            path,
+            dialect=given[f"from_{which}"],
+            config=given[f"config_{which}"],
+            set=parse_settings(given[f"set_{which}"]),
+            model_class=given[f"class_{which}"],
+        )
     except ConvertError as error:
-        # the next step is written for commands that read one checkpoint
+        # what is said is written for commands that read one checkpoint
+        error.what = _named_for(which, error.what)
         if error.next_step is not None:
-            error.next_step = re.sub(r"(?<![\w-])--(from|config)\b(?!-)", rf"--\1-{which}", error.next_step)
+            error.next_step = _named_for(which, error.next_step)
         raise
+
+
+def _named_for(which: str, text: str) -> str:
+    """Give the options in a message the names that they have here: ``--set`` is ``--set-first``."""
+    return re.sub(r"(?<![\w-])--(from|config|set|class)\b(?!-)", rf"--\1-{which}", text)
 
 
 def render(comparison: Comparison, first: str, second: str) -> str:
