@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "cmd_inspect",
     "diff": "cmd_diff",
     "fill-mask": "cmd_fill_mask",
+    "predict": "cmd_predict",
     "export": "cmd_export",
     "parity": "cmd_parity",
 }

@@ -68,6 +68,11 @@ def fill_mask(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return [RANDOM, f"{first}[MASK]", f"[MASK]{first}", "--framework", "torch", "--json"]
 
 
+def predict(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    pytest.importorskip("torch")
+    return [RANDOM, "一", "二\t三", "--vector", "--framework", "torch", "--json"]
+
+
 def parity(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     pytest.importorskip("torch")
     (here / "sentences.txt").write_text("a\n", encoding="utf-8")
@@ -86,6 +91,7 @@ ARGUMENTS: dict[str, Callable[[Path, pytest.MonkeyPatch], list[object]]] = {
     "inspect": lambda here, _: [RANDOM, "--json"],
     "diff": lambda here, _: [RANDOM, RANDOM, "--json"],
     "fill-mask": fill_mask,
+    "predict": predict,
     "export": export,
     "parity": parity,
     "doctor": lambda here, _: ["--config", "tiny", "--gpu", "V100-16GB", "--json"],
@@ -108,8 +114,9 @@ def test_every_json_output_says_its_schema_first(name: str, tmp_path: Path, monk
     assert done.exit_code == 0, done.output
     written = tmp_path / "result.json"
     out = written.read_text(encoding="utf-8") if written.exists() else done.stdout
-    objects = [json.loads(line) for line in out.splitlines()] if name == "fill-mask" else [json.loads(out)]
-    assert len(objects) == (2 if name == "fill-mask" else 1)
+    by_line = name in ("fill-mask", "predict")
+    objects = [json.loads(line) for line in out.splitlines()] if by_line else [json.loads(out)]
+    assert len(objects) == (2 if by_line else 1)
     for one in objects:
         assert next(iter(one.items())) == ("schema", 1)
         assert len(one) > 1
