@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,9 @@ def run(
         require_frameworks(frameworks)  # before anything else is done
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         scratch = Path(name)
-        loaded = write_stated(directories, set, model_class, scratch)
+        loaded, told = write_stated(directories, set, model_class, scratch)
         model, dialects = look_at(loaded)
+        model = replace(model, notes=(*told, *model.notes))
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         clock.lap("convert")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)

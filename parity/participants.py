@@ -47,7 +47,7 @@ class ComparedModel:
     Attributes:
         config: Configuration of the first directory.
         class_name: The class that all directories can be loaded as.
-        notes: What is not compared, and why.
+        notes: What was assumed of a checkpoint that does not say it, and what is not compared, and why.
         vocabulary: The directory that holds the vocabulary, or None where there is none.
         parameters: Their number.
     """
@@ -100,10 +100,12 @@ def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
         ConvertError: One is unusable, or their sizes differ.
     """
     configs, groups, classes, dialects, vocabulary = [], [], [], [], None
+    told: list[str] = []
     for directory in directories:
         with open_checkpoint(directory) as checkpoint:
             configs.append(checkpoint.config)
             classes.append(checkpoint.model_class)
+            told += checkpoint.source_config.notes
             groups.append({group.name for group in checkpoint.groups})
             dialects.append(checkpoint.dialect)
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
@@ -134,7 +136,7 @@ def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
         class_name = "RoFormerForMaskedLM"
     if "sentence-order head" in common and class_name != "RoFormerForPretraining":
         notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
-    return ComparedModel(first, class_name, (*other, *notes), vocabulary, parameters), dialects
+    return ComparedModel(first, class_name, (*dict.fromkeys(told), *other, *notes), vocabulary, parameters), dialects
 
 
 def _common_class(classes: Sequence[str]) -> str:
@@ -146,11 +148,13 @@ def _common_class(classes: Sequence[str]) -> str:
 
 def write_stated(
     directories: Sequence[Path], set: Mapping[str, Any] | None, model_class: str | None, scratch: Path
-) -> list[Path]:
+) -> tuple[list[Path], list[str]]:
     """Write what the person states of a checkpoint's configuration into a copy, which says it to everyone after that.
 
+    Returns the copies, and what is to be said of the checkpoints; where nothing is stated, they themselves.
+
     Args:
-        directories: The checkpoints; they are returned as they are where nothing is stated.
+        directories: The checkpoints.
         set: Field of the configuration → value.
         model_class: The class, where the files do not say it.
         scratch: Where the copies go.
@@ -159,15 +163,17 @@ def write_stated(
         ConvertError: A directory is no checkpoint, or nothing of the kind can be stated of it.
     """
     if not set and model_class is None:
-        return list(directories)
-    copies = []
+        return list(directories), []
+    copies: list[Path] = []
+    told: list[str] = []
     for number, directory in enumerate(directories):
         with open_checkpoint(directory, set=set, model_class=model_class) as checkpoint:
             dialect = checkpoint.dialect
+            told += checkpoint.source_config.notes
         copies.append(scratch / f"stated{number}")
         options = ConvertOptions(set=set, model_class=model_class, any_vocab=True, allow_different=True)
         convert(directory, copies[-1], to=dialect, options=options)
-    return copies
+    return copies, list(dict.fromkeys(told))
 
 
 def choose_participants(

@@ -108,6 +108,20 @@ def test_choices_are_pairs_of_a_question_and_each_option() -> None:
         assert case.token_type_ids.reshape(9, -1)[row][:length].tolist() == want.token_type_ids
 
 
+@pytest.mark.parametrize("name", ["causal LM", "causal LM, UniLM", "masked LM"])
+def test_every_token_sees_a_key_and_padding_stands_on_both_sides(name: str) -> None:
+    model = MODELS[name]
+    case = make_cases(model.config, TASKS[model.kind.class_name], None)[1]
+    assert case.attention_mask is not None
+    assert case.token_type_ids is not None
+    order = {"causal": np.arange(29)[None], "unilm": case.token_type_ids.cumsum(1), "bidirectional": np.zeros((1, 29))}
+    place = order[model.config.attention]
+    sees = (place[:, None, :] <= place[:, :, None]) & (case.attention_mask[:, None, :] != 0)
+    assert sees.any(-1).all()
+    assert not case.attention_mask[1, 1:5].any()
+    assert not case.attention_mask[3, -5:].any()
+
+
 def test_last_real_token_of_each_row_is_where_the_next_word_is_asked() -> None:
     model = MODELS["causal LM"]
     for case in make_cases(model.config, TASKS[model.kind.class_name], None):

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roformer_convert.converters import convert, open_checkpoint, save_checkpoint
+from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity import gate
 from roformer_convert.parity.cases import KINDS
 from roformer_convert.parity.command_line import gate_of_conversion
 from roformer_convert.parity.golden import compare_golden, read_golden
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
+#: Written by bert4keras with application="lm", which no file says.
+CAUSAL = FIXTURE.parent / "peers" / "b4k-LM_default"
 GOLDEN = FIXTURE.parent / "random.golden.npz"
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -164,6 +166,44 @@ def test_gate_of_a_conversion_runs_source_and_target_each_in_its_own_framework(
     convert(FIXTURE, tmp_path / "out", to="torch")
     assert gate_of_conversion(FIXTURE, tmp_path / "out") == 0
     assert "paddle:random, torch:out" in capsys.readouterr().out
+
+
+@needs_torch
+def test_what_is_stated_of_a_checkpoint_reaches_whoever_opens_it(tmp_path: Path) -> None:
+    stated: dict[str, Any] = {"set": {"attention": "causal"}, "model_class": "causal-lm"}
+    with gate.run([CAUSAL], frameworks=["torch"], gradients=False) as result:
+        assert result.model.class_name == "RoFormerForMaskedLM"  # no file says it
+        assert any("attention in both directions is assumed" in note for note in result.model.notes)
+    with gate.run([CAUSAL], frameworks=["torch"], gradients=False, **stated) as result:
+        assert result.passed
+        assert result.model.called == "RoFormerForCausalLM (attention causal)"
+        with open_checkpoint(result.dumps[0].checkpoint) as loaded:
+            assert loaded.config.attention == "causal"
+    convert(CAUSAL, tmp_path / "out", to="torch", options=ConvertOptions(**stated))
+    with gate.run([CAUSAL, tmp_path / "out"], frameworks=["torch"], gradients=False, **stated) as result:
+        assert result.passed
+        assert [dump.label for dump in result.dumps] == [f"torch:{CAUSAL.name}", "torch:out"]
+        assert "attention = causal, as it was set" in result.model.notes
+        assert not any("assumed" in note for note in result.model.notes)
+    with gate.run([CAUSAL, tmp_path / "out"], frameworks=["torch"], gradients=False) as result:
+        assert not result.passed
+        assert any("attention is bidirectional" in note for note in result.model.notes)
+        assert any(f"RoFormerForCausalLM in {tmp_path / 'out'}" in note for note in result.model.notes)
+        assert {cause.kind for cause in result.causes} == {"mask"}
+
+
+def test_stated_fields_and_class_are_options_of_the_command() -> None:
+    given = ("--set", "attention=causal", "--class", "causal-lm", "--conversions", "only")
+    done = parity(CAUSAL, *given)
+    assert done.returncode == 0, done.stderr
+    assert "12 directions, every tensor equal bit for bit" in done.stdout
+    wrong = parity(CAUSAL, "--set", "attention=sideways", "--conversions", "only")
+    assert wrong.returncode == 2
+    assert "attention" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    head = parity(CAUSAL, "--class", "token-classification", "--frameworks", "torch")
+    assert head.returncode == 2
+    assert "Traceback" not in head.stderr
 
 
 @needs_torch
