@@ -64,11 +64,10 @@ class EncodedText:
 
 @dataclass(slots=True, eq=False)
 class DType(Buildable):
-    """A ``numpy.dtype``: known once its state said the byte order."""
+    """A ``numpy.dtype``; its state says the byte order, which is little-endian or refused."""
 
     name: str
     itemsize: int
-    ordered: bool = False
 
     def __str__(self) -> str:
         return f"numpy.dtype {self.name}"
@@ -86,7 +85,6 @@ class DType(Buildable):
             machine.fail(f"numpy.dtype byte order {quoted(order)}, want '<'")
         if any(part is not None for part in state[2:5]):
             machine.fail("a numpy.dtype with fields or sub-arrays; a tensor has none")
-        self.ordered = True
 
 
 @dataclass(slots=True, eq=False)
