@@ -234,7 +234,6 @@ def convert(
                 with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=options.force) as output:
                     write_directory(
                         plan,
-                        checkpoint,
                         output.path,
                         verify=options.verify,
                         fsync=options.fsync,
@@ -294,7 +293,6 @@ def needed_room(plan: Plan) -> int:
 
 def write_directory(
     plan: Plan,
-    source: Checkpoint,
     directory: Path,
     *,
     verify: bool = True,

@@ -113,7 +113,7 @@ def save_checkpoint(
     )
     check_room(Path(directory).resolve(), needed_room(plan))
     with source, OutputDirectory(Path(directory), files=source.companions, force=force) as output:
-        write_directory(plan, source, output.path)
+        write_directory(plan, output.path)
         output.commit()
 
 
