@@ -11,7 +11,7 @@ from typing import Any
 
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.checksums import verify_checksum
-from roformer_convert.converters.tensors.stored import FileLayout, OpenFiles, Slot, StoredTensor
+from roformer_convert.converters.tensors.stored import FileLayout, OpenFiles, StoredTensor
 
 
 def write_layout(
@@ -21,12 +21,13 @@ def write_layout(
     checksum: Callable[[bytes], int] = lambda content: 0,
     *,
     finish: bool = True,
-) -> dict[str, Slot]:
+) -> None:
     """Write as the engine does: create the files at their size, payloads into their slots, then the rest."""
     directory.mkdir(parents=True, exist_ok=True)
-    slots = layout.create(directory)
+    layout.create(directory)
+    slots = layout.slots
     assert set(slots) == set(payloads)
-    assert {name: (directory / name).stat().st_size for name in layout.sizes()} == layout.sizes()
+    assert {name: (directory / name).stat().st_size for name in layout.sizes} == layout.sizes
     pieces = [(slot.filename, slot.offset, payloads[name]) for name, slot in slots.items()]
     assert [len(content) for _, _, content in pieces] == [slot.nbytes for slot in slots.values()]
     if finish:
@@ -36,18 +37,16 @@ def write_layout(
         with open(directory / filename, "r+b") as file:
             file.seek(offset)
             file.write(content)
-    assert {name: (directory / name).stat().st_size for name in layout.sizes()} == layout.sizes()
-    return slots
+    assert {name: (directory / name).stat().st_size for name in layout.sizes} == layout.sizes
 
 
-def write_without_payloads(layout: FileLayout, directory: Path) -> dict[str, Slot]:
+def write_without_payloads(layout: FileLayout, directory: Path) -> None:
     """Write all but the payloads, which stay holes: a file as large as a model that takes no room."""
-    slots = layout.create(directory)
-    for each in layout.fragments(dict.fromkeys(slots, 0)):
+    layout.create(directory)
+    for each in layout.fragments(dict.fromkeys(layout.slots, 0)):
         with open(directory / each.filename, "r+b") as file:
             file.seek(each.offset)
             file.write(each.content)
-    return slots
 
 
 def read_stored(tensor: StoredTensor, step: int = 1 << 20) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ from roformer_convert.converters.tensors.stored import (
     NewTensor,
     Slot,
     StoredTensor,
-    create_sized,
 )
 
 _MAGIC = b"TOY 1\n"
@@ -70,41 +68,18 @@ class Toy(Container):
         groups: Mapping[str, Group],
     ) -> FileLayout:
         assert groups.keys() == {tensor.name for tensor in tensors}
-        return _ToyLayout(filename, tuple(tensors))
+        slots, end = {}, 64
+        for tensor in tensors:
+            slots[tensor.name] = Slot(filename, end, tensor.nbytes)
+            end += tensor.nbytes
+        rows = [[each.name, each.dtype, each.shape, slots[each.name].offset, each.nbytes] for each in tensors]
+        directory = json.dumps({"tensors": rows}).encode()
+        directory += b"%012d" % len(directory)
+        fragments = [Fragment(filename, end, directory), Fragment(filename, 0, _MAGIC)]
+        return FileLayout({filename: end + len(directory)}, slots, lambda checksums: fragments)
 
     def notes(self, dialect: Dialect, dtypes: set[str]) -> list[str]:
         return [f"nothing of {dialect} reads a toy"]
-
-
-@dataclass(frozen=True)
-class _ToyLayout:
-    filename: str
-    tensors: tuple[NewTensor, ...]
-    checksum: str | None = None
-
-    def _slots(self) -> dict[str, Slot]:
-        slots, end = {}, 64
-        for tensor in self.tensors:
-            slots[tensor.name] = Slot(self.filename, end, tensor.nbytes)
-            end += tensor.nbytes
-        return slots
-
-    def _end(self) -> bytes:
-        slots = self._slots()
-        rows = [[each.name, each.dtype, each.shape, slots[each.name].offset, each.nbytes] for each in self.tensors]
-        directory = json.dumps({"tensors": rows}).encode()
-        return directory + b"%012d" % len(directory)
-
-    def create(self, directory: Path) -> dict[str, Slot]:
-        create_sized(directory, self.sizes())
-        return self._slots()
-
-    def sizes(self) -> dict[str, int]:
-        return {self.filename: 64 + sum(tensor.nbytes for tensor in self.tensors) + len(self._end())}
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        end = self.sizes()[self.filename] - len(self._end())
-        return [Fragment(self.filename, end, self._end()), Fragment(self.filename, 0, _MAGIC)]
 
 
 @pytest.fixture

@@ -197,7 +197,7 @@ def test_the_size_is_known_before_a_byte_is_written(tmp_path: Path) -> None:
         layout = keras_h5.lay_out(f"{round_}.h5", tensors, MODEL, {"head": sorted(names)[: rng.randrange(3)]})
         layout.create(tmp_path)
         size = (tmp_path / f"{round_}.h5").stat().st_size
-        assert layout.sizes() == {f"{round_}.h5": size}
+        assert layout.sizes == {f"{round_}.h5": size}
         written = [len(fragment.content) for fragment in layout.fragments({})] + [each.nbytes for each in tensors]
         assert 0 <= size - sum(written) < 64 * (len(tensors) + 1)  # what aligning payloads takes
 

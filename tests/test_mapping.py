@@ -19,6 +19,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from crc32c import crc32c
+from file_contents import write_layout
 from golden_names import GOLDEN, GOLDEN_TIES, Stored, spelled, stored_in
 from numpy_roformer import Array, Forward
 from peer_folders import PEERS
@@ -227,16 +229,7 @@ def write_tf1(directory: Path, arrays: dict[str, Array]) -> None:
     from roformer_convert.converters.tensors.stored import NewTensor
 
     layout = tensor_bundle.lay_out("bert_model.ckpt", [NewTensor(n, a.dtype.name, a.shape) for n, a in arrays.items()])
-    import crc32c
-
-    for name, slot in layout.create(directory).items():
-        with open(directory / slot.filename, "r+b") as file:
-            file.seek(slot.offset)
-            file.write(arrays[name].tobytes())
-    for fragment in layout.fragments({name: crc32c.crc32c(array.tobytes()) for name, array in arrays.items()}):
-        with open(directory / fragment.filename, "r+b") as file:
-            file.seek(fragment.offset)
-            file.write(fragment.content)
+    write_layout(layout, directory, {name: array.tobytes() for name, array in arrays.items()}, crc32c)
 
 
 def read_through_the_table(found: Found) -> tuple[Tensors, RoFormerConfig]:

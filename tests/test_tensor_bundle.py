@@ -80,7 +80,7 @@ def payloads(tensors: list[NewTensor]) -> dict[str, bytes]:
 def write_ours(directory: Path, tensors: list[NewTensor], *, finish: bool = True) -> Path:
     layout = lay_out("bert_model.ckpt", tensors)
     write_layout(layout, directory, payloads(tensors), crc32c.crc32c, finish=finish)
-    assert {path.name for path in directory.iterdir()} == layout.sizes().keys()
+    assert {path.name for path in directory.iterdir()} == layout.sizes.keys()
     return directory / "bert_model.ckpt.index"
 
 
@@ -253,7 +253,7 @@ def test_tensors_lie_without_gaps_in_the_order_of_their_names() -> None:
     for name in sorted((tensor.name for tensor in MIXED), key=str.encode):
         assert layout.slots[name].offset == end
         end += layout.slots[name].nbytes
-    assert layout.sizes()["bert_model.ckpt.data-00000-of-00001"] == end
+    assert layout.sizes["bert_model.ckpt.data-00000-of-00001"] == end
 
 
 def test_a_checkpoint_without_tensors_is_read_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FETCH_AGAIN, FormatError, quoted
-from ..tensors.stored import ITEMSIZE, Extent, Fragment, Index, NewTensor, Slot, StoredTensor, create_sized
+from ..tensors.stored import ITEMSIZE, Extent, FileLayout, Fragment, Index, NewTensor, Slot, StoredTensor
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
 _WORDS = {
@@ -285,39 +285,10 @@ class _Scanner:
         return FormatError(self._path, what, offset=_LENGTH.size + self._position)
 
 
-@dataclass(frozen=True)
-class SafetensorsLayout:
-    """One safetensors file laid out; its header comes last, and until then the header length reads 0: all refuse it.
-
-    Attributes:
-        filename: The file's name in its directory.
-        header: Length and JSON, padded so that the payloads are aligned.
-        slots: Each tensor's place.
-        size: Bytes of the whole file.
-    """
-
-    filename: str
-    header: bytes
-    slots: dict[str, Slot]
-    size: int
-    checksum: str | None = None
-
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the file at its final size under ``directory``; return each tensor's slot."""
-        create_sized(directory, self.sizes())
-        return dict(self.slots)
-
-    def sizes(self) -> dict[str, int]:
-        """File name → exact size in bytes."""
-        return {self.filename: self.size}
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Return everything that is not payload: the header. The format keeps no checksums."""
-        return [Fragment(self.filename, 0, self.header)]
-
-
-def lay_out(filename: str, tensors: Sequence[NewTensor], metadata: dict[str, str]) -> SafetensorsLayout:
+def lay_out(filename: str, tensors: Sequence[NewTensor], metadata: dict[str, str]) -> FileLayout:
     """Lay ``tensors`` out in one file, widest elements first, so that each is aligned to its own element.
+
+    The header comes last, and until then its length reads 0, which every reader refuses.
 
     Raises:
         ValueError: A tensor is an alias (two names for one payload overlap, which the format forbids: the caller leaves
@@ -344,4 +315,5 @@ def lay_out(filename: str, tensors: Sequence[NewTensor], metadata: dict[str, str
         raise ValueError(f"a header of {len(text):,} bytes is above the format's limit of {_MAX_HEADER_BYTES:,}")
     payload = _LENGTH.size + len(text)
     slots = {name: Slot(filename, payload + begin, end - begin) for name, begin, end in extents}
-    return SafetensorsLayout(filename, _LENGTH.pack(len(text)) + text, slots, payload + end)
+    beginning = Fragment(filename, 0, _LENGTH.pack(len(text)) + text)
+    return FileLayout({filename: payload + end}, slots, lambda checksums: [beginning])

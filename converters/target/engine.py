@@ -111,10 +111,10 @@ def _run_file(
     plan: Plan, file: FilePlan, directory: Path, verify: bool, fsync: bool, progress: Progress
 ) -> list[Written]:
     layout = plan.lay_out(file)
-    slots = layout.create(directory)
+    layout.create(directory)
     output = _Output(directory)
     try:
-        with _Worker(output, slots, layout.checksum, verify) as worker:
+        with _Worker(output, layout.slots, layout.checksum, verify) as worker:
             done = [worker.convert(step, progress) for step in file.stored]
         for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
             output.write(fragment.filename, fragment.offset, fragment.content)

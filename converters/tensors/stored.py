@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -248,29 +248,28 @@ class Slot:
     nbytes: int
 
 
-class FileLayout(Protocol):
+@dataclass(frozen=True)
+class FileLayout:
     """A file (or the files of one checkpoint) laid out before a byte moves.
 
-    The engine calls :meth:`create` once, writes every payload into its slot, and then writes :meth:`fragments`: a file
+    The engine calls :meth:`create` once, writes every payload into its slot, and then writes the fragments: a file
     whose writing was cut short lacks its header or directory and is refused by every loader.
+
+    Attributes:
+        sizes: File name → exact size in bytes.
+        slots: Name of each stored (not aliased) tensor → where its payload goes.
+        fragments: Gives everything that is not payload, what loaders look at first as the last, from the checksum of
+            each payload by tensor name.
+        checksum: ``"crc32"``, ``"crc32c"``, or None: which checksum ``fragments`` wants.
     """
 
-    @property
-    def checksum(self) -> str | None:
-        """``"crc32"``, ``"crc32c"``, or None: the checksum of each payload that :meth:`fragments` wants."""
+    sizes: Mapping[str, int]
+    slots: Mapping[str, Slot]
+    fragments: Callable[[Mapping[str, int]], Sequence[Fragment]]
+    checksum: str | None = None
 
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the file(s) at their final size under ``directory``; return each stored (not aliased) tensor's slot."""
-
-    def sizes(self) -> dict[str, int]:
-        """File name → exact size in bytes."""
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Return everything that is not payload, given the payloads' checksums by tensor name."""
-
-
-def create_sized(directory: Path, sizes: dict[str, int]) -> None:
-    """Create each file empty at its final size (sparse; the blocks come with the payloads)."""
-    for filename, size in sizes.items():
-        with open(directory / filename, "xb") as file:
-            file.truncate(size)
+    def create(self, directory: Path) -> None:
+        """Create each file empty at its final size under ``directory`` (sparse; the blocks come with the payloads)."""
+        for filename, size in self.sizes.items():
+            with open(directory / filename, "xb") as file:
+                file.truncate(size)

@@ -235,10 +235,10 @@ def _write_arrays(directory: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     layout = safetensors.lay_out(
         ARRAYS, [NewTensor(name, array.dtype.name, array.shape) for name, array in arrays.items()], {}
     )
-    slots = layout.create(directory)
+    layout.create(directory)
     with open(directory / ARRAYS, "r+b") as file:
         for name, array in arrays.items():
-            file.seek(slots[name].offset)
+            file.seek(layout.slots[name].offset)
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         for fragment in layout.fragments({}):
             file.seek(fragment.offset)

@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import FETCH_AGAIN, FormatError, quoted
@@ -22,12 +21,12 @@ from ...tensors.regions import first_overlap
 from ...tensors.stored import (
     ChecksummedExtent,
     Extent,
+    FileLayout,
     Fragment,
     Index,
     NewTensor,
     Slot,
     StoredTensor,
-    create_sized,
 )
 from . import messages as bundle_messages
 from .leveldb_table import build_table, is_table, read_table
@@ -181,55 +180,10 @@ def _check_apart(stored: Sequence[tuple[Extent, StoredTensor]]) -> None:
             raise FormatError(path, what, offset=overlap.offset)
 
 
-@dataclass(frozen=True)
-class TensorBundleLayout:
-    """A checkpoint of one data file laid out. The index comes last: until then it is all zeros, not a table.
-
-    Attributes:
-        prefix: What the files' names begin with, ``bert_model.ckpt``.
-        tensors: The tensors in the order of their keys, which is that of their payloads.
-        slots: Each tensor's place.
-    """
-
-    prefix: str
-    tensors: tuple[NewTensor, ...]
-    slots: dict[str, Slot]
-    checksum: str | None = "crc32c"
-
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the files at their final sizes under ``directory``; return each tensor's slot."""
-        create_sized(directory, self.sizes())
-        return dict(self.slots)
-
-    def sizes(self) -> dict[str, int]:
-        """File name → exact size in bytes: an entry's size does not depend on its checksum."""
-        return {
-            _data_name(self.prefix, 0, 1): sum(slot.nbytes for slot in self.slots.values()),
-            f"{self.prefix}{_SUFFIX}": len(self._index(dict.fromkeys(self.slots, 0))),
-            _STATE_NAME: len(self._state()),
-        }
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Return everything that is not payload, given the payloads' plain CRC32C by tensor name."""
-        return [
-            Fragment(f"{self.prefix}{_SUFFIX}", 0, self._index(checksums)),
-            Fragment(_STATE_NAME, 0, self._state()),
-        ]
-
-    def _index(self, checksums: dict[str, int]) -> bytes:
-        entries = [(b"", bundle_messages.header())]
-        for tensor in self.tensors:
-            message = bundle_messages.entry(tensor, self.slots[tensor.name].offset, checksums[tensor.name])
-            entries.append((tensor.name.encode(), message))
-        return build_table(entries)
-
-    def _state(self) -> bytes:
-        """Return the text that ``tf.train.latest_checkpoint`` reads. Source: checkpoint_state.proto."""
-        return f'model_checkpoint_path: "{self.prefix}"\nall_model_checkpoint_paths: "{self.prefix}"\n'.encode()
-
-
-def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> TensorBundleLayout:
+def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> FileLayout:
     """Lay ``tensors`` out as one data file, ``PREFIX.index`` and ``checkpoint``, payloads in the order of the names.
+
+    The index comes last: until then it is all zeros, which is not a table.
 
     Raises:
         ValueError: ``prefix`` is not a plain file name, a tensor is an alias (the format has none: the caller stores it
@@ -251,4 +205,16 @@ def lay_out(prefix: str, tensors: Sequence[NewTensor]) -> TensorBundleLayout:
             )
         slots[tensor.name] = Slot(data_name, offset, tensor.nbytes)
         offset += tensor.nbytes
-    return TensorBundleLayout(prefix, tuple(ordered), slots)
+    # what tf.train.latest_checkpoint reads; source: checkpoint_state.proto
+    state = f'model_checkpoint_path: "{prefix}"\nall_model_checkpoint_paths: "{prefix}"\n'.encode()
+
+    def fragments(checksums: Mapping[str, int]) -> list[Fragment]:
+        entries = [(b"", bundle_messages.header())]
+        for tensor in ordered:
+            message = bundle_messages.entry(tensor, slots[tensor.name].offset, checksums[tensor.name])
+            entries.append((tensor.name.encode(), message))
+        return [Fragment(f"{prefix}{_SUFFIX}", 0, build_table(entries)), Fragment(_STATE_NAME, 0, state)]
+
+    # an entry's size does not depend on its checksum
+    beside = {each.filename: len(each.content) for each in fragments(dict.fromkeys(slots, 0))}
+    return FileLayout({data_name: offset, **beside}, slots, fragments, "crc32c")

@@ -29,9 +29,9 @@ from .datasets import Dataset, is_dataset, read_dataset
 from .file import Hdf5File, UnfamiliarError, open_content, open_file
 from .groups import Link, is_group, read_links
 from .headers import Header, read_header
-from .keras_h5_layout import TOP_LEVEL, KerasLayout, lay_out
+from .keras_h5_layout import TOP_LEVEL, lay_out
 
-__all__ = ["KerasLayout", "index", "lay_out"]
+__all__ = ["index", "lay_out"]
 
 MAX_DEPTH = 32  # components of one weight name
 KERAS_3 = (

@@ -9,11 +9,9 @@ transformers 4.57 wrote.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from ...errors import ConvertError
-from ...tensors.stored import Fragment, NewTensor, Slot, create_sized
+from ...tensors.stored import FileLayout, Fragment, NewTensor, Slot
 from .datatypes import ANY_TEXT, DATATYPES, text
 from .messages import MAX_RANK
 from .writing import (
@@ -39,53 +37,20 @@ TOP_LEVEL = "top_level_model_weights"
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True)
-class KerasLayout:
-    """One file laid out; its superblock comes last, and until then it begins with zeros: no reader takes it.
-
-    Attributes:
-        filename: The file's name in its directory.
-        slots: Each stored tensor's place.
-        superblock: The file's beginning.
-        metadata: What lies behind the payloads, to the file's end.
-        metadata_offset: Where that begins.
-    """
-
-    filename: str
-    slots: dict[str, Slot]
-    superblock: bytes
-    metadata: bytes
-    metadata_offset: int
-    checksum: str | None = None
-
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the file at its final size under ``directory``; return each stored (not aliased) tensor's slot."""
-        create_sized(directory, self.sizes())
-        return dict(self.slots)
-
-    def sizes(self) -> dict[str, int]:
-        """File name → exact size in bytes."""
-        return {self.filename: self.metadata_offset + len(self.metadata)}
-
-    def fragments(self, checksums: Mapping[str, int]) -> Sequence[Fragment]:
-        """Return everything that is not payload. Contiguous datasets have no checksums."""
-        return [
-            Fragment(self.filename, self.metadata_offset, self.metadata),
-            Fragment(self.filename, 0, self.superblock),
-        ]
-
-
 def lay_out(
     filename: str,
     tensors: Sequence[NewTensor],
     model_name: str,
     shared: Mapping[str, Sequence[str]] | None = None,
-) -> KerasLayout:
+) -> FileLayout:
     """Lay out one weight file, payloads in the order of ``tensors``; a tensor's layer is the first part of its name.
 
     ``tensors`` are named as :func:`.keras_h5.index` names them, without the model's prefix and ``:0``; ``model_name``
     is that prefix (``tf_ro_former_for_masked_lm``). ``shared`` maps a layer to the names of tensors of other layers
     that it lists too, as hard links.
+
+    The superblock comes last, and until then the file begins with zeros, which no reader takes. Contiguous datasets
+    have no checksums.
 
     Raises:
         ConvertError: A dtype that HDF5 cannot hold, or a name that is not a path in it or is too long.
@@ -106,7 +71,9 @@ def lay_out(
     heap = TextHeap(start)
     root = _tree(filename, layers, datasets, model_name, heap)
     structures, superblock = describe(root, start + len(heap.content))
-    return KerasLayout(filename, slots, superblock, heap.content + structures, start)
+    behind = Fragment(filename, start, heap.content + structures)
+    fragments = [behind, Fragment(filename, 0, superblock)]
+    return FileLayout({filename: start + len(behind.content)}, slots, lambda checksums: fragments)
 
 
 def _check_dtypes(filename: str, tensors: Sequence[NewTensor]) -> None:

@@ -20,13 +20,13 @@ from ...errors import FETCH_AGAIN, FormatError, quoted
 from ...tensors import signatures
 from ...tensors.stored import (
     Data,
+    FileLayout,
     Fragment,
     Index,
     NewTensor,
     OpenFiles,
     Slot,
     StoredTensor,
-    create_sized,
 )
 from . import opcodes
 from .machine import PickleMachine, kind_of
@@ -165,34 +165,11 @@ _CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 _ALIGNMENT = 64
 
 
-@dataclass(frozen=True)
-class PdparamsLayout:
-    """A ``.pdparams`` file whose opcodes are all written; what is missing is the payload in its slots."""
-
-    filename: str
-    size: int
-    slots: dict[str, Slot]
-    opcodes: tuple[Fragment, ...]
-    checksum: str | None = None
-
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the file at its final size and return the stored tensors' slots."""
-        create_sized(directory, self.sizes())
-        return dict(self.slots)
-
-    def sizes(self) -> dict[str, int]:
-        """Return the file's size."""
-        return {self.filename: self.size}
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
-        """Return the opcodes, the file's beginning last: until then a loader finds a zero byte, which no pickle is."""
-        return self.opcodes[::-1]
-
-
-def lay_out(filename: str, tensors: Sequence[NewTensor]) -> PdparamsLayout:
+def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
     """Lay out a pickled dict of arrays, in protocol 4 (paddle 2.6.2 does not read 5), as numpy 1.26 and 2 read it.
 
-    An alias is the same array under another name: paddle.load makes two tensors of it, with the same values.
+    An alias is the same array under another name: paddle.load makes two tensors of it, with the same values. The file's
+    beginning is written last: until then a loader finds a zero byte, which no pickle begins with.
     """
     memo = opcodes.Memo()
     ordered = opcodes.order_aliases(tensors)
@@ -224,7 +201,7 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> PdparamsLayout:
         run = bytearray(opcodes.TUPLE + opcodes.BUILD)
     run += opcodes.SETITEMS + opcodes.STOP
     fragments.append(Fragment(filename, begun, bytes(run)))
-    return PdparamsLayout(filename, begun + len(run), slots, tuple(fragments))
+    return FileLayout({filename: begun + len(run)}, slots, lambda checksums: fragments[::-1])
 
 
 def _padding(position: int) -> bytes:

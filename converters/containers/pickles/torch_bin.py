@@ -14,12 +14,12 @@ from pathlib import Path
 
 from ...errors import FETCH_AGAIN, FormatError, quoted
 from ...tensors import signatures
-from ...tensors.stored import Index, NewTensor, OpenFiles
+from ...tensors.stored import FileLayout, Index, NewTensor, OpenFiles
 from . import opcodes
 from .machine import PickleMachine, kind_of
 from .state_tree import flatten
 from .torch_tensors import STORAGES, Storages, TorchTensor
-from .torch_zip import Member, Record, ZipLayout, read_members
+from .torch_zip import Member, Record, lay_out_zip, read_members
 
 #: torch/serialization.py, the file type's first pickle and the one after it.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -192,7 +192,7 @@ _STORAGE_NAMES = {dtype: name for name, (dtype, _) in STORAGES.items() if name !
 _ALIGNMENT = 64
 
 
-def lay_out(filename: str, tensors: Sequence[NewTensor]) -> ZipLayout:
+def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
     """Lay out a torch file of an OrderedDict of tensors; an alias is another tensor on the same storage."""
     ordered = opcodes.order_aliases(tensors)
     keys: dict[str, str] = {}
@@ -236,7 +236,7 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> ZipLayout:
         return Record(f"{folder}/{name}", len(content), content)
 
     by_name = {tensor.name: tensor for tensor in tensors}
-    return ZipLayout(
+    return lay_out_zip(
         filename,
         [
             small("data.pkl", bytes(pickle)),

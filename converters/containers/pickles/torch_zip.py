@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +20,7 @@ from typing import NoReturn
 from ...errors import FETCH_AGAIN, FormatError, quoted
 from ...tensors import signatures
 from ...tensors.regions import first_overlap
-from ...tensors.stored import Fragment, OpenFiles, Slot, create_sized
+from ...tensors.stored import FileLayout, Fragment, OpenFiles, Slot
 
 _END, _END64, _LOCATOR64 = signatures.ZIP_WITHOUT_MEMBERS, b"PK\x06\x06", b"PK\x06\x07"
 _ENTRY, _HEADER, _DESCRIPTOR = b"PK\x01\x02", signatures.ZIP, b"PK\x07\x08"
@@ -205,10 +205,14 @@ class Record:
     tensor: str | None = None
 
 
-class ZipLayout:
-    """A zip whose members all have their places; CRCs are put in once the payloads have been written."""
+def lay_out_zip(filename: str, records: Sequence[Record], alignment: int) -> FileLayout:
+    """Lay out a zip of stored members, the payload of each at a multiple of ``alignment`` bytes."""
+    parts = _ZipParts(filename, records, alignment)
+    return FileLayout({filename: parts.size}, parts.slots, parts.fragments, "crc32")
 
-    checksum: str | None = "crc32"
+
+class _ZipParts:
+    """A zip whose members all have their places; CRCs are put in once the payloads have been written."""
 
     def __init__(self, filename: str, records: Sequence[Record], alignment: int) -> None:
         self._filename = filename
@@ -222,22 +226,18 @@ class ZipLayout:
             position += 30 + len(record.name.encode()) + len(self._extras[-1]) + record.nbytes
             position += len(_descriptor(record, self._headers[-1], 0))
         self._directory = position
-        self._size = position + len(self._end_of_file([0] * len(records)))
+        self.size = position + len(self._end_of_file([0] * len(records)))
 
-    def create(self, directory: Path) -> dict[str, Slot]:
-        """Make the file at its final size and return the stored tensors' slots."""
-        create_sized(directory, self.sizes())
+    @property
+    def slots(self) -> dict[str, Slot]:
+        """Where each stored tensor's payload goes."""
         return {
             record.tensor: Slot(self._filename, self._payload(number), record.nbytes)
             for number, record in enumerate(self._records)
             if record.tensor is not None
         }
 
-    def sizes(self) -> dict[str, int]:
-        """Return the file's size."""
-        return {self._filename: self._size}
-
-    def fragments(self, checksums: dict[str, int]) -> Sequence[Fragment]:
+    def fragments(self, checksums: Mapping[str, int]) -> Sequence[Fragment]:
         """Return headers, descriptors and directory, the file's beginning last: until then it is not a zip."""
         crcs = [
             zlib.crc32(record.content) if record.content is not None else checksums[record.tensor or ""]
