@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,16 @@ from random_checkpoints import read_all, same_bits, write_random
 
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
 from roformer_convert.converters.containers import registry
-from roformer_convert.converters.containers.container import Container
+from roformer_convert.converters.containers.container import Container, NewFile
 from roformer_convert.converters.containers.registry import all_containers, containers_of, recognise, register
 from roformer_convert.converters.errors import FormatError
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.table.mapping import DIALECTS, Dialect, Group, ModelClass
+from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.tensors.stored import (
     Extent,
     FileLayout,
     Fragment,
     Index,
-    NewTensor,
     Slot,
     StoredTensor,
 )
@@ -59,24 +57,17 @@ class Toy(Container):
             {"tool": "a test"},
         )
 
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
-        assert groups.keys() == {tensor.name for tensor in tensors}
+    def lay_out(self, file: NewFile) -> FileLayout:
+        assert file.groups.keys() == {tensor.name for tensor in file.tensors}
         slots, end = {}, 64
-        for tensor in tensors:
-            slots[tensor.name] = Slot(filename, end, tensor.nbytes)
+        for tensor in file.tensors:
+            slots[tensor.name] = Slot(file.filename, end, tensor.nbytes)
             end += tensor.nbytes
-        rows = [[each.name, each.dtype, each.shape, slots[each.name].offset, each.nbytes] for each in tensors]
+        rows = [[each.name, each.dtype, each.shape, slots[each.name].offset, each.nbytes] for each in file.tensors]
         directory = json.dumps({"tensors": rows}).encode()
         directory += b"%012d" % len(directory)
-        fragments = [Fragment(filename, end, directory), Fragment(filename, 0, _MAGIC)]
-        return FileLayout({filename: end + len(directory)}, slots, lambda checksums: fragments)
+        fragments = [Fragment(file.filename, end, directory), Fragment(file.filename, 0, _MAGIC)]
+        return FileLayout({file.filename: end + len(directory)}, slots, lambda checksums: fragments)
 
     def notes(self, dialect: Dialect, dtypes: set[str]) -> list[str]:
         return [f"nothing of {dialect} reads a toy"]

@@ -12,6 +12,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +22,25 @@ from ..tensors.stored import FLOATS, FileLayout, Index, NewTensor
 
 #: Bytes of a file's beginning and end by which :meth:`Container.recognises` decides.
 HEAD_BYTES, TAIL_BYTES = 32, 8
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """What a container is to lay out.
+
+    Attributes:
+        filename: The single file's or the shard's name.
+        tensors: What it shall hold.
+        dialect: Whose names they have, and whose software will read them.
+        kind: The model's class.
+        groups: Name → the table's group that the tensor is of.
+    """
+
+    filename: str
+    tensors: Sequence[NewTensor]
+    dialect: Dialect
+    kind: ModelClass
+    groups: Mapping[str, Group]
 
 
 class Container(ABC):
@@ -67,23 +87,8 @@ class Container(ABC):
         """
 
     @abstractmethod
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
-        """Lay a file out before a byte is written.
-
-        Args:
-            filename: The single file's or the shard's name.
-            tensors: What it shall hold.
-            dialect: Whose names they have, and whose software will read them.
-            kind: The model's class.
-            groups: Name → the table's group that the tensor is of.
-        """
+    def lay_out(self, file: NewFile) -> FileLayout:
+        """Lay a file out before a byte is written."""
 
     def entry(self, filename: str) -> str:
         """Return the name of the file that a reader of ``filename`` opens."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..table.mapping import Dialect, Group, ModelClass
 from ..tensors import signatures
-from ..tensors.stored import FileLayout, Index, NewTensor
-from .container import Container
+from ..tensors.stored import FileLayout, Index
+from .container import Container, NewFile
 
 _INDEX = ".index"
 #: What follows the prefix: the index, the graph, which nobody here reads, and the payloads.
@@ -37,17 +36,10 @@ class TensorBundle(Container):
 
         return tensor_bundle.index(entry)
 
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
+    def lay_out(self, file: NewFile) -> FileLayout:
         from .bundle import tensor_bundle
 
-        return tensor_bundle.lay_out(filename, tensors)
+        return tensor_bundle.lay_out(file.filename, file.tensors)
 
     def entry(self, filename: str) -> str:
         return f"{filename}{_INDEX}"

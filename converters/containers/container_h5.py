@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..table.mapping import EMBEDDINGS, MASKED_LM, MLM, PRETRAINING, Dialect, Group, ModelClass
+from ..table.mapping import EMBEDDINGS, MASKED_LM, MLM, PRETRAINING
 from ..tensors import signatures
-from ..tensors.stored import FileLayout, Index, NewTensor
-from .container import Container
+from ..tensors.stored import FileLayout, Index
+from .container import Container, NewFile
 
 
 class KerasH5(Container):
@@ -32,22 +31,15 @@ class KerasH5(Container):
 
         return keras_h5.index(entry)
 
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
+    def lay_out(self, file: NewFile) -> FileLayout:
         from .hdf5 import keras_h5
 
         # the prefix that transformers' TF classes put before every weight (readers ignore it)
-        suffix = (MASKED_LM if kind is PRETRAINING else kind).suffix
+        suffix = (MASKED_LM if file.kind is PRETRAINING else file.kind).suffix
         model_name = "tf_ro_former" + re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", f"_{suffix}").lower()
-        if MLM not in groups.values():
-            return keras_h5.lay_out(filename, tensors, model_name)
+        if MLM not in file.groups.values():
+            return keras_h5.lay_out(file.filename, file.tensors, model_name)
         # the masked-LM layer is built on the embeddings, and lists them again
-        layer = (MLM.prefix.in_(dialect) or "").partition("/")[0]
-        shared = [tensor.name for tensor in tensors if groups[tensor.name] is EMBEDDINGS]
-        return keras_h5.lay_out(filename, tensors, model_name, {layer: shared})
+        layer = (MLM.prefix.in_(file.dialect) or "").partition("/")[0]
+        shared = [tensor.name for tensor in file.tensors if file.groups[tensor.name] is EMBEDDINGS]
+        return keras_h5.lay_out(file.filename, file.tensors, model_name, {layer: shared})

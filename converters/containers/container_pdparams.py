@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..table.mapping import Dialect, Group, ModelClass
 from ..tensors import signatures
-from ..tensors.stored import FileLayout, Index, NewTensor
-from .container import Container
+from ..tensors.stored import FileLayout, Index
+from .container import Container, NewFile
 
 
 class Pdparams(Container):
@@ -31,14 +29,7 @@ class Pdparams(Container):
 
         return pdparams.index(entry)
 
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
+    def lay_out(self, file: NewFile) -> FileLayout:
         from .pickles import pdparams
 
-        return pdparams.lay_out(filename, tensors)
+        return pdparams.lay_out(file.filename, file.tensors)

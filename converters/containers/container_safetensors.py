@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..table.mapping import Dialect, Group, ModelClass
-from ..tensors.stored import FileLayout, Index, NewTensor
-from .container import Container
+from ..table.mapping import Dialect
+from ..tensors.stored import FileLayout, Index
+from .container import Container, NewFile
 
 #: ``__metadata__``'s ``format``: transformers wants "pt", PaddleNLP 2.8.1 loads only "np".
 _FORMAT: Mapping[Dialect, str] = {"paddle": "np", "torch": "pt"}
@@ -33,17 +33,10 @@ class Safetensors(Container):
 
         return safetensors.index(entry)
 
-    def lay_out(
-        self,
-        filename: str,
-        tensors: Sequence[NewTensor],
-        dialect: Dialect,
-        kind: ModelClass,
-        groups: Mapping[str, Group],
-    ) -> FileLayout:
+    def lay_out(self, file: NewFile) -> FileLayout:
         from . import safetensors
 
-        return safetensors.lay_out(filename, tensors, {"format": _FORMAT[dialect]})
+        return safetensors.lay_out(file.filename, file.tensors, {"format": _FORMAT[file.dialect]})
 
     def notes(self, dialect: Dialect, dtypes: set[str]) -> list[str]:
         if dialect == "paddle" and "bfloat16" in dtypes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..containers.container import Container
+from ..containers.container import Container, NewFile
 from ..containers.registry import containers_of
 from ..errors import ConvertError, InexpressibleError
 from ..source.checkpoint import Binding, Checkpoint
@@ -108,7 +108,7 @@ class Plan:
         """Lay one weight file out in the target's container."""
         tensors = [step.new for step in file.steps]
         groups = {step.new.name: step.binding.tensor.group for step in file.steps}
-        return self.container.lay_out(file.filename, tensors, self.target, self.kind, groups)
+        return self.container.lay_out(NewFile(file.filename, tensors, self.target, self.kind, groups))
 
 
 def choose_container(target: Dialect, name: str | None) -> Container:
