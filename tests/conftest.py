@@ -31,6 +31,14 @@ def not_root() -> None:
         pytest.skip("root may write anywhere")
 
 
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared corpus of made-up text, to which no test writes."""
+    import tiny_training
+
+    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
+
+
 @pytest.fixture(autouse=True)
 def _signals_are_left_alone() -> Iterator[None]:
     """Hold each test to leave signals as they were: every process that a later test starts would inherit them."""

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
 from click.testing import CliRunner
 from same_runs import metrics, same_run
@@ -28,11 +22,6 @@ from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step.resume import changed_corpora, last_stage
 from roformer_convert.training.step.state import STATE, read_checkpoint
 from roformer_convert.training.step.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
 from click.testing import CliRunner
 from same_runs import same_run
@@ -35,11 +29,6 @@ from roformer_convert.training.step.state import (
 )
 
 WEIGHTS = "model_state.pdparams"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 def made(corpus: Path, run: Path, **changes: Any) -> Settings:

@@ -14,14 +14,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
 from click.testing import CliRunner
+from numpy.typing import NDArray
 
 from roformer_convert import pretrain
 from roformer_convert.converters import open_checkpoint
@@ -48,11 +43,6 @@ from roformer_convert.training.step.parallel import Ranks
 from roformer_convert.training.step.precision import LossScaler
 from roformer_convert.training.step.trainer import Trainer
 from roformer_convert.training.step.weights import clear_gradients, gradient_norm
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 def made(corpus: Path, tmp_path: Path, **changes: Any) -> tuple[Trainer, Feed]:

@@ -3,7 +3,6 @@
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -12,13 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
+from numpy.typing import NDArray
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError, FormatError
@@ -38,12 +32,6 @@ from roformer_convert.training.step.precision import LossScaler, autocast, choos
 from roformer_convert.training.step.state import read_checkpoint
 from roformer_convert.training.step.trainer import Trainer
 from roformer_convert.training.step.weights import Weights, gradient_norm
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
-
 
 # half types
 

@@ -34,11 +34,6 @@ STEPS = 10
 LOSS_BOUND, WEIGHT_BOUND = 1e-5, 1e-4
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
-
-
 def tree(corpus: Path, output: Path, **changes: Any) -> dict[str, Any]:
     # no dropout: each rank draws its own
     return tiny_training.tree(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -16,11 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
 from click.testing import CliRunner
 from same_runs import metrics, same_run
@@ -33,11 +27,6 @@ from roformer_convert.training.step.state import checkpoints
 from roformer_convert.training.step.trainer import Trainer
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 def run_and_kill(tree: dict[str, Any], kills: int) -> Any:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
 from bert_checkpoints import make_bert
 
@@ -25,11 +19,6 @@ from roformer_convert.models.ops_paddle import as_numpy
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.run.loop import train
 from roformer_convert.training.start.sources import load_weights, open_sources, starting_model
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
@@ -12,13 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-
-# not importorskip: Paddle is to be imported by start_paddle
-if importlib.util.find_spec("paddle") is None:
-    pytest.skip("could not import 'paddle'", allow_module_level=True)
-
 import tiny_training
+from numpy.typing import NDArray
 
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.run.evaluation import evaluating
@@ -34,11 +28,6 @@ from roformer_convert.training.step.trainer import Trainer
 from roformer_convert.training.step.weights import clear_gradients
 
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
 def made(corpus: Path, tmp_path: Path, *, scaled: bool = False, **changes: Any) -> tuple[Trainer, Feed]:
