@@ -48,8 +48,8 @@ class Filled(Prediction):
     """One text as one framework fills it.
 
     Attributes:
-        ids: Its tokens.
-        masks: Its masks.
+        ids: Ids of its tokens.
+        masks: Its masks and what belongs there.
     """
 
     ids: list[int]
@@ -78,7 +78,7 @@ class FillMask(Task[Filled]):
     """Rank the words at each mask of a text.
 
     Args:
-        tokenizer: The checkpoint's.
+        tokenizer: The checkpoint's tokenizer.
         top_k: Words a mask.
     """
 

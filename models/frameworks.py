@@ -15,13 +15,15 @@ from ..converters.errors import ConvertError
 
 @dataclass(frozen=True)
 class Framework:
-    """Attributes:
-    name: On the command line and in messages.
-    package: What is imported.
-    extra: ``pip install '.[extra]'`` in a checkout brings it.
-    model: The module of this package that holds the model.
-    operations: The module of this package that holds the operations it is written with.
-    label: What JunnYu's model cards put before its line.
+    """One of the frameworks that the models exist in.
+
+    Attributes:
+        name: On the command line and in messages.
+        package: What is imported.
+        extra: ``pip install '.[extra]'`` in a checkout brings it.
+        model: The module of this package that holds the model.
+        operations: The module of this package that holds the operations it is written with.
+        label: What JunnYu's model cards put before its line.
     """
 
     name: str
@@ -49,7 +51,7 @@ class MissingPackageError(ConvertError):
     """Packages that the job needs are not installed.
 
     Args:
-        what: The job.
+        what: What needs the packages, for the message.
         missing: Package → the extra that brings it.
     """
 

@@ -63,7 +63,7 @@ class Verdict:
     """The result of a trial.
 
     Attributes:
-        kernel: Its name.
+        kernel: Name of the kernel.
         need: What it was tried for.
         agrees: Whether it may be used.
         why: How far off it is, or what went wrong.

@@ -31,7 +31,7 @@ class Device:
     """A device that computes.
 
     Attributes:
-        name: As its maker calls it.
+        name: Its name, as its maker gives it.
         capability: CUDA's compute capability; None for a CPU.
     """
 
@@ -225,9 +225,9 @@ def pretending(
     """Take the branches of another device within this, and compute on this one: what a GPU would run can be recorded.
 
     Args:
-        device: Whose branches.
-        fast: As if the first candidate of each place had proved itself. Having no machine code here, it is not called:
-            the model's own operators stand in for it.
+        device: The device whose branches are taken.
+        fast: Whether to act as if the first candidate of each place had proved itself. Having no machine code here, it
+            is not called: the model's own operators stand in for it.
         heard: Called with each kernel, and the type, that would have been.
     """
     _pretended.append((device, fast, heard))

@@ -10,10 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Processor:
-    """Attributes:
-    name: Model, for people.
-    vendor: Maker, as the processor says it (``AuthenticAMD``), or an empty string.
-    flags: Extensions of its instruction set, as Linux names them.
+    """The processor of this machine.
+
+    Attributes:
+        name: Its model, for people.
+        vendor: Its maker as it names itself (``AuthenticAMD``), or an empty string.
+        flags: Extensions of its instruction set, as Linux names them.
     """
 
     name: str

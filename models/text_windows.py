@@ -26,8 +26,8 @@ class Item:
     """A text on its way through a model.
 
     Attributes:
-        number: Of the text, from 1.
-        text: As it was given.
+        number: Number of the text, from 1.
+        text: The text as it was given.
         encodings: What of it the model sees: one sequence, or several for a task that compares them.
     """
 

@@ -40,7 +40,7 @@ def vocabulary_digest(tokenizer: Tokenizer) -> str:
 
 
 class Corpus:
-    """A prepared directory.
+    """A prepared corpus.
 
     Attributes:
         directory: Where it lies.

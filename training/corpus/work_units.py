@@ -29,7 +29,7 @@ class Input:
 
     Attributes:
         name: Its path as it was given, and as resuming looks for it again.
-        nbytes: Its size.
+        nbytes: Its size in bytes.
         ends: SHA-256 of its first and last 64 KiB.
     """
 

@@ -21,7 +21,7 @@ _worker: tuple[Job, Any, Any, Any] | None = None
 
 
 class _StoppedError(Exception):
-    """Another shard failed."""
+    """The work was stopped because another shard failed."""
 
 
 def make_shards(job: Job, numbers: Sequence[int], processes: int, progress: Callable[[int], None]) -> list[Made]:

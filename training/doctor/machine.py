@@ -21,7 +21,7 @@ class Device:
     """A device that computes.
 
     Attributes:
-        name: As its maker calls it.
+        name: Its name, as its maker gives it.
         free: Bytes of memory that nobody has taken yet.
         capability: CUDA's compute capability; None for a CPU.
     """

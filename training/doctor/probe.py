@@ -42,8 +42,8 @@ def probe(
         config: The run's model.
         rows: Sequences computed at once; a CPU takes fewer.
         length: Tokens of a sequence.
-        precision: As the settings name it; a CPU computes in float32.
-        recompute: As in the settings.
+        precision: The precision as the settings name it; a CPU computes in float32.
+        recompute: Whether layers are computed again in the backward pass.
         masked: Share of the tokens whose words are scored.
         seconds: About how long the longest of three measurements takes, if a step is shorter.
     """

@@ -72,7 +72,7 @@ class Curves:
         self._points(record, EVALUATION_CURVES)
 
     def text(self, tag: str, lines: Sequence[str], step: int) -> None:
-        """Add lines of text."""
+        """Add lines of text under a tag."""
         self._opened().add_text(tag, "\n\n".join(lines), step)
         self._opened().flush()
 

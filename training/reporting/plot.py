@@ -49,7 +49,7 @@ class Panel:
 
     Attributes:
         title: Its title, with the unit.
-        series: Its lines.
+        series: The lines of the panel.
         write: Formats the value at a line's end.
         tick: Formats a value at the axis.
         from_zero: Whether the axis begins at 0.

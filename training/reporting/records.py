@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage begins.
+    """The record that a stage begins.
 
     Attributes:
         step: Steps of the whole run that were taken before it; 0 for the first stage.

@@ -28,8 +28,8 @@ class Curve:
     """One number over the run, where it is finite.
 
     Attributes:
-        steps: (K,) increasing.
-        values: (K,).
+        steps: (K,) steps, increasing.
+        values: (K,) one value a step.
     """
 
     steps: Floats
@@ -122,7 +122,7 @@ def smooth(values: Floats, reach: int) -> Floats:
     """Average each value with its neighbours; nothing lags but the end, which has none after it.
 
     Args:
-        values: (K,).
+        values: (K,) one value a step.
         reach: Neighbours on either side; fewer towards the beginning, where losses fall fast.
     """
     count = len(values)

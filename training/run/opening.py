@@ -24,7 +24,7 @@ def opening(trainer: Trainer, feed: Feed, device: str, kernels: Sequence[str] = 
 
     Args:
         trainer: Model and settings.
-        feed: The data.
+        feed: The feed of the data.
         device: The device, as :func:`..step.precision.choose_device` returned it.
         kernels: Which fast kernels were chosen and which left out.
     """

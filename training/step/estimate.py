@@ -24,7 +24,7 @@ class Kind:
 
     Attributes:
         name: Its name on the command line.
-        memory: Bytes.
+        memory: Its memory in bytes.
         flops: Operations a second of its half-precision matrix units, by its data sheet.
         flops_fp32: Rate of its float32 units.
         capability: Compute capability; 8.0 and above have bfloat16 and FlashAttention 2.
@@ -54,7 +54,7 @@ def peak_flops(device: str, precision: str) -> float | None:
     """Return the data sheet's rate of a device by the name that it gives itself, such as Tesla V100-SXM2-32GB.
 
     Args:
-        device: Its name.
+        device: Name of the device.
         precision: ``fp32`` takes the float32 units, everything else the half-precision matrix units.
 
     Returns:

@@ -65,7 +65,7 @@ def first_bad_tensor(
     The order is that of a step: weights, the activations and losses of each micro-batch, gradients.
 
     Args:
-        model: What computes.
+        model: The model that computes.
         masters: Weights by canonical name.
         batches: The rank's micro-batches.
         scale: What the loss is multiplied by.

@@ -75,7 +75,7 @@ class Meter:
         return loss, lm_loss, sop_loss, self.gradient_norm / self.steps
 
     def reset(self) -> None:
-        """Begin the next line."""
+        """Start the sums of the log's next line."""
         self.__dict__.update(Meter(all_tokens=self.all_tokens).__dict__)
 
 
@@ -99,7 +99,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Leave a while out."""
+        """Leave the time inside out of the count."""
         now = time.perf_counter()
         yield
         self._begin += time.perf_counter() - now

@@ -28,7 +28,7 @@ class Losses:
 
     Attributes:
         mlm_sum: Cross-entropy of the masked tokens, float32 (nats).
-        mlm_count: Masked tokens.
+        mlm_count: Number of masked tokens.
         mlm_correct: Masked tokens whose best word is the right one.
         sop_sum: Cross-entropy of the samples that have two sentences.
         sop_count: Samples that have two sentences.

@@ -45,11 +45,11 @@ class Trainer:
         scaled: Whether losses are scaled; by default where the precision is fp16.
 
     Attributes:
-        step: Steps taken.
+        step: Number of steps taken.
         saved: Step of the newest checkpoint, 0 where there is none.
         history: What was changed on resumes, as :class:`.state.TrainingState` has it.
         notes: What is to be said of the weights that it starts from, a sentence each.
-        model: What computes.
+        model: The model that computes.
         weights: What is trained.
         scaler: The loss scale, or None.
         meter: Sums for the log.

@@ -28,7 +28,7 @@ class Weights:
     """A model's parameters and what is trained of them.
 
     Attributes:
-        model: What computes.
+        model: The model that computes.
         halved: Whether it holds rounded copies.
         masters: Float32, by canonical name; the model's own parameters where it computes in float32.
         trained: The masters that an objective trains.

@@ -29,7 +29,7 @@ class Vocabulary:
         tokens: Row by row, the special ones first.
         characters: Characters that were counted, white space left out.
         unknown: How many of those have no row.
-        distinct: Different characters.
+        distinct: Number of different characters.
     """
 
     tokens: list[str]
