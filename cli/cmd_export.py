@@ -9,7 +9,7 @@ import click
 
 from .converters.amounts import amount
 from .converters.json_output import render_json
-from .source_options import CONFIG, FROM
+from .source_options import CLASS, CONFIG, FROM, SET
 
 if TYPE_CHECKING:
     from .models.export import Export
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 )
 @FROM
 @CONFIG
+@SET
+@CLASS
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -44,16 +46,20 @@ def export_command(
     max_length: int | None,
     dialect: Any,
     config: Path | None,
+    settings: tuple[str, ...],
+    model_class: str | None,
     no_trial: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Export the masked-LM model in DIR, a checkpoint of any dialect, for serving without this program.
+    """Export the model in DIR, a checkpoint of any dialect and class, for serving without this program.
 
     Every export takes input_ids, token_type_ids and attention_mask, int64 (batch, length), of any batch and length up
-    to the model's limit, and gives logits, float32 (batch, length, vocabulary). The tokenizer's files travel along.
-    The result is run in its runtime and compared with the model before it gets its name.
+    to the model's limit, and gives logits, float32: of a masked or causal LM (batch, length, vocabulary), of labels
+    (batch, labels) or (batch, length, labels). Multiple choice takes (batch, choices, length). A bare encoder gives
+    hidden and, with a pooler, pooled. The tokenizer's files travel along. The result is run in its runtime and compared
+    with the model before it gets its name.
 
     \b
         roformer-convert export ckpt/ --to onnx
@@ -66,6 +72,7 @@ def export_command(
         paddle.inference.Config("ckpt-paddle-inference/inference.json",
                                 "ckpt-paddle-inference/inference.pdiparams")
     """
+    from .converters.table.field_values import parse_settings
     from .models.export import export
 
     done = export(
@@ -76,6 +83,8 @@ def export_command(
         extend_to=max_length,
         dialect=dialect,
         config=config,
+        set=parse_settings(settings),
+        model_class=model_class,
         trial=not no_trial,
         report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )
@@ -88,14 +97,14 @@ def export_command(
 def render(done: Export, *, tried: bool) -> str:
     """Say in a few lines what was made."""
     lines = [
-        f"{done.source} → {done.target} ({done.format.name})",
+        f"{done.source} → {done.target} ({done.format.name}, {done.kind.name})",
         f"  {amount(done.nbytes)}, sequences of up to {done.max_length:,} tokens, made with {done.version}",
         f"  for {done.format.opened_by}" + ("" if done.file == "." else f", {done.file}"),
     ]
     lines.extend(f"  note: {note}" for note in done.notes)
     if done.runtime is not None:
         checked = (
-            f"run in {done.runtime}: logits within {done.difference:.1g} of the model's (largest {done.largest:.3g})"
+            f"run in {done.runtime}: outputs within {done.difference:.1g} of the model's (largest {done.largest:.3g})"
         )
     else:
         checked = "not run" if tried else "not run (--no-trial)"

@@ -21,11 +21,12 @@ from typing import Any
 from ..converters import open_checkpoint
 from ..converters.conversion import default_target
 from ..converters.errors import ConvertError
-from ..converters.table.mapping import MASKED_LM, Dialect
+from ..converters.table.mapping import Dialect, ModelClass
 from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
-from . import pretrained
-from .export_trial import INPUTS, OUTPUT
+from .config import RoFormerConfig, supported, with_limit
+from .export_signature import INPUTS, input_axes, labels, outputs, pools, served
 from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from .pretrained import assumptions
 from .process import Process
 
 #: Graph, signatures and metadata, roughly: the room asked for beside the weights.
@@ -88,13 +89,14 @@ class Export:
         source: The checkpoint.
         target: The directory.
         format: Its kind.
+        kind: The model's class.
         file: What the runtime opens, inside the directory; "." for the directory itself.
         nbytes: Bytes of all files.
         version: The framework's package and version.
         max_length: Longest sequence it takes, in tokens.
         runtime: What it was tried in, or None where it was not.
-        difference: Largest difference of a logit from the model's own in that trial.
-        largest: The largest logit there.
+        difference: Largest difference of a logit from the model's own in that trial; of an encoder's value.
+        largest: The largest there.
         notes: What the reader of the result should know.
         seconds: Wall time.
     """
@@ -102,6 +104,7 @@ class Export:
     source: Path
     target: Path
     format: Format
+    kind: ModelClass
     file: str
     nbytes: int
     version: str
@@ -118,6 +121,7 @@ class Export:
             "source": str(self.source),
             "target": str(self.target),
             "format": self.format.name,
+            "class": self.kind.name,
             "file": self.file,
             "bytes": self.nbytes,
             "made_with": self.version,
@@ -139,13 +143,17 @@ def export(
     extend_to: int | None = None,
     dialect: Dialect | None = None,
     config: str | Path | None = None,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
     trial: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Export:
-    """Export a masked-LM checkpoint in float32, with free batch and length axes.
+    """Export a checkpoint in float32, with free batch and length axes.
 
-    Inputs are ``input_ids``, ``token_type_ids`` and ``attention_mask``, int64 (B, T); the output is ``logits``, float32
-    (B, T, V). Tokenizer files travel along, and ``export.json`` says what the directory holds.
+    Inputs are ``input_ids``, ``token_type_ids`` and ``attention_mask``, int64 (B, T), of multiple choice (B, A, T). The
+    output is ``logits``, float32, and what they score is the class's: words at each token (B, T, V), labels of texts
+    (B, C) or of tokens (B, T, C), choices (B, A). Without a head there are ``hidden`` (B, T, H) and, with a pooler,
+    ``pooled`` (B, H). Tokenizer files travel along, and ``export.json`` says what the directory holds.
 
     Args:
         directory: A checkpoint of any dialect.
@@ -155,6 +163,8 @@ def export(
         extend_to: Longest sequence in tokens, where the configuration allows less.
         dialect: Overrules what the files look like.
         config: A configuration file that does not lie beside the weights.
+        set: Field of the configuration → value, whatever its file says.
+        model_class: Name of the checkpoint's class, where no file says it.
         trial: Run the export in its runtime and compare it with the model.
         report: Called with a line on what happens, for ``--verbose``.
 
@@ -170,39 +180,31 @@ def export(
         raise MissingPackageError(f"export --to {to}", missing)
     source = Path(directory)
     goal = Path(os.path.realpath(default_target(source, to) if target is None else Path(target)))
-    options: dict[str, Any] = {"dialect": dialect, "config": config, "extend_to": extend_to}
+    options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}
     # The framework's own process opens the checkpoint again: here, what is wrong with it costs no import.
-    with pretrained.opened(
-        MASKED_LM,
-        source,
-        layout="torch",
-        dtype="float32",
-        set=None,
-        model_class=None,
-        fresh_heads=False,
-        num_labels=None,
-        computes=_anything,
-        **options,
-    ) as opened:
-        opened.read("mlm.bias")
-        limits = opened.config
-    with open_checkpoint(source, dialect=dialect, config=config) as checkpoint:
+    with open_checkpoint(source, **options) as checkpoint:
+        exported = served(checkpoint.kind)
+        limits = supported(with_limit(checkpoint.config, extend_to))
+        pooler = pools(exported) and "pooler.weight" in checkpoint
         read_from, companions = checkpoint.directory, checkpoint.companions
         widths = checkpoint.dtypes()
         room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
+        notes = assumptions(checkpoint)
+    options["extend_to"] = extend_to
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)
     with OutputDirectory(goal, source=read_from, force=force, replaces=EXPORT) as output:
-        made = _make(kind, source, output.path, options, trial, report)
+        made = _make(kind, exported, source, output.path, options, trial, report)
         for companion in companions:
             shutil.copyfile(companion, output.path / companion.name)
-        notes = list(made["notes"])
-        if set(widths) != {"float32"}:
+        notes += made["notes"]
+        if widths.keys() != {"float32"}:
             notes.append(f"float32 throughout; the checkpoint holds {' and '.join(sorted(widths))}")
         done = Export(
             source=source,
             target=goal,
             format=kind,
+            kind=exported,
             file=made["file"],
             nbytes=sum(path.stat().st_size for path in output.path.rglob("*") if path.is_file()),
             version=made["version"],
@@ -213,13 +215,19 @@ def export(
             notes=tuple(notes),
             seconds=time.perf_counter() - began,
         )
-        _write_manifest(output.path, done, limits.vocab_size)
+        _write_manifest(output.path, done, limits, pooler)
         output.commit()
     return done
 
 
 def _make(
-    kind: Format, source: Path, into: Path, options: Mapping[str, Any], trial: bool, report: Callable[[str], None]
+    kind: Format,
+    exported: ModelClass,
+    source: Path,
+    into: Path,
+    options: Mapping[str, Any],
+    trial: bool,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Have the framework's process write the export into a directory and try it."""
     load = {
@@ -230,25 +238,26 @@ def _make(
     # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
     with Process(kind.framework, f"{__package__}.{kind.module}", [], {"OPENBLAS_NUM_THREADS": None}) as process:
         report(f"{kind.framework}: {FRAMEWORKS[kind.framework].package} writes the export in a process of its own")
-        process.ask({"load": load, "into": str(into), "trial": trial})
+        process.ask({"load": load, "kind": exported.name, "into": str(into), "trial": trial})
         made = process.answer()
         for line in process.words().splitlines():
             report(f"{kind.framework}: {line}")
     return made
 
 
-def _anything(dtype: str) -> bool:
-    return True
-
-
-def _write_manifest(path: Path, done: Export, words: int) -> None:
+def _write_manifest(path: Path, done: Export, config: RoFormerConfig, pooler: bool) -> None:
     """Say what the directory holds, in the file that also marks it as ours to replace."""
     content = {
         "roformer_export": 1,
         "format": done.format.name,
         "open": {"with": done.format.opened_by, "file": done.file},
-        "inputs": {name: {"dtype": "int64", "shape": ["batch", "length"]} for name in INPUTS},
-        "outputs": {OUTPUT: {"dtype": "float32", "shape": ["batch", "length", words]}},
+        "class": done.kind.name,
+        "inputs": {name: {"dtype": "int64", "shape": input_axes(done.kind)} for name in INPUTS},
+        "outputs": {
+            name: {"dtype": "float32", "shape": axes}
+            for name, axes in outputs(done.kind, config, pooler=pooler).items()
+        },
+        "labels": labels(done.kind, config),
         "max_length": done.max_length,
         "made_with": done.version,
         "tried_in": done.runtime,

@@ -11,10 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .export_trial import INPUTS, OUTPUT, Int64, Run, compare
+from ..converters.table.mapping import CLASSES
+from . import roformer_torch
+from .export_signature import INPUTS, input_axes, outputs, pools, results
+from .export_trial import Int64, Run, compare
 from .frameworks import is_installed
+from .pretrained import class_of
 from .process import Json, serve
-from .roformer_torch import RoFormerForMaskedLM
+from .roformer_torch import RoFormerModel
 
 FILE = "model.onnx"
 _LARGEST_MESSAGE = 2_000_000_000  # a protobuf message ends at 2 GiB: beyond, weights lie in a file of their own
@@ -27,14 +31,15 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
-    model: Any = RoFormerForMaskedLM.from_pretrained(**request["load"], dtype="float32")
+    kind = CLASSES[request["kind"]]
+    model: Any = getattr(roformer_torch, kind.class_name).from_pretrained(**request["load"], dtype="float32")
     path = Path(request["into"]) / FILE
     write(model, path)
     notes = []
     runtime = trial = None
     if request["trial"] and is_installed("onnxruntime"):
         runtime = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, runtime)
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, kind, runtime)
     elif request["trial"]:
         notes.append("not tried: onnxruntime is not installed (pip install '.[onnx]' in a checkout)")
     return {
@@ -50,19 +55,23 @@ def answer(request: Json) -> Json:
 class _Served(nn.Module):
     """The model with the inputs of an export and no others."""
 
-    def __init__(self, model: RoFormerForMaskedLM) -> None:
+    def __init__(self, model: RoFormerModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model(input_ids, token_type_ids, attention_mask)  # type: ignore[no-any-return]
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        return results(self.model(input_ids, token_type_ids, attention_mask))
 
 
-def write(model: RoFormerForMaskedLM, path: Path) -> None:
+def write(model: RoFormerModel, path: Path) -> None:
     """Write ``model`` as one ONNX file, or one beside ``model.onnx.data`` above 2 GB."""
-    shape = (2, min(3, model.config.max_position_embeddings))  # a 1 would be taken for a constant
-    batch = torch.export.Dim("batch", min=1)
-    length = torch.export.Dim("length", min=1, max=model.config.max_position_embeddings)
+    kind, longest = class_of(type(model)), model.config.max_position_embeddings
+    if not pools(kind):
+        model.pooler = None
+    axes = input_axes(kind)
+    free = {number: torch.export.Dim(axis, min=1) for number, axis in enumerate(axes[:-1])}
+    free[len(axes) - 1] = torch.export.Dim(axes[-1], min=1, max=longest)
+    shape = (*range(2, len(axes) + 1), min(5, longest))  # each its own size; a 1 would be taken for a constant
     # one tensor each: the exporter takes an object that it meets twice for one input
     example = tuple(torch.ones(shape, dtype=torch.int64) for _ in INPUTS)
     program = torch.onnx.export(
@@ -70,8 +79,8 @@ def write(model: RoFormerForMaskedLM, path: Path) -> None:
         example,
         dynamo=True,
         input_names=list(INPUTS),
-        output_names=[OUTPUT],
-        dynamic_shapes=tuple({0: batch, 1: length} for _ in INPUTS),
+        output_names=list(outputs(kind, model.config, pooler=model.pooler is not None)),
+        dynamic_shapes=tuple(free for _ in INPUTS),
         verbose=False,
     )
     assert program is not None, "only the exporter before dynamo returns None"
@@ -90,12 +99,11 @@ def _forget_origin(model: Any) -> None:
         value.metadata_props.clear()
 
 
-def run_model(model: RoFormerForMaskedLM, input_ids: Int64, token_type_ids: Int64, mask: Int64) -> NDArray[Any]:
-    """Run the model itself: logits (B, T, V)."""
+def run_model(model: RoFormerModel, *batch: Int64) -> tuple[NDArray[Any], ...]:
+    """Run the model itself."""
     with torch.inference_mode():
-        tensors = (torch.from_numpy(np.ascontiguousarray(one)) for one in (input_ids, token_type_ids, mask))
-        logits: NDArray[Any] = model(*tensors).numpy()
-        return logits
+        found = model(*(torch.from_numpy(np.ascontiguousarray(one)) for one in batch))
+        return tuple(one.numpy() for one in results(found))
 
 
 def open_export(path: Path) -> Run:
@@ -106,9 +114,7 @@ def open_export(path: Path) -> Run:
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(input_ids: Int64, token_type_ids: Int64, attention_mask: Int64) -> NDArray[Any]:
-        feed = dict(zip(INPUTS, (input_ids, token_type_ids, attention_mask), strict=True))
-        logits: NDArray[Any] = session.run([OUTPUT], feed)[0]
-        return logits
+    def run(*batch: Int64) -> tuple[NDArray[Any], ...]:
+        return tuple(session.run(None, dict(zip(INPUTS, batch, strict=True))))
 
     return run

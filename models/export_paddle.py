@@ -9,15 +9,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .export_trial import INPUTS, OUTPUT, Int64, Run, compare
+from ..converters.table.mapping import CLASSES
+from . import roformer_paddle
+from .export_signature import INPUTS, input_axes, outputs, pools, results
+from .export_trial import Int64, Run, compare
+from .pretrained import class_of
 from .process import Json, serve
-from .roformer_paddle import RoFormerForMaskedLM
 from .start_paddle import NOTES, paddle
 
 NAME = "inference"
 #: What Paddle 3 calls a graph, and what Paddle 2 does.
 GRAPHS = (".json", ".pdmodel")
-_UNNAMED = '"fetch_name_0"'
+_UNNAMED = '"fetch_name_{}"'
 
 
 def main() -> None:
@@ -29,12 +32,13 @@ def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
     for note in NOTES:
         print(note, file=sys.stderr)
-    model: Any = RoFormerForMaskedLM.from_pretrained(**request["load"], dtype="float32")
+    kind = CLASSES[request["kind"]]
+    model: Any = getattr(roformer_paddle, kind.class_name).from_pretrained(**request["load"], dtype="float32")
     path = write(model, Path(request["into"]))
     runtime = trial = None
     if request["trial"]:
         runtime = f"paddle.inference {paddle.version.full_version}"
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, runtime)
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, kind, runtime)
     return {
         "file": path.name,
         "version": f"paddle {paddle.version.full_version}",
@@ -53,35 +57,39 @@ class _Served(paddle.nn.Layer):  # type: ignore[name-defined]
         self.model = model
 
     def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
-        return self.model(input_ids, token_type_ids, attention_mask)
+        return results(self.model(input_ids, token_type_ids, attention_mask))
 
 
 def write(model: Any, directory: Path) -> Path:
     """Write ``model`` as a graph and ``inference.pdiparams`` into an existing directory; return the graph's path."""
-    model.pooler = None  # no output is made of it
-    axes = [paddle.static.InputSpec([None, None], "int64", name) for name in INPUTS]
+    kind = class_of(type(model))
+    if not pools(kind):
+        model.pooler = None
+    shape = [None] * len(input_axes(kind))
+    axes = [paddle.static.InputSpec(shape, "int64", name) for name in INPUTS]
     served = _Served(model)
     served.eval()
     static = paddle.jit.to_static(served, input_spec=axes, full_graph=True)
     paddle.jit.save(static, str(directory / NAME))
     graph = next(path for suffix in GRAPHS if (path := directory / f"{NAME}{suffix}").exists())
-    _name_output(graph)
+    _name_outputs(graph, list(outputs(kind, model.config, pooler=model.pooler is not None)))
     return graph
 
 
-def _name_output(graph: Path) -> None:
-    # Paddle numbers what a graph fetches and takes no name for it; in Paddle 3's JSON it stands once
+def _name_outputs(graph: Path, names: list[str]) -> None:
+    # Paddle numbers what a graph fetches and takes no names for it; in Paddle 3's JSON each stands once
     if graph.suffix == ".json":
         text = graph.read_text(encoding="utf-8")
-        if text.count(_UNNAMED) == 1:
-            graph.write_text(text.replace(_UNNAMED, f'"{OUTPUT}"'), encoding="utf-8", newline="\n")
+        for number, name in enumerate(names):
+            if text.count(_UNNAMED.format(number)) == 1:
+                text = text.replace(_UNNAMED.format(number), f'"{name}"')
+        graph.write_text(text, encoding="utf-8", newline="\n")
 
 
-def run_model(model: Any, *batch: Int64) -> NDArray[Any]:
-    """Run the model itself: logits (B, T, V)."""
+def run_model(model: Any, *batch: Int64) -> tuple[NDArray[Any], ...]:
+    """Run the model itself."""
     with paddle.no_grad():
-        logits: NDArray[Any] = model(*(paddle.to_tensor(one) for one in batch)).numpy()
-        return logits
+        return tuple(one.numpy() for one in results(model(*(paddle.to_tensor(one) for one in batch))))
 
 
 def open_export(path: Path) -> Run:
@@ -90,13 +98,11 @@ def open_export(path: Path) -> Run:
     config.disable_gpu()
     config.disable_glog_info()
     predictor = paddle.inference.create_predictor(config)
-    (output,) = predictor.get_output_names()
 
-    def run(*batch: Int64) -> NDArray[Any]:
+    def run(*batch: Int64) -> tuple[NDArray[Any], ...]:
         for name, array in zip(INPUTS, batch, strict=True):
             predictor.get_input_handle(name).copy_from_cpu(array)
         predictor.run()
-        logits: NDArray[Any] = predictor.get_output_handle(output).copy_to_cpu()
-        return logits
+        return tuple(predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names())
 
     return run

@@ -9,9 +9,12 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from .export_trial import INPUTS, OUTPUT, Int64, Run, compare
+from ..converters.table.mapping import CLASSES
+from . import roformer_tf
+from .export_signature import INPUTS, input_axes, outputs, pools, results
+from .export_trial import Int64, Run, compare
+from .pretrained import class_of
 from .process import Json, serve
-from .roformer_tf import RoFormerForMaskedLM
 
 SIGNATURE = "serving_default"
 
@@ -23,13 +26,15 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
-    model: Any = RoFormerForMaskedLM.from_pretrained(**request["load"], dtype="float32")
+    kind = CLASSES[request["kind"]]
+    model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**request["load"], dtype="float32")
     path = Path(request["into"])
     write(model, path)
     runtime = trial = None
     if request["trial"]:
         runtime = f"tensorflow {tf.__version__}"
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, runtime)
+        names = list(outputs(kind, model.config, pooler=model.pooler is not None))
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path, names), model.config, kind, runtime)
     return {
         "file": ".",
         "version": f"tensorflow {tf.__version__}",
@@ -42,33 +47,34 @@ def answer(request: Json) -> Json:
 
 def write(model: Any, path: Path) -> None:
     """Write ``model`` as a SavedModel with one signature into an existing directory."""
-    axes = [tf.TensorSpec([None, None], tf.int64, name) for name in INPUTS]
+    kind = class_of(type(model))
+    if not pools(kind):
+        model.pooler = None
+    axes = [tf.TensorSpec([None] * len(input_axes(kind)), tf.int64, name) for name in INPUTS]
+    names = outputs(kind, model.config, pooler=model.pooler is not None)
 
     @tf.function(input_signature=axes)  # type: ignore[untyped-decorator]
     def score(input_ids: tf.Tensor, token_type_ids: tf.Tensor, attention_mask: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {OUTPUT: model(input_ids, token_type_ids, attention_mask)}
+        return dict(zip(names, results(model(input_ids, token_type_ids, attention_mask)), strict=True))
 
-    model.pooler = None  # no output is made of it
     model.score_batch = score
     tf.saved_model.save(model, str(path), signatures={SIGNATURE: score})
     del model.score_batch
 
 
-def run_model(model: Any, *batch: Int64) -> NDArray[Any]:
-    """Run the model itself: logits (B, T, V)."""
-    logits: NDArray[Any] = model(*(tf.constant(one) for one in batch)).numpy()
-    return logits
+def run_model(model: Any, *batch: Int64) -> tuple[NDArray[Any], ...]:
+    """Run the model itself."""
+    return tuple(one.numpy() for one in results(model(*(tf.constant(one) for one in batch))))
 
 
-def open_export(path: Path) -> Run:
-    """Load the directory back and run its signature."""
+def open_export(path: Path, outputs: list[str]) -> Run:
+    """Load the directory back and run its signature, which numbers nothing: its outputs have names alone."""
     loaded = tf.saved_model.load(str(path))
     score = loaded.signatures[SIGNATURE]
 
-    def run(input_ids: Int64, token_type_ids: Int64, attention_mask: Int64) -> NDArray[Any]:
-        batch = zip(INPUTS, (input_ids, token_type_ids, attention_mask), strict=True)
-        logits: NDArray[Any] = score(**{name: tf.constant(array) for name, array in batch})[OUTPUT].numpy()
+    def run(*batch: Int64) -> tuple[NDArray[Any], ...]:
+        found = score(**{name: tf.constant(array) for name, array in zip(INPUTS, batch, strict=True)})
         assert loaded is not None  # its variables live as long as it does
-        return logits
+        return tuple(found[name].numpy() for name in outputs)
 
     return run

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import random_checkpoints
+from family_models import FamilyModel
+from numpy_roformer import Array, Forward
 
 from roformer_convert.converters import RoFormerConfig
-from roformer_convert.converters.table.mapping import MLM, POOLER, SOP
+from roformer_convert.converters.table.mapping import BASE, CLASSES, MLM, POOLER, PRETRAINING, SOP
 
 FRAMEWORKS = ("torch", "paddle", "tf")
 PACKAGES = {"torch": "torch", "paddle": "paddle", "tf": "tensorflow"}
@@ -184,3 +186,22 @@ def assert_agree(found: dict[str, Arrays], names: list[str] | None = None, toler
         assert found[other].keys() == found[reference].keys()
         for name in names or found[reference]:
             assert_close(found[other][name], found[reference][name], tolerance, f"{other} against {reference}: {name}")
+
+
+def family_results(
+    model: FamilyModel, tensors: Arrays, input_ids: Array, token_type_ids: Array, attention_mask: Array
+) -> list[Array]:
+    """Compute what a model of the family returns in numpy."""
+    judge, inputs = Forward(tensors, model.config), (input_ids, token_type_ids, attention_mask)
+    if model.kind is CLASSES["multiple-choice"]:
+        return [judge.choices(*inputs)]
+    hidden = judge.hidden(*inputs)
+    pooled = [judge.pooled(hidden[:, 0])] if "pooler.weight" in tensors else []
+    if model.kind is BASE:
+        return [hidden, *pooled]
+    if model.kind is PRETRAINING:
+        return [judge.logits(hidden), judge.linear("sop", pooled[0])]
+    if model.kind.scores_words:
+        return [judge.logits(hidden)]
+    rows = model.kind is CLASSES["sequence-classification"]
+    return [judge.row_labels(hidden) if rows else judge.token_labels(hidden)]

@@ -17,17 +17,20 @@ import numpy as np
 import pytest
 import random_checkpoints as random_models
 from click.testing import CliRunner
+from family_models import MODELS
+from model_runner import family_results
 from numpy_roformer import Array, Forward
 from random_checkpoints import Tensors
 
 from roformer_convert.cmd_export import export_command
-from roformer_convert.converters import ConvertError, ConvertOptions, convert
-from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters import ConvertError, ConvertOptions, MisfitError, convert
+from roformer_convert.converters.table.mapping import CLASSES, MASKED_LM, Dialect
 from roformer_convert.converters.target.output import EXPORT_MANIFEST
 from roformer_convert.models import export as module
 from roformer_convert.models.config import ModelError
 from roformer_convert.models.export import FORMATS, Export, export
-from roformer_convert.models.export_trial import INPUTS, compare, trial_batches
+from roformer_convert.models.export_signature import INPUTS, input_axes
+from roformer_convert.models.export_trial import Trial, compare, trial_batches
 from roformer_convert.models.frameworks import MissingPackageError, is_installed
 from roformer_convert.models.process import DeathError, Process
 
@@ -53,52 +56,81 @@ formats = [
 
 # What it computes ----------------------------------------------------------------------------------------------------
 
-#: Run in a fresh process each; argv is the export's directory, its file, and batches in an .npz file.
+#: Run in a fresh process each: opens an export's file and returns what runs a batch.
 RUNTIMES = {
     "onnx": """
 import onnxruntime
-session = onnxruntime.InferenceSession(str(directory / file), providers=["CPUExecutionProvider"])
-assert [(one.name, one.type, one.shape) for one in session.get_inputs()] == [
-    (name, "tensor(int64)", ["batch", "length"]) for name in names
-]
-def run(batch):
-    return session.run(["logits"], dict(zip(names, batch)))[0]
+def open_export(directory, file, axes, outputs):
+    session = onnxruntime.InferenceSession(str(directory / file), providers=["CPUExecutionProvider"])
+    assert [(one.name, one.type, one.shape) for one in session.get_inputs()] == [
+        (name, "tensor(int64)", axes) for name in names
+    ]
+    assert [(one.name, one.type) for one in session.get_outputs()] == [(name, "tensor(float)") for name in outputs]
+    return lambda batch: session.run(outputs, dict(zip(names, batch)))
 """,
     "savedmodel": """
 import tensorflow as tf
-model = tf.saved_model.load(str(directory / file))
-def run(batch):
-    return model.signatures["serving_default"](**dict(zip(names, map(tf.constant, batch))))["logits"].numpy()
+def open_export(directory, file, axes, outputs):
+    model = tf.saved_model.load(str(directory / file))
+    def run(batch):
+        found = model.signatures["serving_default"](**dict(zip(names, map(tf.constant, batch))))
+        assert set(found) == set(outputs)
+        return [found[name].numpy() for name in outputs]
+    return run
 """,
     "paddle-inference": """
 import paddle
-config = paddle.inference.Config(str(directory / file), str(directory / "inference.pdiparams"))
-config.disable_gpu()
-predictor = paddle.inference.create_predictor(config)
-assert predictor.get_input_names() == names, predictor.get_input_names()
-def run(batch):
-    for name, array in zip(names, batch):
-        predictor.get_input_handle(name).copy_from_cpu(array)
-    predictor.run()
-    return predictor.get_output_handle("logits").copy_to_cpu()
+def open_export(directory, file, axes, outputs):
+    config = paddle.inference.Config(str(directory / file), str(directory / "inference.pdiparams"))
+    config.disable_gpu()
+    predictor = paddle.inference.create_predictor(config)
+    assert predictor.get_input_names() == names, predictor.get_input_names()
+    assert predictor.get_output_names() == outputs, predictor.get_output_names()
+    def run(batch):
+        for name, array in zip(names, batch):
+            predictor.get_input_handle(name).copy_from_cpu(array)
+        predictor.run()
+        return [predictor.get_output_handle(name).copy_to_cpu() for name in outputs]
+    return run
 """,
 }
 SCRIPT = """
-import sys
+import json, sys
 from pathlib import Path
 import numpy
 names = ["input_ids", "token_type_ids", "attention_mask"]
-directory, file, batches, results = Path(sys.argv[1]), sys.argv[2], numpy.load(sys.argv[3]), {}
 %s
-for number in range(len(batches.files)):
-    try:
-        results[f"logits{number}"] = run(batches[f"batch{number}"])
-    except Exception as error:
-        results[f"error{number}"] = numpy.array(str(error))
-imported = sorted({"torch", "paddle", "tensorflow", "roformer_convert"} & set(sys.modules))
-numpy.savez(sys.argv[4], imported=numpy.array(imported), **results)
+for directory in map(Path, sys.argv[1:]):
+    told = json.loads((directory / "export.json").read_text())
+    axes = told["inputs"]["input_ids"]["shape"]
+    run = open_export(directory, told["open"]["file"], axes, list(told["outputs"]))
+    batches, results = numpy.load(directory / "batches.npz"), {}
+    for number in range(len(batches.files)):
+        try:
+            for name, array in zip(told["outputs"], run(batches[f"batch{number}"])):
+                results[f"{name}{number}"] = array
+        except Exception as error:
+            results[f"error{number}"] = numpy.array(str(error))
+    imported = sorted({"torch", "paddle", "tensorflow", "roformer_convert"} & set(sys.modules))
+    numpy.savez(directory / "results.npz", imported=numpy.array(imported), **results)
 import os; os._exit(0)
 """
+
+
+def run_exports(exports: Mapping[Path, list[np.ndarray]], to: str) -> list[Any]:
+    """Run exports on batches, each stacked, in a process that knows nothing but the runtime; return what each gave."""
+    for directory, batches in exports.items():
+        named: dict[str, Any] = {f"batch{number}": batch for number, batch in enumerate(batches)}
+        np.savez(directory / "batches.npz", **named)
+    script = SCRIPT % RUNTIMES[to]
+    finished = subprocess.run([sys.executable, "-c", script, *map(str, exports)], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    found = []
+    for directory in exports:
+        found.append(dict(np.load(directory / "results.npz")))
+        (directory / "batches.npz").unlink()
+        (directory / "results.npz").unlink()
+    return found
 
 
 def make_batch(rows: int, columns: int, seed: int) -> np.ndarray:
@@ -122,18 +154,12 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return export(directory, to=request.param, extend_to=LIMIT), tensors
 
 
-def test_logits_are_those_of_the_checkpoint(exported: tuple[Export, Tensors], tmp_path: Path) -> None:
-    """Batches that no tracer saw, one token to the raised limit, in a process that knows nothing but the runtime."""
+def test_logits_are_those_of_the_checkpoint(exported: tuple[Export, Tensors]) -> None:
+    """Batches that no tracer saw, one token to the raised limit."""
     done, tensors = exported
     sizes = [(4, 29), (1, 1), (3, LIMIT), (7, 2), (1, LIMIT + 1)]
     batches = [make_batch(rows, columns, seed) for seed, (rows, columns) in enumerate(sizes)]
-    named: dict[str, Any] = {f"batch{number}": batch for number, batch in enumerate(batches)}
-    np.savez(tmp_path / "batches.npz", **named)
-    script = SCRIPT % RUNTIMES[done.format.name]
-    arguments = [done.target, done.file, tmp_path / "batches.npz", tmp_path / "results.npz"]
-    finished = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    results = np.load(tmp_path / "results.npz")
+    (results,) = run_exports({done.target: batches}, done.format.name)
     framework = {"onnx": [], "savedmodel": ["tensorflow"], "paddle-inference": ["paddle"]}[done.format.name]
     assert results["imported"].tolist() == framework
     model = Forward(tensors, replace(CONFIG, max_position_embeddings=LIMIT))
@@ -144,7 +170,47 @@ def test_logits_are_those_of_the_checkpoint(exported: tuple[Export, Tensors], tm
         real = mask != 0
         assert abs(got - want)[real].max() <= TOLERANCE * abs(want).max()
     # a token past the limit has no angle: an error, not an invented one
-    assert f"error{len(batches) - 1}" in results.files
+    assert f"error{len(batches) - 1}" in results
+
+
+#: Models whose exports trace every mask, norm, head and summary, with the names of their outputs.
+SERVED = {
+    "base, UniLM, linear pooler": ["hidden", "pooled"],
+    "causal LM V2": ["logits"],
+    "labels, causal": ["logits"],
+    "token labels": ["logits"],
+    "answers V2, UniLM": ["logits"],
+    "choices, mean, activation": ["logits"],
+}
+
+
+@pytest.mark.parametrize("to", formats)
+def test_every_class_is_served(to: str, tmp_path: Path) -> None:
+    exports, wants = {}, []
+    for number, name in enumerate(SERVED):
+        model = MODELS[name]
+        tensors = model.write(tmp_path / str(number))
+        done = export(tmp_path / str(number), to=to)
+        assert done.kind is model.kind
+        choices = "choices" in input_axes(model.kind)
+        batches = [make_batch(rows, columns, number) for rows, columns in ((6, 13), (12, 4))]
+        if choices:
+            batches = [batch.reshape(3, 3, -1, batch.shape[-1]) for batch in batches]
+        exports[done.target] = batches
+        wants.append([family_results(model, tensors, *batch) for batch in batches])
+        manifest = json.loads((done.target / EXPORT_MANIFEST).read_text(encoding="utf-8"))
+        assert manifest["class"] == model.kind.name
+        assert list(manifest["outputs"]) == SERVED[name]
+        assert len(manifest["labels"]) == {"labels, causal": 6, "token labels": 6, "answers V2, UniLM": 2}.get(name, 0)
+    for (directory, batches), results, want in zip(exports.items(), run_exports(exports, to), wants, strict=True):
+        outputs = json.loads((directory / EXPORT_MANIFEST).read_text(encoding="utf-8"))["outputs"]
+        for number, (batch, arrays) in enumerate(zip(batches, want, strict=True)):
+            for (name, told), array in zip(outputs.items(), arrays, strict=True):
+                got = results[f"{name}{number}"]
+                sizes = {"batch": batch.shape[1], "choices": batch.shape[2], "length": batch.shape[-1]}
+                assert got.shape == tuple(sizes.get(axis, axis) for axis in told["shape"]) == array.shape
+                chosen = batch[2] != 0 if array.shape[:2] == batch.shape[1:] else ...
+                assert abs(got - array)[chosen].max() <= TOLERANCE * abs(array).max(), directory
 
 
 def test_export_says_what_it_holds(exported: tuple[Export, Tensors]) -> None:
@@ -185,6 +251,10 @@ def run_numpy(model: Forward) -> Callable[..., Array]:
     return lambda *batch: model.logits(model.hidden(*batch)).astype("float32")
 
 
+def trial(model: Callable[..., Array], exported: Callable[..., Array]) -> Trial:
+    return compare(lambda *batch: (model(*batch),), lambda *batch: (exported(*batch),), CONFIG, MASKED_LM, "it")
+
+
 @pytest.fixture(scope="module")
 def judge() -> Forward:
     return Forward(random_models.random_tensors(CONFIG), CONFIG)
@@ -192,7 +262,7 @@ def judge() -> Forward:
 
 def test_trial_passes_rounding(judge: Forward) -> None:
     model = run_numpy(judge)
-    found = compare(model, lambda *batch: model(*batch) * np.float32(1 + 1e-6), CONFIG, "it")
+    found = trial(model, lambda *batch: model(*batch) * np.float32(1 + 1e-6))
     assert 0 < found.difference < 2e-6 * found.largest
 
 
@@ -213,8 +283,8 @@ def test_trial_catches_a_wrong_graph(
     judge: Forward, wrong: Callable[[Callable[..., Array]], Callable[..., Array]]
 ) -> None:
     model = run_numpy(judge)
-    with pytest.raises(ModelError, match=r"the export run in it differs|it gives logits"):
-        compare(model, wrong(model), CONFIG, "it")
+    with pytest.raises(ModelError, match=r"the export run in it differs|it gives an output"):
+        trial(model, wrong(model))
 
 
 def test_trial_catches_a_model_of_nan(judge: Forward) -> None:
@@ -222,17 +292,19 @@ def test_trial_catches_a_model_of_nan(judge: Forward) -> None:
         return np.full((*batch[0].shape, CONFIG.vocab_size), np.nan, "float32")
 
     with pytest.raises(ModelError, match="--no-trial"):
-        compare(model, model, CONFIG, "it")
+        trial(model, model)
 
 
 def test_trial_batches_stay_inside_the_limit() -> None:
     config = replace(CONFIG, max_position_embeddings=5, type_vocab_size=2, vocab_size=3)
-    for ids, types, mask in trial_batches(config):
+    for ids, types, mask in (
+        batch for name in ("masked-lm", "multiple-choice") for batch in trial_batches(config, CLASSES[name])
+    ):
         assert ids.shape == types.shape == mask.shape
-        assert ids.shape[1] <= 5
+        assert ids.shape[-1] <= 5
         assert ids.max() < 3
         assert types.max() < 2
-        assert mask[:, 0].all()
+        assert mask[..., 0].all()
 
 
 # What is refused and what is left ------------------------------------------------------------------------------------
@@ -248,7 +320,8 @@ def checkpoint(tmp_path: Path) -> Path:
 def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the framework's process: it writes one file and one directory."""
 
-    def make(kind: str, source: Path, into: Path, options: dict[str, Any], trial: bool, report: Any) -> dict[str, Any]:
+    def make(*request: Any) -> dict[str, Any]:
+        _, _, _, into, options, *_ = request
         (into / "graph").write_text(str(options["extend_to"]), encoding="utf-8")
         (into / "weights").mkdir()
         (into / "weights" / "0").write_bytes(b"x" * 1000)
@@ -321,14 +394,27 @@ def test_output_in_the_source_is_refused(checkpoint: Path) -> None:
         export(checkpoint, checkpoint / "served", to="savedmodel")
 
 
-def test_a_checkpoint_without_the_head_is_refused_before_a_framework_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Process", None)
-    random_models.write_random(tmp_path / "ckpt", "torch", "base-pooler")
-    with pytest.raises(ModelError, match=r"no masked-LM head \(mlm\.bias\)"):
+def test_what_no_file_says_is_refused_before_a_framework_starts_or_noted(tmp_path: Path, no_framework: None) -> None:
+    MODELS["token labels"].write(tmp_path / "ckpt", "paddle")
+    settings = json.loads((tmp_path / "ckpt" / "config.json").read_text())
+    del settings["architectures"]
+    (tmp_path / "ckpt" / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(MisfitError, match=r"token-classification(?s:.)*--class"):
         export(tmp_path / "ckpt", to="savedmodel")
     assert entries(tmp_path) == ["ckpt"]
+    done = export(tmp_path / "ckpt", to="savedmodel", model_class="token-classification")
+    assert done.kind is CLASSES["token-classification"]
+    random_models.write_random(tmp_path / "tf1", "tf1", "masked-lm")
+    settings = json.loads((tmp_path / "tf1" / "bert_config.json").read_text())
+    settings.pop("roformer_convert", None)
+    (tmp_path / "tf1" / "bert_config.json").write_text(json.dumps(settings))
+    assert any("--set attention=causal" in note for note in export(tmp_path / "tf1", to="onnx").notes)
+    assert export(tmp_path / "tf1", tmp_path / "gpt", to="onnx", set={"attention": "causal"}).kind.name == "causal-lm"
+
+
+def test_pretrained_it_is_exported_for_words(tmp_path: Path, no_framework: None) -> None:
+    random_models.write_random(tmp_path / "ckpt", "torch")
+    assert export(tmp_path / "ckpt", to="onnx").kind.name == "masked-lm"
 
 
 def test_too_little_room_is_said_before_a_framework_starts(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +478,7 @@ def test_command_says_what_it_made(checkpoint: Path, no_framework: None) -> None
     status, out = run(checkpoint, "--to", "onnx", "--max-length", 99)
     assert status == 0
     target = checkpoint.parent / "ckpt-onnx"
-    assert f"{checkpoint} → {target} (onnx)" in out
+    assert f"{checkpoint} → {target} (onnx, masked-lm)" in out
     assert "sequences of up to 99 tokens" in out
     assert "note: a note" in out
     status, out = run(checkpoint, "--to", "onnx", "--force", "--json")

@@ -11,14 +11,24 @@ import pytest
 from family_models import MODELS, FamilyModel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_runner import FLOAT64, FRAMEWORKS, Arrays, ModelFailedError, Runners, assert_agree, assert_close, runners
-from numpy_roformer import Array, Forward
+from model_runner import (
+    FLOAT64,
+    FRAMEWORKS,
+    Arrays,
+    ModelFailedError,
+    Runners,
+    assert_agree,
+    assert_close,
+    family_results,
+    runners,
+)
+from numpy_roformer import Array
 from random_checkpoints import CONFIG, UNPROJECTED
 
 from roformer_convert.converters import RoFormerConfig
 from roformer_convert.converters.table.activations import ACTIVATIONS
 from roformer_convert.converters.table.config import Attention, SummaryType
-from roformer_convert.converters.table.mapping import BASE, CLASSES, DIALECTS, PRETRAINING, Table
+from roformer_convert.converters.table.mapping import CLASSES, DIALECTS, PRETRAINING, Table
 from roformer_convert.models.config import tap_names
 
 __all__ = ["runners"]  # a fixture
@@ -52,22 +62,6 @@ def batch(model: FamilyModel, rows: int = 4, columns: int = 11, seed: int = 0, *
         "token_type_ids": types,
         "attention_mask": mask,
     }
-
-
-def judged(model: FamilyModel, tensors: Arrays, inputs: Arrays) -> list[Array]:
-    """Compute what a model returns in numpy."""
-    judge = Forward(tensors, model.config)
-    if model.kind is CHOICE:
-        return [judge.choices(**inputs)]
-    hidden = judge.hidden(**inputs)
-    pooled = [judge.pooled(hidden[:, 0])] if "pooler.weight" in tensors else []
-    if model.kind is BASE:
-        return [hidden, *pooled]
-    if model.kind is PRETRAINING:
-        return [judge.logits(hidden), judge.linear("sop", pooled[0])]
-    if model.kind.scores_words:
-        return [judge.logits(hidden)]
-    return [judge.row_labels(hidden) if model.kind is SEQUENCE else judge.token_labels(hidden)]
 
 
 def request_of(model: FamilyModel, **options: Any) -> Arrays:
@@ -130,7 +124,7 @@ def test_any_model_computes_what_numpy_does(
     path = tmp_path_factory.mktemp("family") / "checkpoint"
     tensors = write(model, path, dialects[source % len(dialects)])
     inputs = batch(model, seed=seed, empty=empty)
-    want = judged(model, tensors, inputs)
+    want = family_results(model, tensors, **inputs)
     found = {name: one.forward(path, inputs, taps=True, **request_of(model)) for name, one in runners.items()}
     assert_agree(found)
     real = inputs["attention_mask"] != 0
@@ -227,7 +221,7 @@ def test_tokens_that_see_no_real_key_are_finite(
     inputs["attention_mask"][1, :4] = 0  # padding on the left
     inputs["attention_mask"][2] = 0
     inputs["token_type_ids"][:, 0] = 1  # UniLM's first token sees itself alone then
-    (want,) = judged(model, tensors, inputs)
+    (want,) = family_results(model, tensors, **inputs)
     real = inputs["attention_mask"] != 0
     tolerance = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}[dtype]
     for packed in (False, True):
@@ -285,7 +279,7 @@ def test_gradients_agree_with_and_without_checkpointing(
     model = replace(MODELS[name], config=replace(MODELS[name].config, **without))  # type: ignore[arg-type]
     tensors = write(model, tmp_path / "checkpoint")
     inputs = batch(model)
-    (shape,) = (array.shape for array in judged(model, tensors, inputs))
+    (shape,) = (array.shape for array in family_results(model, tensors, **inputs))
     arrays = {**inputs, "weights0": np.random.default_rng(1).normal(size=shape)}
     found = {
         f"{which} {checkpointing}": runners[which].gradients(
