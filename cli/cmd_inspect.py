@@ -10,6 +10,7 @@ import click
 from .converters.amounts import amount
 from .converters.errors import printable
 from .converters.json_output import render_json
+from .converters.source.renaming import in_words
 from .source_options import CLASS, CONFIG, FROM, SET
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def render(found: Inspection) -> str:
     line("tied", ", ".join(found.tied))
     line("derived", ", ".join(found.derived))
     line("ignored", f"{len(found.ignored)} tensors of a training run" if found.ignored else "")
+    line("left out", in_words(found.left_out))
     line("travels with", ", ".join(found.companions))
     for note in found.notes:
         line("note", note)

@@ -19,6 +19,7 @@ from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
 from .source.identification import Found, identify
+from .source.renaming import ALL, Parts
 from .source.weight_files import WeightSet
 from .table import config_fields
 from .table.config_fields import Reading
@@ -89,6 +90,7 @@ class ConversionReport:
             "bytes": self.plan.nbytes,
             "tied_in_source": list(self.duplicates),
             "companions": [path.name for path in self.plan.companions],
+            "left_out": list(self.plan.left_out),
             "notes": list(self.notes),
             "written": self.written,
             "verified": self.verified,
@@ -129,6 +131,7 @@ class ConvertOptions:
         config: Configuration file, where it does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
         model_class: Name of the model's class, where no file says it: ``"token-classification"``.
+        parts: Which of the source's tensors are meant.
         allow_different: Write it though the target's own software would compute another function; what differs is
             recorded in the result.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
@@ -145,6 +148,7 @@ class ConvertOptions:
     config: str | Path | None = None
     set: Mapping[str, Any] | None = None
     model_class: str | None = None
+    parts: Parts = ALL
     allow_different: bool = False
     any_vocab: bool = False
     dtype: str | None = None
@@ -208,6 +212,7 @@ def convert(
         config=options.config,
         set=options.set,
         model_class=options.model_class,
+        parts=options.parts,
     )
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:

@@ -11,6 +11,7 @@ from typing import Any
 from .errors import Problem, fold_layers
 from .source.fitting import fit
 from .source.identification import identify
+from .source.renaming import ALL, Parts
 from .table.mapping import Dialect, Table
 
 
@@ -33,6 +34,7 @@ class Inspection:
         tied: Second copies of a tensor, equal to the first.
         derived: Tables that follow from the configuration.
         ignored: Tensors that are not weights.
+        left_out: Tensors that are not the model's, by their names in the file.
         problems: What is missing, unknown or contradictory.
         notes: What was assumed.
         companions: Tokenizer files and licences.
@@ -52,6 +54,7 @@ class Inspection:
     tied: tuple[str, ...]
     derived: tuple[str, ...]
     ignored: tuple[str, ...]
+    left_out: tuple[str, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     companions: tuple[str, ...]
@@ -77,6 +80,7 @@ def inspect(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
 ) -> Inspection:
     """Look at a checkpoint directory or file; a misfit is described, not raised.
 
@@ -86,12 +90,13 @@ def inspect(
         config: Configuration file, where it does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Name of its class, where no file says it.
+        parts: Which of the file's tensors are meant.
 
     Raises:
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to look at, or a field that cannot be set.
+        ConvertError: Nothing there to look at, a field that cannot be set, or a part that is not there.
     """
-    found = identify(path, dialect=dialect, config=config, set=set, model_class=model_class)
+    found = identify(path, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts)
     fitted = fit(found, any_vocab=False)
     weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
     assert weights is not None, "what was identified lies in files"
@@ -120,7 +125,8 @@ def inspect(
         tied=() if known is None else known.duplicates,
         derived=() if known is None else known.derived,
         ignored=() if known is None else known.ignored,
+        left_out=found.left_out,
         problems=fitted.problems,
-        notes=hint if known is None else (*known.source_config.notes, *hint),
+        notes=(*found.notes, *(() if known is None else known.source_config.notes), *hint),
         companions=tuple(file.name for file in found.companions),
     )

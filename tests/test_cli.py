@@ -165,6 +165,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
         "bytes",
         "tied_in_source",
         "companions",
+        "left_out",
         "notes",
         "written",
         "verified",

@@ -288,46 +288,11 @@ def test_a_projection_where_the_configuration_has_none_is_told(ckpt: Path, diale
     ("name", "words"),
     [
         ("roformer.embeddings.position_embeddings.weight", "This looks like BERT"),
-        ("optimizer.exp_avg.3", "This looks like optimizer state"),
     ],
 )
 def test_what_is_no_head_is_not_called_one(ckpt: Path, name: str, words: str) -> None:
     edit(ckpt, lambda arrays: arrays.update({name: np.ones((47, 24), np.float32)}))
     assert words in str(refused(ckpt))
-
-
-@pytest.mark.parametrize("prefix", ["module.", "state_dict.model."])
-def test_a_wrapped_state_dict_is_one_line(ckpt: Path, prefix: str) -> None:
-    path = ckpt / "model.safetensors"
-    save_file({prefix + name: array for name, array in load_file(path).items()}, path)
-    error = refused(ckpt)
-    assert isinstance(error, MisfitError)
-    assert [(problem.kind, problem.name) for problem in error.problems] == [("wrapped", f"{prefix}*")]
-    assert f"every name begins with {prefix}, which the table does not know" in str(error)
-    assert "Save the inner state dict" in str(error)
-
-
-@pytest.mark.parametrize("beside", ["optimizer.state.0.exp_avg", "ema.shadow"])
-def test_a_state_dict_wrapped_beside_something_else_is_one_line(ckpt: Path, beside: str) -> None:
-    path = ckpt / "model.safetensors"
-    wrapped = {f"model.{name}": array for name, array in load_file(path).items()}
-    count = len(wrapped)
-    save_file(wrapped | {beside: np.ones((3, 5), np.float32)}, path)
-    error = refused(ckpt)
-    assert isinstance(error, MisfitError)
-    assert [(problem.kind, problem.name) for problem in error.problems] == [("wrapped", "model.*")]
-    assert f"{count} of {count + 1} names begin with model., which the table does not know" in str(error)
-    assert "Save the inner state dict alone" in str(error)
-
-
-def test_two_wrapped_state_dicts_are_two_lines(ckpt: Path) -> None:
-    path = ckpt / "model.safetensors"
-    arrays = load_file(path)
-    save_file({prefix + name: array for prefix in ("ema.", "model.") for name, array in arrays.items()}, path)
-    error = refused(ckpt)
-    assert isinstance(error, MisfitError)
-    assert {problem.name for problem in error.problems} == {"ema.*", "model.*"}
-    assert "Save one of the inner state dicts alone" in str(error)
 
 
 def test_every_problem_is_told_at_once(ckpt: Path, dialect: Dialect) -> None:

@@ -89,7 +89,7 @@ def test_a_found_checkpoint_can_be_given_other_names(tmp_path: Path) -> None:
     (tmp_path / "ckpt" / "config.json").rename(tmp_path / "ckpt" / "model_config.json")
     found = identify(tmp_path / "ckpt")
     prefixed = found.with_tensors(replace(each, name=f"my.{each.name}") for each in found.index.tensors)
-    assert [problem.kind for problem in fit(prefixed, any_vocab=True).problems] == ["wrapped"]
+    assert {problem.kind for problem in fit(prefixed, any_vocab=True).problems} == {"missing", "unknown"}
     again = prefixed.with_tensors(replace(each, name=each.name[3:]) for each in prefixed.index.tensors)
     assert again == found
     with fit(again, any_vocab=True).require() as checkpoint:

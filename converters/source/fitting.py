@@ -13,7 +13,7 @@ from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, count_known_names, count_layers, looks_like
+from ..table.recognition import IGNORED, count_layers, looks_like
 from ..table.statements import ANOTHERS
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
@@ -97,10 +97,8 @@ class _Fitting:
         by_name = {name: same[0] for name, same in copies.items()}
         shape, reading = self.found.shape, self.found.config
         base = shape.base
-        if "vocab_size" not in shape.sizes and self.found.weights is not None:
-            wrapped = self._wrapped(self.found.weights.dialects)
-            if wrapped is not None:
-                return wrapped
+        if self.found.problems:
+            return self._misfit(self.found.problems, "one state dict", self.found.next_step, where=self.found.entry)
         self.undetermined = frozenset(problem.name for problem in reading.problems) - shape.sizes.keys()
         misread = self._misfit(reading.problems, CONFIGURATION, reading.next_step, where=self.found.config_file)
         if reading.source is None:
@@ -152,29 +150,6 @@ class _Fitting:
 
     def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
         return Fit(None, tuple(problems), self.undetermined, where or self.found.path, against, next_step)
-
-    def _wrapped(self, dialects: tuple[Dialect, ...]) -> Fit | None:
-        """Tell of a state dict with something around it in one line, instead of each tensor missing and unknown.
-
-        It is one where no name is known, and without what all those of one part begin with most of them are.
-        """
-        names = [tensor.name for tensor in self.found.index.tensors]
-        if any(count_known_names(dialect, names) for dialect in dialects):
-            return None
-        parts: dict[str, list[str]] = {}
-        for name in names:
-            parts.setdefault(name.partition(".")[0], []).append(name)
-        wrapped = [(prefix, len(part)) for part in parts.values() if (prefix := _wrapper(part, dialects)) is not None]
-        if not wrapped:
-            return None
-        problems = []
-        for prefix, count in wrapped:
-            many = "every name begins" if count == len(names) else f"{count} of {len(names)} names begin"
-            detail = f"{many} with {prefix}, which the table does not know"
-            problems.append(Problem("wrapped", f"{prefix}*", detail))
-        which = "the inner state dict" if len(wrapped) == 1 else "one of the inner state dicts"
-        step = f"Save {which} alone, with names that do not begin with {wrapped[0][0]}, and convert that."
-        return self._misfit(problems, "RoFormer's names", step, where=self.found.entry)
 
     def _count_layers(
         self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool
@@ -312,18 +287,6 @@ class _Fitting:
                 self.problems.append(Problem("derived", table.name, detail))
 
 
-def _wrapper(part: list[str], dialects: tuple[Dialect, ...]) -> str | None:
-    """Find what all these names begin with and most are known without."""
-    first = min(part)
-    for end in (place + 1 for place, letter in enumerate(first) if letter == "."):
-        if not all(name.startswith(first[:end]) for name in part):
-            return None
-        inner = [name[end:] for name in part]
-        if max(count_known_names(dialect, inner) for dialect in dialects) * 2 > len(part):
-            return first[:end]
-    return None
-
-
 def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], transposed: bool, origin: str) -> str:
     axes = tensor.axes[::-1] if transposed else tensor.axes
     detail = f"got {got}, want ({', '.join(axes)}{',' * (len(axes) == 1)}) = {want}"
@@ -348,8 +311,6 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
     unknown = [problem for problem in problems if problem.kind == "unknown"]
-    if any("wrapper" in problem.detail for problem in unknown):
-        return "Save the model's own state_dict(), without what was wrapped around it, and convert that."
     if any("BERT's learned positions" in problem.detail for problem in unknown):
         return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
     if "function" in kinds:

@@ -13,15 +13,27 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConvertError
+from ..errors import ConvertError, Problem
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import BASE, CAUSAL_LM, DERIVED, DIALECTS, MASKED_LM, SYMBOLS, Dialect, ModelClass, Table, Traits
-from ..table.recognition import Choice, choose_class, count_known_names, count_layers, detect_dialect, measure_traits
+from ..table.recognition import (
+    IGNORED,
+    Choice,
+    choose_class,
+    count_known_names,
+    count_layers,
+    detect_dialect,
+    encoder_names,
+    has_head,
+    measure_traits,
+    stated_class,
+)
 from ..tensors.stored import Index, StoredTensor
 from . import weight_files
 from .companions import find_companions
+from .renaming import ALL, Asked, Parts, Renamed, rename
 from .weight_files import WeightSet
 
 
@@ -38,6 +50,10 @@ class Found:
         config: What it says; without one, what the tensors' shapes say.
         choice: The class that the tensors are of, and how that was decided.
         companions: Tokenizer files and licences beside the weights.
+        notes: What was seen through or respelled on the way to these names, a sentence each.
+        left_out: Names of the files whose tensors are not taken.
+        problems: Why nothing decides which tensors of the files are meant.
+        next_step: What to do about these problems.
     """
 
     path: Path
@@ -48,6 +64,10 @@ class Found:
     config: Reading
     choice: Choice
     companions: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    next_step: str | None = None
 
     @property
     def entry(self) -> Path:
@@ -78,8 +98,8 @@ class Found:
             (:func:`..table.config_fields.examine`).
         """
         assert self.weights is not None, "tensors in memory have the names that they were given"
-        index = replace(self.index, tensors=tuple(tensors))
-        return _recognise(self.path, self.weights, index, excused=excused)
+        made = Renamed(tuple(tensors), self.notes, self.left_out)
+        return _recognise(self.path, self.weights, self.index, made, excused=excused)
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,7 @@ def identify(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
 ) -> Found:
     """Find a checkpoint's files, index them, detect the dialect and read the configuration.
 
@@ -113,18 +134,29 @@ def identify(
         config: Configuration file, where it does not lie beside the weights.
         set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it.
         model_class: Name of the class (:data:`~..table.mapping.CLASSES`), where no file says it.
+        parts: Which of the files' tensors are meant.
 
     Raises:
         FormatError: A file is broken or hostile.
         MisfitError: Several models in one directory, or shards that do not fit together.
-        ConvertError: Nothing there, tensors that plainly have another dialect's names, or a field that cannot be set.
+        ConvertError: Nothing there, tensors that plainly have another dialect's names, a field that cannot be set, or
+            a part that is not there.
     """
     weights = weight_files.find(Path(path), dialect)
     index = weight_files.index(weights)
+    renamed = rename(index, Asked(weights.entry, weights.container.dialects, parts))
     if dialect is not None:
-        _require_dialect(weights.entry, dialect, [tensor.name for tensor in index.tensors])
+        _require_dialect(weights.entry, dialect, [tensor.name for tensor in renamed.tensors])
     return _recognise(
-        Path(path), weights, index, dialect, None if config is None else Path(config), given=set, named=model_class
+        Path(path),
+        weights,
+        index,
+        renamed,
+        dialect,
+        None if config is None else Path(config),
+        given=set,
+        named=model_class,
+        parts=parts,
     )
 
 
@@ -132,21 +164,26 @@ def _recognise(
     path: Path,
     weights: WeightSet,
     index: Index,
+    renamed: Renamed,
     dialect: Dialect | None = None,
     config: Path | None = None,
     *,
     given: Mapping[str, Any] | None = None,
     named: str | None = None,
+    parts: Parts = ALL,
     excused: Collection[str] = (),
 ) -> Found:
-    """Detect the dialect of indexed tensors and read the configuration that belongs to it."""
+    """Detect the dialect of tensors under their last names and read the configuration that belongs to it."""
     directory = weights.directory
-    detected = dialect or detect_dialect(weights.dialects, [tensor.name for tensor in index.tensors])
+    detected = dialect or detect_dialect(weights.dialects, [tensor.name for tensor in renamed.tensors])
+    if parts.encoder_only:
+        renamed = _encoder_of(detected, renamed)
+    index = replace(index, tensors=renamed.tensors)
     config_file = _find_config(directory, (detected,)) if config is None else config
     if config_file is not None:
         weight_files.require_file(config_file)
     settings = config_fields.read_settings(config_file)
-    choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named)
+    choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named, parts)
     shape = measure(detected, index.tensors, choice.kind)
     measured = {
         **shape.sizes,
@@ -171,14 +208,51 @@ def _recognise(
     if other is not None:
         # not read unasked: what lies beside weights under another dialect's name may be another model's
         reading = reading.with_remark(_say_unread(other, detected))
-    return Found(path, weights, index, detected, config_file, reading, choice, find_companions(directory))
+    return Found(
+        path,
+        weights,
+        index,
+        detected,
+        config_file,
+        reading,
+        choice,
+        find_companions(directory),
+        renamed.notes,
+        renamed.left_out,
+        renamed.problems,
+        renamed.next_step,
+    )
 
 
-def _choose(dialect: Dialect, tensors: Iterable[StoredTensor], stated: object, named: str | None) -> Choice:
+def _encoder_of(dialect: Dialect, renamed: Renamed) -> Renamed:
+    """Leave out all but the encoder and its pooler."""
+    names = [tensor.name for tensor in renamed.tensors]
+    known = encoder_names(dialect, names) | {derived_name(dialect, base=base) for base in (False, True)}
+    kept = [
+        tensor
+        for tensor in renamed.tensors
+        if tensor.name in known or any(pattern.fullmatch(tensor.name) for pattern in IGNORED[dialect])
+    ]
+    there = {tensor.name for tensor in kept}
+    left_out = tuple(dict.fromkeys(name for name in names if name not in there))
+    return replace(renamed, tensors=tuple(kept), left_out=(*renamed.left_out, *left_out))
+
+
+def _choose(
+    dialect: Dialect, tensors: Iterable[StoredTensor], stated: object, named: str | None, parts: Parts
+) -> Choice:
+    """Choose the class of tensors, of which a person may have named a part: the configuration then is of the whole."""
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     base = _is_base(dialect, shapes)
     traits = measure_traits(dialect, shapes, base=base)
-    return choose_class(dialect, shapes, traits, base=base, stated=stated, given=named)
+    if parts.encoder_only and named is None:
+        named = BASE.name
+    choice = choose_class(dialect, shapes, traits, base=base, stated=stated, given=named)
+    whole = stated_class(stated)
+    if parts and named is None and whole is not None and whole.stated and not has_head(dialect, shapes, base=base):
+        note = f"the configuration names {stated}, and the tensors that were asked for are those of {BASE.class_name}"
+        return Choice(BASE, settled=True, note=note)
+    return choice
 
 
 def _has_pooler(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass, shape: Shape) -> bool:

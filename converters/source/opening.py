@@ -10,6 +10,7 @@ from ..table.mapping import Dialect
 from .checkpoint import Checkpoint
 from .fitting import fit
 from .identification import identify
+from .renaming import ALL, Parts
 
 
 def open_checkpoint(
@@ -19,6 +20,7 @@ def open_checkpoint(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
 ) -> Checkpoint:
     """Open a checkpoint of any dialect without reading payloads, except where two copies of a tensor must be compared.
 
@@ -31,12 +33,13 @@ def open_checkpoint(
         set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it:
             ``{"pooler_activation": "linear"}``.
         model_class: Name of its class, where no file says it: ``"token-classification"``.
+        parts: Which of the file's tensors are meant: ``Parts(prefix="student.")``.
 
     Raises:
         MisfitError: Tensors, table and configuration do not fit; every problem is listed.
         FormatError: A file is broken or hostile.
-        ConvertError: Nothing there to open, or a field that cannot be set.
+        ConvertError: Nothing there to open, a field that cannot be set, or a part that is not there.
     """
     return fit(
-        identify(path, dialect=dialect, config=config, set=set, model_class=model_class), any_vocab=True
+        identify(path, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts), any_vocab=True
     ).require()

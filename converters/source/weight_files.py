@@ -243,11 +243,13 @@ def index(weights: WeightSet) -> Index:
     """
     tensors: list[StoredTensor] = []
     others: dict[str, str] = {}
+    nested: set[str] = set()
     home: dict[str, Path] = {}
     problems: list[Problem] = []
     for path, found in zip(weights.files, _index_each(weights), strict=True):
         own = weights.container.own_metadata
         others |= {name: text for name, text in found.metadata.items() if name not in own}
+        nested |= found.nested
         for tensor in found.tensors:
             other = home.setdefault(tensor.name, path)
             if other is not path:
@@ -265,7 +267,7 @@ def index(weights: WeightSet) -> Index:
     if problems:
         where = weights.shard_index or weights.directory
         raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
-    return Index(tuple(tensors), others)
+    return Index(tuple(tensors), others, frozenset(nested))
 
 
 def _index_each(weights: WeightSet) -> list[Index]:

@@ -18,6 +18,7 @@ from .mapping import (
     ENCODER,
     LAYER,
     MASKED_LM,
+    POOLER,
     PRETRAINING,
     Dialect,
     ModelClass,
@@ -84,6 +85,33 @@ def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
     tables = [Table(0, kind, traits) for kind in CLASSES.values() for traits in (Traits(), Traits(False, False))]
     tables += [Table(layers, BASE, traits) for traits in (Traits(), Traits(False, False))]
     return frozenset(name for table in tables for name in table.by_name(dialect, base=base))
+
+
+def known_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
+    """Return every name that is a row's in ``dialect``, with the outer prefix and without it.
+
+    Args:
+        dialect: Whose names.
+        names: Of a file: they show the number of layers.
+    """
+    layers = min(count_layers(dialect, names), len(names))
+    return _known_names(dialect, layers, False) | _known_names(dialect, layers, True)
+
+
+def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
+    """Return every name of an encoder and its pooler in ``dialect``, with as many layers as ``names`` show."""
+    layers = min(count_layers(dialect, names), len(names))
+    tables = [Table(layers, BASE, Traits(norms, biases)) for norms in (True, False) for biases in (True, False)]
+    rows = (row for table in tables for row in table.tensors if row.group in (*ENCODER, POOLER))
+    spelled = (row.name(dialect, base=base) for row in rows for base in (False, True))
+    return frozenset(name for name in spelled if name is not None)
+
+
+def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
+    """Say whether a tensor of some class's head is there, which a pooler is not."""
+    heads = [_head_names(dialect, traits, base) for traits in (Traits(), Traits(False, False))]
+    rows = (row for each in heads for head in each.values() for row in head.items())
+    return any(name in names and not tensor.canonical.startswith("pooler.") for name, tensor in rows)
 
 
 def count_known_names(dialect: Dialect, names: Collection[str]) -> int:

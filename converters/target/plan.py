@@ -14,6 +14,7 @@ from ..containers.container import Container, NewFile
 from ..containers.registry import containers_of
 from ..errors import ConvertError, InexpressibleError
 from ..source.checkpoint import Binding, Checkpoint
+from ..source.renaming import in_words
 from ..table import config_fields
 from ..table.config_fields import SourceConfig
 from ..table.dialects import DIALECT_FILES, software_of
@@ -79,6 +80,7 @@ class Plan:
         kind: The model's class.
         groups: The table's groups that are written.
         differences: What the target's software computes otherwise, and was allowed to.
+        left_out: Names of the source's files whose tensors are not taken.
     """
 
     target: Dialect
@@ -94,6 +96,7 @@ class Plan:
     kind: ModelClass
     groups: tuple[Group, ...]
     differences: tuple[Difference, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def steps(self) -> Iterator[Step]:
@@ -179,11 +182,12 @@ def make_plan(
         config_name=DIALECT_FILES[target].configs[0],
         config=config,
         companions=source.companions,
-        notes=(*source.source_config.notes, *config_notes, *tensor_notes),
+        notes=(*source.found.notes, *source.source_config.notes, *config_notes, *tensor_notes),
         source_config=source.source_config,
         kind=kind,
         groups=groups,
         differences=tuple(different),
+        left_out=source.found.left_out,
     )
 
 
@@ -307,6 +311,8 @@ def _tensor_notes(
         binding, name = source.bindings.get(second.of), second.spelling.in_(source.dialect)
         if binding is not None and binding.stored.name == name:
             notes.append(f"{name} is taken for {binding.tensor.name(source.dialect)}, which is not in the file")
+    if source.found.left_out:
+        notes.append(f"left out: {in_words(source.found.left_out)}")
     if source.ignored:
         notes.append(
             f"left out because they are not weights: {source.ignored[0]}"

@@ -202,10 +202,16 @@ class Index:
     """What a file holds: its tensors in file order, and the textual metadata the format keeps beside them.
 
     A name occurs twice only where the format allows it (Keras HDF5 stores shared weights under each layer).
+
+    Attributes:
+        tensors: All of them.
+        metadata: What else lies beside them: name → text.
+        nested: Prefixes of names that are dicts or lists of the file (``"optimizer."``), where a format has them.
     """
 
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]
+    nested: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,159 @@
+"""What happens to a file's tensors before whose they are is asked: some are left out, some get other names.
+
+Each pass of :data:`PASSES` answers with the tensors under the names that the next one sees, and says what it did.
+Nothing is refused here: what cannot be decided is a problem, which :mod:`.fitting` reports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from ..errors import ConvertError, Problem, quoted
+from ..table.mapping import Dialect
+from ..tensors.stored import Index, StoredTensor
+from .wrappers import see_through
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which tensors of a file are meant, where a person says so.
+
+    Attributes:
+        prefix: What the names of the meant ones begin with in the file, or None for what is found.
+        drop: Patterns of :mod:`fnmatch` over the file's names: what matches one is left out.
+        encoder_only: Whether the encoder and its pooler alone are meant, without heads.
+    """
+
+    prefix: str | None = None
+    drop: tuple[str, ...] = ()
+    encoder_only: bool = False
+
+    def __bool__(self) -> bool:
+        return self != ALL
+
+
+ALL = Parts()
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What a pass, or all of them, made of a file's tensors.
+
+    Attributes:
+        tensors: Those that are left, under the names that they have from here on.
+        notes: What was seen through or respelled, a sentence each.
+        left_out: Names of the file that are not taken.
+        problems: Why nothing decides which tensors are meant.
+        next_step: What to do about the problems.
+    """
+
+    tensors: tuple[StoredTensor, ...]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    next_step: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a pass may go by beside the tensors.
+
+    Attributes:
+        where: The file, for messages.
+        dialects: Whose names the tensors may have.
+        parts: Which of them are meant.
+        nested: Prefixes of names that are dicts of the file rather than parts of a name: ``"optimizer."``.
+    """
+
+    where: object
+    dialects: tuple[Dialect, ...]
+    parts: Parts = ALL
+    nested: frozenset[str] = frozenset()
+
+
+#: (the tensors, what is asked) → what became of them.
+Pass = Callable[[tuple[StoredTensor, ...], Asked], Renamed]
+
+
+def leave_out_dropped(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Leave out what ``--drop`` names.
+
+    Raises:
+        ConvertError: A pattern matches no name.
+    """
+    dropped: set[str] = set()
+    for pattern in asked.parts.drop:
+        matched = [tensor.name for tensor in tensors if fnmatchcase(tensor.name, pattern)]
+        if not matched:
+            raise ConvertError(
+                f"{asked.where}: no tensor's name matches --drop {quoted(pattern)}",
+                "Patterns are held against the whole name as the file has it, as in --drop 'classifier.*'; quote them.",
+            )
+        dropped.update(matched)
+    return _without(tensors, dropped)
+
+
+def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Take off what a training program put around a state dict (:mod:`.wrappers`)."""
+    types = {tensor.name: tensor.dtype for tensor in tensors}
+    seen = see_through(types, asked.dialects, asked.nested, asked.parts.prefix, asked.where)
+    return Renamed(
+        tuple(replace(tensor, name=seen.names[tensor.name]) for tensor in tensors if tensor.name in seen.names),
+        seen.notes,
+        tuple(name for name in types if name not in seen.names),
+        seen.problems,
+        seen.next_step,
+    )
+
+
+#: In their order. What a file's own names are is known to the first ones alone.
+PASSES: tuple[Pass, ...] = (leave_out_dropped, see_through_wrappers)
+
+
+def rename(index: Index, asked: Asked) -> Renamed:
+    """Send a file's tensors through every pass, or up to the first that finds a problem.
+
+    Raises:
+        ConvertError: Something that was asked for is not there.
+    """
+    done = Renamed(index.tensors)
+    for step in PASSES:
+        made = step(done.tensors, asked)
+        done = replace(made, notes=done.notes + made.notes, left_out=done.left_out + made.left_out)
+        if done.problems:
+            break
+    return done
+
+
+#: Names that a sentence lists one by one.
+_MOST_NAMED = 8
+
+
+def in_words(names: Sequence[str]) -> str:
+    """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129 tensors)``."""
+    if len(names) <= _MOST_NAMED:
+        return ", ".join(names)
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(re.split(r"[./]", name, maxsplit=1)[0], []).append(name)
+    said = [same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,} tensors)" for same in alike.values()]
+    more = len(said) - _MOST_NAMED
+    return ", ".join(said[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _beginning(names: Sequence[str]) -> str:
+    """Return what all names begin with, up to a dot or slash."""
+    first, last = min(names), max(names)  # what these two share, all do
+    same = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    shared = first[:same]
+    return shared[: max(shared.rfind("."), shared.rfind("/")) + 1]
+
+
+def _without(tensors: Sequence[StoredTensor], names: set[str]) -> Renamed:
+    return Renamed(
+        tuple(tensor for tensor in tensors if tensor.name not in names),
+        left_out=tuple(dict.fromkeys(tensor.name for tensor in tensors if tensor.name in names)),
+    )

@@ -1,0 +1,213 @@
+"""See through what a training program puts around a state dict: prefixes of names, dicts, compiled and sharded modules.
+
+No wrapper is known by its name. Two names that every encoder has, its word embedding and its first layer's query, show
+where a state dict begins: what stands before them is a prefix. Which of the other tensors belong to it follows from
+where they lie: in another dict of the file (an optimizer, a scheduler) they are not the model's; in the same one they
+may be somebody's own head, and leaving that out is for a person to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ..errors import ConvertError, Problem, printable, quoted
+from ..table.mapping import BASE, Dialect, Table, Traits
+from ..table.recognition import known_names
+
+#: Parts of a name that a module around a module adds anywhere in it, and the dicts of a pickled torch module.
+_TRANSPARENT = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_modules|_parameters|_buffers)\."
+)
+#: DataParallel around a part of the model, not around all of it: no module of a RoFormer is called so.
+_INNER_MODULE = re.compile(r"(?<=\.)module\.")
+#: A part of a name that says what is below it: state of a training run, no model.
+_TRAINING = re.compile(
+    r"(^|[./_])(optim|optimizers?|optimizer_states?|lr_schedulers?|grad_scaler|exp_avg|exp_avg_sq|max_exp_avg_sq|"
+    r"momentum|momentum_buffer|moment[12]|beta[12]_pow_acc|master_weights|master_params)(?=[./_]|$)"
+)
+_POSITIONS = re.compile(r"(^|[./])embeddings[./]position_embeddings([./]|$)")
+_FLOATING = re.compile(r"b?float|complex")
+#: State dicts that an error lists.
+_MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is inside.
+
+    Attributes:
+        names: Name in the file → name inside, of every tensor that is taken.
+        notes: What was seen through.
+        problems: Why nothing decides which tensors are meant.
+        next_step: What to do about them.
+    """
+
+    names: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    next_step: str | None = None
+
+
+def see_through(
+    stored: Mapping[str, str],
+    dialects: Sequence[Dialect],
+    nested: Collection[str],
+    prefix: str | None,
+    where: object,
+) -> Seen:
+    """Find the state dict among a file's tensors.
+
+    Args:
+        stored: Name → type of each.
+        dialects: Whose names may be inside.
+        nested: Prefixes that are dicts and lists of the file.
+        prefix: What a person says that the names begin with; its last dot may be missing.
+        where: The file, for messages.
+
+    Raises:
+        ConvertError: No name begins with ``prefix``.
+    """
+    view = _View(stored, dialects, nested, _without_transparent(stored))
+    found = view.find()
+    if prefix is not None:
+        return _given(view, found, prefix, where)
+    models = [each for each in found if not _TRAINING.search(each)] or list(found)
+    if not models:
+        return Seen({name: name for name in stored})
+    if len(models) == 1:
+        return _only(view, models[0], found[models[0]])
+    step = "Say which one is meant with --prefix, for example --prefix "
+    problems = tuple(view.problem(each) for each in models[:_MOST_LISTED])
+    return Seen({name: name for name in stored}, (), problems, f"{step}{_spoken(models[0])}.")
+
+
+@dataclass(frozen=True)
+class _View:
+    """A file's names, and the same without what is transparent in them.
+
+    Attributes:
+        stored: Name → type.
+        dialects: Whose names may be inside.
+        nested: Prefixes that are dicts and lists of the file.
+        inner: Name → name without what modules around modules add inside it.
+    """
+
+    stored: Mapping[str, str]
+    dialects: Sequence[Dialect]
+    nested: Collection[str]
+    inner: Mapping[str, str]
+
+    def find(self) -> dict[str, str]:
+        """Return what stands before each RoFormer's encoder, ``""`` for nothing, and a name by which it was found.
+
+        A BERT, which has learned positions, is none.
+        """
+        anchors = sorted({each for dialect in self.dialects for each in _anchors(dialect)}, key=len, reverse=True)
+        berts = {own[: match.end(1)] for own in self.inner.values() if (match := _POSITIONS.search(own))}
+        found: dict[str, str] = {}
+        for name, own in self.inner.items():
+            anchor = next((each for each in anchors if own.endswith(each)), None)
+            if anchor is None:
+                continue
+            prefix = own[: -len(anchor)]
+            if prefix[-1:] in ("", ".", "/") and berts.isdisjoint((prefix, f"{prefix}roformer.")):
+                found.setdefault(prefix, name)
+        return found
+
+    def known(self, prefix: str) -> frozenset[str]:
+        """Return the names behind the prefix that are some RoFormer's."""
+        rests = [own[len(prefix) :] for own in self.inner.values() if own.startswith(prefix)]
+        return frozenset().union(*(known_names(dialect, rests) for dialect in self.dialects))
+
+    def dict_of(self, name: str) -> str:
+        """Return the prefix of the dict or list of the file that holds a tensor; ``""`` for the outermost."""
+        end = name.rfind(".")
+        while end >= 0 and name[: end + 1] not in self.nested:
+            end = name.rfind(".", 0, end)
+        return name[: end + 1]
+
+    def problem(self, prefix: str) -> Problem:
+        many = sum(own.startswith(prefix) for own in self.inner.values())
+        said = f"the names of {many} tensors begin so" if prefix else "names that nothing stands before"
+        return Problem("wrapped", f"{prefix}*", f"{said}; a RoFormer's encoder is among them")
+
+    def split(self, prefix: str, anchor: str) -> tuple[dict[str, str], list[str]]:
+        """Return the tensors of one state dict under their names inside, and those beside that may belong to it.
+
+        Args:
+            prefix: What its names begin with.
+            anchor: One of its names, in the file.
+        """
+        holder, known = self.dict_of(anchor), self.known(prefix)
+        taken: dict[str, str] = {}
+        beside: list[str] = []
+        for name, own in self.inner.items():
+            rest, here = own[len(prefix) :], self.dict_of(name) == holder
+            if own.startswith(prefix) and (rest in known or (here and not _TRAINING.search(rest))):
+                taken[name] = rest
+            elif here and _FLOATING.match(self.stored[name]) and not _TRAINING.search(own):
+                beside.append(name)
+        return taken, beside
+
+
+@cache
+def _anchors(dialect: Dialect) -> tuple[str, ...]:
+    """Return the names by which an encoder is found, with the outer prefix and without it."""
+    tables = [Table(1, BASE, traits).by_canonical for traits in (Traits(), Traits(False, False))]
+    rows = [table[each] for table in tables for each in ("embeddings.word.weight", "layers.0.attention.query.weight")]
+    spelled = (row.name(dialect, base=base) for row in rows for base in (False, True))
+    return tuple(dict.fromkeys(name for name in spelled if name is not None))
+
+
+def _without_transparent(names: Iterable[str]) -> dict[str, str]:
+    """Take out of every name what a wrapped module adds inside it, unless two names would then be one."""
+    inner = {name: _INNER_MODULE.sub("", _TRANSPARENT.sub("", name)) for name in names}
+    return inner if len(set(inner.values())) == len(inner) else {name: name for name in inner}
+
+
+def _only(view: _View, prefix: str, anchor: str) -> Seen:
+    """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it."""
+    taken, beside = view.split(prefix, anchor)
+    if not beside:
+        return Seen(taken, (_note(prefix, taken),) if prefix else ())
+    detail = "beside them in the same state dict, and no name of a RoFormer's"
+    problems = (view.problem(prefix), *(Problem("beside", name, detail) for name in beside))
+    step = (
+        f"To convert without what is beside, say --prefix {_spoken(prefix)}: what is left out is named in the result."
+    )
+    return Seen({name: name for name in view.stored}, (), problems, step)
+
+
+def _given(view: _View, found: Mapping[str, str], prefix: str, where: object) -> Seen:
+    """Take what begins with the prefix that a person gave, and leave out everything else.
+
+    Raises:
+        ConvertError: No name begins so.
+    """
+    for spelled in (prefix,) if prefix[-1:] in ("", ".", "/") else (f"{prefix}.", f"{prefix}/"):
+        for each in (view, replace(view, inner={name: name for name in view.stored})):
+            anchor = found.get(spelled) or next((n for n, own in each.inner.items() if own.startswith(spelled)), None)
+            if anchor is not None:
+                taken, _ = each.split(spelled, anchor)
+                if not spelled:  # beside others that have one
+                    others = tuple(other for other in found if other)
+                    taken = {name: own for name, own in taken.items() if not own.startswith(others)}
+                inside = {name: _TRANSPARENT.sub("", own) for name, own in taken.items()}
+                return Seen(inside, (_note(spelled, taken),) if spelled else ())
+    these = ", ".join(map(_spoken, list(found)[:_MOST_LISTED]))
+    raise ConvertError(
+        f"{where}: no tensor's name begins with {quoted(prefix)}, which --prefix says",
+        f"Before a RoFormer's names stand here: {these}" if found else "No name in it ends as a RoFormer's do.",
+    )
+
+
+def _note(prefix: str, taken: Mapping[str, str]) -> str:
+    return f"the model is what begins with {printable(prefix)} in the file ({len(taken)} tensors)"
+
+
+def _spoken(prefix: str) -> str:
+    """Write a prefix as a shell takes it."""
+    return prefix if prefix and re.fullmatch(r"[\w./-]+", prefix, re.ASCII) else quoted(prefix)

@@ -1,0 +1,187 @@
+"""What surrounds a state dict is seen through where one fits; where several do, or a head lies beside, it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from random_checkpoints import CONFIG, Tensors, read_all, same_bits, write_random
+from safetensors.numpy import load_file, save_file
+
+from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters.conversion import ConvertOptions
+from roformer_convert.converters.errors import ConvertError, MisfitError
+from roformer_convert.converters.inspection import inspect
+from roformer_convert.converters.source.renaming import Parts, in_words
+from roformer_convert.converters.table.mapping import Dialect
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(params=["torch", "paddle"])
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    chosen: Dialect = request.param
+    return chosen
+
+
+@pytest.fixture(params=["masked-lm-pooler", "base-pooler", "base"])
+def tensors(request: pytest.FixtureRequest, tmp_path: Path, dialect: Dialect) -> Tensors:
+    return write_random(tmp_path / "ckpt", dialect, request.param, container="safetensors")
+
+
+def edit(directory: Path, change: Callable[[Arrays], Arrays]) -> None:
+    """Write what ``change`` makes of the tensors."""
+    path = directory / "model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+def prefixed(*prefixes: str) -> Callable[[Arrays], Arrays]:
+    return lambda arrays: {prefix + name: array for prefix in prefixes for name, array in arrays.items()}
+
+
+PREFIXES = ("module.", "model.", "_orig_mod.", "student.", "my_bert.", "state_dict.model._orig_mod.module.", "a.b/c.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_prefix_is_seen_through_and_said(tmp_path: Path, tensors: Tensors, prefix: str) -> None:
+    edit(tmp_path / "ckpt", prefixed(prefix))
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+    shown, many = (
+        prefix.replace("_orig_mod.", "").replace("model.module.", "model."),
+        len(load_file(tmp_path / "ckpt" / "model.safetensors")),
+    )
+    notes = [note for note in inspect(tmp_path / "ckpt").notes if "begins with" in note]
+    assert notes == ([f"the model is what begins with {shown} in the file ({many} tensors)"] if shown else [])
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [
+        ("embeddings.", "_orig_mod.embeddings."),
+        ("encoder.", "module.encoder."),
+        (".0.", ".0._checkpoint_wrapped_module."),
+        (".1.", "._fsdp_wrapped_module.1._orig_mod."),
+    ],
+)
+def test_a_module_around_a_part_is_seen_through(tmp_path: Path, tensors: Tensors, inside: str, outside: str) -> None:
+    edit(
+        tmp_path / "ckpt",
+        lambda arrays: {f"net.x.{name}".replace(inside, outside, 1): array for name, array in arrays.items()},
+    )
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+
+
+def test_a_dict_does_not_make_two_tensors_one(tmp_path: Path) -> None:
+    """Where a name without what is transparent is another tensor's, nothing is transparent."""
+    write_random(tmp_path / "ckpt", "torch", "base", container="safetensors")
+    word = "roformer.embeddings.word_embeddings.weight"
+    edit(
+        tmp_path / "ckpt",
+        lambda arrays: (
+            {f"roformer.{name}": array for name, array in arrays.items()}
+            | {word.replace("embeddings.", "_orig_mod.embeddings.", 1): np.zeros((61, 14), np.float32)}
+        ),
+    )
+    with pytest.raises(MisfitError, match="_orig_mod"):
+        open_checkpoint(tmp_path / "ckpt")
+
+
+@pytest.mark.parametrize(
+    "beside", ["optimizer.state.0.exp_avg", "exp_avg.model.roformer.embeddings.word_embeddings.weight"]
+)
+def test_training_state_beside_is_left_out_and_named(tmp_path: Path, tensors: Tensors, beside: str) -> None:
+    more = {beside: np.ones((3, 5), np.float32), "n_averaged": np.ones(1, np.int64)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("model.")(arrays) | more)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="tf")
+    assert sorted(report.as_dict()["left_out"]) == sorted(more)
+    assert any(beside in note and "n_averaged" in note for note in report.notes if note.startswith("left out: "))
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+def test_of_several_state_dicts_one_is_asked_for(tmp_path: Path, tensors: Tensors) -> None:
+    directory = tmp_path / "ckpt"
+    edit(directory, lambda arrays: prefixed("model.")(arrays) | {f"ema.{n}": a + 1 for n, a in arrays.items()})
+    with pytest.raises(MisfitError, match="Say which one is meant with --prefix, for example --prefix") as caught:
+        convert(directory, to="tf")
+    assert {(problem.kind, problem.name) for problem in caught.value.problems} == {
+        ("wrapped", "ema.*"),
+        ("wrapped", "model.*"),
+    }
+    assert [problem.kind for problem in inspect(directory).problems] == ["wrapped", "wrapped"]
+    for prefix in ("model.", "model"):
+        with open_checkpoint(directory, parts=Parts(prefix=prefix)) as checkpoint:
+            assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
+    with open_checkpoint(directory, parts=Parts(prefix="ema.")) as checkpoint:
+        assert same_bits({name: checkpoint.read(name) - 1 for name in checkpoint}, tensors) != list(tensors)
+        assert all(name.startswith("model.") for name in checkpoint.found.left_out)
+
+
+def test_of_two_state_dicts_the_one_without_a_prefix_can_be_asked_for(tmp_path: Path, tensors: Tensors) -> None:
+    directory = tmp_path / "ckpt"
+    edit(directory, lambda arrays: arrays | {f"teacher.{n}": a + 1 for n, a in arrays.items()})
+    with pytest.raises(MisfitError, match="--prefix ''"):
+        open_checkpoint(directory)
+    with open_checkpoint(directory, parts=Parts(prefix="")) as checkpoint:
+        assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
+
+
+def test_a_prefix_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base", container="safetensors")
+    edit(tmp_path / "ckpt", prefixed("a.", "b."))
+    with pytest.raises(ConvertError, match="no tensor's name begins with 'c', which --prefix says") as caught:
+        open_checkpoint(tmp_path / "ckpt", parts=Parts(prefix="c"))
+    assert caught.value.next_step == "Before a RoFormer's names stand here: a., b."
+
+
+@pytest.mark.parametrize("own", ["model.head.weight", "model.encoder.scores.bias", "head.weight"])
+def test_heads_beside_the_encoder_are_asked_about(tmp_path: Path, own: str) -> None:
+    """Somebody's own class holds the encoder as an attribute, and heads of theirs beside it."""
+    tensors = write_random(tmp_path / "ckpt", "torch", "base-pooler", container="safetensors")
+    more = {own: np.ones((3, 24), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("model.bert.")(arrays) | more)
+    with pytest.raises(MisfitError, match=r"To convert without what is beside, say --prefix model\.bert\.:") as caught:
+        convert(tmp_path / "ckpt", to="paddle")
+    assert [(problem.kind, problem.name) for problem in caught.value.problems][1:] == [("beside", own)]
+    options = ConvertOptions(parts=Parts(prefix="model.bert"))
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=options)
+    assert report.plan.left_out == (own,)
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+def test_dropped_names_are_named_and_must_be_there(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    more = {"head.0.weight": np.ones((3, 24), np.float32), "head.0.bias": np.ones(3, np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: arrays | more)
+    with pytest.raises(MisfitError):
+        convert(tmp_path / "ckpt", to="paddle")
+    options = ConvertOptions(parts=Parts(drop=("head.*",)))
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=options)
+    assert set(report.plan.left_out) == set(more)
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+    with pytest.raises(ConvertError, match="no tensor's name matches --drop 'tail"):
+        convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(parts=Parts(drop=("head.*", "tail.*"))))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_encoder_alone_is_without_heads_and_with_its_pooler(tmp_path: Path, dialect: Dialect, prefix: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect, "everything", container="safetensors")
+    own = {f"{prefix}discriminator_predictions.dense.weight": np.ones((24, 24), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed(prefix)(arrays) | own)
+    options = ConvertOptions(parts=Parts(encoder_only=True))
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="tf", options=options)
+    want = {name: array for name, array in tensors.items() if not name.startswith(("mlm.", "sop."))}
+    assert same_bits(read_all(tmp_path / "out"), want) == []
+    assert report.plan.kind.name == "base"
+    assert "discriminator_predictions.dense.weight" in report.plan.left_out
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert checkpoint.config == CONFIG
+
+
+def test_many_names_are_said_in_few_words() -> None:
+    names = [f"optimizer.state.{n}.exp_avg" for n in range(9)] + ["epoch"]
+    assert in_words(names) == "optimizer.state.* (9 tensors), epoch"
+    assert in_words(names[:2]) == ", ".join(names[:2])
