@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from family_folders import (
 from peer_folders import PEERS
 from random_checkpoints import Tensors, same_bits
 
-from roformer_convert.converters import ConvertOptions, RoFormerConfig, convert, open_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, RoFormerConfig, convert, open_checkpoint
 from roformer_convert.converters.errors import InexpressibleError
 from roformer_convert.converters.table.config_fields import RECORD
 from roformer_convert.converters.table.mapping import Dialect
@@ -104,3 +105,33 @@ def test_a_tf1_source_is_told_which_mask_was_assumed(tmp_path: Path, folder: str
     report = convert(PEERS / folder, tmp_path / "there", to="torch")
     (note,) = (note for note in report.notes if "attention" in note)
     assert "--set attention=" in note
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "fits"),
+    [
+        ("pd-SequenceClassification_relu_pd", "sequence-classification", ["token-classification"]),
+        ("pd-TokenClassification_default_pd", "token-classification", ["sequence-classification"]),
+        (
+            "pd-QuestionAnswering_default_st",
+            "question-answering",
+            ["sequence-classification", "token-classification"],
+        ),
+        ("pd-MultipleChoice_default_pd", "multiple-choice", ["sequence-classification", "token-classification"]),
+        ("hf4-TokenClassification_default_st", "token-classification", []),
+    ],
+)
+def test_a_head_that_no_file_names_is_asked_for(tmp_path: Path, folder: str, kind: str, fits: list[str]) -> None:
+    """PaddleNLP calls four heads alike, so each is listed that would fit, and the owner's word decides."""
+    shutil.copytree(PEERS / folder, tmp_path / "ckpt")
+    path = tmp_path / "ckpt" / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "architectures"}))
+    with pytest.raises(ConvertError) as caught:
+        convert(tmp_path / "ckpt", tmp_path / "out", to="torch")
+    for name in (kind, *fits, "--class"):
+        assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(model_class=kind))
+    convert(PEERS / folder, tmp_path / "named", to="torch")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "named" / file).read_bytes()
