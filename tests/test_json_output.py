@@ -53,7 +53,7 @@ def export(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Stand in for the framework, whose work is not what is looked at."""
     from roformer_convert.models import export as module
 
-    def make(kind: str, source: Path, into: Path, options: dict[str, Any], trial: bool, report: Any) -> dict[str, Any]:
+    def make(kind: str, exported: object, source: Path, into: Path, *options: object) -> dict[str, Any]:
         (into / "graph").write_bytes(b"")
         return {"file": "graph", "version": "1", "runtime": None, "difference": None, "largest": None, "notes": []}
 
