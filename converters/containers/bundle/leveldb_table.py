@@ -168,7 +168,7 @@ def _read_small_file(path: Path) -> bytes:
         if status.st_size > _MAX_FILE_BYTES:
             raise FormatError(path, f"{status.st_size:,} bytes, at most {_MAX_FILE_BYTES:,} are read as a table")
         with open(path, "rb") as file:
-            return file.read(_MAX_FILE_BYTES)
+            return file.read(status.st_size)  # a larger number would take its memory, whatever there is to read
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
 
