@@ -359,13 +359,6 @@ def test_more_members_than_16_bits_count_are_laid_out_and_read(tmp_path: Path) -
         assert len(archive.namelist()) == 66_000
 
 
-def test_an_alias_costs_no_payload() -> None:
-    whole = NewTensor("w", "float32", (1000, 1000))
-    alone = torch_bin.lay_out("m.bin", [whole]).sizes["m.bin"]
-    tied = torch_bin.lay_out("m.bin", [whole, NewTensor("t", "float32", (1000, 1000), "w")]).sizes["m.bin"]
-    assert alone < tied < alone + 300
-
-
 def test_an_unfinished_file_is_refused_by_torch_and_by_us(tmp_path: Path) -> None:
     tensors, payloads = as_new(make_state(1))
     layout = torch_bin.lay_out("m.bin", tensors)
@@ -807,14 +800,6 @@ def test_random_mutations_give_the_one_error_or_tensors_inside_the_file(tmp_path
         return generator.randrange(pickle_start, pickle_end) if inside else generator.randrange(len(whole))
 
     try_mutants(path, whole, check, seed=int(zipped), count=800, memory=8 << 20, place=place)
-
-
-def test_indexing_half_a_gigabyte_takes_next_to_no_memory(tmp_path: Path) -> None:
-    tensors = [NewTensor(f"layers.{n}.weight", "float32", (768 + n, 768)) for n in range(200)]
-    write_without_payloads(torch_bin.lay_out("m.bin", tensors), tmp_path)
-    with memory_below(1 << 20):
-        index = torch_bin.index(tmp_path / "m.bin")
-    assert sum(tensor.nbytes for tensor in index.tensors) > 500_000_000
 
 
 def test_checkpoints_of_transformers_are_read_as_torch_reads_them() -> None:
