@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from peer_folders import PEERS
 from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_random
 
 import roformer_convert
@@ -393,6 +395,29 @@ def test_diff_takes_the_options_that_its_errors_name(tmp_path: Path, which: str)
     assert done.returncode == 2
     assert f"or its dialect with --from-{which} paddle or tf." in done.stderr
     assert run("diff", *pair, f"--from-{which}", "paddle").exit_code == 0
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_diff_takes_class_and_fields_of_each_side(tmp_path: Path, which: str) -> None:
+    """Paddle's heads are called alike: without ``architectures`` nobody knows which of them a file has."""
+    whole = PEERS / "pd-TokenClassification_default_pd"
+    shutil.copytree(whole, tmp_path / "bare")
+    settings = json.loads((whole / "config.json").read_text())
+    del settings["architectures"]
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(settings))
+    pair = [whole, tmp_path / "bare"][:: -1 if which == "first" else 1]
+    done = command("diff", *pair)
+    assert done.returncode == 2
+    assert f"--class-{which} " in done.stderr
+    given: list[str | Path] = ["diff", *pair, f"--class-{which}", "token-classification"]
+    assert run(*given).exit_code == 0
+    result = run(*given, f"--set-{which}", "attention=causal")
+    assert result.exit_code == 1
+    values = ["'causal'", "'bidirectional'"][:: 1 if which == "first" else -1]
+    assert f"configuration: attention is {' / '.join(values)}" in result.output
+    result = run(*given, f"--set-{which}", "attention")
+    assert isinstance(result.exception, ConvertError)
+    assert f"--set-{which} 'attention': want FIELD=VALUE" in str(result.exception)
 
 
 def test_diff_of_what_cannot_be_read_exits_with_2(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -284,8 +285,6 @@ def test_vectors_without_a_pooler_are_the_first_tokens_of_their_model(folders: P
 def test_a_pooler_gives_the_vector_bert4keras_computed() -> None:
     """roformer-sim's: linear, which no file of a TF1 checkpoint says."""
     directory = PEERS / "b4k-MaskedLM_poollin"
-    if not (directory / "out0.npy").exists():
-        pytest.skip("no folder with bert4keras' pooled output")
     inputs, pooled = dict(np.load(directory / "inputs.npz")), np.load(directory / "out0.npy")
     worker = Worker("torch")
     worker.load("RoFormerModel", str(directory), None, None, {"pooler_activation": "linear"}, None, None)
@@ -323,6 +322,30 @@ def test_every_framework_gives_the_same(folders: Path, pooled: list[str], name: 
     assert [(one.framework, one.number) for one in found] == [
         (framework, number) for number in range(1, len(TEXTS[name]) + 1) for framework in pooled
     ]
+    for start in range(0, len(found), len(pooled)):
+        for other in found[start + 1 : start + len(pooled)]:
+            same(found[start].as_dict(), other.as_dict())
+
+
+#: Folder of a peer → the texts of which of :data:`TEXTS` it is asked, what no file of it says, and its class.
+PEERS_FOLDERS: Mapping[str, tuple[str, dict[str, Any], str | None]] = {
+    "b4k-LM_default": ("causal", {"attention": "causal"}, "causal-lm"),
+    "b4k-UniLM_sim": ("causal", {"attention": "unilm", "pooler_activation": "linear"}, "causal-lm"),
+    "junn-SequenceClassification_v2_st": ("sequence", {}, None),
+    "junn-MultipleChoice_v2_bin": ("choices", {}, None),
+    "pd-QuestionAnswering_v2_st": ("answers", {}, None),
+    "pd-TokenClassification_v2bias_pd": ("tokens", {}, None),
+}
+
+
+@pytest.mark.parametrize("name", PEERS_FOLDERS)
+def test_every_framework_gives_the_same_of_what_peers_wrote(tmp_path: Path, pooled: list[str], name: str) -> None:
+    """RoFormerV2, and masks that no file of a TF1 checkpoint says."""
+    texts, settings, kind = PEERS_FOLDERS[name]
+    shutil.copytree(PEERS / name, tmp_path / name)
+    (tmp_path / name / "vocab.txt").write_text("\n".join(ROWS) + "\n", encoding="utf-8")
+    found = list(predict(tmp_path / name, TEXTS[texts], WANTED, frameworks=pooled, set=settings, model_class=kind))
+    assert len(found) == len(pooled) * len(TEXTS[texts])
     for start in range(0, len(found), len(pooled)):
         for other in found[start + 1 : start + len(pooled)]:
             same(found[start].as_dict(), other.as_dict())
