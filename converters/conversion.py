@@ -19,6 +19,7 @@ from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
 from .source.identification import Found, identify
+from .source.location import is_hub_name, shown_name
 from .source.renaming import ALL, Parts
 from .source.weight_files import WeightSet
 from .table import config_fields
@@ -114,7 +115,9 @@ class ConversionReport:
 
 
 def default_target(source: Path, to: str) -> Path:
-    """``ckpt/`` → ``ckpt-torch/`` beside it; a file ``model.safetensors`` → ``model-torch/``."""
+    """Name the output: ``ckpt/`` → ``ckpt-torch/`` beside it, ``a.bin`` → ``a-torch/``, ``hub:o/n`` → ``n-torch``."""
+    if is_hub_name(source):
+        return Path(f"{shown_name(source)}-{to}")
     resolved = Path(os.path.abspath(source))  # not through links: the name the person gave is the one to extend
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
     if not name:
@@ -226,7 +229,7 @@ def convert(
             allow_different=options.allow_different,
         )
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
-        read_from = checkpoint.directory if source.is_dir() else source
+        read_from = checkpoint.directory if found.path.is_dir() else found.path
         real_goal = Path(os.path.realpath(goal))
         check_target(real_goal, source=read_from, files=checkpoint.paths, force=options.force)
         check_room(real_goal, needed_room(plan))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters import open_checkpoint
+from ..converters.source.location import locate
 from ..converters.table.mapping import Dialect
 from .config import RoFormerConfig, with_limit
 from .pretrained import assumptions
@@ -67,7 +68,7 @@ def learn(
     Raises:
         ConvertError: The checkpoint or its tokenizer is unusable.
     """
-    path = Path(path)
+    path = locate(path)
     with open_checkpoint(path, dialect=dialect, config=config, set=set, model_class=model_class) as checkpoint:
         limits = with_limit(checkpoint.config, extend_to)
         kind, name = checkpoint.kind.name, checkpoint.model_class

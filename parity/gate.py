@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
+from ..converters.source.location import locate
 from ..models.config import supported, tap_names
 from ..models.process import Process
 from ..models.processor import processor
@@ -190,7 +191,7 @@ def run(
         ConvertError: It could not run.
     """
     clock = Clock()
-    directories = [Path(directory) for directory in directories]
+    directories = [locate(directory) for directory in directories]
     if frameworks is not None:
         require_frameworks(frameworks)  # before anything else is done
     with tempfile.TemporaryDirectory(prefix="parity-") as name:

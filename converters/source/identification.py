@@ -33,6 +33,7 @@ from ..table.recognition import (
 from ..tensors.stored import Index, StoredTensor
 from . import weight_files
 from .companions import find_companions
+from .location import is_hub_name, locate
 from .renaming import ALL, Asked, Parts, Renamed, rename
 from .weight_files import WeightSet
 
@@ -129,7 +130,8 @@ def identify(
     """Find a checkpoint's files, index them, detect the dialect and read the configuration.
 
     Args:
-        path: A checkpoint directory, one weight file, a shard index, or a TF checkpoint's prefix.
+        path: A checkpoint directory, one weight file, a shard index, a TF checkpoint's prefix, a folder of a hub's
+            cache, or ``hub:owner/name[@revision]``.
         dialect: Overrule what the files look like.
         config: Configuration file, where it does not lie beside the weights.
         set: Field of :class:`~..table.config.RoFormerConfig` → value, whatever the configuration says of it.
@@ -142,13 +144,14 @@ def identify(
         ConvertError: Nothing there, tensors that plainly have another dialect's names, a field that cannot be set, or
             a part that is not there.
     """
-    weights = weight_files.find(Path(path), dialect)
+    named, path = path, locate(path)
+    weights = weight_files.find(path, dialect)
     index = weight_files.index(weights)
     renamed = rename(index, Asked(weights.entry, weights.container.dialects, parts))
     if dialect is not None:
         _require_dialect(weights.entry, dialect, [tensor.name for tensor in renamed.tensors])
-    return _recognise(
-        Path(path),
+    found = _recognise(
+        path,
         weights,
         index,
         renamed,
@@ -158,6 +161,7 @@ def identify(
         named=model_class,
         parts=parts,
     )
+    return replace(found, notes=(f"{named} is revision {path.name}", *found.notes)) if is_hub_name(named) else found
 
 
 def _recognise(

@@ -19,6 +19,7 @@ from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
+from .location import hint_for
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
@@ -112,7 +113,8 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
             entry = source.parent / container.entry(source.name)
             if entry.exists():  # the name that a TF checkpoint's files begin with
                 return _of_file(entry, dialect)
-        raise ConvertError(f"{source}: no such file or directory", "Name a checkpoint directory or a weight file.")
+        step = hint_for(source) or "Name a checkpoint directory or a weight file."
+        raise ConvertError(f"{source}: no such file or directory", step)
     return _of_file(source, dialect)
 
 

@@ -1,0 +1,197 @@
+"""Where a checkpoint lies: a path as it is, a hub's name fetched into its cache, a cache folder followed to a snapshot.
+
+``hub:owner/name[@revision]`` needs huggingface_hub (extra ``hub``), which keeps what it fetched; everything that opens
+a checkpoint takes such a name. Only what is needed is fetched: weights in one format, configuration, tokenizer.
+
+Source of the cache's layout: huggingface_hub 2.4, "Understand caching": ``models--owner--name/{blobs,refs,snapshots}``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..containers.registry import containers_of
+from ..errors import ConvertError, quoted
+from ..table.dialects import COMPANIONS, DIALECT_FILES
+from ..table.mapping import DIALECTS, Dialect
+
+PREFIX = "hub:"
+_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_REVISION = re.compile(r"[\w./-]{1,200}")
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+#: Whose files are taken where a repository has several: transformers' first, for the hub is where these are published.
+_ORDER: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
+
+
+def is_hub_name(source: str | Path) -> bool:
+    """Say whether a source is a name on a hub."""
+    return str(source).startswith(PREFIX)
+
+
+def shown_name(source: str | Path) -> str:
+    """Return the last part of a hub's name, for files that are called after it: ``hub:owner/name@main`` → ``name``."""
+    return str(source).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+
+
+def locate(source: str | Path) -> Path:
+    """Return the path at which a source lies, fetched where a hub has it.
+
+    Args:
+        source: A path, ``hub:owner/name[@revision]``, or a folder of a hub's cache.
+
+    Raises:
+        ConvertError: The name is none, the hub has no such model, or it cannot be reached and nothing is in its cache.
+    """
+    if is_hub_name(source):
+        return _fetch(str(source).removeprefix(PREFIX))
+    path = Path(source)
+    return _snapshot_of(path) if path.is_dir() else path
+
+
+def hint_for(source: Path) -> str | None:
+    """Say what a path that is not there may have meant, or nothing."""
+    text = source.as_posix()
+    if _NAME.fullmatch(text) and not source.parent.exists():
+        return f"If it is a model on the hub, write {PREFIX}{text}; otherwise name a checkpoint directory."
+    return None
+
+
+# The hub -------------------------------------------------------------------------------------------------------------
+
+
+def _fetch(text: str) -> Path:
+    name, at, revision = text.partition("@")
+    if not _NAME.fullmatch(name) or (at and not _REVISION.fullmatch(revision)) or ".." in text:
+        raise ConvertError(
+            f"{PREFIX}{quoted(text)[1:-1]}: not a name on a hub",
+            f"Write {PREFIX}owner/name or {PREFIX}owner/name@revision.",
+        )
+    try:
+        import huggingface_hub as hub
+    except ImportError:
+        raise ConvertError(
+            f"{PREFIX}{name} needs huggingface_hub, which is not installed",
+            "Install it with: pip install '.[hub]' (in a checkout of roformer-convert), or download the files.",
+        ) from None
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = revision or None
+    try:
+        try:
+            info = hub.HfApi().model_info(name, revision=wanted)
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except Exception as error:  # of whichever library the package speaks HTTP with, or that it is told not to
+            return _cached(name, wanted, error)
+        files = _choose([each.rfilename for each in info.siblings or ()], name)
+        folder = None
+        for file in files:
+            folder = Path(hub.hf_hub_download(name, file, revision=info.sha or wanted)).parent
+        assert folder is not None, "there is a weight file"
+        return folder
+    except HFValidationError as error:
+        raise ConvertError(f"{PREFIX}{name}: {_first_line(error)}", f"Write {PREFIX}owner/name.") from None
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        where = f"{PREFIX}{name}" + (f"@{wanted}" if wanted else "")
+        step = "Look at the spelling of owner, name and revision."
+        if status in (401, 403):
+            step = "If it is private or wants its terms accepted: log in with `hf auth login`, or set HF_TOKEN."
+        raise ConvertError(f"{where}: the hub answers {status}: {_first_line(error)}", step) from None
+    except ConvertError:
+        raise
+    except Exception as error:
+        raise _unreachable(name, error) from None
+
+
+def _cached(name: str, revision: str | None, error: Exception) -> Path:
+    """Return what an earlier run fetched, where the hub is not asked or does not answer."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if not (folder / "snapshots").is_dir():
+        raise _unreachable(name, error)
+    return _snapshot_of(folder, revision or "main")
+
+
+def _unreachable(name: str, error: Exception) -> ConvertError:
+    return ConvertError(
+        f"{PREFIX}{name}: the hub is not reached and its cache does not hold the model ({_first_line(error)})",
+        "Connect once, or unset HF_HUB_OFFLINE; or copy the model's folder here and name that.",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return quoted((str(error).strip().splitlines() or [type(error).__name__])[0], 160)[1:-1]
+
+
+def _choose(files: Sequence[str], name: str) -> list[str]:
+    """Choose what a conversion needs of a repository's files: the weights in one format, and what travels with them.
+
+    Raises:
+        ConvertError: There are no weights at its top.
+    """
+    top = [file for file in files if "/" not in file]
+    for dialect in _ORDER:
+        for container in containers_of(dialect):
+            weights = [file for file in top if _is_of(file, container.single, container.shard)]
+            if container.shard_index is not None and container.shard_index in top:
+                weights.append(container.shard_index)
+            if weights:
+                configs = {config for each in DIALECTS for config in DIALECT_FILES[each].configs}
+                return [*weights, *(file for file in top if file in configs or file in COMPANIONS)]
+    held = ", ".join(quoted(file)[1:-1] for file in sorted(files)[:8]) or "nothing"
+    raise ConvertError(
+        f"{PREFIX}{name}: no RoFormer weights at the top of the repository; it holds {held}",
+        "If they lie in a folder of it, or under other names, download them and name the file.",
+    )
+
+
+def _is_of(file: str, single: str, shard: str | None) -> bool:
+    if file == single or file.startswith(f"{single}."):  # a TF checkpoint is its prefix's files
+        return True
+    return shard is not None and fnmatchcase(file, re.sub(r"\{[^}]*\}", "*", shard))
+
+
+# Its cache -----------------------------------------------------------------------------------------------------------
+
+
+def _snapshot_of(directory: Path, revision: str = "main") -> Path:
+    """Follow a folder of the cache to the snapshot of a revision; any other directory is itself.
+
+    Raises:
+        ConvertError: Several models, or no snapshot of the revision among several.
+    """
+    if not (directory / "snapshots").is_dir():
+        models = sorted(path for path in _listed(directory) if _CACHED.fullmatch(path.name))
+        if not models or any(path.is_file() for path in _listed(directory)):
+            return directory
+        if len(models) > 1:
+            names = ", ".join(path.name for path in models[:8])
+            raise ConvertError(f"{directory}: a hub's cache with {len(models)} models: {names}", "Name one of them.")
+        return _snapshot_of(models[0])
+    snapshots = {path.name: path for path in sorted(_listed(directory / "snapshots")) if path.is_dir()}
+    try:
+        commit = (directory / "refs" / revision).read_text(encoding="ascii")[:64].strip()
+    except (OSError, UnicodeDecodeError):
+        commit = revision
+    if commit in snapshots:
+        return snapshots[commit]
+    if len(snapshots) == 1 and revision == "main":
+        return next(iter(snapshots.values()))
+    names = ", ".join(list(snapshots)[:8]) or "none"
+    raise ConvertError(
+        f"{directory}: a folder of a hub's cache that has no snapshot for {revision}; it has {names}",
+        "Name the snapshot's folder.",
+    )
+
+
+def _listed(directory: Path) -> Iterable[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError as error:
+        raise ConvertError(f"{directory}: cannot be read: {error.strerror or os.strerror(error.errno or 0)}") from None

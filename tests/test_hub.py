@@ -1,0 +1,251 @@
+"""Names on a hub: a server on this machine that speaks its calls, its cache, and what is said without either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_checkpoints import read_all, same_bits, write_random
+
+pytest.importorskip("huggingface_hub")
+
+SHA = "abcdef0123456789abcdef0123456789abcdef01"
+OLD = "1234567890abcdef1234567890abcdef12345678"
+COMMAND = [sys.executable, "-m", "roformer_convert"]
+
+
+@dataclass
+class Hub:
+    """A hub with one repository, which counts what it is asked for.
+
+    Attributes:
+        directory: The repository's files, at every revision.
+        asked: Method and path of each request.
+        status: What it answers with, where that is not 200.
+    """
+
+    directory: Path
+    asked: list[str] = field(default_factory=list)
+    status: int = 200
+    port: int = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers ``/api/models/…`` with the list of files, and ``/owner/name/resolve/REVISION/FILE`` with a file."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, hub: Hub, *arguments: Any) -> None:
+        self.hub = hub
+        super().__init__(*arguments)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the test's output clean."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, *, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        self.hub.asked.append(f"{self.command} {path}")
+        parts = path.strip("/").split("/")
+        revision = {"main": SHA, "v1": OLD, SHA: SHA, OLD: OLD}
+        headers: dict[str, str] = {}
+        if self.hub.status != 200:
+            status, content = self.hub.status, b"{}"
+        elif parts[:2] == ["api", "models"] and parts[2:4] == ["junnyu", "roformer_x"]:
+            asked = parts[5] if len(parts) > 5 else "main"
+            status = 200 if asked in revision else 404
+            files = [
+                {"rfilename": str(p.relative_to(self.hub.directory))} for p in sorted(self.hub.directory.rglob("*"))
+            ]
+            found = {"id": "junnyu/roformer_x", "sha": revision.get(asked), "siblings": files}
+            content = json.dumps(found if status == 200 else {}).encode()
+            if status == 404:
+                headers["X-Error-Code"] = "RevisionNotFound"
+        elif parts[:3] == ["junnyu", "roformer_x", "resolve"] and (self.hub.directory / parts[-1]).is_file():
+            content = (self.hub.directory / parts[-1]).read_bytes()
+            status = 200
+            headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
+            headers["X-Repo-Commit"] = revision[parts[3]]
+        else:
+            status, content = 404, b"{}"
+            headers["X-Error-Code"] = "RepoNotFound"
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """A hub whose repository has one model in two formats, a tokenizer, and what no conversion needs."""
+    write_random(tmp_path / "repository", "torch")
+    repository = Hub(tmp_path / "repository")
+    (repository.directory / "pytorch_model.bin").write_bytes(b"not asked for")
+    (repository.directory / "README.md").write_text("not asked for")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, repository))
+    repository.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield repository
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def run(hub: Hub, tmp_path: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "here").mkdir(exist_ok=True)
+    settings = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
+    return subprocess.run(
+        [*COMMAND, *words],
+        cwd=tmp_path / "here",
+        env={**os.environ, **settings, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_name_is_fetched_converted_and_then_taken_from_the_cache(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x")
+    assert done.returncode == 0, done.stderr
+    assert (
+        same_bits(read_all(tmp_path / "here" / "roformer_x-paddle"), read_all(hub.directory / "model.safetensors"))
+        == []
+    )
+    fetched = {line.rpartition("/")[2] for line in hub.asked if line.startswith("GET") and "/resolve/" in line}
+    assert fetched == {"model.safetensors", "config.json"}
+    assert f"revision {SHA[:8]}" in done.stdout
+    hub.asked.clear()
+    again = run(hub, tmp_path, "inspect", "hub:junnyu/roformer_x", HF_HUB_OFFLINE="1")
+    assert again.returncode == 0, again.stderr
+    assert hub.asked == []
+
+
+def test_a_revision_is_asked_for_and_said(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path, "torch2tf", "hub:junnyu/roformer_x@v1", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert f"revision {OLD[:8]}" in done.stdout
+    assert any(OLD in line for line in hub.asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "words"),
+    [
+        ("hub:junnyu/roformer_y", 200, "the hub answers 404"),
+        ("hub:junnyu/roformer_x@v9", 200, "the hub answers 404"),
+        ("hub:junnyu/roformer_x", 401, "hf auth login"),
+        ("hub:junnyu/roformer_x", 403, "hf auth login"),
+        ("hub:junnyu", 200, "not a name on a hub"),
+        ("hub:../x", 200, "not a name on a hub"),
+        ("hub:a/../b", 200, "not a name on a hub"),
+        ("hub:junnyu/roformer_x@", 200, "not a name on a hub"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_message(
+    hub: Hub, tmp_path: Path, name: str, status: int, words: str
+) -> None:
+    hub.status = status
+    done = run(hub, tmp_path, "torch2paddle", name)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_repository_without_weights_says_what_it_holds(hub: Hub, tmp_path: Path) -> None:
+    (hub.directory / "model.safetensors").unlink()
+    (hub.directory / "pytorch_model.bin").unlink()
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x")
+    assert done.returncode == 2
+    assert "no RoFormer weights at the top of the repository; it holds README.md, config.json" in done.stderr
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_no_hub_and_nothing_in_the_cache_is_one_message(hub: Hub, tmp_path: Path, environment: dict[str, str]) -> None:
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x", **environment)
+    assert done.returncode == 2
+    assert "the hub is not reached and its cache does not hold the model" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_package_the_extra_is_named(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "none" / "huggingface_hub").mkdir(parents=True)
+    (tmp_path / "none" / "huggingface_hub" / "__init__.py").write_text("raise ImportError")
+    done = run(hub, tmp_path, "inspect", "hub:junnyu/roformer_x", PYTHONPATH=str(tmp_path / "none"))
+    assert done.returncode == 2
+    assert "pip install '.[hub]'" in done.stderr
+
+
+def test_a_bare_name_is_answered_with_the_hubs(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path, "torch2paddle", "junnyu/roformer_x")
+    assert done.returncode == 2
+    assert "write hub:junnyu/roformer_x" in done.stderr
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def cached(root: Path, name: str, *, main: str | None = SHA, snapshots: tuple[str, ...] = (SHA,)) -> Path:
+    """Lay a model out as the hub's cache does: links into blobs."""
+    root.mkdir(exist_ok=True)
+    write_random(root / "blobs-of", "torch")
+    folder = root / f"models--{name.replace('/', '--')}"
+    (folder / "blobs").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    for snapshot in snapshots:
+        (folder / "snapshots" / snapshot).mkdir(parents=True)
+        for number, file in enumerate(sorted((root / "blobs-of").iterdir())):
+            blob = folder / "blobs" / f"{number:040d}"
+            blob.write_bytes(file.read_bytes())
+            (folder / "snapshots" / snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+    if main is not None:
+        (folder / "refs" / "main").write_text(main)
+    return folder
+
+
+@pytest.mark.parametrize("level", ["top", "model", "snapshot"])
+def test_a_cache_folder_converts_from_each_level(hub: Hub, tmp_path: Path, level: str) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x", snapshots=(OLD, SHA))
+    blobs = tmp_path / "cache" / "blobs-of"
+    tensors = read_all(blobs)
+    for file in blobs.iterdir():
+        file.unlink()
+    blobs.rmdir()
+    named = {"top": folder.parent, "model": folder, "snapshot": folder / "snapshots" / SHA}[level]
+    done = run(hub, tmp_path, "torch2paddle", str(named), "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert same_bits(read_all(tmp_path / "here" / "out"), tensors) == []
+
+
+@pytest.mark.parametrize("main", [None, "gone", "../../elsewhere"])
+def test_a_cache_folder_of_several_snapshots_and_no_main_asks(hub: Hub, tmp_path: Path, main: str | None) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x", main=main, snapshots=(OLD, SHA))
+    done = run(hub, tmp_path, "inspect", str(folder))
+    assert done.returncode == 2
+    assert "Name the snapshot's folder" in done.stderr
+    assert OLD in done.stderr
