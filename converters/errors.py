@@ -8,7 +8,8 @@ the library's callers can read the fields and the command and ``--json`` say the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,19 @@ class FormatError(ConvertError):
         self.path = Path(path)
         self.problem = what
         self.offset = offset
+
+
+@contextmanager
+def reading(path: Path | str, next_step: str | None = None) -> Iterator[None]:
+    """Make an ``OSError`` inside the error that says which file cannot be read.
+
+    Raises:
+        FormatError: It cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}", next_step=next_step) from None
 
 
 #: The next step for a file that lacks its end.

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatError
+from .errors import FormatError, reading
 
 Json = dict[str, Any]
 
@@ -21,13 +21,11 @@ def read_json(path: Path) -> Json:
         FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, something that is not a number,
             larger than 8 MiB, or nested too deeply.
     """
-    try:
+    with reading(path):
         size = path.stat().st_size
         if size > _LARGEST_FILE:
             raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
         content = path.read_bytes()
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     try:
         value = json.loads(
             content.decode("utf-8-sig"),

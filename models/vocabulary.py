@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..converters.errors import FormatError, MisfitError, Problem, quoted
+from ..converters.errors import FormatError, MisfitError, Problem, quoted, reading
 from ..converters.json_input import Json
 
 _LARGEST_VOCABULARY = 64 << 20  # bytes; a RoFormer's 50,000 rows are 0.5 MB, the largest multilingual BERT's 2 MB
@@ -53,13 +53,13 @@ def read_vocabulary(directory: Path, written: Json) -> tuple[dict[int, str], dic
 
 def read_rows(path: Path) -> list[str]:
     """Split ``vocab.txt`` as the tokenizers library does: at line feeds, white space trimmed from the end of each."""
-    try:
+    with reading(path):
         size = path.stat().st_size
         if size > _LARGEST_VOCABULARY:
             raise FormatError(path, f"a vocabulary of {size:,} bytes; wanted at most {_LARGEST_VOCABULARY:,}")
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+        content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(
             path, "not UTF-8 text", offset=error.start, next_step="Save it as UTF-8, one token a line."

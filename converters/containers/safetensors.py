@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FETCH_AGAIN, FormatError, quoted
+from ..errors import FETCH_AGAIN, FormatError, quoted, reading
 from ..tensors.stored import ITEMSIZE, Extent, FileLayout, Fragment, Index, NewTensor, Slot, StoredTensor
 
 #: The format's word for each dtype, in the order in which the library lays dtypes out: widest elements first.
@@ -60,7 +60,7 @@ def index(path: Path) -> Index:
         FormatError: The header is too long, is no JSON of the format's shape, or does not cover the file exactly; a
             name occurs twice; a dtype is not one that we convert.
     """
-    try:
+    with reading(path):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(path, "not a regular file")
@@ -68,8 +68,6 @@ def index(path: Path) -> Index:
             prefix = file.read(_LENGTH.size)
             header_bytes = _header_bytes(path, prefix, status.st_size)
             header = file.read(header_bytes)
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if len(header) < header_bytes:
         what = f"the file ends inside its header of {header_bytes:,} bytes"
         raise FormatError(path, what, next_step=FETCH_AGAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import ConvertError, Problem
+from ..errors import ConvertError, Problem, reading
 from ..table.dialects import COMPANIONS
 from .weight_files import require_file
 
@@ -44,13 +44,10 @@ def vocabulary_problem(companions: tuple[Path, ...], vocab_size: int) -> Problem
 def _count_rows(path: Path) -> int:
     """Count the lines of a file, the last one with or without its newline."""
     rows, last = 0, b"\n"
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(_CHUNK):
-                rows += piece.count(b"\n")
-                last = piece[-1:]
-    except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror or error}") from None
+    with reading(path), open(path, "rb") as file:
+        while piece := file.read(_CHUNK):
+            rows += piece.count(b"\n")
+            last = piece[-1:]
     return rows + (last != b"\n")
 
 
@@ -61,10 +58,8 @@ def copy_companion(source: Path, target: Path, *, fsync: bool) -> None:
         ConvertError: It cannot be read.
         OSError: The copy cannot be written.
     """
-    try:
+    with reading(source):
         file = open(source, "rb")  # noqa: SIM115  # closed below; opening and writing fail differently
-    except OSError as error:
-        raise ConvertError(f"{source}: cannot be read: {error.strerror or error}") from None
     with file, open(target, "xb") as out:
         left = _LARGEST
         while left and (piece := file.read(min(_CHUNK, left))):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
 from ..containers.registry import all_containers, containers_of, recognise
-from ..errors import ConvertError, FormatError, MisfitError, Problem
+from ..errors import ConvertError, FormatError, MisfitError, Problem, reading
 from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
@@ -83,13 +83,10 @@ def sniff(path: Path) -> Container | None:
     Raises:
         FormatError: It cannot be read.
     """
-    try:
-        with open(require_file(path), "rb") as file:
-            head = file.read(HEAD_BYTES)
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return recognise(head, file.read(TAIL_BYTES))
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+    with reading(path), open(require_file(path), "rb") as file:
+        head = file.read(HEAD_BYTES)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        return recognise(head, file.read(TAIL_BYTES))
 
 
 def find(source: Path, dialect: Dialect | None) -> WeightSet:
@@ -103,11 +100,9 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
         ConvertError: Nothing there, or nothing that looks like weights.
         MisfitError: Two models in one directory.
     """
-    try:
+    with reading(source):
         if source.is_dir():
             return _find_in(source, dialect)
-    except OSError as error:
-        raise ConvertError(f"{source}: cannot be read: {error.strerror or error}") from None
     if not os.path.lexists(source):
         for container in all_containers():
             entry = source.parent / container.entry(source.name)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...converters.errors import FormatError, quoted
+from ...converters.errors import FormatError, quoted, reading
 from ...models.tokenizer import Tokenizer
 from .shard_file import Shard, ShardHeader
 
@@ -169,12 +169,12 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: It is not the index of a prepared corpus.
     """
-    try:
+    with reading(path):
         if path.stat().st_size > _MOST_BYTES:
             raise FormatError(path, f"{path.stat().st_size:,} bytes; wanted at most {_MOST_BYTES:,}")
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+        content = path.read_bytes()
+    try:
+        found = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(path, f"not JSON: {error}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

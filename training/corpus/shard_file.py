@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.errors import FormatError
+from ...converters.errors import FormatError, reading
 
 MAGIC = b"RoFoShrd"
 VERSION = 1
@@ -106,12 +106,9 @@ def read_header(path: Path) -> ShardHeader:
     Raises:
         FormatError: The file is not a shard, or it is damaged, truncated or of another version.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(HEADER_BYTES)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}", next_step=_PREPARE_AGAIN) from None
+    with reading(path, next_step=_PREPARE_AGAIN), open(path, "rb") as file:
+        head = file.read(HEADER_BYTES)
+        size = os.fstat(file.fileno()).st_size
     if head[:8] != MAGIC:
         raise FormatError(
             path,

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ...converters.errors import FormatError
+from ...converters.errors import FormatError, reading
 from ..text.files import LONGEST_LINE, TextFormat, is_compressed
 
 #: Bytes of text (of the file, where it is compressed) that one shard is made of, about.
@@ -53,14 +53,11 @@ def describe(path: Path) -> Input:
     Raises:
         FormatError: It cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(file.read(_END_BYTES))
-            file.seek(max(0, size - _END_BYTES))
-            digest.update(file.read(_END_BYTES))
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+    with reading(path), open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(file.read(_END_BYTES))
+        file.seek(max(0, size - _END_BYTES))
+        digest.update(file.read(_END_BYTES))
     return Input(str(path), size, digest.hexdigest())
 
 
@@ -102,15 +99,12 @@ def _ranges(item: Input, text_format: TextFormat, shard_bytes: int) -> list[tupl
     if is_compressed(path) or item.nbytes <= shard_bytes + shard_bytes // 2:
         return [(0, item.nbytes)]
     cuts = [0]
-    try:
-        with open(path, "rb") as file:
-            while item.nbytes - cuts[-1] > shard_bytes + shard_bytes // 2:
-                cut = _next_boundary(file, path, cuts[-1] + shard_bytes, text_format.is_json_lines(path))
-                if cut >= item.nbytes:
-                    break
-                cuts.append(cut)
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
+    with reading(path), open(path, "rb") as file:
+        while item.nbytes - cuts[-1] > shard_bytes + shard_bytes // 2:
+            cut = _next_boundary(file, path, cuts[-1] + shard_bytes, text_format.is_json_lines(path))
+            if cut >= item.nbytes:
+                break
+            cuts.append(cut)
     return list(zip(cuts, [*cuts[1:], item.nbytes], strict=True))
 
 

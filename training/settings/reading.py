@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...converters.errors import ConvertError
+from ...converters.errors import ConvertError, reading
 from .tables import TABLES, Settings, Stage, read_range
 
 if sys.version_info >= (3, 11):
@@ -80,11 +80,10 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
         ConvertError: The file cannot be read.
     """
     path = find_configuration(path)
+    with reading(path), open(path, "rb") as file:
+        content = file.read(_LARGEST)
     try:
-        with open(path, "rb") as file:
-            tree = tomllib.loads(file.read(_LARGEST).decode())
-    except OSError as error:
-        raise ConvertError(f"{path}: cannot be read: {error.strerror or error}") from None
+        tree = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConvertError(f"{path}: not TOML: {error}") from None
     return settings_from_tree(tree, path, flags)

@@ -26,7 +26,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from ...converters.containers import safetensors
-from ...converters.errors import ConvertError, FormatError
+from ...converters.errors import ConvertError, FormatError, reading
 from ...converters.json_input import read_json
 from ...converters.target.output import OutputDirectory, check_room
 from ...converters.tensors.stored import Extent, NewTensor
@@ -222,10 +222,8 @@ def _check(directory: Path) -> dict[str, Any]:
         if name == STATE:
             continue
         file = directory / name
-        try:
+        with reading(file):
             found = _checksum(file)
-        except OSError as error:
-            raise FormatError(file, f"cannot be read: {error.strerror or error}") from None
         if found != checksum:
             raise FormatError(file, f"its checksum is {found}, {STATE} wants {checksum}: damaged, or of another step")
     return tree

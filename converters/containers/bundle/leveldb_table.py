@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import FETCH_AGAIN, FormatError, quoted
+from ...errors import FETCH_AGAIN, FormatError, quoted, reading
 from ...tensors.checksums import crc32c
 from ...tensors.signatures import LEVELDB_END
 
@@ -161,7 +161,7 @@ def read_table(path: Path) -> Iterator[Entry]:
 
 
 def _read_small_file(path: Path) -> bytes:
-    try:
+    with reading(path):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise FormatError(path, "not a regular file")
@@ -169,8 +169,6 @@ def _read_small_file(path: Path) -> bytes:
             raise FormatError(path, f"{status.st_size:,} bytes, at most {_MAX_FILE_BYTES:,} are read as a table")
         with open(path, "rb") as file:
             return file.read(status.st_size)  # a larger number would take its memory, whatever there is to read
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)

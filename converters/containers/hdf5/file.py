@@ -15,7 +15,7 @@ import stat
 import struct
 from pathlib import Path
 
-from ...errors import FETCH_AGAIN, FormatError
+from ...errors import FETCH_AGAIN, FormatError, reading
 from ...tensors.signatures import HDF5 as SIGNATURE
 from ...tensors.stored import OpenFiles
 
@@ -182,10 +182,8 @@ def open_file(path: Path, files: OpenFiles) -> tuple[Hdf5File, int]:
         UnfamiliarError: It is HDF5 of a form that Keras does not write.
         FormatError: Not a regular file, not HDF5, or cut short.
     """
-    try:
+    with reading(path):
         status = os.stat(path)
-    except OSError as error:
-        raise FormatError(path, f"cannot be read: {error.strerror or error}") from None
     if not stat.S_ISREG(status.st_mode):
         raise FormatError(path, "not a regular file")
     return open_content(path, files, status.st_size)
