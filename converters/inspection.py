@@ -100,7 +100,7 @@ def inspect(
     fitted = fit(found, any_vocab=False)
     weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
     assert weights is not None, "what was identified lies in files"
-    table = Table(found.shape.sizes["num_hidden_layers"], found.kind, found.shape.traits)
+    table = Table(min(found.shape.sizes["num_hidden_layers"], len(names)), found.kind, found.shape.traits)
     present = {
         tensor.group.name
         for base in (False, True)
