@@ -77,6 +77,10 @@ def released_epsilon(module: ModuleType, model: Any) -> None:
     model.layers[2].feed_forward_norm.epsilon = 1e-7
 
 
+def released_epsilon_of_the_embeddings(module: ModuleType, model: Any) -> None:
+    model.embeddings.norm.epsilon = 1e-7
+
+
 def odd_epsilon(module: ModuleType, model: Any) -> None:
     model.layers[0].attention_norm.epsilon = 3e-5
 
@@ -171,6 +175,7 @@ FAULTS: list[tuple[str, Plant, str, str, list[str]]] = [
     ("base V2", mean_of_the_embeddings_subtracted, "norm", "mean is subtracted in RoFormerV2", ["embeddings"]),
     ("masked LM", mean_not_subtracted, "norm", "the mean is not subtracted", ["layers.2.feed_forward_norm"]),
     ("masked LM V2", released_epsilon, "epsilon", "1e-07 instead of 1e-12", ["layers.2.feed_forward_norm"]),
+    ("base V2", released_epsilon_of_the_embeddings, "epsilon", "1e-07 instead of 1e-12", ["embeddings"]),
     ("labels V2", odd_epsilon, "epsilon", "3e-05 instead of 1e-12", ["layers.0.attention_norm"]),
     ("masked LM V2", untied_decoder, "untied", "untied: 6 of 61 rows", ["logits"]),
     ("labels", last_position, "position", "the last position, padding included, instead of the first", ["pooler"]),

@@ -36,10 +36,11 @@ def labels_of(training: Training, task: Task) -> dict[str, Any]:
         return {"start_positions": start, "end_positions": end}
     if task.head in ("labels", "options"):
         return {"labels": torch.from_numpy(training.labels)}
+    if task.next_word:  # it moves the labels itself
+        return {"labels": torch.from_numpy(np.where(training.case.attention_mask, training.case.input_ids, -100))}
     labels = np.full(training.case.input_ids.size, -100)
     if task.mlm:
-        # its causal class moves the labels itself
-        labels[training.case.scored + task.next_word] = training.words
+        labels[training.case.scored] = training.words
     else:
         labels[training.places] = training.labels
     return {"labels": torch.from_numpy(labels.reshape(training.case.input_ids.shape))}
