@@ -94,7 +94,7 @@ def test_a_dict_does_not_make_two_tensors_one(tmp_path: Path) -> None:
     "beside", ["optimizer.state.0.exp_avg", "exp_avg.model.roformer.embeddings.word_embeddings.weight"]
 )
 def test_training_state_beside_is_left_out_and_named(tmp_path: Path, tensors: Tensors, beside: str) -> None:
-    more = {beside: np.ones((3, 5), np.float32), "n_averaged": np.ones(1, np.int64)}
+    more: Arrays = {beside: np.ones((3, 5), np.float32), "n_averaged": np.ones(1, np.int64)}
     edit(tmp_path / "ckpt", lambda arrays: prefixed("model.")(arrays) | more)
     report = convert(tmp_path / "ckpt", tmp_path / "out", to="tf")
     assert sorted(report.as_dict()["left_out"]) == sorted(more)
@@ -183,5 +183,5 @@ def test_the_encoder_alone_is_without_heads_and_with_its_pooler(tmp_path: Path, 
 
 def test_many_names_are_said_in_few_words() -> None:
     names = [f"optimizer.state.{n}.exp_avg" for n in range(9)] + ["epoch"]
-    assert in_words(names) == "optimizer.state.* (9 tensors), epoch"
+    assert in_words(names) == "optimizer.state.* (9), epoch"
     assert in_words(names[:2]) == ", ".join(names[:2])

@@ -133,13 +133,13 @@ _MOST_NAMED = 8
 
 
 def in_words(names: Sequence[str]) -> str:
-    """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129 tensors)``."""
+    """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129)``."""
     if len(names) <= _MOST_NAMED:
         return ", ".join(names)
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(re.split(r"[./]", name, maxsplit=1)[0], []).append(name)
-    said = [same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,} tensors)" for same in alike.values()]
+    said = [same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,})" for same in alike.values()]
     more = len(said) - _MOST_NAMED
     return ", ".join(said[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

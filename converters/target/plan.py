@@ -320,9 +320,7 @@ def _tensor_notes(
         )
     others = tuple(source.found.index.metadata)
     if others:
-        more = len(others) - _NAMED
-        named = ", ".join(others[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-        notes.append(f"left out because they are not tensors: {named}")
+        notes.append(f"left out because they are not tensors: {in_words(others)}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

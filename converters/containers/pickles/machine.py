@@ -2,10 +2,11 @@
 
 ``.pdparams`` and ``.bin`` files are pickles, and a pickle is a program: ``pickle.load``, ``paddle.load`` and
 ``torch.load`` run whatever it names. This machine knows the opcodes that make data, and a table of globals given by
-its caller; a name outside the table ends the reading. A global is a symbol here (:class:`Global`); where the pickle
-would call it, the caller's own handler is given the arguments and answers with a description of what would have been
-made. Text and bytes stay in the file as a :class:`Span` until somebody asks for them, so that an index of half a
-gigabyte costs milliseconds and no memory.
+its caller. A global is a symbol here (:class:`Global`); where the pickle would call it, the caller's own handler is
+given the arguments and answers with a description of what would have been made. What a name outside the table would
+make is an :class:`Unbuilt`: a training program's own objects lie beside the tensors, and nobody here needs them. Text
+and bytes stay in the file as a :class:`Span` until somebody asks for them, so that an index of half a gigabyte costs
+milliseconds and no memory.
 
 Everything is bounded: lengths by the file, opcodes by :data:`MAX_OPCODES`, decoded text by :data:`MAX_TEXT`. Nothing
 recurses, and of what a pickle made only text is ever hashed, so that nesting costs nothing and no keys can be made to
@@ -17,7 +18,7 @@ Source: CPython's Lib/pickletools.py (what each opcode means) and Lib/pickle.py 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -53,13 +54,14 @@ class Span:
 
 @dataclass(slots=True, eq=False)
 class Global:
-    """A name the pickle would import; only names of the caller's table come to exist."""
+    """A name the pickle would import, whether or not it is in the caller's table."""
 
     module: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
+        named = f"{self.module}.{self.name}"
+        return named if len(named) < 200 and named.replace(".", "_").isidentifier() else quoted(named)
 
 
 class Buildable:
@@ -68,6 +70,32 @@ class Buildable:
     def set_state(self, machine: PickleMachine, state: object) -> None:
         """Take the state, or raise :class:`FormatError` through ``machine.fail``."""
         raise NotImplementedError
+
+
+class Unbuilt(dict[str, object], Buildable):
+    """An object that was not made, because no name of the caller's table makes it, and what the pickle puts into it.
+
+    A state dict may be an attribute of somebody's own class. As a dict it holds items, under their keys or numbers.
+
+    Attributes:
+        maker: What the pickle calls for it.
+        fields: Further objects that hold its attributes or a class's arguments: dicts, tuples. They are not copied, for
+            a pickle may give one to any number of objects.
+    """
+
+    __slots__ = ("fields", "maker")
+
+    def __init__(self, maker: str, fields: object = ()) -> None:
+        super().__init__()
+        self.maker = maker
+        self.fields: list[object] = [fields]
+
+    def __str__(self) -> str:
+        return f"what {self.maker} makes, which was not run"
+
+    def set_state(self, machine: PickleMachine, state: object) -> None:
+        """Take attributes: a dict of them, or a pair of dicts where a class has slots. Any other state is unread."""
+        self.fields.extend(state if type(state) is tuple and len(state) == 2 else (state,))
 
 
 #: Answers for one call of an allowed global: (the machine, the call's arguments) → a description of the result.
@@ -83,9 +111,10 @@ class PickleMachine:
         path: The file.
         files: Where it is (or will be) open.
         start, end: The bytes that belong to the pickle, or to whatever it is the beginning of.
-        allowed: The globals the pickle may name.
+        allowed: The globals that mean something here.
         persistent: Answers for a persistent id (torch's storages); without it they are refused.
         string_encoding: How the reader that the file was written for decodes Python 2's ``str``.
+        strict: Refuse any other global, in a pickle that holds no state dict.
     """
 
     def __init__(
@@ -98,6 +127,7 @@ class PickleMachine:
         *,
         persistent: Callable[[PickleMachine, object], object] | None = None,
         string_encoding: str = "utf-8",
+        strict: bool = False,
     ) -> None:
         self.path = path
         #: Where the next opcode is read; after :meth:`run`, the first byte behind the pickle.
@@ -111,6 +141,7 @@ class PickleMachine:
         self._allowed = allowed
         self._persistent = persistent
         self._string_encoding = string_encoding
+        self._strict = strict
         self._window = b""
         self._window_start = start
         self._text_left = MAX_TEXT
@@ -122,10 +153,10 @@ class PickleMachine:
         """Follow the opcodes up to STOP and return what the pickle describes.
 
         Dicts come back with text keys (numbers in decimal), lists, tuples and numbers as themselves, text and bytes as
-        :class:`Span`, and calls as what their handlers answered.
+        :class:`Span`, and calls as what their handlers answered, or as :class:`Unbuilt`.
 
         Raises:
-            FormatError: Anything but a complete pickle of data and allowed globals.
+            FormatError: Anything but a complete pickle.
         """
         while self.opcodes < MAX_OPCODES:
             self.opcodes += 1
@@ -186,13 +217,13 @@ class PickleMachine:
         return tuple(self.size(item, what) for item in value)
 
     def is_function(self, value: Global) -> bool:
-        """Say whether a global may be called, and is not a type."""
-        return self._allowed[value.module, value.name] is not None
+        """Say whether a global is one of the table that is called, and so not a type."""
+        return self._allowed.get((value.module, value.name)) is not None
 
     def set_item(self, target: dict[str, object], key: object, value: object) -> None:
-        """Put a value into a dict under the text of its key, once."""
-        name = self._key(key)
-        if name in target:
+        """Put a value into a dict under the text of its key, once; an object that is not made may have it already."""
+        name = self._key(key, target)
+        if name in target and type(target) is not Unbuilt:
             self.fail(f"a dict holds the key {quoted(name)} twice")
         target[name] = value
 
@@ -258,13 +289,16 @@ class PickleMachine:
         del self._stack[mark:]
         return items
 
-    def _key(self, value: object) -> str:
-        """Turn a dict key into text: Python salts the hashes of text alone, so a file cannot make text keys collide."""
+    def _key(self, value: object, target: dict[str, object]) -> str:
+        """Turn a dict key into text: Python salts the hashes of text alone, so a file cannot make text keys collide.
+
+        A key that is neither text nor a number is no tensor's name; it is called by its kind and its place.
+        """
         if type(value) is Span and value.kind != "bytes":
             return self.text(value, "a dict key")
         if value is None or type(value) in (int, float, bool):
             return str(value)
-        self.fail(f"{kind_of(value)} is the key of a dict, want text or a number")
+        return f"<{kind_of(value)} {len(target)}>"
 
     def _set_items(self, items: list[object]) -> None:
         target = self._top()
@@ -277,6 +311,9 @@ class PickleMachine:
 
     def _append(self, items: list[object]) -> None:
         target = self._top()
+        if type(target) is Unbuilt:
+            target.update({str(number): item for number, item in enumerate(items, len(target))})
+            return
         if type(target) is not list:
             self.fail(f"the pickle appends to {kind_of(target)}")
         target.extend(items)
@@ -330,11 +367,9 @@ class PickleMachine:
         self._set_items(items)
 
     def _name_global(self, module: str, name: str) -> None:
-        if (module, name) not in self._allowed:
-            named = f"{module}.{name}"
-            named = named if len(named) < 200 and named.replace(".", "_").isidentifier() else quoted(named)
+        if self._strict and (module, name) not in self._allowed:
             self.fail(
-                f"the pickle names {named}, which would run code; it was not run",
+                f"the pickle names {Global(module, name)}, which would run code; it was not run",
                 "Weights alone need no such name. Load the file only with software that you trust it to, and save the"
                 " plain state dict.",
             )
@@ -348,14 +383,50 @@ class PickleMachine:
     def _reduce(self) -> None:
         arguments = self._pop()
         called = self._pop()
-        if type(called) is not Global:
+        self._call(called, arguments)
+
+    def _make(self) -> None:
+        """Answer for NEWOBJ, ``cls.__new__(cls, *arguments)``: of an unknown class the arguments are its fields."""
+        arguments = self._pop()
+        called = self._pop()
+        self._call(called, arguments, fields=arguments)
+
+    def _make_with_keywords(self) -> None:
+        keywords = self._pop()
+        arguments = self._pop()
+        called = self._pop()
+        if not isinstance(keywords, dict):
+            self.fail(f"the pickle makes an object with {kind_of(keywords)} for keywords")
+        self._call(called, arguments, fields=keywords, known=False)
+
+    def _make_old(self) -> None:
+        """Answer for OBJ: a class and its arguments, behind a mark."""
+        items = self._pop_to_mark()
+        if not items:
+            self.fail("the pickle makes an object of no class")
+        self._call(items[0], tuple(items[1:]), fields=items[1:], known=False)
+
+    def _call(self, called: object, arguments: object, *, fields: object = (), known: bool = True) -> None:
+        """Put on the stack what a call would have made.
+
+        Args:
+            called: What is called.
+            arguments: With which arguments.
+            fields: What an object that is not made holds at first.
+            known: Whether a handler of the table may answer.
+        """
+        if type(called) not in (Global, Unbuilt):
             self.fail(f"the pickle calls {kind_of(called)}; nothing was called")
         if type(arguments) is not tuple:
             self.fail(f"the pickle calls {called} with {kind_of(arguments)} for arguments")
-        handler = self._allowed[called.module, called.name]
-        if handler is None:
-            self.fail(f"the pickle calls {called}, which may only be named; it was not called")
-        self._stack.append(handler(self, arguments))
+        if type(called) is Global and (called.module, called.name) in self._allowed and known:
+            handler = self._allowed[called.module, called.name]
+            if handler is None:
+                self.fail(f"the pickle calls {called}, which may only be named; it was not called")
+            self._stack.append(handler(self, arguments))
+            return
+        maker = called.maker if isinstance(called, Unbuilt) else str(called)
+        self._stack.append(Unbuilt(maker, fields))
 
     def _build(self) -> None:
         state = self._pop()
@@ -370,9 +441,20 @@ class PickleMachine:
         self._stack.append(self._persistent(self, self._pop()))
 
     def _instance(self) -> None:
+        """Answer for INST: the class is named here, its arguments lie behind a mark."""
         module = self._line()
         self._name_global(module, self._line())
-        self.fail(f"an instance of {module} in the style of pickle protocol 0; save it with protocol 2 or later")
+        called = self._pop()
+        arguments = tuple(self._pop_to_mark())
+        self._call(called, arguments, fields=arguments, known=False)
+
+
+def named_items(value: object) -> Iterator[tuple[str, object]]:
+    """Give what a dict, a list or a tuple holds under its key or number; nothing else holds anything."""
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple):
+        yield from ((str(number), item) for number, item in enumerate(value))
 
 
 def kind_of(value: object) -> str:
@@ -383,6 +465,8 @@ def kind_of(value: object) -> str:
         return str(value)
     if value is None:
         return "None"
+    if type(value) is Unbuilt:
+        return str(value)
     words = {bool: "a truth value", int: "a number", float: "a number", list: "a list", tuple: "a tuple"}
     return words.get(type(value)) or ("a dict" if isinstance(value, dict) else str(value))
 
@@ -457,7 +541,9 @@ _ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
     ord("c"): lambda m: m._name_global(m._line(), m._line()),           # GLOBAL
     0x93: lambda m: m._stack_global(),
     ord("R"): lambda m: m._reduce(),
-    0x81: lambda m: m._reduce(),                                        # NEWOBJ: cls.__new__(cls, *arguments)
+    0x81: lambda m: m._make(),                                          # NEWOBJ
+    0x92: lambda m: m._make_with_keywords(),                            # NEWOBJ_EX
+    ord("o"): lambda m: m._make_old(),                                  # OBJ
     ord("b"): lambda m: m._build(),
     ord("Q"): lambda m: m._persistent_id(),
     ord("i"): lambda m: m._instance(),
@@ -470,7 +556,5 @@ _REFUSED = {
     **dict.fromkeys((130, 131, 132), _EXTENSION),
     0x97: _OUT_OF_BAND,
     0x98: _OUT_OF_BAND,
-    ord("o"): "the pickle makes an instance of a class (OBJ), which would run code; it was not run",
-    0x92: "the pickle makes an instance with keywords (NEWOBJ_EX), which would run code; it was not run",
 }
 # fmt: on

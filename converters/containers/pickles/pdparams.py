@@ -63,16 +63,16 @@ def index(path: Path | str) -> Index:
                 del state[_NAME_TABLE]
             if _SLICES in state:
                 pieces, shapes = _join_slices(machine, state)
-        tensors, metadata = flatten(path, machine, state)
+        flat = flatten(path, machine, state)
     stored = []
-    for name, array in tensors:
+    for name, array in flat.tensors:
         if not isinstance(array, NumpyArray) or array.dtype is None or array.data is None:
             raise FormatError(path, f"the array {quoted(name)} has no contents")
         if name in pieces:
             stored.append(StoredTensor(name, array.dtype.name, shapes[name], pieces[name]))
         else:
             stored.append(StoredTensor(name, array.dtype.name, array.shape, array.data, array.order))
-    return Index(tuple(stored), metadata)
+    return Index(tuple(stored), flat.metadata, flat.nested)
 
 
 def _refuse_other_formats(path: Path, files: OpenFiles, size: int) -> None:

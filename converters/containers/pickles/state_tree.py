@@ -1,19 +1,20 @@
 """A pickled state dict as a tree: its tensors under flat names, everything else as a line of metadata.
 
-A global that stands there as a value is metadata if it is a type and refused if it is a function, which is no data.
+A global that stands there as a value is metadata, unless it is a function of the reader's own table: that is no data.
 
 Training checkpoints nest: ``{"model": {...}, "optimizer": {"state": {0: {...}}}, "epoch": 3}``. Whatever lies at
-``k`` → ``inner`` is called ``k.inner``. The walk is a loop with a budget: a pickle of a hundred bytes can describe a
-graph with more paths than there are atoms, and a dict that contains itself.
+``k`` → ``inner`` is called ``k.inner``, be it in a dict, a list, or an object that was not made. The walk is a loop
+with a budget: a pickle of a hundred bytes can describe a graph with more paths than there are atoms, and a dict that
+contains itself. A program's own objects do refer to one another; each of them is entered once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import FormatError, quoted
-from .machine import Global, PickleMachine, Span, kind_of
+from .machine import Global, PickleMachine, Span, Unbuilt, kind_of, named_items
 
 _DEEPEST = 32
 _LONGEST_NAME = 512
@@ -40,8 +41,43 @@ class OpaqueLeaf:
         return self.note
 
 
-def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tuple[str, TensorLeaf]], dict[str, str]]:
-    """Return the tensors of a state dict under flat names, in file order, and the metadata.
+class Flat(NamedTuple):
+    """A state dict without its nesting.
+
+    Attributes:
+        tensors: Its tensors under flat names, in file order.
+        metadata: Everything else, a line each.
+        nested: What the names of the tensors in a dict or a list begin with.
+    """
+
+    tensors: list[tuple[str, TensorLeaf]]
+    metadata: dict[str, str]
+    nested: frozenset[str]
+
+
+class _Place(NamedTuple):
+    """Where a value lies.
+
+    Attributes:
+        name: What it is called.
+        parent: What the names in the dict or list that holds it begin with, whatever objects lie between.
+        depth: How many dicts, lists and objects it lies in.
+        inside: Whether one of them is an object that was not made.
+    """
+
+    name: str = ""
+    parent: str = ""
+    depth: int = 0
+    inside: bool = False
+
+    def below(self, path: Path, key: str, value: object) -> _Place:
+        """Return the place of what ``value``, which lies here, holds under a key."""
+        parent = self.parent if self.inside else f"{self.name}." if self.name else ""
+        return _Place(_join(path, self.name, key), parent, self.depth + 1, self.inside or type(value) is Unbuilt)
+
+
+def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
+    """Walk a state dict.
 
     Args:
         path: The file, for errors.
@@ -60,25 +96,36 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
         )
     tensors: list[tuple[str, TensorLeaf]] = []
     notes: dict[str, str] = {}
+    nested: set[str] = set()
+    entered: set[int] = set()
     unlisted = 0
     names: set[str] = set()
     characters = 0
     budget = machine.opcodes + 1000
-    waiting: list[tuple[str, object, int]] = [("", tree, 0)]
+    waiting: list[tuple[_Place, object]] = [(_Place(), tree)]
     while waiting:
-        name, value, depth = waiting.pop()
-        if isinstance(value, dict | list | tuple):
+        place, value = waiting.pop()
+        name, unbuilt = place.name, type(value) is Unbuilt
+        if isinstance(value, dict | list | tuple) and not ((unbuilt or place.inside) and id(value) in entered):
+            holders: list[object] = [value]
+            if isinstance(value, Unbuilt):
+                holders += [holder for holder in value.fields if id(holder) not in entered]
+            entered.update(map(id, holders))
             # Every object took an opcode; a walk that meets many more has met the same ones again and again.
-            budget -= len(value) + 1
+            budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
             if budget < 0:
                 raise FormatError(path, "the same dicts are nested in each other again and again, as in no state dict")
-            if depth == _DEEPEST:
+            if place.depth == _DEEPEST and not (unbuilt or place.inside):
                 raise FormatError(path, f"dicts and lists are nested deeper than {_DEEPEST} levels")
             # an empty dict is an entry like any other, below the top
-            if (isinstance(value, dict) and (value or depth == 0)) or not all(map(_is_plain, value)):
-                waiting.extend([(_join(path, name, key), item, depth + 1) for key, item in _items(value)][::-1])
-                continue
-        if type(value) is Global and machine.is_function(value):
+            if place.depth < _DEEPEST and (
+                (isinstance(value, dict) and (value or unbuilt or place.depth == 0)) or not all(map(_is_plain, value))
+            ):
+                held = [item for holder in holders for item in named_items(holder)]
+                waiting.extend([(place.below(path, key, value), item) for key, item in held][::-1])
+                if not unbuilt:
+                    continue
+        if type(value) is Global and machine.is_function(value) and not place.inside:
             raise FormatError(
                 path,
                 f"the pickle holds {value} under {quoted(name)}: a function, which no state dict has; it was not run",
@@ -91,21 +138,23 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> tuple[list[tupl
             if name in names:
                 raise FormatError(path, f"two tensors are called {quoted(name)} once nested names are joined with '.'")
             names.add(name)
+            nested.add(place.parent)
             tensors.append((name, value))
+        elif place.inside:
+            continue  # an object's attributes: the object is named, and is enough
         elif len(notes) < _MOST_NOTES:
             notes[name] = _note(machine, value)
         else:
             unlisted += 1
+    if type(tree) is Unbuilt and not tensors:
+        raise FormatError(
+            path,
+            f"the file holds {tree}, want a state dict: names, each with its tensor",
+            next_step="Load it only with software that you trust it to, and save the plain state dict.",
+        )
     if unlisted:
         notes["…"] = f"and {unlisted:,} more"
-    return tensors, notes
-
-
-def _items(value: dict[str, object] | list[object] | tuple[object, ...]) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    else:
-        yield from ((str(position), item) for position, item in enumerate(value))
+    return Flat(tensors, notes, frozenset(nested))
 
 
 def _join(path: Path, prefix: str, key: str) -> str:

@@ -131,7 +131,7 @@ def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
 
 
 def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Index:
-    machine = PickleMachine(path, files, 0, size, {})
+    machine = PickleMachine(path, files, 0, size, {}, strict=True)
     # Other first bytes than these begin no pickle of data; behind the last two, the machine names what would be run.
     magic = machine.run() if start[:1] in (b"\x80", b"c", b"(") else None
     if type(magic) is not int or magic != _MAGIC:
@@ -139,13 +139,13 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
             path, "neither a zip nor torch's older format: its magic number is missing; want a file of torch.save"
         )
     position = machine.position
-    machine = PickleMachine(path, files, position, size, {})
+    machine = PickleMachine(path, files, position, size, {}, strict=True)
     protocol = machine.run()
     if type(protocol) is not int or protocol != _PROTOCOL:
         got = protocol if type(protocol) is int else kind_of(protocol)
         raise FormatError(path, f"version {got} of torch's older format, want {_PROTOCOL}", offset=position)
     position = machine.position
-    machine = PickleMachine(path, files, position, size, {})
+    machine = PickleMachine(path, files, position, size, {}, strict=True)
     system = machine.run()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise FormatError(path, "the tensors' byte order is not said to be little-endian", offset=position)
@@ -154,7 +154,7 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
         path, files, machine.position, size, storages.globals(), persistent=storages.persistent_load
     )
     tree = machine.run()
-    keys = PickleMachine(path, files, machine.position, size, {})
+    keys = PickleMachine(path, files, machine.position, size, {}, strict=True)
     listed = keys.run()
     if type(listed) is not list or len(listed) != len(storages.by_key):
         keys.fail(f"the list of storages is not one of {len(storages.by_key):,} keys, as many as the tensors use")
@@ -182,10 +182,9 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
 
 
 def _to_index(path: Path, machine: PickleMachine, tree: object) -> Index:
-    tensors, metadata = flatten(path, machine, tree)
-    return Index(
-        tuple(tensor.stored(path, name) for name, tensor in tensors if isinstance(tensor, TorchTensor)), metadata
-    )
+    flat = flatten(path, machine, tree)
+    tensors = (tensor.stored(path, name) for name, tensor in flat.tensors if isinstance(tensor, TorchTensor))
+    return Index(tuple(tensors), flat.metadata, flat.nested)
 
 
 _STORAGE_NAMES = {dtype: name for name, (dtype, _) in STORAGES.items() if name != "Untyped"}

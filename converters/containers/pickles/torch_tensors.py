@@ -18,7 +18,7 @@ from pathlib import Path
 from ...errors import FormatError, quoted
 from ...tensors.checksums import CheckedPart
 from ...tensors.stored import ChecksummedExtent, Data, Extent, StoredTensor
-from .machine import Allowed, Global, PickleMachine, kind_of
+from .machine import Allowed, Global, PickleMachine, Unbuilt, kind_of
 from .numpy_pickle import checked_nbytes, ordered_dict
 from .state_tree import OpaqueLeaf, TensorLeaf
 
@@ -148,8 +148,10 @@ class Storages:
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
 
-    def persistent_load(self, machine: PickleMachine, identity: object) -> Storage | StorageView:
+    def persistent_load(self, machine: PickleMachine, identity: object) -> object:
         """Answer for ``("storage", FloatStorage, key, location, count)``; before 1.6 a sixth part may name a view."""
+        if type(identity) is tuple and len(identity) == 4 and type(identity[1]) in (Global, Unbuilt):
+            return identity[1]  # ("module", class, file, source): the older format keeps a class's source
         if type(identity) is not tuple or len(identity) not in (5, 6):
             machine.fail(f"the persistent id is {kind_of(identity)}, want ('storage', type, key, location, count)")
         if machine.text(identity[0], "'storage'") != "storage":
@@ -257,14 +259,16 @@ class Storages:
             "torch._utils._rebuild_tensor_v3": self._typed_tensor,
         }.get(str(arguments[0]))
         if rebuild is None or kind_of(arguments[1]) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-            machine.fail(f"a tensor made by {kind_of(arguments[0])} of the type {kind_of(arguments[1])}")
+            return Unbuilt(f"{kind_of(arguments[0])} as {kind_of(arguments[1])}")
         return rebuild(machine, arguments[2])
 
 
 def _storage_type(machine: PickleMachine, value: object) -> tuple[str, int]:
-    if type(value) is not Global or not value.name.endswith("Storage"):
+    known = type(value) is Global and value.module in ("torch", "torch.cuda", "torch.storage")
+    name = value.name.removesuffix("Storage") if isinstance(value, Global) and value.name.endswith("Storage") else ""
+    if not known or name not in STORAGES:
         machine.fail(f"{kind_of(value)} is the type of a storage")
-    return STORAGES[value.name.removesuffix("Storage")]
+    return STORAGES[name]
 
 
 def _refuse_lazy(machine: PickleMachine, metadata: object) -> None:
