@@ -63,6 +63,11 @@ def _options(function: Function) -> Function:
             is_flag=True,
             help="Write it though the target's software computes another function; the result records what differs.",
         ),
+        click.option(
+            "--no-positions",
+            is_flag=True,
+            help="Leave the rotary table out of torch and tf files: they then load with any max_position_embeddings.",
+        ),
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
@@ -109,9 +114,10 @@ class _Watcher(Watcher):
 def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> None:
     quiet, as_json, output = given.pop("quiet"), given.pop("as_json"), given.pop("output")
     run_parity, verify = given.pop("run_parity"), not given.pop("no_verify")
+    positions = not given.pop("no_positions")
     settings = parse_settings(given.pop("settings"))
     # click.Choice and the command's name have checked the dialects
-    options = ConvertOptions(dialect=dialect, set=settings, verify=verify, **given)  # type: ignore[arg-type]
+    options = ConvertOptions(dialect=dialect, set=settings, verify=verify, positions=positions, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     # a gate that follows may be stopped
@@ -159,14 +165,15 @@ def plan_table(plan: Plan) -> str:
     rows = []
     for file in plan.files:
         for step in file.steps:
-            how = "transposed" if step.transpose else "copied"
-            if step.casts:
+            how = "computed" if step.computed else "transposed" if step.transpose else "copied"
+            if step.casts and not step.computed:
                 how += f", cast from {step.binding.stored.dtype}"
             if step.new.alias_of is not None:
                 how = f"second name of {step.new.alias_of}"
             stored = 0 if step.new.alias_of is not None else step.new.nbytes
             shape = " × ".join(map(str, step.new.shape))
-            row = [step.new.name, step.binding.stored.name, shape, step.new.dtype, how, f"{stored:,}"]
+            origin = "" if step.computed else step.binding.stored.name
+            row = [step.new.name, origin, shape, step.new.dtype, how, f"{stored:,}"]
             rows.append([file.filename, *row] if len(plan.files) > 1 else row)
     head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
     if len(plan.files) > 1:
@@ -193,6 +200,8 @@ def render(report: ConversionReport, *, dry_run: bool) -> str:
         amount(plan.nbytes) + (f" in {files} files" if files > 1 else ""),
         f"{_counted(data['transposed'], 'kernel')} transposed",
     ]
+    if data["computed"]:
+        facts.append("rotary table computed")
     if data["cast"]:
         facts.append(f"{data['cast']} cast")
     lines.append("  " + ", ".join(facts))

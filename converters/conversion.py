@@ -73,7 +73,7 @@ class ConversionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Render the report as data for ``--json``."""
-        stored = [step for step in self.plan.steps if step.new.alias_of is None]
+        stored = [step for step in self.plan.steps if step.new.alias_of is None and not step.computed]
         return {
             "source": {"path": str(self.source), "dialect": self.source_dialect, "container": self.source_container},
             "target": {
@@ -88,6 +88,7 @@ class ConversionReport:
             # a tensor that some dialect wants under two names is one tensor
             "transposed": len({step.binding.tensor.canonical for step in stored if step.transpose}),
             "cast": len({step.binding.tensor.canonical for step in stored if step.casts}),
+            "computed": [step.new.name for step in self.plan.steps if step.computed],
             "bytes": self.plan.nbytes,
             "tied_in_source": list(self.duplicates),
             "companions": [path.name for path in self.plan.companions],
@@ -99,7 +100,7 @@ class ConversionReport:
             "plan": [
                 {
                     "canonical": step.binding.tensor.canonical,
-                    "source": step.binding.stored.name,
+                    "source": None if step.computed else step.binding.stored.name,
                     "target": step.new.name,
                     "file": file.filename,
                     "shape": list(step.new.shape),
@@ -137,6 +138,7 @@ class ConvertOptions:
         parts: Which of the source's tensors are meant.
         allow_different: Write it though the target's own software would compute another function; what differs is
             recorded in the result.
+        positions: Write the rotary table (``embed_positions``) where the target's software keeps it among the weights.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
@@ -153,6 +155,7 @@ class ConvertOptions:
     model_class: str | None = None
     parts: Parts = ALL
     allow_different: bool = False
+    positions: bool = True
     any_vocab: bool = False
     dtype: str | None = None
     container: str | None = None
@@ -227,6 +230,7 @@ def convert(
             dtype=options.dtype,
             max_shard_size=shard_size,
             allow_different=options.allow_different,
+            positions=options.positions,
         )
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
         read_from = checkpoint.directory if found.path.is_dir() else found.path

@@ -58,6 +58,7 @@ def save_checkpoint(
     companions: Iterable[str | Path] = (),
     extra: Mapping[str, Any] | None = None,
     allow_different: bool = False,
+    positions: bool = True,
 ) -> None:
     """Write arrays under canonical names as a checkpoint directory of ``dialect``, whole or not at all.
 
@@ -74,6 +75,7 @@ def save_checkpoint(
         companions: Tokenizer files to copy along.
         extra: Further keys of the configuration file.
         allow_different: Write it though the dialect's own software would compute another function.
+        positions: Write the rotary table where the dialect's software keeps it among the weights.
 
     Raises:
         MisfitError: Tensors and configuration do not fit the table.
@@ -109,7 +111,12 @@ def save_checkpoint(
     )
     source = fit(found, any_vocab=True).require()
     plan = make_plan(
-        source, dialect, container=container, max_shard_size=max_shard_size, allow_different=allow_different
+        source,
+        dialect,
+        container=container,
+        max_shard_size=max_shard_size,
+        allow_different=allow_different,
+        positions=positions,
     )
     check_room(Path(directory).resolve(), needed_room(plan))
     with source, OutputDirectory(Path(directory), files=source.companions, force=force) as output:

@@ -153,9 +153,9 @@ def save(
     dtype: str = "float32",
     **options: Any,
 ) -> None:
-    """Write ``tensors`` as a checkpoint directory."""
+    """Write ``tensors`` as a checkpoint directory, and nothing that is computed."""
     kinds = dict.fromkeys(tensors, dtype) if dtype == "bfloat16" else None
-    save_checkpoint(directory, tensors, config, dialect=dialect, dtypes=kinds, **options)
+    save_checkpoint(directory, tensors, config, dialect=dialect, dtypes=kinds, positions=False, **options)
 
 
 def read_all(path: Path) -> Tensors:

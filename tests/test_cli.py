@@ -164,6 +164,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
         "tensors",
         "transposed",
         "cast",
+        "computed",
         "bytes",
         "tied_in_source",
         "companions",

@@ -146,7 +146,8 @@ def test_the_result_is_spelled_and_transposed_as_written_by_hand(
 ) -> None:
     """The files' own names and bytes, against names that were not computed from the table."""
     tensors = write_random(tmp_path / "ckpt", "paddle" if dialect != "paddle" else "torch", shape, any_bits=True)
-    convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, options=ConvertOptions(container=container))
+    options = ConvertOptions(container=container, positions=False)
+    convert(tmp_path / "ckpt", tmp_path / "out", to=dialect, options=options)
     base = shape.startswith("base")
     # safetensors stores no payload twice: there only what PaddleNLP imports under no other name is copied
     want = spelled(tensors, dialect, base=base, ties=container in ("pdparams", "bin"))

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from random_checkpoints import (
     CONFIG,
@@ -17,6 +18,7 @@ from random_checkpoints import (
     add_rotary_table,
     file_bytes,
     read_all,
+    rotary_table,
     same_bits,
     write_random,
 )
@@ -147,12 +149,18 @@ def test_another_dialects_configuration_is_named_and_not_read(
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 def test_a_rounded_rotary_table_is_accepted_and_not_copied(tmp_path: Path, dtype: str) -> None:
     tensors = write_random(tmp_path / "ckpt", "torch", dtype=dtype)
-    add_rotary_table(tmp_path / "ckpt", "torch", dtype=dtype)
+    table = rotary_table().astype(dtype)
+    add_rotary_table(tmp_path / "ckpt", "torch", table=np.nextafter(table, 0, dtype=dtype), dtype=dtype)
     convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(container="bin"))
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
     with open_checkpoint(tmp_path / "ckpt") as before, open_checkpoint(tmp_path / "out") as after:
         assert before.derived == ("roformer.encoder.embed_positions.weight",)
-        assert after.derived == ()
+        assert after.derived == before.derived
+        (stored,) = (each for each in after.found.index.tensors if each.name in after.derived)
+        got = np.empty(stored.shape, stored.dtype)
+        stored.data.read_into(after.files, 0, got.reshape(-1).view(np.uint8).data)
+    assert got.dtype == dtype
+    assert (got == rotary_table().astype("float32").astype(dtype)).all()
 
 
 # --- what travels ---------------------------------------------------------------------------------------------------
@@ -287,8 +295,10 @@ def test_the_report_says_what_was_done(tmp_path: Path) -> None:
     transposed = {step["canonical"] for step in data["plan"] if step["transposed"]}
     assert transposed == set(kernels)
     assert data["transposed"] == len(kernels)
-    # cls.predictions.decoder.bias is written a second time for PaddleNLP's importer
-    assert data["bytes"] == sum(array.nbytes for array in tensors.values()) + tensors["mlm.bias"].nbytes
+    # cls.predictions.decoder.bias is written a second time for PaddleNLP's importer, and the rotary table is computed
+    more = tensors["mlm.bias"].nbytes + 4 * CONFIG.max_position_embeddings * CONFIG.head_size
+    assert data["bytes"] == sum(array.nbytes for array in tensors.values()) + more
+    assert data["computed"] == ["roformer.encoder.embed_positions.weight"]
     assert data["written"]
     assert data["verified"]
     assert data["cast"] == 0

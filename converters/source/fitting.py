@@ -12,13 +12,13 @@ from pathlib import Path
 from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
-from ..table.mapping import PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
+from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
 from ..table.recognition import IGNORED, count_layers, looks_like
 from ..table.statements import ANOTHERS
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .companions import vocabulary_problem
-from .identification import Found, derived_name
+from .identification import Found
 from .payloads import first_difference, rotary_distance
 
 #: Half a unit in the last place of 1.0; the table is held in float32 even beside float64 weights.
@@ -231,7 +231,7 @@ class _Fitting:
             if name in ties:
                 tied.append(name)
                 self._check_tie(ties[name], by_name[name], bindings)
-            elif name == derived_name(self.dialect, base=base):
+            elif name == POSITIONS.name(self.dialect, base=base):
                 derived.append(name)
                 self._check_derived(by_name[name], config)
             elif any(pattern.fullmatch(name) for pattern in IGNORED[self.dialect]):

@@ -17,7 +17,7 @@ from ..errors import ConvertError, Problem
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
-from ..table.mapping import BASE, CAUSAL_LM, DERIVED, DIALECTS, MASKED_LM, SYMBOLS, Dialect, ModelClass, Table, Traits
+from ..table.mapping import BASE, CAUSAL_LM, DIALECTS, MASKED_LM, POSITIONS, SYMBOLS, Dialect, ModelClass, Table, Traits
 from ..table.recognition import (
     IGNORED,
     Choice,
@@ -231,7 +231,7 @@ def _recognise(
 def _encoder_of(dialect: Dialect, renamed: Renamed) -> Renamed:
     """Leave out all but the encoder and its pooler."""
     names = [tensor.name for tensor in renamed.tensors]
-    known = encoder_names(dialect, names) | {derived_name(dialect, base=base) for base in (False, True)}
+    known = encoder_names(dialect, names) | {POSITIONS.name(dialect, base=base) for base in (False, True)}
     kept = [
         tensor
         for tensor in renamed.tensors
@@ -308,12 +308,6 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
         )
 
 
-def derived_name(dialect: Dialect, *, base: bool) -> str | None:
-    """Return the name of the rotary table in a dialect's files."""
-    name = DERIVED.in_(dialect)
-    return name.removeprefix("roformer.") if name is not None and base else name
-
-
 def measure(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass = BASE) -> Shape:
     """Measure a model by its tensors; a size that none of them shows is left out."""
     by_name = {tensor.name: tensor for tensor in reversed(list(tensors))}  # of two with one name, the first
@@ -329,7 +323,7 @@ def measure(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass 
         for axis, size in zip(tensor.axes, shape, strict=True):
             if axis in SYMBOLS:
                 sizes.setdefault(SYMBOLS[axis], size)
-    table = by_name.get(derived_name(dialect, base=base) or "")
+    table = by_name.get(POSITIONS.name(dialect, base=base) or "")
     if table is not None and len(table.shape) == 2 and sizes.get("hidden_size"):
         positions, head_size = table.shape
         sizes["max_position_embeddings"] = positions

@@ -309,10 +309,6 @@ CLASSES: Mapping[str, ModelClass] = {each.name: each for each in (
 # fmt: on
 BASE, MASKED_LM, PRETRAINING, CAUSAL_LM = (CLASSES[n] for n in ("base", "masked-lm", "pretraining", "causal-lm"))
 
-#: Rotary tables that some files carry: a function of the configuration, so recomputed and checked, never copied. In a
-#: file they fix the sequence length (transformers 4.57 and 5), and a float16 file rounds them.
-DERIVED = Spelling(None, "roformer.encoder.embed_positions.weight", "roformer/encoder/embed_positions/embeddings", None)
-
 
 def unread(dialect: Dialect, kind: ModelClass, traits: Traits) -> tuple[Group, ...]:
     """Return the groups that a dialect's own class does not know; files keep them under BERT's names, and reports say so."""
@@ -401,6 +397,19 @@ def _tensors_of(group: Group, layer: int | None, traits: Traits) -> Iterator[Ten
                 optional=not traits.norms and canonical == "classifier.bias",
             )
 
+
+#: The rotary table, which transformers keeps among the weights: a function of the configuration, so checked where a file
+#: has it and computed where one is written, never copied. (P, D) is ``max_position_embeddings`` and the head size.
+POSITIONS = Tensor(
+    canonical="embed_positions",
+    axes=("P", "D"),
+    names=Spelling(
+        None, "roformer.encoder.embed_positions.weight", "roformer/encoder/embed_positions/embeddings", None
+    ),
+    base_names=Spelling(None, "encoder.embed_positions.weight", "roformer/encoder/embed_positions/embeddings", None),
+    transposed_in=(),
+    group=Group("rotary table", _ENCODER, ()),
+)
 
 _WITH_ALL = Traits()
 

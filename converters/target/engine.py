@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConvertError
 from ..source.checkpoint import Checkpoint
+from ..table.mapping import POSITIONS
 from ..tensors.checksums import Checksum, require, running, verify_checksum
 from ..tensors.stored import ChecksummedExtent, Extent, OpenFiles, Slot
 from .plan import FilePlan, Plan, Step
@@ -245,11 +246,14 @@ def check_index(written: list[Written], found: Checkpoint) -> None:
     places: dict[str, list[Written]] = {}
     for one in written:
         places.setdefault(one.step.binding.tensor.canonical, []).append(one)
-    if places.keys() != found.bindings.keys():
-        lost = sorted(places.keys() ^ found.bindings.keys())
+    lying = {canonical: binding.stored for canonical, binding in found.bindings.items()}
+    # whose values the reader computed for itself and compared
+    lying.update((POSITIONS.canonical, each) for each in found.found.index.tensors if each.name in found.derived)
+    if places.keys() != lying.keys():
+        lost = sorted(places.keys() ^ lying.keys())
         raise ConvertError(f"{found.path}: reading back what was written, these tensors differ: {', '.join(lost)}")
-    for canonical, binding in found.bindings.items():
-        stored, data = binding.stored, binding.stored.data
+    for canonical, stored in lying.items():
+        data = stored.data
         for one in places[canonical]:
             if one.step.new.name == stored.name:
                 break

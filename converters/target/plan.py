@@ -19,8 +19,9 @@ from ..table import config_fields
 from ..table.config_fields import SourceConfig
 from ..table.dialects import DIALECT_FILES, software_of
 from ..table.differences import Difference, advice, differences
-from ..table.mapping import BASE, POOLER, Dialect, Group, ModelClass, unread
+from ..table.mapping import BASE, POOLER, POSITIONS, Dialect, Group, ModelClass, unread
 from ..tensors.stored import FLOATS, FileLayout, NewTensor
+from .positions import MOST_POSITIONS, computed_positions
 
 #: Names listed in one note.
 _NAMED = 8
@@ -32,7 +33,7 @@ class Step:
 
     Attributes:
         new: The tensor as the target file will hold it.
-        binding: Where its bytes come from.
+        binding: Where its bytes come from: a file, or for the rotary table its computation.
         transpose: Whether the matrix is transposed on the way.
     """
 
@@ -43,6 +44,11 @@ class Step:
     @property
     def casts(self) -> bool:
         return self.new.dtype != self.binding.stored.dtype
+
+    @property
+    def computed(self) -> bool:
+        """Whether it is no tensor of the source but follows from the configuration."""
+        return self.binding.tensor is POSITIONS
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def make_plan(
     dtype: str | None = None,
     max_shard_size: int | None = None,
     allow_different: bool = False,
+    positions: bool = True,
 ) -> Plan:
     """Plan the conversion of ``source``.
 
@@ -149,6 +156,7 @@ def make_plan(
         dtype: Cast every tensor to this type; by default each keeps its own.
         max_shard_size: Split the weights into files of at most this many bytes of payload.
         allow_different: Plan it though the target's software would compute another function.
+        positions: Write the rotary table where the target's software keeps it among the weights.
 
     Raises:
         InexpressibleError: The target's software would compute another function, or has no name for a tensor.
@@ -164,10 +172,11 @@ def make_plan(
     if different and not allow_different:
         raise _inexpressible(source, target, different)
     pooler = "pooler.weight" in source.bindings
-    steps = _steps(source, target, chosen, dtype, base)
+    main_type = dtype or source.dtypes().most_common(1)[0][0]
+    table, table_notes = _positions(source, target, chosen, dtype, positions)
+    steps = [*_steps(source, target, chosen, dtype, base), *table]
     files = _shard(steps, chosen, max_shard_size, target)
     types = {step.new.dtype for step in steps}
-    main_type = dtype or source.dtypes().most_common(1)[0][0]
     _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
     config, config_notes = config_fields.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
     config_notes += advice(source.config, target, kind, pooler=pooler)
@@ -182,7 +191,7 @@ def make_plan(
         config_name=DIALECT_FILES[target].configs[0],
         config=config,
         companions=source.companions,
-        notes=(*source.found.notes, *source.source_config.notes, *config_notes, *tensor_notes),
+        notes=(*source.found.notes, *source.source_config.notes, *config_notes, *tensor_notes, *table_notes),
         source_config=source.source_config,
         kind=kind,
         groups=groups,
@@ -257,6 +266,30 @@ def _steps(source: Checkpoint, target: Dialect, container: Container, dtype: str
     return steps
 
 
+def _positions(
+    source: Checkpoint, target: Dialect, container: Container, dtype: str | None, wanted: bool
+) -> tuple[list[Step], list[str]]:
+    """Plan the rotary table where the target's software keeps it among the weights, or say why it is left out.
+
+    It has the type that is asked for, or that of the source's own table: that is what was computed with, rounded or
+    not. Software that stores none computes it in float32, whatever the weights' type.
+    """
+    name = POSITIONS.name(target, base=source.kind is BASE)
+    if name is None:
+        left_out = "embed_positions is left out: it is computed from the configuration"
+        return [], [left_out] if source.derived else []
+    software, length = software_of(target, source.config), source.config.max_position_embeddings
+    if not wanted:
+        return [], [f"embed_positions is left out; {software} computes it, and reports it as newly initialized"]
+    if length > MOST_POSITIONS:
+        why = f"max_position_embeddings is {length:,}, and it is written for {MOST_POSITIONS:,} at most"
+        return [], [f"embed_positions is left out: {why}; {software} computes it, and reports it as newly initialized"]
+    own = next((each.dtype for each in source.found.index.tensors if each.name in source.derived), "float32")
+    kept = dtype or (own if own in container.dtypes else "float32")
+    binding = computed_positions(source.config)
+    return [Step(NewTensor(name, kept, binding.stored.shape), binding, transpose=False)], []
+
+
 def _shard(
     steps: Sequence[Step], container: Container, max_shard_size: int | None, target: Dialect
 ) -> tuple[FilePlan, ...]:
@@ -303,10 +336,6 @@ def _tensor_notes(
     if target == "paddle" and pools and POOLER not in groups:
         notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
     notes += container.notes(target, types)
-    if source.derived and target in ("torch", "tf"):
-        notes.append("embed_positions is left out: it is computed from the configuration (loaders report it missing)")
-    elif source.derived:
-        notes.append("embed_positions is left out: it is computed from the configuration")
     for second in source.table.ties:
         binding, name = source.bindings.get(second.of), second.spelling.in_(source.dialect)
         if binding is not None and binding.stored.name == name:

@@ -81,8 +81,9 @@ class ReadBack:
 
 
 def _differ(step: Step, how: str) -> ConvertError:
+    origin = "what was computed" if step.computed else f"those of {step.binding.stored.name} in the source"
     return ConvertError(
-        f"{step.new.name} {how} bits that differ from those of {step.binding.stored.name} in the source",
+        f"{step.new.name} {how} bits that differ from {origin}",
         "Nothing was kept. The disk or the memory may be failing: try another disk, and report it if it stays.",
     )
 
