@@ -515,6 +515,7 @@ def _calls(model: Any) -> Iterator[tuple[str, Any]]:
         "packed": {"attention_mask": real, "packed": True},
     }
     for name, arguments in batches.items():
+        arguments["token_type_ids"] = (np.arange(17) > 3).astype(np.int64) * (ids % 2)
         given = {key: paddle.to_tensor(x) if isinstance(x, np.ndarray) else x for key, x in arguments.items()}
         words, order = model(paddle.to_tensor(ids), positions=positions, **given)
         yield f"{name} words", words
@@ -525,9 +526,9 @@ def _calls(model: Any) -> Iterator[tuple[str, Any]]:
         parameter.clear_gradient(False)
 
 
-def _model() -> Any:
+def _model(**fields: Any) -> Any:
     paddle.seed(0)
-    model = RoFormerForPretraining(CONFIG, dtype="float64")
+    model = RoFormerForPretraining(replace(CONFIG, **fields), dtype="float64")
     model.eval()
     return model
 
@@ -569,6 +570,34 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
     assert called["rotation"] == 3 * 2 * layers
     assert called["add_norm"] == 3 * 2 * layers
     assert called["projection"] >= 3 * 6 * layers
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": "causal"},
+        {"attention": "unilm"},
+        {"norm_type": "rms_norm", "use_bias": False, "embedding_size": CONFIG.hidden_size},
+    ],
+    ids=["causal", "UniLM", "RoFormerV2"],
+)
+def test_what_no_kernel_computes_is_left_to_plain_operators(fields: dict[str, Any]) -> None:
+    model = _model(**fields)
+    want = {name: value.numpy() for name, value in _calls(model)}
+    called = []
+
+    def counting(place: Any) -> Callable[..., Any]:
+        return lambda *arguments: (called.append(place), RIGHT[place](*arguments))[1]
+
+    with pretending(V100, fast=False):  # the plain operators of a GPU
+        for name, value in _calls(model):
+            assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
+    for need in trials.needs(CONFIG, ["float64"]):
+        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes)
+    for name, value in _calls(model):
+        assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
+    left = {"add_norm"} if "norm_type" in fields else {"attention"}
+    assert set(called) == set(kernels.PLACES) - left
 
 
 def test_dropout_goes_to_the_kernels_while_training() -> None:

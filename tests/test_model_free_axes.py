@@ -22,7 +22,7 @@ SCRIPTS = {
         import torch
         from torch._dynamo.testing import CompileCounterWithBackend
         from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
-        model = RoFormerForMaskedLM.from_pretrained(directory)
+        model = RoFormerForMaskedLM.from_pretrained(directory, set=fields)
         counter = CompileCounterWithBackend("aot_eager")
         compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
         tensor, graphs = torch.tensor, lambda: counter.frame_count
@@ -39,7 +39,7 @@ SCRIPTS = {
         class Served(paddle.nn.Layer):
             def __init__(self):
                 super().__init__()
-                self.model = RoFormerForMaskedLM.from_pretrained(directory)
+                self.model = RoFormerForMaskedLM.from_pretrained(directory, set=fields)
             def forward(self, input_ids, attention_mask, positions):
                 return self.model(input_ids, None, attention_mask, positions=positions)
         served = Served()
@@ -58,7 +58,7 @@ SCRIPTS = {
     "tf": """
         import tensorflow as tf
         from roformer_convert.models.roformer_tf import RoFormerForMaskedLM
-        model = RoFormerForMaskedLM.from_pretrained(directory)
+        model = RoFormerForMaskedLM.from_pretrained(directory, set=fields)
         made = []
         axes = [tf.TensorSpec([None] * n, tf.int64) for n in (2, 2, 1)]
         @tf.function(input_signature=axes, jit_compile=True)
@@ -102,11 +102,15 @@ except Exception as error:
 """
 
 
-def run_script(framework: str, script: str, tmp_path: Path) -> str:
+def run_script(framework: str, script: str, tmp_path: Path, **fields: str) -> str:
     module = {"tf": "tensorflow"}.get(framework, framework)
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    script = f"directory, shapes = {str(RANDOM)!r}, {SHAPES}\n" + textwrap.dedent(SCRIPTS[framework]) + script
+    script = (
+        f"directory, shapes, fields = {str(RANDOM)!r}, {SHAPES}, {fields}\n"
+        + textwrap.dedent(SCRIPTS[framework])
+        + script
+    )
     file = tmp_path / "run.py"  # Paddle reads the source of what it compiles
     file.write_text(script, encoding="utf-8")
     done = subprocess.run([sys.executable, str(file)], capture_output=True, text=True)
@@ -115,8 +119,11 @@ def run_script(framework: str, script: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("framework", SCRIPTS)
-def test_one_graph_serves_every_number_of_rows_tokens_and_positions(framework: str, tmp_path: Path) -> None:
-    said = run_script(framework, CALLS, tmp_path)
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_one_graph_serves_every_number_of_rows_tokens_and_positions(
+    framework: str, attention: str, tmp_path: Path
+) -> None:
+    said = run_script(framework, CALLS, tmp_path, attention=attention)
     found = re.findall(r"^graphs (\d+) difference (\S+)$", said, re.MULTILINE)
     assert len(found) == len(SHAPES)
     assert len({graphs for graphs, _ in found}) == 1, "a later shape was traced anew"
