@@ -136,9 +136,10 @@ def _row_order(wrong: Array, good: Array) -> tuple[int, ...]:
     """Say which row of ``good`` stands in each row of ``wrong``; empty where those are not the same rows."""
     if good.ndim == 0:
         return ()
-    places = {row.tobytes(): place for place, row in enumerate(np.ascontiguousarray(good))}
-    order = tuple(places.get(row.tobytes(), -1) for row in np.ascontiguousarray(wrong, good.dtype))
-    return order if sorted(order) == list(range(len(good))) else ()
+    places = {hash(row.tobytes()): place for place, row in enumerate(good)}  # their bytes would be all of them again
+    order = tuple(places.get(hash(row.tobytes()), -1) for row in wrong.astype(good.dtype, copy=False))
+    same_rows = sorted(order) == list(range(len(good))) and np.array_equal(wrong, good[list(order)])
+    return order if same_rows else ()
 
 
 # Steps ---------------------------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         scratch = Path(name)
         loaded, told = write_stated(directories, set, model_class, scratch)
-        model, dialects = look_at(loaded)
+        model, dialects = look_at(loaded, directories)
         model = replace(model, notes=(*told, *model.notes))
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         clock.lap("convert")

@@ -93,8 +93,12 @@ def require_frameworks(frameworks: Sequence[str]) -> None:
         raise MissingPackageError(f"parity --frameworks {','.join(frameworks)}", missing)
 
 
-def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
+def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) -> tuple[ComparedModel, list[Dialect]]:
     """Open every directory; say what can be compared, and each one's dialect.
+
+    Args:
+        directories: What is loaded.
+        names: What to call each; by default as it is.
 
     Raises:
         ConvertError: One is unusable, or their sizes differ.
@@ -111,26 +115,26 @@ def look_at(directories: Sequence[Path]) -> tuple[ComparedModel, list[Dialect]]:
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
             if vocabulary is None and any(path.name == "vocab.txt" for path in checkpoint.companions):
                 vocabulary = checkpoint.directory
-    first = configs[0]
+    first, called = configs[0], directories if names is None else names
     problems = [
-        Problem("size", name, f"{getattr(first, name)} in {directories[0]}, {getattr(config, name)} in {directory}")
-        for directory, config in zip(directories[1:], configs[1:], strict=True)
+        Problem("size", name, f"{getattr(first, name)} in {called[0]}, {getattr(config, name)} in {directory}")
+        for directory, config in zip(called[1:], configs[1:], strict=True)
         for name in (*SYMBOLS.values(), "num_hidden_layers", "num_attention_heads")
         if getattr(first, name) != getattr(config, name)
     ]
     if problems:
-        raise MisfitError(directories[0], "the others", problems, "Compare checkpoints of one size.")
+        raise MisfitError(called[0], "the others", problems, "Compare checkpoints of one size.")
     common = set.intersection(*groups)
     other = [
-        f"configuration: {name} is {getattr(first, name)} in {directories[0]}, {getattr(config, name)} in {directory}"
-        for directory, config in zip(directories[1:], configs[1:], strict=True)
+        f"configuration: {name} is {getattr(first, name)} in {called[0]}, {getattr(config, name)} in {directory}"
+        for directory, config in zip(called[1:], configs[1:], strict=True)
         for name in (field.name for field in fields(first))
         if getattr(first, name) != getattr(config, name)
     ]
     notes = [f"{name} is not compared: not every directory has it" for name in sorted(set.union(*groups) - common)]
     class_name = _common_class(classes)
     if len(set(classes)) > 1:
-        each = ", ".join(f"{name} in {path}" for name, path in zip(classes, directories, strict=True))
+        each = ", ".join(f"{name} in {path}" for name, path in zip(classes, called, strict=True))
         notes.append(f"compared as {class_name}: {each}")
     if class_name == "RoFormerForPretraining" and not {"sentence-order head", "pooler"} <= common:
         class_name = "RoFormerForMaskedLM"

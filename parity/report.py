@@ -141,9 +141,9 @@ def _rankings(result: Result) -> str:
             f'<td class="number">{min(one.gaps, default=0.0):.2g}</td></tr>'
         )
     task = result.model.task
-    title = f"The best {result.top_k} {asked(task)}"
-    if task.mlm and not task.next_word:
-        title += " at each mask"
+    title = f"{asked(task).capitalize()}, best first"
+    if task.mlm:
+        title = f"The best {result.top_k} {asked(task)}{' at each mask' * (not task.next_word)}"
     more = f" {len(shown)} of {len(listed)} places are shown." if len(shown) < len(listed) else ""
     return (
         f"<section><h2>{title}</h2><p>From float32 scores, best first; ≈ stands "

@@ -222,10 +222,10 @@ def test_pooler_beside_a_masked_lm_head_is_compared_too(tmp_path: Path) -> None:
     ("name", "title", "said"),
     [
         ("causal LM V2", "The best 5 next words", "norm_type rms_norm, use_bias False, attention causal"),
-        ("labels", "The best 5 labels", "pooler_activation gelu"),
-        ("token labels", "The best 5 token labels", "RoFormerForTokenClassification"),
-        ("answers", "The best 5 starts and ends", "RoFormerForQuestionAnswering"),
-        ("choices, first", "The best 5 options", "summary_type first"),
+        ("labels", "Labels, best first", "pooler_activation gelu"),
+        ("token labels", "Token labels, best first", "RoFormerForTokenClassification"),
+        ("answers", "Starts and ends, best first", "RoFormerForQuestionAnswering"),
+        ("choices, first", "Options, best first", "summary_type first"),
     ],
 )
 def test_reports_show_the_class_its_traits_and_its_answers(tmp_path: Path, name: str, title: str, said: str) -> None:

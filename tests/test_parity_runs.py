@@ -190,6 +190,9 @@ def test_what_is_stated_of_a_checkpoint_reaches_whoever_opens_it(tmp_path: Path)
         assert any("attention is bidirectional" in note for note in result.model.notes)
         assert any(f"RoFormerForCausalLM in {tmp_path / 'out'}" in note for note in result.model.notes)
         assert {cause.kind for cause in result.causes} == {"mask"}
+    other: dict[str, Any] = {"frameworks": ["torch"], "gradients": False, "set": {"eos_token_id": 3}}
+    with gate.run([CAUSAL, tmp_path / "out"], **other) as result:
+        assert any(f"attention is bidirectional in {CAUSAL}, causal in" in note for note in result.model.notes)
 
 
 def test_stated_fields_and_class_are_options_of_the_command() -> None:
