@@ -21,7 +21,7 @@ from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CLASS, CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
     from .converters.conversion import ConversionReport
@@ -58,6 +58,7 @@ def _options(function: Function) -> Function:
         CONFIG,
         SET,
         CLASS,
+        parts_options,
         click.option(
             "--allow-different",
             is_flag=True,
@@ -117,7 +118,14 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     positions = not given.pop("no_positions")
     settings = parse_settings(given.pop("settings"))
     # click.Choice and the command's name have checked the dialects
-    options = ConvertOptions(dialect=dialect, set=settings, verify=verify, positions=positions, **given)  # type: ignore[arg-type]
+    options = ConvertOptions(
+        dialect=dialect,  # type: ignore[arg-type]
+        set=settings,
+        verify=verify,
+        positions=positions,
+        parts=take_parts(given),
+        **given,
+    )
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     # a gate that follows may be stopped
@@ -138,7 +146,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     if run_parity:
         from .parity.command_line import gate_of_conversion
 
-        told = options.set or options.model_class or options.allow_different
+        told = options.set or options.model_class or options.parts or options.allow_different
         whole = options.config is None and not told and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)

@@ -38,6 +38,9 @@ def _both(name: str, *, help: str, **options: Any) -> Callable[[Function], Funct
 @_both("--from", type=click.Choice(DIALECTS), help="Dialect of {}, where its files do not say.")
 @_both("--config", type=click.Path(path_type=Path), help="{}'s configuration, where it lies elsewhere.")
 @_both("--set", metavar="FIELD=VALUE", multiple=True, help="Set a field of {}'s configuration. Repeatable.")
+@_both("--prefix", metavar="P", help="What of {} is meant begins with P in its file.")
+@_both("--encoder-only", is_flag=True, help="Take {}'s encoder and its pooler, without heads.")
+@_both("--drop", metavar="PATTERN", multiple=True, help="Leave out {}'s tensors whose names match. Repeatable.")
 @_both("--class", type=click.Choice(list(CLASSES)), help="Class of {}, where its files do not say.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
@@ -63,6 +66,7 @@ def diff_command(first: Path, second: Path, as_json: bool, quiet: bool, **given:
 def _open(path: Path, which: str, given: Mapping[str, Any]) -> Checkpoint:
     from .converters.errors import ConvertError
     from .converters.source.opening import open_checkpoint
+    from .converters.source.renaming import Parts
     from .converters.table.field_values import parse_settings
 
     try:
@@ -72,6 +76,7 @@ def _open(path: Path, which: str, given: Mapping[str, Any]) -> Checkpoint:
             config=given[f"config_{which}"],
             set=parse_settings(given[f"set_{which}"]),
             model_class=given[f"class_{which}"],
+            parts=Parts(given[f"prefix_{which}"], given[f"drop_{which}"], given[f"encoder_only_{which}"]),
         )
     except ConvertError as error:
         # what is said is written for commands that read one checkpoint
@@ -83,7 +88,7 @@ def _open(path: Path, which: str, given: Mapping[str, Any]) -> Checkpoint:
 
 def _named_for(which: str, text: str) -> str:
     """Give the options in a message the names that they have here: ``--set`` is ``--set-first``."""
-    return re.sub(r"(?<![\w-])--(from|config|set|class)\b(?!-)", rf"--\1-{which}", text)
+    return re.sub(r"(?<![\w-])--(from|config|set|class|prefix|encoder-only|drop)\b(?!-)", rf"--\1-{which}", text)
 
 
 def render(comparison: Comparison, first: str, second: str) -> str:

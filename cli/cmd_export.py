@@ -9,7 +9,7 @@ import click
 
 from .converters.amounts import amount
 from .converters.json_output import render_json
-from .source_options import CLASS, CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
     from .models.export import Export
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @CONFIG
 @SET
 @CLASS
+@parts_options
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -52,6 +53,7 @@ def export_command(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    **given: Any,
 ) -> None:
     """Export the model in DIR, a checkpoint of any dialect and class, for serving without this program.
 
@@ -85,6 +87,7 @@ def export_command(
         config=config,
         set=parse_settings(settings),
         model_class=model_class,
+        parts=take_parts(given),
         trial=not no_trial,
         report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
     )

@@ -11,7 +11,7 @@ from .converters.amounts import amount
 from .converters.errors import printable
 from .converters.json_output import render_json
 from .converters.source.renaming import in_words
-from .source_options import CLASS, CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 @CONFIG
 @SET
 @CLASS
+@parts_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
 def inspect_command(
-    path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], model_class: str | None, as_json: bool
+    path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
 
@@ -38,7 +39,8 @@ def inspect_command(
     from .converters.inspection import inspect
     from .converters.table.field_values import parse_settings
 
-    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), model_class=model_class)
+    parts = take_parts(given)
+    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), parts=parts, **given)
     click.echo(render_json(found.as_dict()) if as_json else render(found))
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from .converters.source.renaming import Parts
 from .converters.table.mapping import CLASSES, DIALECTS
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 FROM = click.option(
     "--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect that the files look like."
@@ -25,3 +30,29 @@ CLASS = click.option(
     type=click.Choice(list(CLASSES)),
     help="The model's class, where no file says it; overrules the configuration.",
 )
+
+
+def parts_options(function: Function) -> Function:
+    """Declare what says which tensors of a file are meant; :func:`take_parts` reads it."""
+    declared = (
+        click.option(
+            "--prefix",
+            metavar="P",
+            help="The model is what begins with P in the file: --prefix student. What does not is left out.",
+        ),
+        click.option("--encoder-only", is_flag=True, help="Take the encoder and its pooler, without heads."),
+        click.option(
+            "--drop",
+            metavar="PATTERN",
+            multiple=True,
+            help="Leave out the tensors whose names in the file match: --drop 'classifier.*'. Repeatable.",
+        ),
+    )
+    for option in reversed(declared):
+        function = option(function)
+    return function
+
+
+def take_parts(given: dict[str, Any]) -> Parts:
+    """Take what :func:`parts_options` declares out of a command's arguments."""
+    return Parts(given.pop("prefix"), given.pop("drop"), given.pop("encoder_only"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .converters.json_output import render_json
-from .source_options import CLASS, CONFIG, FROM, SET
+from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
     from .models.task import Prediction
@@ -49,6 +49,7 @@ def text_options(content: str) -> Callable[[Function], Function]:
             CONFIG,
             SET,
             CLASS,
+            parts_options,
             click.option("--json", "as_json", is_flag=True, help=f"Print one JSON object a line: {content}."),
             click.option("-v", "--verbose", is_flag=True, help="Print tokenizer, versions and times on stderr."),
         )
@@ -86,6 +87,7 @@ def show(answer: Callable[..., Iterable[Prediction]], given: dict[str, Any], *, 
         config=given["config"],
         set=parse_settings(given["settings"]),
         model_class=given["model_class"],
+        parts=take_parts(given),
         report=(lambda line: click.echo(line, err=True)) if given["verbose"] else (lambda line: None),
         note=lambda line: click.echo(f"{command}: note: {line}", err=True),
     )

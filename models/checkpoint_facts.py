@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..converters import open_checkpoint
 from ..converters.source.location import locate
+from ..converters.source.renaming import Parts
 from ..converters.table.mapping import Dialect
 from .config import RoFormerConfig, with_limit
 from .pretrained import assumptions
@@ -50,6 +51,7 @@ def learn(
     config: Path | str | None,
     set: Mapping[str, Any] | None,
     model_class: str | None,
+    parts: Parts,
     report: Callable[[str], None],
     note: Callable[[str], None],
 ) -> CheckpointFacts:
@@ -62,6 +64,7 @@ def learn(
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Overrules the class that the files say: ``"causal-lm"``.
+        parts: Which tensors of the files are meant.
         report: Called with a line on what was found.
         note: Called with each thing that is computed though no file says it.
 
@@ -69,7 +72,8 @@ def learn(
         ConvertError: The checkpoint or its tokenizer is unusable.
     """
     path = locate(path)
-    with open_checkpoint(path, dialect=dialect, config=config, set=set, model_class=model_class) as checkpoint:
+    options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}
+    with open_checkpoint(path, **options, parts=parts) as checkpoint:
         limits = with_limit(checkpoint.config, extend_to)
         kind, name = checkpoint.kind.name, checkpoint.model_class
         pooler = "pooler.weight" in checkpoint
@@ -84,6 +88,7 @@ def learn(
         "config": None if config is None else str(config),
         "set": dict(set or {}),
         "kind": model_class,
+        "parts": asdict(parts),
         "extend_to": extend_to,
     }
     return CheckpointFacts(path, kind, name, limits, pooler, tokenizer, options)

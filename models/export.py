@@ -14,13 +14,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..converters import open_checkpoint
 from ..converters.conversion import default_target
 from ..converters.errors import ConvertError
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect, ModelClass
 from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from .config import RoFormerConfig, supported, with_limit
@@ -145,6 +146,7 @@ def export(
     config: str | Path | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
     trial: bool = True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Export:
@@ -165,6 +167,7 @@ def export(
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Name of the checkpoint's class, where no file says it.
+        parts: Which tensors of its files are meant.
         trial: Run the export in its runtime and compare it with the model.
         report: Called with a line on what happens, for ``--verbose``.
 
@@ -182,7 +185,7 @@ def export(
     goal = Path(os.path.realpath(default_target(source, to) if target is None else Path(target)))
     options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}
     # The framework's own process opens the checkpoint again: here, what is wrong with it costs no import.
-    with open_checkpoint(source, **options) as checkpoint:
+    with open_checkpoint(source, **options, parts=parts) as checkpoint:
         exported = served(checkpoint.kind)
         limits = supported(with_limit(checkpoint.config, extend_to))
         pooler = pools(exported) and "pooler.weight" in checkpoint
@@ -190,7 +193,7 @@ def export(
         widths = checkpoint.dtypes()
         room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
         notes = assumptions(checkpoint)
-    options["extend_to"] = extend_to
+    options |= {"extend_to": extend_to, "parts": asdict(parts)}
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)
     with OutputDirectory(goal, source=read_from, force=force, replaces=EXPORT) as output:

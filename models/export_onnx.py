@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_torch
 from .export_signature import INPUTS, input_axes, outputs, pools, results
@@ -32,7 +33,8 @@ def main() -> None:
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
     kind = CLASSES[request["kind"]]
-    model: Any = getattr(roformer_torch, kind.class_name).from_pretrained(**request["load"], dtype="float32")
+    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
+    model: Any = getattr(roformer_torch, kind.class_name).from_pretrained(**load, dtype="float32")
     path = Path(request["into"]) / FILE
     write(model, path)
     notes = []

@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_paddle
 from .export_signature import INPUTS, input_axes, outputs, pools, results
@@ -33,7 +34,8 @@ def answer(request: Json) -> Json:
     for note in NOTES:
         print(note, file=sys.stderr)
     kind = CLASSES[request["kind"]]
-    model: Any = getattr(roformer_paddle, kind.class_name).from_pretrained(**request["load"], dtype="float32")
+    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
+    model: Any = getattr(roformer_paddle, kind.class_name).from_pretrained(**load, dtype="float32")
     path = write(model, Path(request["into"]))
     runtime = trial = None
     if request["trial"]:

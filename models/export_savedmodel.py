@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_tf
 from .export_signature import INPUTS, input_axes, outputs, pools, results
@@ -27,7 +28,8 @@ def main() -> None:
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
     kind = CLASSES[request["kind"]]
-    model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**request["load"], dtype="float32")
+    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
+    model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**load, dtype="float32")
     path = Path(request["into"])
     write(model, path)
     runtime = trial = None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.errors import ConvertError, quoted
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect
 from .checkpoint_facts import learn
 from .framework_processes import Row
@@ -128,6 +129,7 @@ def fill_mask(
     config: Path | str | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Filled]:
@@ -145,6 +147,7 @@ def fill_mask(
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Overrules the class that the files say.
+        parts: Which tensors of the files are meant.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing.
 
@@ -159,6 +162,7 @@ def fill_mask(
         config=config,
         set=set,
         model_class=model_class,
+        parts=parts,
         report=report,
         note=note,
     )

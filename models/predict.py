@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.errors import ConvertError
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect
 from .answer_spans import QuestionAnswering
 from .checkpoint_facts import CheckpointFacts, learn
@@ -74,6 +75,7 @@ def predict(
     config: Path | str | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
@@ -92,6 +94,7 @@ def predict(
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Overrules the class that the files say.
+        parts: Which tensors of the files are meant.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing.
 
@@ -106,6 +109,7 @@ def predict(
         config=config,
         set=set,
         model_class=model_class,
+        parts=parts,
         report=report,
         note=note,
     )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..converters import Checkpoint, save_checkpoint
 from ..converters.source.fitting import fit
 from ..converters.source.identification import identify
+from ..converters.source.renaming import Parts
 from ..converters.table.mapping import BASE, CLASSES, Dialect, ModelClass, Table, Tensor, Traits
 from ..converters.tensors.stored import FLOATS
 from .config import ModelError, RoFormerConfig, supported, with_limit
@@ -96,6 +97,7 @@ def opened(
     config: str | Path | None,
     set: Mapping[str, Any] | None,
     model_class: str | None,
+    parts: Parts,
     extend_to: int | None,
     fresh_heads: bool,
     num_labels: int | None,
@@ -112,6 +114,7 @@ def opened(
         config: A configuration file that does not lie beside the weights.
         set: Field of the configuration → value, whatever its file says.
         model_class: Class of the checkpoint as ``open_checkpoint`` takes it, whatever its files say.
+        parts: Which tensors of its files are meant.
         extend_to: Raises ``max_position_embeddings``, in tokens.
         fresh_heads: Whether a head that the file lacks starts at random; otherwise that is an error.
         num_labels: Labels of a fresh classifier.
@@ -122,10 +125,10 @@ def opened(
         raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(FLOATS)}")
     if dtype is not None and not computes(dtype):
         raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
-    found = identify(directory, dialect=dialect, config=config, set=set, model_class=model_class)
+    found = identify(directory, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts)
     if found.choice.problem:  # no file says what it is: the class that it is loaded as, of whose encoder any may be
         named = kind if kind.stated else found.kind
-        found = identify(directory, dialect=dialect, config=config, set=set, model_class=named.name)
+        found = identify(directory, dialect=dialect, config=config, set=set, model_class=named.name, parts=parts)
     with fit(found, any_vocab=True).require() as checkpoint:
         for note in assumptions(checkpoint):
             _log.warning("%s: %s; here set={...}", directory, note)
@@ -134,11 +137,11 @@ def opened(
             _log.warning(
                 "%s: stored %s is computed in float32, for this device does not compute in it", directory, stored
             )
-        settled, parts = _parts(checkpoint, kind, layout, num_labels, fresh_heads)
+        settled, built = _parts(checkpoint, kind, layout, num_labels, fresh_heads)
         yield Source(
             config=supported(with_limit(settled, extend_to)),
             dtype=dtype or (stored if computes(stored) else "float32"),
-            parts=parts,
+            parts=built,
             _checkpoint=checkpoint,
             _kind=kind,
             _tensors=Table.of(checkpoint.config, kind).by_canonical,

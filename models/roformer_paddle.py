@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect
 from ..converters.table.rotary import rotary_angles
 from . import pretrained
@@ -314,6 +315,7 @@ class RoFormerModel(Module):
         num_labels: int | None = None,
         set: Mapping[str, Any] | None = None,
         model_class: str | None = None,
+        parts: Parts = ALL,
     ) -> Model:
         """Load a checkpoint directory of any dialect, ready for inference.
 
@@ -327,6 +329,7 @@ class RoFormerModel(Module):
             num_labels: Labels of a classifier that starts at random.
             set: Field of the configuration → value, whatever its file says: ``{"attention": "causal"}``.
             model_class: Class of the checkpoint, whatever its files say: ``"token-classification"``.
+            parts: Which tensors of its files are meant: ``Parts(prefix="student.")``.
         """
         with pretrained.opened(
             pretrained.class_of(cls),
@@ -337,6 +340,7 @@ class RoFormerModel(Module):
             config=config,
             set=set,
             model_class=model_class,
+            parts=parts,
             extend_to=extend_to,
             fresh_heads=fresh_heads,
             num_labels=num_labels,

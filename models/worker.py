@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.source.renaming import ALL, Parts
 from .frameworks import FRAMEWORKS
 from .process import Json, serve
 from .ranking import best, finite
@@ -68,6 +69,7 @@ class Worker:
         set: Json,
         kind: str | None,
         extend_to: int | None,
+        parts: Json | None = None,
     ) -> Json:
         """Import the framework and load the model in float32; say what was loaded, and in how many seconds."""
         started = time.monotonic()
@@ -81,6 +83,7 @@ class Worker:
                 config=config,
                 set=set,
                 model_class=kind,
+                parts=ALL if parts is None else Parts.of(parts),
                 extend_to=extend_to,
             )
         )

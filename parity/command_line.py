@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..converters.json_output import render_json
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
 from ..models.text_lines import read_lines
@@ -51,6 +52,14 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     type=click.Choice(list(CLASSES)),
     help="What every DIR is, where its files do not say it: names alone do not tell some heads apart.",
 )
+@click.option("--prefix", metavar="P", help="The model is what begins with P in every DIR's file.")
+@click.option("--encoder-only", is_flag=True, help="Take the encoder and its pooler, without heads.")
+@click.option(
+    "--drop",
+    metavar="PATTERN",
+    multiple=True,
+    help="Leave out the tensors whose names in the files match. Repeatable.",
+)
 @click.option(
     "--sentences",
     type=click.Path(path_type=Path, allow_dash=True),
@@ -85,6 +94,9 @@ def parity_command(
     directories: tuple[Path, ...],
     settings: tuple[str, ...],
     model_class: str | None,
+    prefix: str | None,
+    drop: tuple[str, ...],
+    encoder_only: bool,
     sentences: Path | None,
     conversions: str | None,
     **options: Any,
@@ -109,6 +121,7 @@ def parity_command(
     if sentences is not None:
         texts = list(read_lines(sentences))
     stated: dict[str, Any] = {"set": parse_settings(settings), "model_class": model_class}
+    stated["parts"] = Parts(prefix, drop, encoder_only)
     status = 0
     if conversions is not None:
         status = max(convert_every_way(directory, **stated, quiet=options["quiet"]) for directory in directories)
@@ -118,12 +131,17 @@ def parity_command(
 
 
 def convert_every_way(
-    checkpoint: Path, *, set: Mapping[str, Any] | None = None, model_class: str | None = None, quiet: bool = False
+    checkpoint: Path,
+    *,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
+    parts: Parts = ALL,
+    quiet: bool = False,
 ) -> int:
     """Convert in every direction, print a line for each; return 0 where all bits agree, 1 where some differ."""
     from .conversions import every_direction, report
 
-    directions = list(every_direction(checkpoint, set=set, model_class=model_class))
+    directions = list(every_direction(checkpoint, set=set, model_class=model_class, parts=parts))
     if not quiet:
         click.echo(report(checkpoint, directions) + "\n")
     return 1 if any(direction.different for direction in directions) else 0
@@ -135,6 +153,7 @@ def run_gate(
     frameworks: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     no_gradients: bool = False,
@@ -162,6 +181,7 @@ def run_gate(
         frameworks=frameworks,
         set=set,
         model_class=model_class,
+        parts=parts,
         sentences=sentences,
         top_k=top_k,
         gradients=not no_gradients,

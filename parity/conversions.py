@@ -15,6 +15,7 @@ from ..converters.errors import InexpressibleError
 from ..converters.rendering import table
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.opening import open_checkpoint
+from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import DIALECTS, Dialect
 
 
@@ -44,7 +45,11 @@ class Direction:
 
 
 def every_direction(
-    checkpoint: Path, *, set: Mapping[str, Any] | None = None, model_class: str | None = None
+    checkpoint: Path,
+    *,
+    set: Mapping[str, Any] | None = None,
+    model_class: str | None = None,
+    parts: Parts = ALL,
 ) -> Iterator[Direction]:
     """Convert ``checkpoint`` into each dialect, each of those into every other, and hold all against it.
 
@@ -55,14 +60,15 @@ def every_direction(
         checkpoint: A directory or file.
         set: Field of the configuration → value, whatever its file says.
         model_class: The class, where the files do not say it.
+        parts: Which tensors of the files are meant.
 
     Raises:
         ConvertError: A conversion failed.
     """
-    stated = ConvertOptions(set=set, model_class=model_class, allow_different=True)
+    stated = ConvertOptions(set=set, model_class=model_class, parts=parts, allow_different=True)
     with (
         tempfile.TemporaryDirectory() as directory,
-        open_checkpoint(checkpoint, set=set, model_class=model_class) as first,
+        open_checkpoint(checkpoint, set=set, model_class=model_class, parts=parts) as first,
     ):
         starts: dict[Dialect, Path] = {}
         for dialect in DIALECTS:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
 from ..converters.source.location import locate
+from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names
 from ..models.process import Process
 from ..models.processor import processor
@@ -168,6 +169,7 @@ def run(
     frameworks: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
+    parts: Parts = ALL,
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     gradients: bool = True,
@@ -181,6 +183,7 @@ def run(
         frameworks: Who computes; None for all three, or each directory's own.
         set: Field of the configuration → value, whatever the files say.
         model_class: The class, where the files do not say it, as ``open_checkpoint`` names classes.
+        parts: Which tensors of the files are meant.
         sentences: The user's, in place of the built-in ones.
         top_k: Answers a question: words at a mask, labels.
         gradients: Whether the class's loss is differentiated and a step taken.
@@ -196,7 +199,7 @@ def run(
         require_frameworks(frameworks)  # before anything else is done
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         scratch = Path(name)
-        loaded, told = write_stated(directories, set, model_class, scratch)
+        loaded, told = write_stated(directories, set, model_class, parts, scratch)
         model, dialects = look_at(loaded, directories)
         model = replace(model, notes=(*told, *model.notes))
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)

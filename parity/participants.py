@@ -15,6 +15,7 @@ from typing import Any
 
 from ..converters import ConvertOptions, convert, open_checkpoint
 from ..converters.errors import ConvertError, MisfitError, Problem
+from ..converters.source.renaming import Parts
 from ..converters.table.config import RoFormerConfig
 from ..converters.table.mapping import SYMBOLS, Dialect
 from ..models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
@@ -109,7 +110,7 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
         with open_checkpoint(directory) as checkpoint:
             configs.append(checkpoint.config)
             classes.append(checkpoint.model_class)
-            told += checkpoint.source_config.notes
+            told += (*checkpoint.found.notes, *checkpoint.source_config.notes)
             groups.append({group.name for group in checkpoint.groups})
             dialects.append(checkpoint.dialect)
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
@@ -151,7 +152,11 @@ def _common_class(classes: Sequence[str]) -> str:
 
 
 def write_stated(
-    directories: Sequence[Path], set: Mapping[str, Any] | None, model_class: str | None, scratch: Path
+    directories: Sequence[Path],
+    set: Mapping[str, Any] | None,
+    model_class: str | None,
+    parts: Parts,
+    scratch: Path,
 ) -> tuple[list[Path], list[str]]:
     """Write what the person states of a checkpoint's configuration into a copy, which says it to everyone after that.
 
@@ -161,21 +166,22 @@ def write_stated(
         directories: The checkpoints.
         set: Field of the configuration → value.
         model_class: The class, where the files do not say it.
+        parts: Which tensors of the files are meant.
         scratch: Where the copies go.
 
     Raises:
         ConvertError: A directory is no checkpoint, or nothing of the kind can be stated of it.
     """
-    if not set and model_class is None:
+    if not set and model_class is None and not parts:
         return list(directories), []
     copies: list[Path] = []
     told: list[str] = []
     for number, directory in enumerate(directories):
-        with open_checkpoint(directory, set=set, model_class=model_class) as checkpoint:
+        with open_checkpoint(directory, set=set, model_class=model_class, parts=parts) as checkpoint:
             dialect = checkpoint.dialect
-            told += checkpoint.source_config.notes
+            told += (*checkpoint.found.notes, *checkpoint.source_config.notes)
         copies.append(scratch / f"stated{number}")
-        options = ConvertOptions(set=set, model_class=model_class, any_vocab=True, allow_different=True)
+        options = ConvertOptions(set=set, model_class=model_class, parts=parts, any_vocab=True, allow_different=True)
         convert(directory, copies[-1], to=dialect, options=options)
     return copies, list(dict.fromkeys(told))
 

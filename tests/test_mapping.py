@@ -100,7 +100,6 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
         ("classifier.dense.weight", "sequence-classification head of transformers"),
         ("qa_outputs.bias", "question-answering"),
         ("bert/embeddings/position_embeddings", "learned positions"),
-        ("model.roformer.embeddings.word_embeddings.weight", "training wrapper"),
         ("linear_0.w_0_moment1_0", "optimizer state"),
         ("linear_0.w_0_beta2_pow_acc_0", "optimizer state"),
         ("classifier.out_proj.weight", "sequence-classification head of transformers"),

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from random_checkpoints import CONFIG, Tensors, read_all, same_bits, write_random
 from safetensors.numpy import load_file, save_file
 
+from roformer_convert.__main__ import cli
 from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
@@ -185,3 +187,50 @@ def test_many_names_are_said_in_few_words() -> None:
     names = [f"optimizer.state.{n}.exp_avg" for n in range(9)] + ["epoch"]
     assert in_words(names) == "optimizer.state.* (9), epoch"
     assert in_words(names[:2]) == ", ".join(names[:2])
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def test_every_command_takes_the_parts(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    write_random(tmp_path / "plain", "torch", "masked-lm", container="safetensors")
+    own = {"student.mine.weight": np.ones((3, 24), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("student.", "teacher.")(arrays) | own)
+    asked = "--prefix", "student", "--drop", "student.mine.*"
+    done = run("convert", tmp_path / "ckpt", "--to", "paddle", "-o", tmp_path / "out", *asked)
+    assert done.exit_code == 0, done.output
+    assert "note: the model is what begins with student. in the file" in done.output
+    assert "note: left out: student.mine.weight, teacher." in done.output.replace("* (", ". (")
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+    done = run("torch2tf", tmp_path / "ckpt", "-o", tmp_path / "bare", "--encoder-only", "--prefix", "student.")
+    assert done.exit_code == 0, done.output
+    assert all(name.startswith(("embeddings.", "layers.")) for name in read_all(tmp_path / "bare"))
+    shown = run("inspect", tmp_path / "ckpt", *asked)
+    assert "yes: every tensor has a row" in shown.output
+    sides = "--prefix-second", "student.", "--drop-second", "*.mine.*"
+    assert run("diff", tmp_path / "plain", tmp_path / "ckpt", *sides).exit_code == 0
+    refused = run("diff", tmp_path / "plain", tmp_path / "ckpt")
+    assert isinstance(refused.exception, MisfitError)
+    assert "with --prefix-second, for example --prefix-second student." in str(refused.exception)
+    gate = run("parity", tmp_path / "ckpt", "--conversions", "only", "--prefix", "student", "--drop", "student.mine.*")
+    assert gate.exit_code == 0, gate.output
+
+
+def test_a_tensor_that_would_take_code_is_said_to_be_one(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    write_random(tmp_path / "ckpt", "torch", "base", container="bin")
+    path, name = tmp_path / "ckpt" / "pytorch_model.bin", "encoder.layer.0.output.dense.weight"
+    state = torch.load(path)
+    (key,) = (key for key in state if key.endswith(name) and "attention" not in key)
+    state[key] = state[key].to_sparse()
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(MisfitError, match="which was not run") as caught:
+        open_checkpoint(tmp_path / "ckpt")
+    (problem,) = caught.value.problems
+    assert (problem.kind, problem.name) == ("missing", key)
+    assert (
+        problem.detail
+        == f"the file has what torch._utils._rebuild_sparse_tensor makes, which was not run under state_dict.{key}"
+    )

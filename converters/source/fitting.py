@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, count_layers, looks_like
+from ..table.recognition import IGNORED, count_layers, encoder_names, looks_like
 from ..table.statements import ANOTHERS
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
@@ -85,6 +86,16 @@ class _Fitting:
     @property
     def dialect(self) -> Dialect:
         return self.found.dialect
+
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """What the file has under a name, or under one that ends so, that is no tensor of numbers."""
+        said: dict[str, str] = {}
+        for name, text in self.found.index.metadata.items():
+            parts = name.split(".")
+            for first in range(len(parts)):
+                said.setdefault(".".join(parts[first:]), f"the file has {text} under {name}")
+        return said
 
     @property
     def kind(self) -> ModelClass:
@@ -200,7 +211,7 @@ class _Fitting:
             wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
             if found is None:
                 if wanted and not tensor.optional:
-                    self.problems.append(Problem("missing", name))
+                    self.problems.append(Problem("missing", name, self._others.get(name, "")))
                 continue
             transposed = tensor.transposed(self.dialect)
             shape = tensor.shape(config.sizes)
@@ -317,16 +328,14 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
-    if kinds == {"unknown"} and all("optimizer state" in problem.detail for problem in problems):
-        return "This looks like optimizer state beside the weights: save the model's state_dict() alone."
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > 8 and len(unknown) > 8:
         return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
-    if unknown and all("looks like" in problem.detail for problem in unknown):
+    if unknown and encoder_names(dialect, missing).isdisjoint(missing):
         return (
-            f"These are not a {kind.class_name}'s. If it is of another class, name it with --class; what is no "
-            "RoFormer's must be taken out first."
+            f"These are not a {kind.class_name}'s. If it is of another class, name it with --class. "
+            "--encoder-only converts the encoder without heads, --drop PATTERN leaves out what matches."
         )
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."

@@ -7,9 +7,10 @@ Nothing is refused here: what cannot be decided is a problem, which :mod:`.fitti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from ..errors import ConvertError, Problem, quoted
 from ..table.mapping import Dialect
@@ -33,6 +34,11 @@ class Parts:
 
     def __bool__(self) -> bool:
         return self != ALL
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Parts:
+        """Make them of what JSON made of them."""
+        return cls(**{**fields, "drop": tuple(fields["drop"])})
 
 
 ALL = Parts()

@@ -54,7 +54,6 @@ LOOKS_LIKE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"crossattention|encoder_attn"), "a decoder's cross-attention"),
     (re.compile(r"(moment[12]|beta[12]_pow_acc|exp_avg|optimizer|lr_scheduler|master_weights)"), "optimizer state"),
     (re.compile(r"discriminator"), "an ELECTRA discriminator head"),
-    (re.compile(r"^(model|module|state_dict|net)\."), "a training wrapper's own nesting around the state dict"),
 )
 
 _LAYER_NUMBER = {
