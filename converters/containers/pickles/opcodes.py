@@ -6,12 +6,13 @@ Source: CPython's Lib/pickletools.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ...tensors.stored import NewTensor
 
 MARK, STOP, POP = b"(", b".", b"0"
 EMPTY_DICT, SETITEMS = b"}", b"u"
+EMPTY_LIST, APPENDS = b"]", b"e"
 EMPTY_TUPLE, TUPLE, REDUCE, BUILD = b")", b"t", b"R", b"b"
 NONE, TRUE, FALSE = b"N", b"\x88", b"\x89"
 PERSISTENT_ID = b"Q"
@@ -50,6 +51,32 @@ def integers(values: Iterable[int]) -> bytes:
 def import_global(module: str, name: str) -> bytes:
     """GLOBAL: every protocol has it, protocol 4 too."""
     return f"c{module}\n{name}\n".encode()
+
+
+def data(value: object, tensor: Callable[[NewTensor], bytes]) -> bytes:
+    """Write dicts, lists, tuples, texts and numbers, nested in each other; tensors in them by their own writer.
+
+    Raises:
+        TypeError: There is something else in them.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: NONE, True: TRUE, False: FALSE}[value]
+    if isinstance(value, NewTensor):
+        return tensor(value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, int):
+        return integer(value)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, tuple):
+        return tuple_of([data(item, tensor) for item in value])
+    if isinstance(value, list):
+        return EMPTY_LIST + MARK + b"".join(data(item, tensor) for item in value) + APPENDS
+    if isinstance(value, Mapping):
+        items = (data(key, tensor) + data(item, tensor) for key, item in value.items())
+        return EMPTY_DICT + MARK + b"".join(items) + SETITEMS
+    raise TypeError(f"{type(value).__name__} is no data")
 
 
 class Memo:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ...errors import FETCH_AGAIN, FormatError, quoted
@@ -31,10 +32,10 @@ from ...tensors.stored import (
 from . import opcodes
 from .machine import PickleMachine, kind_of
 from .numpy_pickle import NUMPY_GLOBALS, TYPES, NumpyArray
-from .state_tree import flatten
+from .state_tree import TensorLeaf, as_tree, flatten
 
-#: paddle.save's table of its own internal names, which nothing here needs.
-_NAME_TABLE = "StructuredToParameterName@@"
+#: paddle.save's table from the state dict's names to its own internal ones, which an optimizer's state goes by.
+NAME_TABLE = "StructuredToParameterName@@"
 #: paddle.save's note of which arrays it sliced; the spelling is theirs.
 _SLICES = "UnpackBigParamInfor@@"
 
@@ -47,32 +48,54 @@ def index(path: Path | str) -> Index:
     """
     path = Path(path)
     with OpenFiles() as files:
-        size = path.stat().st_size
-        _refuse_other_formats(path, files, size)
-        # paddle.load decodes Python 2's strings as latin-1.
-        machine = PickleMachine(path, files, 0, size, NUMPY_GLOBALS, string_encoding="latin-1")
-        state = machine.run()
-        if machine.position != size:
-            raise FormatError(
-                path, f"{size - machine.position:,} bytes follow the end of the pickle", offset=machine.position
-            )
+        machine, state = _follow(path, files)
         pieces: dict[str, Pieces] = {}
         shapes: dict[str, tuple[int, ...]] = {}
         if isinstance(state, dict):
-            if isinstance(state.get(_NAME_TABLE), dict):
-                del state[_NAME_TABLE]
+            if isinstance(state.get(NAME_TABLE), dict):
+                del state[NAME_TABLE]
             if _SLICES in state:
                 pieces, shapes = _join_slices(machine, state)
         flat = flatten(path, machine, state)
     stored = []
     for name, array in flat.tensors:
-        if not isinstance(array, NumpyArray) or array.dtype is None or array.data is None:
-            raise FormatError(path, f"the array {quoted(name)} has no contents")
+        placed = _place(path, name, array)
         if name in pieces:
-            stored.append(StoredTensor(name, array.dtype.name, shapes[name], pieces[name]))
-        else:
-            stored.append(StoredTensor(name, array.dtype.name, array.shape, array.data, array.order))
+            placed = replace(placed, shape=shapes[name], data=pieces[name], order="C")
+        stored.append(placed)
     return Index(tuple(stored), flat.metadata, flat.nested)
+
+
+def read_tree(path: Path) -> dict[str, object]:
+    """Index a file of ``paddle.save`` as it is nested, with its table of names: an optimizer's ``.pdopt``.
+
+    Raises:
+        FormatError: The file is not a pickled dict, or is damaged.
+    """
+    with OpenFiles() as files:
+        machine, state = _follow(path, files)
+        if isinstance(state, dict) and _SLICES in state:
+            machine.fail("an array that paddle.save cut up, which no optimizer's state of a RoFormer has")
+        return as_tree(path, machine, state, partial(_place, path))
+
+
+def _follow(path: Path, files: OpenFiles) -> tuple[PickleMachine, object]:
+    size = path.stat().st_size
+    _refuse_other_formats(path, files, size)
+    # paddle.load decodes Python 2's strings as latin-1.
+    machine = PickleMachine(path, files, 0, size, NUMPY_GLOBALS, string_encoding="latin-1")
+    state = machine.run()
+    if machine.position != size:
+        raise FormatError(
+            path, f"{size - machine.position:,} bytes follow the end of the pickle", offset=machine.position
+        )
+    return machine, state
+
+
+def _place(path: Path, name: str, array: TensorLeaf) -> StoredTensor:
+    if not isinstance(array, NumpyArray) or array.dtype is None or array.data is None:
+        raise FormatError(path, f"the array {quoted(name)} has no contents")
+    return StoredTensor(name, array.dtype.name, array.shape, array.data, array.order)
 
 
 def _refuse_other_formats(path: Path, files: OpenFiles, size: int) -> None:
@@ -165,11 +188,16 @@ _CODES = {dtype: code for code, (dtype, _) in TYPES.items()}
 _ALIGNMENT = 64
 
 
-def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
+def lay_out(filename: str, tensors: Sequence[NewTensor], others: Mapping[str, object] | None = None) -> FileLayout:
     """Lay out a pickled dict of arrays, in protocol 4 (paddle 2.6.2 does not read 5), as numpy 1.26 and 2 read it.
 
     An alias is the same array under another name: paddle.load makes two tensors of it, with the same values. The file's
     beginning is written last: until then a loader finds a zero byte, which no pickle begins with.
+
+    Args:
+        filename: The file's name.
+        tensors: The arrays.
+        others: What else the dict holds: plain data, behind the arrays.
     """
     memo = opcodes.Memo()
     ordered = opcodes.order_aliases(tensors)
@@ -199,9 +227,15 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
         slots[tensor.name] = Slot(filename, position, nbytes)
         begun = position + nbytes
         run = bytearray(opcodes.TUPLE + opcodes.BUILD)
+    for name, value in (others or {}).items():
+        run += opcodes.text(name) + opcodes.data(value, _refuse_array)
     run += opcodes.SETITEMS + opcodes.STOP
     fragments.append(Fragment(filename, begun, bytes(run)))
     return FileLayout({filename: begun + len(run)}, slots, lambda checksums: fragments[::-1])
+
+
+def _refuse_array(tensor: NewTensor) -> bytes:
+    raise ValueError(f"{tensor.name}: an array that does not lie at the top")
 
 
 def _padding(position: int) -> bytes:

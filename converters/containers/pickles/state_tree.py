@@ -10,10 +10,12 @@ contains itself. A program's own objects do refer to one another; each of them i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import FormatError, quoted
+from ...tensors.stored import StoredTensor
 from .machine import Global, PickleMachine, Span, Unbuilt, kind_of, named_items
 
 _DEEPEST = 32
@@ -21,6 +23,8 @@ _LONGEST_NAME = 512
 _LONGEST_NAMES = 64 << 20
 _LONGEST_NOTE = 200
 _MOST_NOTES = 1000
+_REPEATED = "the same dicts are nested in each other again and again, as in no state dict"
+_TOO_DEEP = f"dicts and lists are nested deeper than {_DEEPEST} levels"
 
 
 class TensorLeaf:
@@ -114,9 +118,9 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             # Every object took an opcode; a walk that meets many more has met the same ones again and again.
             budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
             if budget < 0:
-                raise FormatError(path, "the same dicts are nested in each other again and again, as in no state dict")
+                raise FormatError(path, _REPEATED)
             if place.depth == _DEEPEST and not (unbuilt or place.inside):
-                raise FormatError(path, f"dicts and lists are nested deeper than {_DEEPEST} levels")
+                raise FormatError(path, _TOO_DEEP)
             # an empty dict is an entry like any other, below the top
             if place.depth < _DEEPEST and (
                 (isinstance(value, dict) and (value or unbuilt or place.depth == 0)) or not all(map(_is_plain, value))
@@ -155,6 +159,51 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
     if unlisted:
         notes["…"] = f"and {unlisted:,} more"
     return Flat(tensors, notes, frozenset(nested))
+
+
+class _Tree:
+    """A tree being made into plain data, and what is left of its budget; arguments as :func:`as_tree` has them."""
+
+    def __init__(self, path: Path, machine: PickleMachine, place: Callable[[str, TensorLeaf], StoredTensor]) -> None:
+        self._path, self._machine, self._place = path, machine, place
+        self._budget = machine.opcodes + 1000
+
+    def node(self, name: str, value: object, depth: int) -> object:
+        if isinstance(value, dict | list | tuple) and type(value) is not Unbuilt:
+            self._budget -= len(value) + 1
+            if self._budget < 0:
+                raise FormatError(self._path, _REPEATED)
+            if depth == _DEEPEST:
+                raise FormatError(self._path, _TOO_DEEP)
+            made = {key: self.node(_join(self._path, name, key), item, depth + 1) for key, item in named_items(value)}
+            return made if isinstance(value, dict) else list(made.values())
+        if isinstance(value, TensorLeaf):
+            return self._place(name, value)
+        if value is None or type(value) in (bool, int, float):
+            return value
+        return _note(self._machine, value)
+
+
+def as_tree(
+    path: Path, machine: PickleMachine, tree: object, place: Callable[[str, TensorLeaf], StoredTensor]
+) -> dict[str, object]:
+    """Return a state dict as it is nested: dicts with text keys, lists, and in them tensors, numbers and short texts.
+
+    An object that was not made is a text that says so.
+
+    Args:
+        path: The file, for errors.
+        machine: The machine that made ``tree``, at its end.
+        tree: What its ``run`` returned.
+        place: Says where a tensor lies, given its flat name.
+
+    Raises:
+        FormatError: No dict at the top, or a tree that is too deep or repeats itself too often to be a state dict.
+    """
+    made = _Tree(path, machine, place).node("", tree, 0)
+    if not isinstance(made, dict):
+        raise FormatError(path, f"the file holds {kind_of(tree)}, want a dict")
+    return made
 
 
 def _join(path: Path, prefix: str, key: str) -> str:

@@ -9,15 +9,17 @@ Source: torch/serialization.py ``_save``, ``_legacy_save``, ``_legacy_load``.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ...errors import FETCH_AGAIN, FormatError, quoted
 from ...tensors import signatures
-from ...tensors.stored import FileLayout, Index, NewTensor, OpenFiles
+from ...tensors.stored import FileLayout, Index, NewTensor, OpenFiles, StoredTensor
 from . import opcodes
 from .machine import PickleMachine, kind_of
-from .state_tree import flatten
+from .state_tree import TensorLeaf, as_tree, flatten
 from .torch_tensors import STORAGES, Storages, TorchTensor
 from .torch_zip import Member, Record, lay_out_zip, read_members
 
@@ -26,6 +28,10 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _LARGEST_PICKLE = 256 << 20
 
+Answer = TypeVar("Answer")
+#: Makes an answer of what the pickle of a file describes, given the machine that made it.
+_Finish = Callable[[Path, PickleMachine, object], Answer]
+
 
 def index(path: Path | str) -> Index:
     """Index a torch file; a tensor under ``k`` → ``inner`` is called ``k.inner``, other leaves are metadata.
@@ -33,13 +39,25 @@ def index(path: Path | str) -> Index:
     Raises:
         FormatError: The file is not a pickled state dict, is damaged, or names code.
     """
-    path = Path(path)
+    return _follow(Path(path), _to_index)
+
+
+def read_tree(path: Path) -> dict[str, object]:
+    """Index a torch file as it is nested: an optimizer's ``{"state": {0: …}, "param_groups": […]}``.
+
+    Raises:
+        FormatError: The file is not a pickled dict, or is damaged.
+    """
+    return _follow(path, lambda path, machine, tree: as_tree(path, machine, tree, partial(_place, path)))
+
+
+def _follow(path: Path, finish: _Finish[Answer]) -> Answer:
     with OpenFiles() as files:
         size = path.stat().st_size
         start = bytearray(min(512, size))
         files.read_into(path, 0, memoryview(start))
         if start.startswith(signatures.ZIP):
-            return _index_zip(path, files, size)
+            return _follow_zip(path, files, size, finish)
         if start[257:262] == b"ustar":
             raise FormatError(
                 path,
@@ -49,10 +67,10 @@ def index(path: Path | str) -> Index:
             )
         if not start:
             raise FormatError(path, "the file is empty", next_step=FETCH_AGAIN)
-        return _index_legacy(path, files, size, bytes(start))
+        return _follow_legacy(path, files, size, bytes(start), finish)
 
 
-def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
+def _follow_zip(path: Path, files: OpenFiles, size: int, finish: _Finish[Answer]) -> Answer:
     members = read_members(path, files, size)
     folders = [name[: -len("/data.pkl")] for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(folders) != 1:
@@ -99,7 +117,7 @@ def _index_zip(path: Path, files: OpenFiles, size: int) -> Index:
             )
         storage.offset = member.offset
         storage.crc = member.crc or None
-    return _to_index(path, machine, tree)
+    return finish(path, machine, tree)
 
 
 def _small(path: Path, files: OpenFiles, member: Member | None, name: str) -> bytes | None:
@@ -130,7 +148,7 @@ def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
         )
 
 
-def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Index:
+def _follow_legacy(path: Path, files: OpenFiles, size: int, start: bytes, finish: _Finish[Answer]) -> Answer:
     machine = PickleMachine(path, files, 0, size, {}, strict=True)
     # Other first bytes than these begin no pickle of data; behind the last two, the machine names what would be run.
     magic = machine.run() if start[:1] in (b"\x80", b"c", b"(") else None
@@ -178,13 +196,17 @@ def _index_legacy(path: Path, files: OpenFiles, size: int, start: bytes) -> Inde
         position += 8 + storage.nbytes
     if position != size:
         raise FormatError(path, f"{size - position:,} bytes follow the last storage", offset=position)
-    return _to_index(path, machine, tree)
+    return finish(path, machine, tree)
 
 
 def _to_index(path: Path, machine: PickleMachine, tree: object) -> Index:
     flat = flatten(path, machine, tree)
-    tensors = (tensor.stored(path, name) for name, tensor in flat.tensors if isinstance(tensor, TorchTensor))
-    return Index(tuple(tensors), flat.metadata, flat.nested)
+    return Index(tuple(_place(path, name, tensor) for name, tensor in flat.tensors), flat.metadata, flat.nested)
+
+
+def _place(path: Path, name: str, tensor: TensorLeaf) -> StoredTensor:
+    assert isinstance(tensor, TorchTensor), "a torch file's handlers make no other"
+    return tensor.stored(path, name)
 
 
 _STORAGE_NAMES = {dtype: name for name, (dtype, _) in STORAGES.items() if name != "Untyped"}
@@ -193,16 +215,39 @@ _ALIGNMENT = 64
 
 def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
     """Lay out a torch file of an OrderedDict of tensors; an alias is another tensor on the same storage."""
-    ordered = opcodes.order_aliases(tensors)
-    keys: dict[str, str] = {}
-    memo = opcodes.Memo()
-    pickle = bytearray(b"\x80\x02")
-    pickle += memo.once(opcodes.import_global("collections", "OrderedDict")) + opcodes.EMPTY_TUPLE + opcodes.REDUCE
-    pickle += opcodes.MARK
-    for tensor, holder in ordered:
-        key = keys.setdefault(holder, str(len(keys)))
-        pickle += opcodes.text(tensor.name)
-        pickle += memo.once(opcodes.import_global("torch._utils", "_rebuild_tensor_v2"))
+    written = _Tensors()
+    pickle = bytearray(b"\x80\x02") + written.ordered_dict() + opcodes.MARK
+    for tensor, holder in opcodes.order_aliases(tensors):
+        pickle += opcodes.text(tensor.name) + written.tensor(tensor, holder)
+    return _in_zip(filename, bytes(pickle + opcodes.SETITEMS + opcodes.STOP), written)
+
+
+def lay_out_tree(filename: str, tree: Mapping[str, object]) -> FileLayout:
+    """Lay out a torch file of dicts, lists, tuples, texts and numbers with tensors in them, each of its own name."""
+    written = _Tensors()
+    pickle = b"\x80\x02" + opcodes.data(tree, lambda tensor: written.tensor(tensor, tensor.name)) + opcodes.STOP
+    return _in_zip(filename, pickle, written)
+
+
+class _Tensors:
+    """The tensors of a pickle that is being written, and the storages that they refer to.
+
+    Attributes:
+        storages: Name of the tensor that a storage is of → the storage's key, and its size in bytes.
+    """
+
+    def __init__(self) -> None:
+        self.storages: dict[str, tuple[str, int]] = {}
+        self._memo = opcodes.Memo()
+
+    def ordered_dict(self) -> bytes:
+        """Write an empty OrderedDict."""
+        return self._global("collections", "OrderedDict") + opcodes.EMPTY_TUPLE + opcodes.REDUCE
+
+    def tensor(self, tensor: NewTensor, holder: str) -> bytes:
+        """Write a tensor on the storage of the one called ``holder``, which may be its own."""
+        key, _ = self.storages.setdefault(holder, (str(len(self.storages)), tensor.nbytes))
+        rebuild = self._global("torch._utils", "_rebuild_tensor_v2")
         count = 1
         strides = []
         for size in tensor.shape[::-1]:
@@ -210,23 +255,27 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
             strides.append(count)
             count *= max(size, 1)
         storage = (
-            memo.once(opcodes.text("storage")),
-            memo.once(opcodes.import_global("torch", f"{_STORAGE_NAMES[tensor.dtype]}Storage")),
+            self._memo.once(opcodes.text("storage")),
+            self._global("torch", f"{_STORAGE_NAMES[tensor.dtype]}Storage"),
             opcodes.text(key),
-            memo.once(opcodes.text("cpu")),
+            self._memo.once(opcodes.text("cpu")),
             opcodes.integer(0 if 0 in tensor.shape else count),
         )
-        hooks = memo.once(opcodes.import_global("collections", "OrderedDict")) + opcodes.EMPTY_TUPLE + opcodes.REDUCE
         arguments = (
             opcodes.tuple_of(storage) + opcodes.PERSISTENT_ID,
             opcodes.integer(0),
             opcodes.integers(tensor.shape),
             opcodes.integers(strides[::-1]),
             opcodes.FALSE,
-            hooks,
+            self.ordered_dict(),  # hooks
         )
-        pickle += opcodes.tuple_of(arguments) + opcodes.REDUCE
-    pickle += opcodes.SETITEMS + opcodes.STOP
+        return rebuild + opcodes.tuple_of(arguments) + opcodes.REDUCE
+
+    def _global(self, module: str, name: str) -> bytes:
+        return self._memo.once(opcodes.import_global(module, name))
+
+
+def _in_zip(filename: str, pickle: bytes, tensors: _Tensors) -> FileLayout:
     # torch names the folder after the file, or "archive" where its C++ writer cannot.
     stem = Path(filename).stem
     folder = stem if stem.isascii() and not stem.startswith(".") else "archive"
@@ -234,15 +283,14 @@ def lay_out(filename: str, tensors: Sequence[NewTensor]) -> FileLayout:
     def small(name: str, content: bytes) -> Record:
         return Record(f"{folder}/{name}", len(content), content)
 
-    by_name = {tensor.name: tensor for tensor in tensors}
     return lay_out_zip(
         filename,
         [
-            small("data.pkl", bytes(pickle)),
+            small("data.pkl", pickle),
             small(".format_version", b"1"),
             small(".storage_alignment", str(_ALIGNMENT).encode()),
             small("byteorder", b"little"),
-            *(Record(f"{folder}/data/{key}", by_name[name].nbytes, tensor=name) for name, key in keys.items()),
+            *(Record(f"{folder}/data/{key}", nbytes, tensor=name) for name, (key, nbytes) in tensors.storages.items()),
             small("version", b"3\n"),
         ],
         _ALIGNMENT,
