@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,7 @@ from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.errors import printable
 from .converters.json_output import render_json
 from .converters.rendering import table
-from .converters.table.dialects import DIALECT_FILES
+from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
 from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
@@ -55,6 +55,27 @@ def _options(function: Function) -> Function:
             help=f"Format of the weight files.  [default: {_usual_containers()}]",
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
+        click.option(
+            "--with-optimizer",
+            is_flag=True,
+            help="Convert AdamW's moments and steps too, from training.safetensors, a .pdopt or optimizer.pt.",
+        ),
+        click.option(
+            "--optimizer-file",
+            type=click.Choice(OPTIMIZER_FILES),
+            help="File that they go to.  [default: optimizer.pt for torch, optimizer.pdopt for paddle]",
+        ),
+        click.option(
+            "--frozen-positions",
+            is_flag=True,
+            help="Write optimizer.pt for a model that is built from its configuration, not with from_pretrained.",
+        ),
+        click.option(
+            "--adam",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="Setting of AdamW that no file says: lr, beta1, beta2, eps or weight_decay. Repeatable.",
+        ),
         CONFIG,
         SET,
         CLASS,
@@ -102,7 +123,7 @@ class _Watcher(Watcher):
         self._last = last
 
     def start(self, plan: Plan) -> None:
-        self.bar.start(plan.nbytes * self._passes)
+        self.bar.start(plan.nbytes_in_all * self._passes)
 
     def advance(self, nbytes: int) -> None:
         self.bar.advance(nbytes)
@@ -117,15 +138,10 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     run_parity, verify = given.pop("run_parity"), not given.pop("no_verify")
     positions = not given.pop("no_positions")
     settings = parse_settings(given.pop("settings"))
+    adam = _adam(given.pop("adam"), given)
     # click.Choice and the command's name have checked the dialects
-    options = ConvertOptions(
-        dialect=dialect,  # type: ignore[arg-type]
-        set=settings,
-        verify=verify,
-        positions=positions,
-        parts=take_parts(given),
-        **given,
-    )
+    given |= {"set": settings, "adam": adam, "verify": verify, "positions": positions, "parts": take_parts(given)}
+    options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     # a gate that follows may be stopped
@@ -150,6 +166,18 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         whole = options.config is None and not told and _says_itself(source, dialect)
         status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
         click.get_current_context().exit(status)
+
+
+def _adam(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, float] | None:
+    """Read ``--adam``, which like the other options of the optimiser's state means nothing without it."""
+    if not given["with_optimizer"]:
+        if texts or given["optimizer_file"] is not None or given["frozen_positions"]:
+            what = "--optimizer-file, --frozen-positions and --adam say something of the optimiser's state"
+            raise click.UsageError(f"{what}: add --with-optimizer")
+        return None
+    from .converters.optimizer.state import parse_options
+
+    return {name: value for name, value in vars(parse_options(texts)).items() if value is not None}
 
 
 def _says_itself(source: Path, dialect: str | None) -> bool:
@@ -215,6 +243,8 @@ def render(report: ConversionReport, *, dry_run: bool) -> str:
     lines.append("  " + ", ".join(facts))
     if plan.companions:
         lines.append("  with " + ", ".join(path.name for path in plan.companions))
+    if plan.beside is not None:
+        lines.append(f"  {plan.beside.filename}: {plan.beside.summary}")
     lines.extend(f"  note: {printable(note)}" for note in report.notes)
     if dry_run:
         lines.append("  nothing was written (--dry-run)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from .target.output import OutputDirectory, check_room, check_target
 from .target.plan import Plan, make_plan
 
 if TYPE_CHECKING:
+    from .optimizer.state import OptimizerState
     from .target.engine import Progress
 
 #: Headers, index and configuration, roughly: the room asked for beside payload and companions.
@@ -67,6 +68,8 @@ class ConversionReport:
     def notes(self) -> tuple[str, ...]:
         """Everything that the reader of the result should know."""
         notes = list(self.plan.notes)
+        if self.plan.beside is not None:
+            notes += self.plan.beside.notes
         if self.left_behind:
             notes.append(f"not copied: {', '.join(self.left_behind)}")
         return tuple(notes)
@@ -93,6 +96,13 @@ class ConversionReport:
             "tied_in_source": list(self.duplicates),
             "companions": [path.name for path in self.plan.companions],
             "left_out": list(self.plan.left_out),
+            "optimizer": None
+            if self.plan.beside is None
+            else {
+                "file": self.plan.beside.filename,
+                "what": self.plan.beside.summary,
+                "bytes": self.plan.beside.nbytes,
+            },
             "notes": list(self.notes),
             "written": self.written,
             "verified": self.verified,
@@ -143,6 +153,10 @@ class ConvertOptions:
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
         max_shard_size: Largest weight file in bytes of payload, or a text like ``"5GB"``.
+        with_optimizer: Convert AdamW's state too, which lies beside the weights.
+        optimizer_file: Its file in the result; by default the one of the dialect's software.
+        frozen_positions: Let ``optimizer.pt`` not count the rotary table, as for a model built from its configuration.
+        adam: Settings of AdamW that no file says: ``{"beta2": 0.98}``.
         force: Replace an existing checkpoint directory.
         verify: Read the result back and compare it bit by bit.
         fsync: Force the result to disk before it gets its name.
@@ -160,6 +174,10 @@ class ConvertOptions:
     dtype: str | None = None
     container: str | None = None
     max_shard_size: int | str | None = None
+    with_optimizer: bool = False
+    optimizer_file: str | None = None
+    frozen_positions: bool = False
+    adam: Mapping[str, float] | None = None
     force: bool = False
     verify: bool = True
     fsync: bool = False
@@ -222,7 +240,9 @@ def convert(
     )
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
-        before = _stamps(checkpoint)
+        state = _optimizer_state(checkpoint, to, options) if options.with_optimizer else None
+        files = (*checkpoint.paths, *(() if state is None else state.files))
+        before = _stamps(files)
         plan = make_plan(
             checkpoint,
             to,
@@ -232,10 +252,16 @@ def convert(
             allow_different=options.allow_different,
             positions=options.positions,
         )
+        if state is not None:
+            from .optimizer.planning import choose_file, plan_state
+
+            filename = choose_file(to, options.optimizer_file)
+            frozen = options.frozen_positions
+            plan = replace(plan, beside=plan_state(state, checkpoint, to, filename, frozen_positions=frozen))
         # a weight file's output lies beside it, so in its directory; a directory's must not lie in it
         read_from = checkpoint.directory if found.path.is_dir() else found.path
         real_goal = Path(os.path.realpath(goal))
-        check_target(real_goal, source=read_from, files=checkpoint.paths, force=options.force)
+        check_target(real_goal, source=read_from, files=files, force=options.force)
         check_room(real_goal, needed_room(plan))
         if not options.dry_run:
             # not later: Python makes another error of a signal that falls into a class being made
@@ -243,19 +269,20 @@ def convert(
 
             watcher.start(plan)
             try:
-                with OutputDirectory(goal, source=read_from, files=checkpoint.paths, force=options.force) as output:
+                with OutputDirectory(goal, source=read_from, files=files, force=options.force) as output:
                     write_directory(
                         plan,
                         output.path,
+                        state=state,
                         verify=options.verify,
                         fsync=options.fsync,
                         progress=watcher.advance,
                     )
-                    _require_unchanged(checkpoint, before)
+                    _require_unchanged(before)
                     watcher.finish()
                     output.commit(fsync=options.fsync)
             except ConvertError:
-                _require_unchanged(checkpoint, before)  # which explains whatever was found
+                _require_unchanged(before)  # which explains whatever was found
                 raise
         return ConversionReport(
             source=source,
@@ -267,11 +294,31 @@ def convert(
             verified=options.verify and not options.dry_run,
             written=not options.dry_run,
             seconds=time.perf_counter() - began,
-            left_behind=_left_behind(found, found.weights),
+            left_behind=_left_behind(found, found.weights, () if state is None else state.files),
         )
 
 
-def _stamps(checkpoint: Checkpoint) -> dict[Path, tuple[int, int] | None]:
+def _optimizer_state(checkpoint: Checkpoint, to: Dialect, options: ConvertOptions) -> OptimizerState:
+    """Read the optimiser's state beside the weights, and take the masters that it trains for the weights.
+
+    Raises:
+        ConvertError: There is none, it is of an unknown layout, or it cannot be written for the target.
+    """
+    from .optimizer.planning import choose_file, read_state, train_masters
+    from .optimizer.state import AdamOptions
+
+    if options.dtype not in (None, "float32"):
+        raise ConvertError(
+            f"dtype {options.dtype} and an optimiser's state: training would go on from rounded weights",
+            "Convert with one of the two.",
+        )
+    choose_file(to, options.optimizer_file)
+    state = read_state(checkpoint, AdamOptions(**(options.adam or {})))
+    train_masters(checkpoint, state)
+    return state
+
+
+def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, int] | None]:
     """Size and time of change of every file that is read; None for one that is gone."""
 
     def stamp(path: Path) -> tuple[int, int] | None:
@@ -281,16 +328,16 @@ def _stamps(checkpoint: Checkpoint) -> dict[Path, tuple[int, int] | None]:
             return None
         return status.st_size, status.st_mtime_ns
 
-    return {path: stamp(path) for path in checkpoint.paths}
+    return {path: stamp(path) for path in files}
 
 
-def _require_unchanged(checkpoint: Checkpoint, before: Mapping[Path, tuple[int, int] | None]) -> None:
+def _require_unchanged(before: Mapping[Path, tuple[int, int] | None]) -> None:
     """Refuse what was made of files that somebody wrote to meanwhile.
 
     Raises:
         ConvertError: A file has another size or time than before.
     """
-    changed = [path for path, stamp in _stamps(checkpoint).items() if stamp != before[path]]
+    changed = [path for path, stamp in _stamps(before).items() if stamp != before[path]]
     if changed:
         raise ConvertError(
             f"{changed[0]}: changed while it was read; nothing was kept",
@@ -300,18 +347,27 @@ def _require_unchanged(checkpoint: Checkpoint, before: Mapping[Path, tuple[int, 
 
 def needed_room(plan: Plan) -> int:
     """Estimate from above the bytes that the result takes."""
-    return plan.nbytes + sum(path.stat().st_size for path in plan.companions) + _OVERHEAD_BYTES
+    return plan.nbytes_in_all + sum(path.stat().st_size for path in plan.companions) + _OVERHEAD_BYTES
 
 
 def write_directory(
     plan: Plan,
     directory: Path,
     *,
+    state: OptimizerState | None = None,
     verify: bool = True,
     fsync: bool = False,
     progress: Progress = _NOBODY.advance,
 ) -> None:
     """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
+
+    Args:
+        plan: What to write.
+        directory: Where.
+        state: The optimiser's state that the plan puts beside the weights.
+        verify: Read the result back and compare it.
+        fsync: Force it to disk.
+        progress: Called with bytes just written, and once more when they are compared.
 
     Raises:
         ConvertError: What was read back differs.
@@ -322,9 +378,16 @@ def write_directory(
     written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=progress)
     if plan.shard_index is not None:
         _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
+    side, beside = plan.beside, []
+    if side is not None:
+        beside = engine.run_file(side.layout, side.steps, directory, verify=verify, fsync=fsync, progress=progress)
     if verify:
         with reopen(plan, directory) as found:
             engine.check_index(written, found)
+            if side is not None and state is not None:
+                from .optimizer.planning import verify as verify_state
+
+                verify_state(side, beside, state, found)
     for companion in plan.companions:
         copy_companion(companion, directory / companion.name, fsync=fsync)
     _write_json(directory / plan.config_name, plan.config, fsync)
@@ -364,10 +427,10 @@ def _shard_map(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _left_behind(found: Found, weights: WeightSet) -> tuple[str, ...]:
+def _left_behind(found: Found, weights: WeightSet, others: Iterable[Path]) -> tuple[str, ...]:
     """Return the files of the source directory that neither were converted nor travel, where a directory was named."""
     if not found.path.is_dir():
         return ()
-    used = {path.name for path in (*found.companions, found.config_file) if path is not None}
+    used = {path.name for path in (*found.companions, found.config_file, *others) if path is not None}
     names = (entry.name for entry in found.path.iterdir())
     return tuple(sorted(n for n in names if n not in used and not weights.has(n) and not n.startswith(".")))

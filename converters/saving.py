@@ -7,7 +7,6 @@ every conversion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +21,10 @@ from .table.mapping import BASE, MASKED_LM, PRETRAINING, Dialect, ModelClass, Ta
 from .table.recognition import Choice
 from .target.output import OutputDirectory, check_room
 from .target.plan import make_plan
-from .tensors.stored import Index, OpenFiles, StoredTensor
+from .tensors.stored import Index, InMemory, StoredTensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """An array as a tensor's data."""
-
-    array: NDArray[Any]
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.array.nbytes)
-
-    def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
-        import numpy as np
-
-        out[:] = self.array.reshape(-1).view(np.uint8)[start : start + len(out)].data
 
 
 def save_checkpoint(
@@ -95,7 +78,7 @@ def save_checkpoint(
             plain = np.ascontiguousarray(array, np.asarray(array).dtype.newbyteorder("<")).reshape(np.shape(array))
             torch_name = tensor.name("torch")
             assert torch_name is not None, "torch has a name for everything"
-            stored.append(StoredTensor(torch_name, kinds.get(name, plain.dtype.name), plain.shape, _InMemory(plain)))
+            stored.append(StoredTensor(torch_name, kinds.get(name, plain.dtype.name), plain.shape, InMemory(plain)))
     if problems:
         raise MisfitError(directory, "the table", problems, "Name tensors as converters/table/mapping.py does.")
     # torch's names go with the canonical orientation

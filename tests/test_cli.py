@@ -170,6 +170,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
         "companions",
         "left_out",
         "notes",
+        "optimizer",
         "written",
         "verified",
         "seconds",

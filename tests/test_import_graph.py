@@ -34,7 +34,21 @@ FOLDERS = {
 ROOMS = {
     # converters/: in front whole operations; below them a checkpoint written, a checkpoint read, the formats of files,
     # and at the bottom the table of names beside the bytes of tensors, which know nothing of one another
-    "converters": {"converters/target", "converters/source", "converters/table", "converters/tensors"},
+    "converters": {
+        "converters/optimizer",
+        "converters/target",
+        "converters/source",
+        "converters/table",
+        "converters/tensors",
+    },
+    "converters/optimizer": {
+        "converters/target",
+        "converters/source",
+        "converters/containers",
+        "converters/containers/pickles",
+        "converters/table",
+        "converters/tensors",
+    },
     "converters/target": {"converters/source", "converters/containers", "converters/table", "converters/tensors"},
     "converters/source": {"converters/containers", "converters/table", "converters/tensors"},
     "converters/containers": {

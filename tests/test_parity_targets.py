@@ -37,6 +37,7 @@ def labels_of(training: Training, task: Task) -> dict[str, Any]:
     if task.head in ("labels", "options"):
         return {"labels": torch.from_numpy(training.labels)}
     if task.next_word:  # it moves the labels itself
+        assert training.case.attention_mask is not None
         return {"labels": torch.from_numpy(np.where(training.case.attention_mask, training.case.input_ids, -100))}
     labels = np.full(training.case.input_ids.size, -100)
     if task.mlm:

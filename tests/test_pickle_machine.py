@@ -293,7 +293,7 @@ OBJECTS: dict[str, tuple[object, str]] = {
     "field": (Pair(1, LEAF), "k.1"),
     "item": (Items(held=LEAF), "k.held"),
     "row": (Rows([2, LEAF]), "k.1"),
-    "defaultdict": (defaultdict(Made, held=LEAF), "k.held"),
+    "defaultdict": (defaultdict[str, Any](Made, held=LEAF), "k.held"),
 }
 
 

@@ -38,6 +38,9 @@ def software_of(dialect: Dialect, config: RoFormerConfig) -> str:
     return DIALECT_FILES[dialect].software
 
 
+#: Files that hold AdamW's state beside the weights: torch's, Paddle's, and this project's own.
+OPTIMIZER_FILES = ("optimizer.pt", "optimizer.pdopt", "training.safetensors")
+
 #: Files that travel as they are: every dialect's tokenizers read the same ones, and a licence belongs to its weights.
 COMPANIONS = (
     "vocab.txt",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from ..errors import ConvertError
 from ..source.checkpoint import Checkpoint
 from ..table.mapping import POSITIONS
 from ..tensors.checksums import Checksum, require, running, verify_checksum
-from ..tensors.stored import ChecksummedExtent, Extent, OpenFiles, Slot
-from .plan import FilePlan, Plan, Step
+from ..tensors.stored import ChecksummedExtent, Extent, FileLayout, OpenFiles, Slot
+from .plan import Plan, Step
 from .read_back import ReadBack, Written, as_target
 
 # numpy takes a tenth of the time of a whole conversion to import, so nothing here asks for it before it is needed
@@ -104,19 +104,19 @@ def run(
     """
     written: list[Written] = []
     for file in plan.files:
-        written += _run_file(plan, file, directory, verify, fsync, progress)
+        written += run_file(plan.lay_out(file), file.stored, directory, verify=verify, fsync=fsync, progress=progress)
     return written
 
 
-def _run_file(
-    plan: Plan, file: FilePlan, directory: Path, verify: bool, fsync: bool, progress: Progress
+def run_file(
+    layout: FileLayout, steps: Iterable[Step], directory: Path, *, verify: bool, fsync: bool, progress: Progress
 ) -> list[Written]:
-    layout = plan.lay_out(file)
+    """Write one file that is laid out, as :func:`run` does."""
     layout.create(directory)
     output = _Output(directory)
     try:
         with _Worker(output, layout.slots, layout.checksum, verify) as worker:
-            done = [worker.convert(step, progress) for step in file.stored]
+            done = [worker.convert(step, progress) for step in steps]
         for fragment in layout.fragments({one.step.new.name: one.checksum for one in done}):
             output.write(fragment.filename, fragment.offset, fragment.content)
     except BaseException:

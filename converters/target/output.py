@@ -18,7 +18,7 @@ from types import TracebackType
 
 from ..containers.registry import all_containers
 from ..errors import ConvertError
-from ..table.dialects import COMPANIONS, DIALECT_FILES
+from ..table.dialects import COMPANIONS, DIALECT_FILES, OPTIMIZER_FILES
 from .working_directory import WorkingDirectory
 
 #: Lies in every directory that ``export`` makes, and lists its entries.
@@ -46,7 +46,7 @@ class Replaceable:
 
 def _is_ours(name: str) -> bool:
     """Say whether a conversion writes files of this name."""
-    if name in COMPANIONS or any(name in configs for configs in _CONFIGS):
+    if name in (*COMPANIONS, *OPTIMIZER_FILES) or any(name in configs for configs in _CONFIGS):
         return True
     return any(container.writes(name) for container in all_containers())
 

@@ -69,6 +69,30 @@ class FilePlan:
 
 
 @dataclass(frozen=True)
+class SideFile:
+    """A file that goes beside the weights: an optimiser's state.
+
+    Attributes:
+        filename: Its name.
+        steps: Its tensors.
+        layout: Where their bytes go in it.
+        summary: What it is and where from, in a line.
+        notes: What its reader should know.
+    """
+
+    filename: str
+    steps: tuple[Step, ...]
+    layout: FileLayout
+    summary: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of payload to write."""
+        return sum(step.new.nbytes for step in self.steps)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a conversion will do.
 
@@ -87,6 +111,7 @@ class Plan:
         groups: The table's groups that are written.
         differences: What the target's software computes otherwise, and was allowed to.
         left_out: Names of the source's files whose tensors are not taken.
+        beside: The optimiser's state, where it is converted too.
     """
 
     target: Dialect
@@ -103,6 +128,7 @@ class Plan:
     groups: tuple[Group, ...]
     differences: tuple[Difference, ...] = ()
     left_out: tuple[str, ...] = ()
+    beside: SideFile | None = None
 
     @property
     def steps(self) -> Iterator[Step]:
@@ -110,8 +136,13 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of payload to write."""
+        """Bytes of the weights to write."""
         return sum(file.nbytes for file in self.files)
+
+    @property
+    def nbytes_in_all(self) -> int:
+        """Bytes of payload to write, those beside the weights included."""
+        return self.nbytes + (0 if self.beside is None else self.beside.nbytes)
 
     def lay_out(self, file: FilePlan) -> FileLayout:
         """Lay one weight file out in the target's container."""
