@@ -27,8 +27,9 @@ from .config import ModelError, RoFormerConfig, supported, with_limit
 
 _log = logging.getLogger(__name__)
 
-_SEQUENCE, _TOKENS, _CHOICE = (
-    CLASSES[name] for name in ("sequence-classification", "token-classification", "multiple-choice")
+_SEQUENCE, _TOKENS, _ANSWERS, _CHOICE = (
+    CLASSES[name]
+    for name in ("sequence-classification", "token-classification", "question-answering", "multiple-choice")
 )
 
 
@@ -131,7 +132,7 @@ def opened(
         found = identify(directory, dialect=dialect, config=config, set=set, model_class=named.name, parts=parts)
     with fit(found, any_vocab=True).require() as checkpoint:
         for note in assumptions(checkpoint):
-            _log.warning("%s: %s; here set={...}", directory, note)
+            _log.warning("%s: %s; in Python set={FIELD: VALUE}", directory, note)
         stored = stored_dtype(checkpoint)
         if dtype is None and not computes(stored):
             _log.warning(
@@ -183,6 +184,8 @@ def _parts(
         pooler = layout == "torch" or not v2
         if layout != "paddle":
             config = replace(config, pooler_activation=config.hidden_act)
+    elif kind is _ANSWERS:
+        config = replace(config, num_labels=2, labels=())  # start and end
     elif kind is _CHOICE:
         pooler = pooler or (layout == "paddle" and not v2)
         if not pooler:

@@ -140,7 +140,7 @@ def test_a_fresh_head_is_what_the_frameworks_own_software_computes(
     runners: Runners, framework: str, wanted: str, v2: bool, pooler: bool, tmp_path: Path
 ) -> None:
     config = replace(UNPROJECTED, norm_type="rms_norm", use_bias=False) if v2 else CONFIG
-    config = replace(config, layer_norm_eps=1e-12)
+    config = replace(config, layer_norm_eps=1e-12, num_labels=6)
     FamilyModel(CLASSES["masked-lm"], config, pooler).write(tmp_path / "words")
     loading: dict[str, Any] = {"fresh_heads": True} | ({"num_labels": 7} if wanted in (SEQUENCE, TOKENS) else {})
     got = runners[framework].forward(tmp_path / "words", ids(wanted), loading=loading, **{"class": wanted})["out0"]
@@ -149,6 +149,7 @@ def test_a_fresh_head_is_what_the_frameworks_own_software_computes(
     runners[framework].ask("save", **request, **{"class": wanted})  # without a difference that must be allowed
     with open_checkpoint(tmp_path / "saved") as checkpoint:
         assert checkpoint.model_class == wanted
+        assert checkpoint.config.num_labels == {SEQUENCE: 7, TOKENS: 7, ANSWERS: 2, CHOICES: 6}[wanted]
         assert "classifier.weight" in checkpoint
     found = {
         name: runner.forward(tmp_path / "saved", ids(wanted), **{"class": wanted}) for name, runner in runners.items()
