@@ -81,6 +81,11 @@ def _options(function: Function) -> Function:
         CLASS,
         parts_options,
         click.option(
+            "--only-read",
+            is_flag=True,
+            help="Leave out what the target's software does not read and would report as unexpected.",
+        ),
+        click.option(
             "--allow-different",
             is_flag=True,
             help="Write it though the target's software computes another function; the result records what differs.",

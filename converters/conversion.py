@@ -25,6 +25,7 @@ from .source.weight_files import WeightSet
 from .table import config_fields
 from .table.config_fields import Reading
 from .table.mapping import DIALECTS, Dialect
+from .target.only_read import only_read
 from .target.output import OutputDirectory, check_room, check_target
 from .target.plan import Plan, make_plan
 
@@ -146,6 +147,7 @@ class ConvertOptions:
         set: Field of the configuration → value, whatever its file says: ``{"pooler_activation": "linear"}``.
         model_class: Name of the model's class, where no file says it: ``"token-classification"``.
         parts: Which of the source's tensors are meant.
+        only_read: Leave out what the target's own software would report as unexpected.
         allow_different: Write it though the target's own software would compute another function; what differs is
             recorded in the result.
         positions: Write the rotary table (``embed_positions``) where the target's software keeps it among the weights.
@@ -168,6 +170,7 @@ class ConvertOptions:
     set: Mapping[str, Any] | None = None
     model_class: str | None = None
     parts: Parts = ALL
+    only_read: bool = False
     allow_different: bool = False
     positions: bool = True
     any_vocab: bool = False
@@ -244,7 +247,7 @@ def convert(
         files = (*checkpoint.paths, *(() if state is None else state.files))
         before = _stamps(files)
         plan = make_plan(
-            checkpoint,
+            only_read(checkpoint, to) if options.only_read else checkpoint,
             to,
             container=options.container,
             dtype=options.dtype,

@@ -145,13 +145,16 @@ def test_heads_beside_the_encoder_are_asked_about(tmp_path: Path, own: str) -> N
     tensors = write_random(tmp_path / "ckpt", "torch", "base-pooler", container="safetensors")
     more = {own: np.ones((3, 24), np.float32)}
     edit(tmp_path / "ckpt", lambda arrays: prefixed("model.bert.")(arrays) | more)
-    with pytest.raises(MisfitError, match=r"To convert without what is beside, say --prefix model\.bert\.:") as caught:
+    with pytest.raises(
+        MisfitError, match=r"To convert without what is beside, say --prefix model\.bert\. or"
+    ) as caught:
         convert(tmp_path / "ckpt", to="paddle")
     assert [(problem.kind, problem.name) for problem in caught.value.problems][1:] == [("beside", own)]
-    options = ConvertOptions(parts=Parts(prefix="model.bert"))
-    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=options)
-    assert report.plan.left_out == (own,)
-    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+    for parts in (Parts(prefix="model.bert"), Parts(encoder_only=True), Parts(drop=(own,))):
+        options = ConvertOptions(parts=parts, force=True)
+        report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=options)
+        assert report.plan.left_out == (own,)
+        assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
 def test_dropped_names_are_named_and_must_be_there(tmp_path: Path) -> None:
@@ -234,3 +237,87 @@ def test_a_tensor_that_would_take_code_is_said_to_be_one(tmp_path: Path) -> None
         problem.detail
         == f"the file has what torch._utils._rebuild_sparse_tensor makes, which was not run under state_dict.{key}"
     )
+
+
+@pytest.mark.parametrize("target", ["paddle", "torch", "tf", "tf1"])
+def test_only_what_the_target_reads_is_written(tmp_path: Path, target: Dialect) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "everything")
+    options = ConvertOptions(only_read=True)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to=target, options=options)
+    unread = {"paddle": ("sop.",), "torch": ("sop.", "pooler."), "tf": ("sop.", "pooler."), "tf1": ()}[target]
+    want = {name: array for name, array in tensors.items() if not name.startswith(unread or ("-",))}
+    assert same_bits(read_all(tmp_path / "out"), want) == []
+    assert len(report.plan.left_out) == len(tensors) - len(want)
+    assert not any("unexpected" in note for note in report.notes)
+    assert report.plan.kind.name == ("pretraining" if target == "tf1" else "masked-lm")
+
+
+# DeepSpeed -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deepspeed(tmp_path: Path) -> Path:
+    """Write a folder as DeepSpeed leaves it: two steps, the newer one named."""
+    torch = pytest.importorskip("torch")
+    top = tmp_path / "run"
+    for step in (50, 100):
+        write_random(tmp_path / f"ckpt{step}", "torch", "masked-lm", container="bin")
+        state = {name: value + step for name, value in torch.load(tmp_path / f"ckpt{step}/pytorch_model.bin").items()}
+        (top / f"global_step{step}").mkdir(parents=True)
+        torch.save({"module": state, "optimizer": None}, top / f"global_step{step}/mp_rank_00_model_states.pt")
+        optimizer = {"optimizer_state_dict": {"single_partition_of_fp32_groups": [torch.ones(7)]}}
+        torch.save(optimizer, top / f"global_step{step}/zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (tmp_path / "ckpt100" / "config.json").rename(top / "config.json")
+    (top / "latest").write_text("global_step100\n")
+    return top
+
+
+def test_deepspeeds_newest_step_is_taken(deepspeed: Path) -> None:
+    newest = deepspeed / "global_step100"
+    whole = read_all(deepspeed)
+    assert same_bits(read_all(newest), whole) == []
+    assert same_bits(read_all(newest / "mp_rank_00_model_states.pt"), whole) == []
+    assert same_bits(read_all(deepspeed / "global_step50"), whole) != []
+    report = convert(deepspeed, to="paddle")
+    assert same_bits(read_all(report.target), whole) == []
+    assert any("zero_pp_rank_0_mp_rank_00_optim_states.pt, from which" in note for note in report.notes)
+    assert "not copied: global_step50, latest" in report.notes
+
+
+def test_of_deepspeeds_steps_without_a_newest_one_is_asked_for(deepspeed: Path) -> None:
+    for content in (None, "global_step7", "../run/global_step100", "/etc", "x" * 5000, b"\xff"):
+        (deepspeed / "latest").unlink(missing_ok=True)
+        if content is not None:
+            (deepspeed / "latest").write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(MisfitError, match="does not fit one step") as caught:
+            open_checkpoint(deepspeed)
+        assert [problem.name for problem in caught.value.problems] == ["global_step100", "global_step50"]
+    assert read_all(deepspeed / "global_step50" / "mp_rank_00_model_states.pt")
+
+
+@pytest.mark.parametrize(
+    ("names", "step"),
+    [
+        (["mp_rank_01_model_states.pt"], "engine.save_16bit_model"),
+        (["zero_pp_rank_0_mp_rank_00_model_states.pt", "zero_pp_rank_1_mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
+    ],
+)
+def test_a_model_that_deepspeed_divided_is_refused(deepspeed: Path, names: list[str], step: str) -> None:
+    for name in names:
+        (deepspeed / "global_step100" / name).write_bytes(b"")
+    with pytest.raises(MisfitError, match=step) as caught:
+        open_checkpoint(deepspeed)
+    assert {problem.kind for problem in caught.value.problems} == {"divided"}
+    assert set(names) <= {problem.name for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize("name", ["epoch=3-step=100.ckpt", "best.pt", "model.pth", "best_model.weights"])
+def test_a_file_of_any_name_is_found_beside_what_is_no_model(tmp_path: Path, name: str) -> None:
+    torch = pytest.importorskip("torch")
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="bin")
+    (tmp_path / "ckpt" / "pytorch_model.bin").rename(tmp_path / "ckpt" / name)
+    word = "exp_avg.roformer.embeddings.word_embeddings.weight"
+    torch.save({"state": {0: torch.ones(3)}, word: torch.ones(2)}, tmp_path / "ckpt" / "optimizer.pt")
+    torch.save(slice(1), tmp_path / "ckpt" / "training_args.bin")
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+    assert same_bits(read_all(tmp_path / "ckpt" / name), tensors) == []

@@ -17,7 +17,7 @@ class TorchBin(Container):
     dialects = ("torch",)
     single = "pytorch_model.bin"
     shard = "pytorch_model-{number:05d}-of-{total:05d}.bin"
-    endings = (".bin", ".pt", ".pth")
+    endings = (".bin", ".pt", ".pth", ".ckpt", ".weights")
     shares_storage = True
 
     def recognises(self, head: bytes, tail: bytes) -> bool:

@@ -105,7 +105,8 @@ def leave_out_dropped(tensors: tuple[StoredTensor, ...], asked: Asked) -> Rename
 def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
     """Take off what a training program put around a state dict (:mod:`.wrappers`)."""
     types = {tensor.name: tensor.dtype for tensor in tensors}
-    seen = see_through(types, asked.dialects, asked.nested, asked.parts.prefix, asked.where)
+    parts = asked.parts
+    seen = see_through(types, asked.dialects, asked.nested, parts.prefix, asked.where, encoder_only=parts.encoder_only)
     return Renamed(
         tuple(replace(tensor, name=seen.names[tensor.name]) for tensor in tensors if tensor.name in seen.names),
         seen.notes,

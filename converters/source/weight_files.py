@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
@@ -19,7 +19,9 @@ from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
+from .deepspeed import find_model_states, home_of, say_masters
 from .location import hint_for
+from .wrappers import holds_model
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
@@ -33,12 +35,16 @@ class WeightSet:
         files: The weight files, shards in order; of a TF checkpoint its ``.index``.
         shard_index: The JSON file that maps tensors to shards, or None.
         dialects: Whose file names these are.
+        home: The directory in which what belongs to them lies, where that is not their own.
+        notes: What is to be said of these files, a sentence each.
     """
 
     container: Container
     files: tuple[Path, ...]
     shard_index: Path | None
     dialects: tuple[Dialect, ...]
+    home: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def entry(self) -> Path:
@@ -47,8 +53,8 @@ class WeightSet:
 
     @property
     def directory(self) -> Path:
-        """The directory in which they lie."""
-        return self.files[0].parent
+        """The directory in which they lie, and what belongs to them."""
+        return self.files[0].parent if self.home is None else self.home
 
     @property
     def parts(self) -> tuple[Path, ...]:
@@ -58,6 +64,8 @@ class WeightSet:
     def has(self, name: str) -> bool:
         """Say whether a file of this name in the directory is one of the set."""
         if self.shard_index is not None and name == self.shard_index.name:
+            return True
+        if self.home is not None and name in (file.parent.name for file in self.files):
             return True
         return any(self.container.belongs(name, file.name) for file in self.files)
 
@@ -117,7 +125,9 @@ def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
     require_file(path)
     if path.name.endswith(".index.json"):
         return _sharded(path, dialect)
-    return _weight_set((path,), None, dialect)
+    found = _weight_set((path,), None, dialect)
+    home = home_of(path)
+    return found if home is None else replace(found, home=home, notes=say_masters(path))
 
 
 def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dialect | None) -> WeightSet:
@@ -187,11 +197,15 @@ def _candidates(directory: Path, dialects: Iterable[Dialect]) -> Iterator[Path]:
 def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
     wanted: tuple[Dialect, ...] = DIALECTS if dialect is None else (dialect,)
     found = list(dict.fromkeys(_candidates(directory, wanted)))
+    if not found and (states := find_model_states(directory)) is not None:
+        return _of_file(states, dialect)
     if not found:
         # the standard names first; then any one file that ends like weights
         endings = tuple(ending for container in all_containers() for ending in container.endings)
         loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
         found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
+        models = [path for path in found if len(found) > 1 and _holds_model(path)]
+        found = models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
     if not found:
         names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
         step = "Name the directory that holds them, or the weight file itself."
@@ -209,6 +223,15 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
             step += f", or its dialect with --from {' or '.join(alone)}" if alone else ""
         raise MisfitError(directory, "one model", [Problem("weights", path.name) for path in found], step + ".")
     return _of_file(found[0], dialect)
+
+
+def _holds_model(path: Path) -> bool:
+    """Say whether a file of any name has a RoFormer's tensors in it."""
+    try:
+        weights = _of_file(path, None)
+        return holds_model((tensor.name for tensor in index(weights).tensors), weights.dialects)
+    except ConvertError:
+        return False
 
 
 def _is_one_model(directory: Path, dialect: Dialect) -> bool:

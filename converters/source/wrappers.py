@@ -57,6 +57,8 @@ def see_through(
     nested: Collection[str],
     prefix: str | None,
     where: object,
+    *,
+    encoder_only: bool = False,
 ) -> Seen:
     """Find the state dict among a file's tensors.
 
@@ -66,6 +68,7 @@ def see_through(
         nested: Prefixes that are dicts and lists of the file.
         prefix: What a person says that the names begin with; its last dot may be missing.
         where: The file, for messages.
+        encoder_only: Whether heads beside the encoder are not wanted anyway.
 
     Raises:
         ConvertError: No name begins with ``prefix``.
@@ -78,10 +81,17 @@ def see_through(
     if not models:
         return Seen({name: name for name in stored})
     if len(models) == 1:
-        return _only(view, models[0], found[models[0]])
+        return _only(view, models[0], found[models[0]], encoder_only)
     step = "Say which one is meant with --prefix, for example --prefix "
     problems = tuple(view.problem(each) for each in models[:_MOST_LISTED])
     return Seen({name: name for name in stored}, (), problems, f"{step}{_spoken(models[0])}.")
+
+
+def holds_model(names: Iterable[str], dialects: Sequence[Dialect]) -> bool:
+    """Say whether there is a RoFormer's encoder among tensors, which is not the state of an optimizer of one."""
+    names = list(names)
+    view = _View(dict.fromkeys(names, ""), dialects, (), _without_transparent(names))
+    return any(not _TRAINING.search(prefix) for prefix in view.find())
 
 
 @dataclass(frozen=True)
@@ -168,15 +178,16 @@ def _without_transparent(names: Iterable[str]) -> dict[str, str]:
     return inner if len(set(inner.values())) == len(inner) else {name: name for name in inner}
 
 
-def _only(view: _View, prefix: str, anchor: str) -> Seen:
+def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
     """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it."""
     taken, beside = view.split(prefix, anchor)
-    if not beside:
+    if not beside or encoder_only:
         return Seen(taken, (_note(prefix, taken),) if prefix else ())
     detail = "beside them in the same state dict, and no name of a RoFormer's"
     problems = (view.problem(prefix), *(Problem("beside", name, detail) for name in beside))
     step = (
-        f"To convert without what is beside, say --prefix {_spoken(prefix)}: what is left out is named in the result."
+        f"To convert without what is beside, say --prefix {_spoken(prefix)} or --encoder-only; what is left out is "
+        "named in the result."
     )
     return Seen({name: name for name in view.stored}, (), problems, step)
 
