@@ -19,7 +19,7 @@ from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
 from .source.identification import Found, identify
-from .source.location import is_hub_name, shown_name
+from .source.location import shown_name
 from .source.renaming import ALL, Parts
 from .source.weight_files import WeightSet
 from .table import config_fields
@@ -128,8 +128,9 @@ class ConversionReport:
 
 def default_target(source: Path, to: str) -> Path:
     """Name the output: ``ckpt/`` → ``ckpt-torch/`` beside it, ``a.bin`` → ``a-torch/``, ``hub:o/n`` → ``n-torch``."""
-    if is_hub_name(source):
-        return Path(f"{shown_name(source)}-{to}")
+    of_hub = shown_name(source)
+    if of_hub is not None:
+        return Path(f"{of_hub}-{to}")
     resolved = Path(os.path.abspath(source))  # not through links: the name the person gave is the one to extend
     name = resolved.name if resolved.is_dir() else resolved.name.split(".")[0]
     if not name:

@@ -33,11 +33,13 @@ class Hub:
         directory: The repository's files, at every revision.
         asked: Method and path of each request.
         status: What it answers with, where that is not 200.
+        failing: Name of a file that it fails to send.
     """
 
     directory: Path
     asked: list[str] = field(default_factory=list)
     status: int = 200
+    failing: str = ""
     port: int = 0
 
 
@@ -65,8 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         revision = {"main": SHA, "v1": OLD, SHA: SHA, OLD: OLD}
         headers: dict[str, str] = {}
-        if self.hub.status != 200:
-            status, content = self.hub.status, b"{}"
+        if self.hub.status != 200 or (self.hub.failing and path.endswith(self.hub.failing)):
+            status, content = (self.hub.status if self.hub.status != 200 else 503), b"{}"
         elif parts[:2] == ["api", "models"] and parts[2:4] == ["junnyu", "roformer_x"]:
             asked = parts[5] if len(parts) > 5 else "main"
             status = 200 if asked in revision else 404
@@ -160,6 +162,8 @@ def test_a_revision_is_asked_for_and_said(hub: Hub, tmp_path: Path) -> None:
         ("hub:junnyu/roformer_x@v9", 200, "the hub answers 404"),
         ("hub:junnyu/roformer_x", 401, "hf auth login"),
         ("hub:junnyu/roformer_x", 403, "hf auth login"),
+        ("hub:junnyu/roformer_x", 503, "try again later"),
+        ("hub:junnyu/roformer_x", 429, "try again later"),
         ("hub:junnyu", 200, "not a name on a hub"),
         ("hub:../x", 200, "not a name on a hub"),
         ("hub:a/../b", 200, "not a name on a hub"),
@@ -175,6 +179,54 @@ def test_what_the_hub_does_not_have_is_one_message(
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_sharded_model_is_fetched_with_its_index_and_all_shards(hub: Hub, tmp_path: Path) -> None:
+    for file in hub.directory.iterdir():
+        file.unlink()
+    hub.directory.rmdir()
+    tensors = write_random(hub.directory, "torch", max_shard_size=4000)
+    shards = {file.name for file in hub.directory.glob("model*")}
+    assert len(shards) > 3
+    (hub.directory / "model.onnx").write_bytes(b"not asked for")
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x")
+    assert done.returncode == 0, done.stderr
+    fetched = {line.rpartition("/")[2] for line in hub.asked if line.startswith("GET") and "/resolve/" in line}
+    assert fetched == {*shards, "config.json"}
+    assert same_bits(read_all(tmp_path / "here" / "roformer_x-paddle"), tensors) == []
+
+
+def test_a_file_that_fails_on_the_way_is_one_message(hub: Hub, tmp_path: Path) -> None:
+    hub.failing = "config.json"
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x")
+    assert done.returncode == 2
+    assert "the hub is not reached" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "here").iterdir()) == []
+    hub.failing = ""
+    assert run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x").returncode == 0
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_message(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x", HF_HOME=str(tmp_path / "file" / "hf"))
+    assert done.returncode == 2
+    assert "cannot be kept in the hub's cache" in done.stderr
+    assert "HF_HOME" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["diff", "export"])
+def test_other_commands_take_a_name_too(hub: Hub, tmp_path: Path, command: str) -> None:
+    write_random(tmp_path / "mine", "paddle")
+    more = {"diff": [str(tmp_path / "mine")], "export": ["--to", "onnx", "--no-trial"]}[command]
+    if command == "export":
+        pytest.importorskip("torch")
+        pytest.importorskip("onnx")
+    done = run(hub, tmp_path, command, "hub:junnyu/roformer_x", *more)
+    assert done.returncode == 0, done.stderr
+    if command == "export":
+        assert (tmp_path / "here" / "roformer_x-onnx" / "model.onnx").is_file()
 
 
 def test_a_repository_without_weights_says_what_it_holds(hub: Hub, tmp_path: Path) -> None:
@@ -205,6 +257,12 @@ def test_a_bare_name_is_answered_with_the_hubs(hub: Hub, tmp_path: Path) -> None
     done = run(hub, tmp_path, "torch2paddle", "junnyu/roformer_x")
     assert done.returncode == 2
     assert "write hub:junnyu/roformer_x" in done.stderr
+
+
+def test_an_address_is_answered_with_the_hubs_name(hub: Hub, tmp_path: Path) -> None:
+    done = run(hub, tmp_path, "torch2paddle", "https://hub.example/junnyu/roformer_x/tree/v1")
+    assert done.returncode == 2
+    assert "write hub:junnyu/roformer_x@v1" in done.stderr
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -249,3 +307,39 @@ def test_a_cache_folder_of_several_snapshots_and_no_main_asks(hub: Hub, tmp_path
     assert done.returncode == 2
     assert "Name the snapshot's folder" in done.stderr
     assert OLD in done.stderr
+
+
+@pytest.mark.parametrize("level", ["model", "snapshot"])
+def test_what_a_cache_folder_becomes_does_not_lie_in_the_cache(hub: Hub, tmp_path: Path, level: str) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x")
+    before = sorted(path for path in folder.rglob("*"))
+    named = {"model": folder, "snapshot": folder / "snapshots" / SHA}[level]
+    done = run(hub, tmp_path, "torch2paddle", str(named))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "roformer_x-paddle" / "model_state.pdparams").is_file()
+    assert sorted(path for path in folder.rglob("*")) == before
+
+
+def test_a_cache_whose_links_a_copy_made_to_texts_converts_and_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x")
+    tensors = read_all(folder / "snapshots" / SHA)
+    for link in (folder / "snapshots" / SHA).iterdir():
+        text = os.readlink(link)
+        link.unlink()
+        link.write_text(text)
+    (tmp_path / "temporary").mkdir()
+    done = run(hub, tmp_path, "torch2paddle", str(folder), TMPDIR=str(tmp_path / "temporary"))
+    assert done.returncode == 0, done.stderr
+    assert same_bits(read_all(tmp_path / "here" / "roformer_x-paddle"), tensors) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["../../blobs/../refs/main", "../../../blobs/0000", "/etc/passwd", "../../blobs/zz"])
+def test_a_text_that_names_no_blob_is_not_followed(hub: Hub, tmp_path: Path, text: str) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x")
+    config = folder / "snapshots" / SHA / "config.json"
+    config.unlink()
+    config.write_text(text)
+    done = run(hub, tmp_path, "torch2paddle", str(folder))
+    assert done.returncode == 2
+    assert "config.json: not JSON" in done.stderr

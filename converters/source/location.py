@@ -8,20 +8,30 @@ Source of the cache's layout: huggingface_hub 2.4, "Understand caching": ``model
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..containers.registry import containers_of
-from ..errors import ConvertError, quoted
+from ..errors import ConvertError, quoted, reading
 from ..table.dialects import COMPANIONS, DIALECT_FILES
 from ..table.mapping import DIALECTS, Dialect
 
 PREFIX = "hub:"
 _NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _REVISION = re.compile(r"[\w./-]{1,200}")
+#: A model's address in a browser, as a path has it: two slashes are one.
+_ADDRESS = re.compile(r"https?:/[\w.:-]+/([\w.-]{1,96}/[\w.-]{1,96})(?:/tree/([\w.-]{1,200}))?")
+#: Errors of the disk, where those of a connection have other numbers or none.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+#: What a snapshot's link says: the blob beside ``snapshots/`` that holds the file.
+_LINK_TEXT, _LONGEST_LINK = re.compile(rb"\.\./\.\./blobs/([0-9a-f]{8,64})\s*"), 100
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 #: Whose files are taken where a repository has several: transformers' first, for the hub is where these are published.
 _ORDER: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
@@ -32,9 +42,16 @@ def is_hub_name(source: str | Path) -> bool:
     return str(source).startswith(PREFIX)
 
 
-def shown_name(source: str | Path) -> str:
-    """Return the last part of a hub's name, for files that are called after it: ``hub:owner/name@main`` → ``name``."""
-    return str(source).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+def shown_name(source: str | Path) -> str | None:
+    """Return the last part of a hub's name, for files that are called after it; None for what is not a hub's.
+
+    ``hub:owner/name@main`` → ``name``; a folder of its cache, in which nothing else may be written, likewise.
+    """
+    if is_hub_name(source):
+        return str(source).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
+    path = Path(os.path.abspath(source))
+    cached = (path, path.parent.parent if path.parent.name == "snapshots" else path)
+    return next((match[2] for each in cached if (match := _CACHED.fullmatch(each.name))), None)
 
 
 def locate(source: str | Path) -> Path:
@@ -49,12 +66,16 @@ def locate(source: str | Path) -> Path:
     if is_hub_name(source):
         return _fetch(str(source).removeprefix(PREFIX))
     path = Path(source)
-    return _snapshot_of(path) if path.is_dir() else path
+    return _with_links(_snapshot_of(path)) if path.is_dir() else path
 
 
 def hint_for(source: Path) -> str | None:
     """Say what a path that is not there may have meant, or nothing."""
     text = source.as_posix()
+    address = _ADDRESS.fullmatch(text)
+    if address is not None:
+        revision = f"@{address[2]}" if address[2] else ""
+        return f"An address is not fetched; if it is a model on the hub, write {PREFIX}{address[1]}{revision}."
     if _NAME.fullmatch(text) and not source.parent.exists():
         return f"If it is a model on the hub, write {PREFIX}{text}; otherwise name a checkpoint directory."
     return None
@@ -101,6 +122,8 @@ def _fetch(text: str) -> Path:
         step = "Look at the spelling of owner, name and revision."
         if status in (401, 403):
             step = "If it is private or wants its terms accepted: log in with `hf auth login`, or set HF_TOKEN."
+        elif status == 429 or (status or 0) >= 500:
+            step = "That is the hub's own trouble: try again later. What was fetched is kept."
         raise ConvertError(f"{where}: the hub answers {status}: {_first_line(error)}", step) from None
     except ConvertError:
         raise
@@ -119,9 +142,12 @@ def _cached(name: str, revision: str | None, error: Exception) -> Path:
 
 
 def _unreachable(name: str, error: Exception) -> ConvertError:
+    if getattr(error, "errno", None) in _DISK:
+        what = f"{PREFIX}{name}: cannot be kept in the hub's cache: {_first_line(error)}"
+        return ConvertError(what, "Make room there, or set HF_HOME to a folder that can be written to.")
     return ConvertError(
         f"{PREFIX}{name}: the hub is not reached and its cache does not hold the model ({_first_line(error)})",
-        "Connect once, or unset HF_HUB_OFFLINE; or copy the model's folder here and name that.",
+        "Connect and try again, without HF_HUB_OFFLINE; or copy the model's folder here and name that.",
     )
 
 
@@ -188,6 +214,34 @@ def _snapshot_of(directory: Path, revision: str = "main") -> Path:
         f"{directory}: a folder of a hub's cache that has no snapshot for {revision}; it has {names}",
         "Name the snapshot's folder.",
     )
+
+
+def _with_links(snapshot: Path) -> Path:
+    """Return a snapshot whose links a copy made to texts, as git and zip do, with links again; any other as it is.
+
+    The links are made in a directory of their own, which is gone when the process ends.
+    """
+    if snapshot.parent.name != "snapshots":
+        return snapshot
+    texts = {path.name: blob for path in _listed(snapshot) if (blob := _text_link(path)) is not None}
+    if not texts:
+        return snapshot
+    made = Path(tempfile.mkdtemp(prefix="roformer-snapshot-")) / snapshot.name
+    atexit.register(shutil.rmtree, made.parent, ignore_errors=True)
+    made.mkdir()
+    for path in _listed(snapshot):
+        (made / path.name).symlink_to(texts.get(path.name, path).resolve())
+    return made
+
+
+def _text_link(path: Path) -> Path | None:
+    """Return the blob that a file of a snapshot names, where it is a link's text instead of a link."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > _LONGEST_LINK:
+        return None
+    with reading(path):
+        match = _LINK_TEXT.fullmatch(path.read_bytes())
+    blob = None if match is None else path.parent.parent.parent / "blobs" / match[1].decode()
+    return blob if blob is not None and blob.is_file() else None
 
 
 def _listed(directory: Path) -> Iterable[Path]:
