@@ -19,8 +19,10 @@ from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
+from . import foreign_files
 from .deepspeed import find_model_states, home_of, say_masters
 from .location import hint_for
+from .what_lies_here import explain, newest
 from .wrappers import holds_model
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
@@ -135,37 +137,10 @@ def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dial
     path = files[0]
     container = sniff(path) or next((each for each in all_containers() if each.is_named(path.name)), None)
     if container is None:
-        _refuse_stand_in(path)
+        foreign_files.refuse(path)
         *most, last = (each.title for each in all_containers())
         raise FormatError(path, f"not a known kind of weight file; wanted {', '.join(most)} or {last}")
     return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
-
-
-def _refuse_stand_in(path: Path) -> None:
-    """Name the two things that downloads leave in a weight file's place.
-
-    Raises:
-        FormatError: It is a pointer of Git LFS or a web page.
-    """
-    if not path.is_file():  # opening a pipe would wait for ever
-        return
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64).lstrip().lower()
-    except OSError:
-        return
-    if start.startswith(b"version https://git-lfs"):
-        raise FormatError(
-            path,
-            "not the weights but Git LFS's pointer to them",
-            next_step="Fetch them with `git lfs pull` in the repository, or download the file itself.",
-        )
-    if start.startswith((b"<!doctype", b"<html")):
-        raise FormatError(
-            path,
-            "not the weights but a web page, perhaps of an error or a login",
-            next_step="Read it in a browser, and download the file again.",
-        )
 
 
 def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:
@@ -194,28 +169,38 @@ def _candidates(directory: Path, dialects: Iterable[Dialect]) -> Iterator[Path]:
             yield from container.candidates(directory, sniff)
 
 
+def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
+    """Return the entries of a directory: the standard names, or else any files that end and begin like weights."""
+    found = list(dict.fromkeys(_candidates(directory, dialects)))
+    if found:  # what was not fetched counts where nothing else is there
+        return [path for path in found if not foreign_files.is_lfs_pointer(path)] or found[:1]
+    endings = tuple(ending for container in all_containers() for ending in container.endings)
+    loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
+    loose = [path for path in loose if not foreign_files.is_training_state(path.name)]
+    found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
+    models = [path for path in found if len(found) > 1 and _holds_model(path)]
+    return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
+
+
 def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
     wanted: tuple[Dialect, ...] = DIALECTS if dialect is None else (dialect,)
-    found = list(dict.fromkeys(_candidates(directory, wanted)))
+    found = _in(directory, wanted)
     if not found and (states := find_model_states(directory)) is not None:
         return _of_file(states, dialect)
     if not found:
-        # the standard names first; then any one file that ends like weights
-        endings = tuple(ending for container in all_containers() for ending in container.endings)
-        loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
-        found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
-        models = [path for path in found if len(found) > 1 and _holds_model(path)]
-        found = models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
-    if not found:
-        names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
-        step = "Name the directory that holds them, or the weight file itself."
         others = list(_candidates(directory, DIALECTS))
-        if others:
-            step = f"It holds {others[0].name}. Without --from the dialect is detected: "
-            step += "`roformer-convert convert SOURCE --to …`."
-        raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(dict.fromkeys(names))}", step)
+        names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
+        looked_for = list(dict.fromkeys(names))
+        if not others:
+            raise explain(directory, looked_for, lambda folder: bool(_in(folder, DIALECTS)))
+        step = f"It holds {others[0].name}. Without --from the dialect is detected: "
+        step += "`roformer-convert convert SOURCE --to …`."
+        raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
     if len(found) > 1:
-        step = f"Say which one is meant: name the file itself, e.g. {found[0]}"
+        name, why = newest(directory, [path.name.removesuffix(".index") for path in found])
+        alike = len({sniff(path) for path in found}) == 1  # steps of one run
+        example = f"{directory / name}, {why}" if alike else found[0]
+        step = f"Say which one is meant: name the file itself, e.g. {example}"
         if all(_SHARD.search(path.name) for path in found):
             step = "These are shards, and the .index.json that lists them is missing: fetch it too"
         elif dialect is None:
@@ -320,5 +305,5 @@ def index_file(container: Container, path: Path) -> Index:
     try:
         return container.index(path)
     except FormatError as error:
-        _refuse_stand_in(error.path)
+        foreign_files.refuse(error.path)
         raise

@@ -1,0 +1,153 @@
+"""Say what a folder without weights does hold, and what to do: the answer to a path that was nearly right."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..errors import ConvertError, FormatError, quoted
+from ..json_input import read_json
+from . import foreign_files
+
+#: How far below a folder weights are looked for, and in how many folders at most.
+_DEPTH, _MOST_FOLDERS = 2, 200
+#: Folders or files that a message lists.
+_MOST_LISTED = 8
+#: In the file that TensorFlow calls ``checkpoint``.
+_STATE = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.MULTILINE)
+_LONGEST_NOTE = 1 << 16
+
+
+def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[Path], bool]) -> ConvertError:
+    """Make the error for a folder in which no weights were found.
+
+    Args:
+        directory: The folder.
+        looked_for: Names of weight files.
+        has_weights: Whether a folder has some.
+    """
+    entries = sorted(directory.iterdir())
+    names = [entry.name for entry in entries]
+    pointers = [entry.name for entry in entries if entry.is_file() and foreign_files.is_lfs_pointer(entry)]
+    if pointers:
+        what = f"{directory}: {_listed(pointers)} is Git LFS's pointer, not the file itself; there are no weights here"
+        return ConvertError(what, "Fetch the files with `git lfs pull` in the repository, or download them themselves.")
+    kind = next(
+        (kind for kind in foreign_files.KINDS if any(foreign_files.kind_of(name) is kind for name in names)), None
+    )
+    weak = kind is None or kind in foreign_files.KINDS[foreign_files.KINDS.index(foreign_files.OPTIMIZER) :]
+    if not weak and kind is not None:
+        return _foreign(directory, kind, names)
+    below = _below(directory, has_weights)
+    if below:
+        return _one_level_down(directory, below)
+    if directory.parent.name == "snapshots" and (directory.parent.parent / "blobs").is_dir():
+        what = f"{directory}: a snapshot of a hub's cache, in which there are no weights: only a part was fetched"
+        return ConvertError(what, "Name the model as hub:owner/name, with the hub in reach: that fetches the rest.")
+    if kind is not None:
+        return _foreign(directory, kind, names)
+    looked = f"no RoFormer weights here; looked for {', '.join(looked_for)}"
+    held = (
+        f"it holds {_listed([name + '/' * (directory / name).is_dir() for name in names])}" if names else "it is empty"
+    )
+    return ConvertError(
+        f"{directory}: {looked}; {held}", "Name the directory that holds them, or the weight file itself."
+    )
+
+
+def newest(directory: Path, names: Sequence[str]) -> tuple[str, str]:
+    """Return which of several steps of a training run is meant, and why, as a clause: "which checkpoint names".
+
+    Args:
+        directory: Where they lie.
+        names: Their files' prefixes, or their folders; there is one at least.
+    """
+    for note, said in (
+        ("checkpoint", _stated),
+        ("latest", str.strip),
+        ("latest_checkpointed_iteration.txt", lambda text: f"iter_{int(text):07d}"),
+        ("trainer_state.json", lambda text: str(json.loads(text).get("best_model_checkpoint") or "")),
+    ):
+        try:
+            text = (directory / note).read_bytes()[:_LONGEST_NOTE].decode()
+            name = re.split(r"[\\/]", said(text))[-1]
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        for each in names:
+            if name and each.split("/")[0] == name:
+                return each, f"which {note} names"
+    return max(
+        names, key=lambda name: ([int(digits) for digits in re.findall(r"\d{1,18}", name)], name)
+    ), "the last one"
+
+
+def _stated(text: str) -> str:
+    match = _STATE.search(text)
+    return "" if match is None else match[1]
+
+
+def _foreign(directory: Path, kind: foreign_files.Kind, names: Sequence[str]) -> ConvertError:
+    these = [name for name in names if foreign_files.kind_of(name) is kind]
+    what = f"{directory}: no weights here, but {kind.what}: {_listed(these)}"
+    return ConvertError(what, merging(directory) if kind is foreign_files.ADAPTERS else kind.step)
+
+
+def merging(directory: Path) -> str:
+    """Write the call that merges adapters into their base model, which their configuration names."""
+    base = "BASE"
+    try:
+        said = read_json(directory / "adapter_config.json").get("base_model_name_or_path")
+        base = said if isinstance(said, str) and said else base
+    except FormatError:
+        pass
+    return (
+        "Merge them into their base model with the package peft, and name the result:\n"
+        f"    base = AutoModelForMaskedLM.from_pretrained({quoted(base)})\n"
+        f"    PeftModel.from_pretrained(base, {quoted(str(directory), 400)}).merge_and_unload()"
+        '.save_pretrained("merged")'
+    )
+
+
+def _one_level_down(directory: Path, below: Sequence[str]) -> ConvertError:
+    if len(below) == 1:
+        what = f"{directory}: no weights at its top; they are in {below[0]}/"
+        return ConvertError(what, f"Name that: {directory / below[0]}")
+    name, why = newest(directory, below)
+    what = f"{directory}: no weights at its top; there are some in {len(below)} folders: {_listed(below)}"
+    return ConvertError(what, f"Name one, for example {directory / name}, {why}.")
+
+
+def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
+    """Return the folders below that have weights, those at one depth: in the nearest ones nothing is looked for."""
+    level, seen = [directory], 0
+    for _ in range(_DEPTH):
+        folders = [Path(entry.path) for folder in level for entry in _folders(folder)][: _MOST_FOLDERS - seen]
+        seen += len(folders)
+        found = [folder for folder in folders if _quietly(has_weights, folder)]
+        if found:
+            return [folder.relative_to(directory).as_posix() for folder in found]
+        level = folders
+    return []
+
+
+def _folders(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return sorted((each for each in entries if each.is_dir(follow_symlinks=False)), key=lambda each: each.name)
+    except OSError:
+        return []
+
+
+def _quietly(has_weights: Callable[[Path], bool], folder: Path) -> bool:
+    try:
+        return has_weights(folder)
+    except (ConvertError, OSError):
+        return False
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(quoted(name, 60)[1:-1] for name in names[:_MOST_LISTED])
+    return shown + (f" and {len(names) - _MOST_LISTED:,} more" if len(names) > _MOST_LISTED else "")

@@ -1,0 +1,232 @@
+"""A folder or file that is nearly right: what it holds is said, and what to do."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from random_checkpoints import read_all, same_bits, write_random
+
+from roformer_convert.converters import ConvertError, MisfitError, convert
+from roformer_convert.converters.inspection import inspect
+
+CASES = Path(__file__).parents[1] / "fixtures" / "cases"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 512000000\n"
+
+
+def refused(source: Path) -> str:
+    """Convert, and inspect; both must refuse with the same words and leave nothing behind."""
+    before = sorted(source.parent.rglob("*"))
+    with pytest.raises(ConvertError) as caught:
+        convert(source, to="paddle")
+    with pytest.raises(ConvertError) as inspected:
+        inspect(source)
+    assert str(caught.value) == str(inspected.value)
+    assert sorted(source.parent.rglob("*")) == before
+    return str(caught.value)
+
+
+def zipped(*names: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, "{}")
+    return content.getvalue()
+
+
+def tarred() -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("chinese_roformer/bert_config.json"))
+    return content.getvalue()
+
+
+def test_an_exported_paddle_program_is_named_with_what_to_start_from() -> None:
+    error = refused(CASES / "23-paddle-static")
+    assert "no weights here, but an exported Paddle program" in error
+    assert "model_state.pdparams of save_pretrained" in error
+    for name in ("model.pdmodel", "model.pdiparams"):
+        assert "not weights but an exported Paddle program" in refused(CASES / "23-paddle-static" / name)
+
+
+def test_adapters_come_with_the_call_that_merges_them() -> None:
+    error = refused(CASES / "27-lora")
+    assert "no weights here, but adapters" in error
+    assert "AutoModelForMaskedLM.from_pretrained('junnyu/roformer_chinese_base')" in error
+    assert "merge_and_unload()" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.onnx", b"\x08\x07", "an exported ONNX graph"),
+        ("saved_model.pb", b"\x08\x01", "a TensorFlow SavedModel"),
+        ("roformer.tflite", b"\x1c\0\0\0TFL3", "a TensorFlow SavedModel or frozen graph"),
+        ("openvino_model.bin", b"\0" * 64, "a program exported for OpenVINO"),
+        ("roformer.Q8_0.gguf", b"GGUF\3\0\0\0", "weights for llama.cpp"),
+        ("flax_model.msgpack", b"\x81\xa1a", "Flax weights"),
+        ("rust_model.ot", zipped("rust_model/data/0"), "weights for rust-bert"),
+        ("model.safetensors.incomplete", b"\0\0", "an unfinished download"),
+        ("chinese_roformer.zip", zipped("chinese_roformer/bert_config.json"), "a packed archive"),
+        ("chinese_roformer.tar", tarred(), "a packed archive"),
+        ("chinese_roformer.tar.gz", b"\x1f\x8b\x08\0", "a packed archive"),
+        ("optimizer.pt", b"\x80\x02}.", "the state of an optimizer"),
+        ("training_args.bin", b"\x80\x02}.", "the state of an optimizer"),
+        ("model.pdopt", b"\x80\x02}.", "the state of an optimizer"),
+        ("zero_pp_rank_0_mp_rank_00_optim_states.pt", b"\x80\x02}.", "the state of an optimizer"),
+        ("weights.npz", b"PK\x05\x06" + b"\0" * 18, "arrays of numpy"),
+        ("vocab.txt", b"[PAD]\n", "a tokenizer without a model"),
+        ("config.json", b"{}", "a configuration without a model"),
+    ],
+)
+def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / name).write_bytes(content)
+    error = refused(tmp_path / "it")
+    assert f"no weights here, but {words}" in error
+    assert name in error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("model.onnx", b"\x08\x07", "an exported ONNX graph"),
+        ("model.bin", zipped("chinese/bert_config.json", "chinese/vocab.txt"), "archive, of chinese/bert_config.json"),
+        ("model.pt", zipped("model/code/a.py", "model/constants.pkl", "model/data.pkl"), "a TorchScript program"),
+        ("model.bin", tarred(), "a packed archive"),
+        ("model.safetensors", b"\x1f\x8b\x08\0\0\0\0\0", "a packed archive"),
+        ("pytorch_model.bin", b"GGUF\3\0\0\0", "weights for llama.cpp"),
+        ("config.json", b"{}", "a configuration without a model"),
+        (
+            "model.safetensors",
+            b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>",
+            "not the weights but a web page",
+        ),
+    ],
+)
+def test_a_file_that_is_no_weights_says_what_it_is(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert words in refused(tmp_path / name)
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "it is empty" in refused(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_pointers_of_git_lfs_are_answered_with_the_pull(tmp_path: Path, several: bool) -> None:
+    (tmp_path / "it").mkdir()
+    for name in ("pytorch_model.bin", "tf_model.h5", "model.safetensors")[: 3 if several else 1]:
+        (tmp_path / "it" / name).write_bytes(POINTER)
+    assert "git lfs pull" in refused(tmp_path / "it")
+
+
+def test_a_pointer_beside_weights_is_left_where_it_is(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "it", "torch")
+    (tmp_path / "it" / "tf_model.h5").write_bytes(POINTER)
+    report = convert(tmp_path / "it", to="paddle")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert "not copied: tf_model.h5" in report.notes
+
+
+def test_what_a_trainer_leaves_beside_weights_of_any_name_is_not_taken_for_them(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "it", "torch", container="bin")
+    (tmp_path / "it" / "pytorch_model.bin").rename(tmp_path / "it" / "best.pt")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"):
+        shutil.copy(tmp_path / "it" / "best.pt", tmp_path / "it" / name)
+    assert same_bits(read_all(convert(tmp_path / "it", to="paddle").target), tensors) == []
+
+
+# --- one level down -------------------------------------------------------------------------------------------------
+
+
+def steps(root: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_random(root / name, "torch", seed=seed)
+
+
+def test_weights_one_level_down_are_named(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "checkpoint-500")
+    (tmp_path / "run" / "trainer_state.json").write_text("{}")
+    (tmp_path / "run" / "vocab.txt").write_text("[PAD]\n")
+    error = refused(tmp_path / "run")
+    assert "no weights at its top; they are in checkpoint-500/" in error
+    assert error.endswith(f"Name that: {tmp_path / 'run' / 'checkpoint-500'}")
+
+
+def test_weights_two_levels_down_are_named(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "checkpoints/step-000500")
+    assert "they are in checkpoints/step-000500/" in refused(tmp_path / "run")
+
+
+def last(root: Path) -> None:
+    """Nothing says it: the highest number."""
+
+
+def trainer(root: Path) -> None:
+    (root / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": "C:\\out\\checkpoint-90"}))
+
+
+def latest(root: Path) -> None:
+    (root / "latest").write_text("checkpoint-90\n")
+
+
+def hostile(root: Path) -> None:
+    (root / "trainer_state.json").write_text("[" * 100_000)
+    (root / "latest").write_bytes(b"\xff\xfe")
+    (root / "checkpoint").write_text('model_checkpoint_path: "../../elsewhere"')
+
+
+@pytest.mark.parametrize(
+    ("note", "name", "why"),
+    [
+        (last, "checkpoint-1000", "the last one"),
+        (trainer, "checkpoint-90", "which trainer_state.json names"),
+        (latest, "checkpoint-90", "which latest names"),
+        (hostile, "checkpoint-1000", "the last one"),
+    ],
+)
+def test_of_several_steps_the_one_that_is_meant_is_named(
+    tmp_path: Path, note: Callable[[Path], None], name: str, why: str
+) -> None:
+    steps(tmp_path / "run", "checkpoint-1000", "checkpoint-200", "checkpoint-90")
+    note(tmp_path / "run")
+    error = refused(tmp_path / "run")
+    assert "in 3 folders: checkpoint-1000, checkpoint-200, checkpoint-90" in error
+    assert error.endswith(f"Name one, for example {tmp_path / 'run' / name}, {why}.")
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_of_several_steps_of_tf_the_one_that_checkpoint_names_is_named(tmp_path: Path, said: bool) -> None:
+    for step in (200, 1000, 90):
+        write_random(tmp_path / str(step), "tf1", seed=step)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        for path in (tmp_path / str(step)).glob("bert_model.ckpt.*"):
+            shutil.copy(path, tmp_path / "run" / path.name.replace("bert_model.ckpt", f"model.ckpt-{step}"))
+    shutil.copy(tmp_path / "90" / "bert_config.json", tmp_path / "run")
+    if said:
+        (tmp_path / "run" / "checkpoint").write_text(
+            'model_checkpoint_path: "/old/place/model.ckpt-90"\nall_model_checkpoint_paths: "model.ckpt-1000"\n'
+        )
+    with pytest.raises(MisfitError) as caught:
+        convert(tmp_path / "run", to="torch")
+    named = tmp_path / "run" / f"model.ckpt-{90 if said else 1000}"
+    assert f"e.g. {named}, {'which checkpoint names' if said else 'the last one'}" in str(caught.value)
+    assert convert(named, to="torch", target=tmp_path / "out").written
+
+
+def test_a_part_of_a_hubs_snapshot_is_answered_with_the_hubs_name(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--junnyu--roformer_x" / "snapshots" / "abcdef01"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "blobs").mkdir()
+    assert "only a part was fetched" in refused(snapshot)
+    (snapshot / "config.json").write_text("{}")
+    assert "only a part was fetched" in refused(snapshot.parents[1])
