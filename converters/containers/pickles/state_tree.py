@@ -19,6 +19,8 @@ from ...tensors.stored import StoredTensor
 from .machine import Global, PickleMachine, Span, Unbuilt, kind_of, named_items
 
 _DEEPEST = 32
+#: What a torch module keeps its parts in: modules, parameters, buffers (torch/nn/modules/module.py).
+_MODULE_DICTS = ("_modules", "_parameters", "_buffers")
 _LONGEST_NAME = 512
 _LONGEST_NAMES = 64 << 20
 _LONGEST_NOTE = 200
@@ -64,7 +66,8 @@ class _Place(NamedTuple):
 
     Attributes:
         name: What it is called.
-        parent: What the names in the dict or list that holds it begin with, whatever objects lie between.
+        parent: What the names in the dict, list or object that holds it begin with; a torch module is one with all
+            modules inside it, for their parameters are of one model.
         depth: How many dicts, lists and objects it lies in.
         inside: Whether one of them is an object that was not made.
     """
@@ -76,7 +79,9 @@ class _Place(NamedTuple):
 
     def below(self, path: Path, key: str, value: object) -> _Place:
         """Return the place of what ``value``, which lies here, holds under a key."""
-        parent = self.parent if self.inside else f"{self.name}." if self.name else ""
+        above, _, own = self.name.rpartition(".")
+        module = own in _MODULE_DICTS or (type(value) is Unbuilt and f".{above}".endswith(f".{_MODULE_DICTS[0]}"))
+        parent = self.parent if module else f"{self.name}." if self.name else ""
         return _Place(_join(path, self.name, key), parent, self.depth + 1, self.inside or type(value) is Unbuilt)
 
 

@@ -1,0 +1,253 @@
+"""Files with a state dict somewhere in them, as training programs and people of torch and Paddle save them."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import pickle
+import random
+from collections import OrderedDict, defaultdict, namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from random_checkpoints import Tensors, read_all, same_bits, write_random
+
+from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters.conversion import ConvertOptions
+from roformer_convert.converters.errors import ConvertError, MisfitError
+from roformer_convert.converters.source.renaming import Parts
+
+torch = pytest.importorskip("torch")
+ROOT = Path(__file__).resolve().parents[1]
+CASES = ROOT / "fixtures" / "cases"
+#: Larger ones, where they lie beside the checkout.
+MORE = ROOT.parent / "shared" / "cases"
+
+
+class AttributeDict(dict[str, Any]):
+    """A dict of somebody's own, as Lightning keeps hyper-parameters in."""
+
+
+class Schedule:
+    """An object with a method of its own in it, and with itself."""
+
+    def __init__(self) -> None:
+        self.best, self.me, self.rate = torch.tensor(0.5), self, self.at
+
+    def at(self, step: int) -> float:
+        return 1.0 / step
+
+
+class Trainer:
+    """A program's whole state, pickled as one object."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+        self.callbacks = [Schedule(), self]
+
+
+class Bag(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """A module that holds parameters under the names of a state dict, nested as they are."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        inner: dict[str, dict[str, Any]] = {}
+        for name, value in state.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                inner.setdefault(first, {})[rest] = value
+            else:
+                self.register_parameter(first, torch.nn.Parameter(value))
+        for first, values in inner.items():
+            self.add_module(first, Bag(values))
+
+
+State = namedtuple("State", "step model")
+
+
+def adam(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer keeps of a model's parameters."""
+    parameters = [torch.nn.Parameter(value.clone()) for value in state.values()]
+    optimizer = torch.optim.AdamW(parameters, lr=0.1)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer.state_dict()  # type: ignore[no-any-return]
+
+
+def lightning(state: dict[str, Any]) -> dict[Any, Any]:
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.1.0",
+        "state_dict": OrderedDict((f"model.{name}", value) for name, value in state.items()),
+        "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 4}}}},
+        "callbacks": {
+            "ModelCheckpoint{'monitor': None}": {"best_model_score": torch.tensor(0.5), "dirpath": Path("/runs")},
+            Schedule: Schedule(),
+        },
+        "optimizer_states": [adam(state)],
+        "lr_schedulers": [{"_last_lr": [0.1], "lr_lambdas": [None], "object": Schedule()}],
+        "hyper_parameters": AttributeDict(lr=0.1, args=argparse.Namespace(when=datetime.date(2026, 1, 1))),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+        "counts": defaultdict(int, a=1),
+        ("a", "tuple"): {1, 2},
+    }
+
+
+WRAPPINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": adam(state)},
+    "model and optimizer": lambda state: {"model": state, "optimizer": adam(state), "args": argparse.Namespace(lr=0.1)},
+    "parallel in a dict": lambda state: {"net": {f"module.{name}": value for name, value in state.items()}},
+    "averages by number": lambda state: {"model": state, "ema": {"shadow_params": list(state.values()), "decay": 0.9}},
+    "an average of all": lambda state: (
+        {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()}
+    ),
+    "a loss beside": lambda state: {
+        "model": state,
+        "criterion": {"weight": torch.ones(3)},
+        "head": {"bias": torch.ones(2)},
+    },
+    "optimizer by name": lambda state: {"model": state, "optimizer": {"exp_avg": dict(state), "momentum": dict(state)}},
+    "lightning": lightning,
+    "an object": lambda state: Trainer(model=state, optimizer=adam(state)),
+    "an object in a dict": lambda state: {"trainer": Trainer(model=state), "epoch": 3},
+    "a named tuple": lambda state: State(3, state),
+    "a module": Bag,
+    "a module in a dict": lambda state: {"model": Bag(state), "optimizer": adam(state)},
+    "a module in parallel": lambda state: {"model": torch.nn.DataParallel(Bag(state))},
+    "code beside": lambda state: {"model": state, "hook": Schedule().at, "print": print},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_torch_file_with_one_model_in_it_converts(tmp_path: Path, wrapping: str, zipped: bool) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm-pooler", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    state = torch.load(path)
+    path.unlink()
+    torch.save(WRAPPINGS[wrapping](state), tmp_path / "ckpt" / "last.ckpt", _use_new_zipfile_serialization=zipped)
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert any(note.startswith("the model is what begins with") for note in report.notes) or wrapping == "a module"
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_paddle_file_with_one_model_in_it_converts(tmp_path: Path, protocol: int) -> None:
+    tensors = write_random(tmp_path / "ckpt", "paddle", "masked-lm-pooler", container="pdparams")
+    path = tmp_path / "ckpt" / "model_state.pdparams"
+    state = pickle.loads(path.read_bytes())
+    for wrapped in (
+        {"model": state, "optimizer": {f"{name}_moment1_0": value for name, value in state.items()}, "epoch": 3},
+        {f"_layers.{name}": value for name, value in state.items()},
+        {"state_dict": {f"student.{name}": value for name, value in state.items()}, "args": argparse.Namespace(lr=1)},
+        {"model": state, "callbacks": [argparse.Namespace(when=datetime.date(2026, 1, 1))], "path": Path("/runs")},
+    ):
+        path.write_bytes(pickle.dumps(wrapped, protocol))
+        assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+
+
+TWO: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "model and average": lambda state: {"model": state, "model_ema": dict(state)},
+    "student and teacher": lambda state: {
+        f"{who}.{name}": value for who in ("student", "teacher") for name, value in state.items()
+    },
+    "an object of two": lambda state: Trainer(model=state, best=dict(state)),
+}
+
+
+@pytest.mark.parametrize("wrapping", TWO)
+def test_of_two_models_one_is_asked_for_and_taken(tmp_path: Path, wrapping: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    torch.save(TWO[wrapping](torch.load(path)), path)
+    with pytest.raises(MisfitError, match="Say which one is meant with --prefix") as caught:
+        open_checkpoint(tmp_path / "ckpt")
+    prefixes = [problem.name.removesuffix("*") for problem in caught.value.problems]
+    assert len(prefixes) == 2
+    for prefix in prefixes:
+        with open_checkpoint(tmp_path / "ckpt", parts=Parts(prefix=prefix)) as checkpoint:
+            assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
+
+
+# Reports, rebuilt ----------------------------------------------------------------------------------------------------
+
+
+def of_torch(path: Path, *within: str, prefix: str = "") -> Tensors:
+    """Read a file with torch itself: the encoder's kernels and the word embedding under canonical names."""
+    state = torch.load(path, weights_only=True)
+    for key in within:
+        state = state[key]
+    layer = f"{prefix}encoder.layer.{{}}."
+    names = {"embeddings.word.weight": f"{prefix}embeddings.word_embeddings.weight"}
+    for number in range(2):
+        names[f"layers.{number}.attention.query.weight"] = layer.format(number) + "attention.self.query.weight"
+        names[f"layers.{number}.feed_forward.down.bias"] = layer.format(number) + "output.dense.bias"
+    return {ours: state[theirs].numpy() for ours, theirs in names.items()}
+
+
+def test_somebodys_own_class_gives_its_encoder_on_request(tmp_path: Path) -> None:
+    case = CASES / "06-custom-class-prefix"
+    with pytest.raises(MisfitError, match=r"--prefix roformer\.bert\. or --encoder-only") as caught:
+        convert(case, tmp_path / "out", to="paddle")
+    heads = {f"roformer.{head}.{leaf}" for head in ("s_classier", "o_classier_from_s") for leaf in ("weight", "bias")}
+    assert {problem.name for problem in caught.value.problems if problem.kind == "beside"} == heads
+    want = of_torch(case / "pytorch_model.bin", prefix="roformer.bert.")
+    for parts in (Parts(prefix="roformer.bert."), Parts(encoder_only=True)):
+        report = convert(case, tmp_path / "out", to="paddle", options=ConvertOptions(parts=parts, force=True))
+        got = read_all(tmp_path / "out")
+        assert len(got) == 36
+        assert same_bits({name: got[name] for name in want}, want) == []
+        assert set(report.plan.left_out) == heads
+        assert report.plan.kind.name == "base"
+
+
+def test_a_discriminator_gives_its_encoder_on_request(tmp_path: Path) -> None:
+    case = CASES / "28-electra-discriminator"
+    with pytest.raises(MisfitError, match="--encoder-only converts the encoder without heads"):
+        convert(case, tmp_path / "out", to="paddle")
+    report = convert(case, tmp_path / "out", to="paddle", options=ConvertOptions(parts=Parts(encoder_only=True)))
+    want = of_torch(case / "pytorch_model.bin", prefix="roformer.")
+    got = read_all(tmp_path / "out")
+    assert same_bits({name: got[name] for name in want}, want) == []
+    assert [name.partition(".")[0] for name in report.plan.left_out] == ["discriminator_predictions"] * 4
+
+
+def test_deepspeeds_folder_converts(tmp_path: Path) -> None:
+    case = CASES / "20-deepspeed"
+    report = convert(case, tmp_path / "out", to="paddle")
+    got = read_all(tmp_path / "out")
+    want = of_torch(case / "global_step100" / "mp_rank_00_model_states.pt", "module", prefix="roformer.")
+    assert same_bits({name: got[name] for name in want}, want) == []
+    assert report.plan.kind.name == "masked-lm"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "within", "prefix"),
+    [
+        ("09-lightning", "epoch=3-step=100.ckpt", ("state_dict",), "model.roformer."),
+        ("21-dataparallel", "pytorch_model.bin", (), "module.roformer."),
+        ("40-optimizer-in-file", "checkpoint.pth", ("model",), "roformer."),
+    ],
+)
+def test_larger_reports_convert(tmp_path: Path, name: str, file: str, within: tuple[str, ...], prefix: str) -> None:
+    case = MORE / name
+    if not case.is_dir():
+        pytest.skip(f"{name} is not here")
+    convert(case, tmp_path / "out", to="paddle")
+    got, want = read_all(tmp_path / "out"), of_torch(case / file, *within, prefix=prefix)
+    assert same_bits({name: got[name] for name in want}, want) == []
+    assert any(name.startswith("mlm.") for name in got)
+
+
+def test_an_optimizer_alone_is_no_model(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "masked-lm", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    torch.save({"optimizer": adam(torch.load(path))}, path)
+    with pytest.raises(ConvertError):
+        open_checkpoint(tmp_path / "ckpt")
