@@ -59,6 +59,13 @@ def test_the_heads_decide_the_class(tmp_path: Path, shape: str) -> None:
     assert inspect(tmp_path / "ckpt").model_class == want.get(shape, "RoFormerModel")
 
 
+def test_a_checkpoint_that_fits_is_given_no_advice(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    found = inspect(tmp_path / "ckpt")
+    assert found.converts
+    assert found.notes == ()
+
+
 def test_inspection_counts_shards_and_ties(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "paddle", max_shard_size=3000, dtype="bfloat16")
     found = inspect(tmp_path / "ckpt")

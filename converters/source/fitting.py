@@ -160,7 +160,9 @@ class _Fitting:
         return self._misfit(problems, against, hint, where=self.found.entry)
 
     def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
-        return Fit(None, tuple(problems), self.undetermined, where or self.found.path, against, next_step)
+        found = tuple(problems)
+        step = next_step if found else None
+        return Fit(None, found, self.undetermined, where or self.found.path, against, step)
 
     def _count_layers(
         self, source: SourceConfig, by_name: dict[str, StoredTensor], shown: int, base: bool
