@@ -238,6 +238,13 @@ def replaced(kept: dict[str, Any], **values: Any) -> None:
     kept.update(values)
 
 
+class Code:
+    """Makes a directory where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, ("unpickled",)
+
+
 _T = torch.zeros(3)
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "SGD": (each(lambda kept: replaced(kept, momentum_buffer=_T)), "SGD; want AdamW's exp_avg, exp_avg_sq and step"),
@@ -263,19 +270,22 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "steps of a shape": (each(lambda kept: kept.update(step=torch.zeros(2))), "want one number"),
     "no moments": (torch_file(lambda s: s["state"].clear()), "it holds no moments"),
     "no dict": (lambda folder: torch.save({"a": _T}, folder / "optimizer.pt"), "no state and param_groups"),
-    "code": (lambda folder: torch.save({"state": os.system}, folder / "optimizer.pt"), "would run code"),
+    "code": (each(lambda kept: kept.update(step=Code())), "posix.mkdir makes, which was not run"),
     "none": (lambda folder: (folder / "optimizer.pt").unlink(), "no optimiser's state here"),
     "two": (lambda folder: (folder / "other.pdopt").write_bytes(b""), "several files"),
 }
 
 
 @pytest.mark.parametrize(("make", "said"), REFUSED.values(), ids=REFUSED)
-def test_a_state_of_another_layout_is_refused(tmp_path: Path, make: Callable[[Path], object], said: str) -> None:
+def test_a_state_of_another_layout_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], said: str
+) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("config.json", "model.safetensors", "optimizer.pt"):
         shutil.copy(TORCH / name, source / name)
     make(source)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConvertError, match=said):
         convert_state(source, tmp_path / "made", "paddle")
     assert os.listdir(tmp_path) == ["source"]

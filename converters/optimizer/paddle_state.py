@@ -141,8 +141,13 @@ def _names(path: Path, checkpoint: Checkpoint, parameters: set[str]) -> dict[str
         known = {paddle: name for name, paddle in fresh_names(checkpoint.table, project=project).items()}
         origin = "a process in which PaddleNLP builds the model first, for the weights have no table of names"
     else:
-        of = {name: table.get(binding.stored.name) for name, binding in checkpoint.bindings.items()}
-        known = {paddle: name for name, paddle in of.items() if isinstance(paddle, str)}
+        known = {}
+        for name, binding in checkpoint.bindings.items():
+            stored = binding.stored.name
+            # what is written around a name in the file may have been seen through
+            told = [stored] if stored in table else [key for key in table if key.endswith(f".{stored}")]
+            if len(told) == 1:
+                known[str(table[told[0]])] = name
         origin = f"the table in {checkpoint.found.entry.name}"
     unknown = sorted(name for name in parameters if known.get(name) not in checkpoint)
     if unknown:
