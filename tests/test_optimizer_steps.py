@@ -24,7 +24,7 @@ STATES = ROOT / "fixtures" / "optimizers"
 ADAM = {"beta2": 0.98, "weight_decay": 0.05}
 BOUND = 1e-6
 
-_TORCH = """
+TORCH_STEP = """
 import json, sys
 import numpy as np, torch, transformers
 from pathlib import Path
@@ -49,7 +49,7 @@ for job in json.loads(sys.argv[1]):
     np.savez(job["out"], **{name: each.detach().numpy() for name, each in model.named_parameters()})
 """
 
-_PADDLE = """
+PADDLE_STEP = """
 import json, sys
 import numpy as np
 from roformer_convert.models.start_paddle import paddle
@@ -132,7 +132,7 @@ def test_torch_goes_on_from_paddle(tmp_path: Path, fresh: bool) -> None:
     options = ConvertOptions(with_optimizer=True, adam=ADAM, frozen_positions=fresh)
     convert(source, tmp_path / "torch", to="torch", options=options)
     job = {"folder": str(tmp_path / "torch"), "next": str(source / "next.npz"), "out": str(tmp_path / "got.npz")}
-    in_process(_TORCH, [{**job, "fresh": fresh, "cwd": str(tmp_path)}])
+    in_process(TORCH_STEP, [{**job, "fresh": fresh, "cwd": str(tmp_path)}])
     table = rows(source)
     want = canonical(table, load(source / "next.npz"), "paddle", "after.")
     del want["pooler.weight"], want["pooler.bias"]  # which transformers does not have, and no gradient reaches
@@ -162,6 +162,6 @@ def test_paddle_goes_on_from_torch(tmp_path: Path, folder: str, same_as: str, fi
         "next": str(source / "next.npz"),
         "out": str(tmp_path / "got.npz"),
     }
-    in_process(_PADDLE, [{**job, **ADAM, "cwd": str(tmp_path)}])
+    in_process(PADDLE_STEP, [{**job, **ADAM, "cwd": str(tmp_path)}])
     want = canonical(table, load(source / "next.npz"), "torch", "after.")
     require_equal(canonical(table, load(tmp_path / "got.npz"), None), want, source)

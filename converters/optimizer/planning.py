@@ -212,7 +212,7 @@ def _settled(state: OptimizerState, notes: list[str]) -> AdamOptions:
     if state.options.lr is None:
         raise ConvertError(
             f"{state.path}: {torch_state.FILE} holds the learning rate, and no file here says it",
-            "Say what it was at the last step: --adam lr=1e-4",
+            "Say what it is at the next step: --adam lr=1e-4",
         )
     # the powers have told that Paddle's decays are these
     unsaid = [name for name, value in vars(state.options).items() if value is None and not name.startswith("beta")]

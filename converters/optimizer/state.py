@@ -23,7 +23,7 @@ class AdamOptions:
     """AdamW's settings; None for what no file says.
 
     Attributes:
-        lr: Learning rate of the last step.
+        lr: Learning rate of the next step.
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
         eps: Added to the root of the second moment.

@@ -74,6 +74,7 @@ class Run:
 
     output: str = _key("output", "Directory of the run: checkpoints, metrics, curves.", free=True)
     init: str = _key("", "Checkpoint directory of any dialect to start from; empty: start at random.")
+    init_optimizer: bool = _key(False, "Take AdamW's moments and steps from init too, from its training.safetensors.")
     seed: int = _key(42, "Seed of weights, masks, swaps and dropout.", _FROM_0)
     device: Device = _key("auto", "Device that computes; auto takes a GPU if there is one.", free=True, choices=DEVICES)
     precision: Precision = _key(

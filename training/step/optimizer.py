@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
+from ...converters.optimizer.adam_steps import steps_behind
+from ...converters.optimizer.paddle_state import KINDS
 from ...models.start_paddle import paddle
 from ..settings.tables import Optimizer as Options
 
 Arrays = dict[str, NDArray[Any]]
-
-#: Paddle's words for what it keeps of each parameter: two arrays of its shape, and the powers of both decays.
-KINDS = ("moment1", "moment2", "beta1_pow_acc", "beta2_pow_acc")
 
 
 def decays(parameter: Any) -> bool:
@@ -98,6 +97,29 @@ class AdamW:
                 arrays[_paddle_key(parameter, kind)] = paddle.to_tensor(array)
                 self._loaded[key] = array
         self._paddle.set_state_dict(arrays)
+
+    def begin(self, state: Mapping[str, NDArray[Any]]) -> list[str]:
+        """Begin with another run's state; a parameter that it knows nothing of begins anew.
+
+        Returns:
+            The names of those.
+
+        Raises:
+            ConvertError: It is the state of other parameters, or of other decays.
+        """
+        known = {name for name in self.parameters if f"{name}:{KINDS[0]}" in state}
+        if not known:
+            raise ConvertError("the optimiser's state has nothing of this model's parameters")
+        self.load({**self.state(), **state})
+        for name in known:
+            first, second = (float(self._loaded[f"{name}:{kind}"].item()) for kind in KINDS[2:])
+            try:
+                steps_behind((first, second), (self.options.beta1, self.options.beta2), None)
+            except ValueError as error:
+                raise ConvertError(
+                    f"the optimiser's state of {name}: {error}", "Set beta1 and beta2 to its run's."
+                ) from None
+        return [name for name in self.parameters if name not in known]
 
     def _initial(self, name: str, kind: str) -> NDArray[Any]:
         value = {"beta1_pow_acc": self.options.beta1, "beta2_pow_acc": self.options.beta2}.get(kind, 0.0)

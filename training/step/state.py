@@ -28,15 +28,17 @@ from numpy.typing import NDArray
 from ...converters.containers import safetensors
 from ...converters.errors import ConvertError, FormatError, reading
 from ...converters.json_input import read_json
+from ...converters.optimizer import training_state
 from ...converters.target.output import OutputDirectory, check_room
 from ...converters.tensors.stored import Extent, NewTensor
 from ..samples.position import Position
 from ..settings.reading import settings_from_tree
 from ..settings.tables import Settings
 from .meter import Meter
+from .schedule import learning_rate
 
-STATE = "training.json"
-ARRAYS = "training.safetensors"
+STATE = training_state.RUN
+ARRAYS = training_state.FILE
 
 _NAME = re.compile(r"step-(\d{6,})")
 #: What a killed run leaves: of a checkpoint that was being written, and of one that was being removed.
@@ -154,6 +156,8 @@ def write_checkpoint(
         written: dict[str, Any] = {
             "version": _VERSION,
             "step": state.step,
+            # no schedule is known to whoever converts the optimiser's state
+            "learning_rate": learning_rate(state.settings, min(state.step + 1, state.settings.steps)),
             "settings": state.settings.as_tree(),
             "vocabulary": state.vocabulary,
             "corpora": state.corpora,
@@ -194,6 +198,22 @@ def read_checkpoint(directory: Path) -> TrainingState:
         history=tree["history"],
         arrays=_read_arrays(directory / ARRAYS),
     )
+
+
+def read_moments(directory: Path) -> dict[str, NDArray[Any]]:
+    """Read an optimiser's state to start from: a run's, or one that was converted.
+
+    Raises:
+        FormatError: It is damaged.
+        ConvertError: There is none.
+    """
+    path = directory / ARRAYS
+    if not path.is_file():
+        raise ConvertError(
+            f"{directory}: no {ARRAYS}, which --init-optimizer takes AdamW's state from",
+            f"Convert it with the weights: roformer-convert … --with-optimizer --optimizer-file {ARRAYS}",
+        )
+    return _read_arrays(path)
 
 
 def _check(directory: Path) -> dict[str, Any]:

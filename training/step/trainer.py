@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...converters.errors import ConvertError
+from ...converters.optimizer.paddle_state import KINDS
 from ...models.ops_paddle import as_numpy
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
@@ -26,12 +28,12 @@ from .exchange import GradientExchange
 from .health import BadNumberError, first_bad_tensor
 from .meter import Meter
 from .objective import losses
-from .optimizer import KINDS, AdamW, Arrays, clip_factor
+from .optimizer import AdamW, Arrays, clip_factor
 from .parallel import Ranks
 from .precision import LossScaler, autocast, half_type, is_halved
 from .resume import Change
 from .schedule import learning_rate
-from .state import TrainingState, checkpoint_path, write_checkpoint
+from .state import TrainingState, checkpoint_path, read_moments, write_checkpoint
 from .weights import Weights, clear_gradients, gradient_norm
 
 
@@ -72,10 +74,24 @@ class Trainer:
         self._shares = ranks.shares(trained) if settings.run.shard_optimizer else [trained] * ranks.count
         self._exchange = GradientExchange(ranks, self.weights, half if settings.run.exchange == "half" else None)
         self.optimizer = AdamW(self._shares[ranks.rank], settings.optimizer)
+        if settings.run.init_optimizer:
+            self._begin_with(Path(settings.run.init))
         scaled = half == "float16" if scaled is None else scaled
         self.scaler = LossScaler.fresh(settings.scaling) if scaled else None
         self.meter = Meter()
         self._restored = "nothing"  # digest of the state beside the weights that it goes on from
+
+    def _begin_with(self, directory: Path) -> None:
+        """Begin with the optimiser's state of another run.
+
+        Raises:
+            ConvertError: There is none, or it is another model's.
+        """
+        if not self.settings.run.init:
+            raise ConvertError("init_optimizer is on, and there is nothing to start from", "Name it: --init DIR.")
+        anew = self.optimizer.begin(read_moments(directory))
+        but = f", but begins anew for {', '.join(anew)}" if anew else ""
+        self.notes.append(f"AdamW's state is that of {directory}{but}")
 
     def facts(self) -> dict[str, Any]:
         """List what this rank is about to do, which must be the same on all: settings, contents, place, weights."""
