@@ -311,8 +311,7 @@ def test_what_an_object_that_is_not_made_holds_is_found(tmp_path: Path, kind: st
         machine = PickleMachine(path, files, 0, len(content), allowed)
         flat = flatten(path, machine, machine.run())
     assert [found for found, _ in flat.tensors] == [name, "b"]
-    maker = type(held).__name__
-    assert f"{maker} makes, which was not run" in flat.metadata["k"]
+    assert flat.metadata.keys().isdisjoint({"k", "k.more"})  # something of it is taken
     assert flat.nested == {"", name.rpartition(".")[0] + "."}
 
 

@@ -49,6 +49,16 @@ class Trainer:
         self.callbacks = [Schedule(), self]
 
 
+class Compiled:
+    """An object that is made by calling its class with what it wraps, as a compiled module is."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self.wrapped = wrapped
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Compiled, (self.wrapped,)
+
+
 class Bag(torch.nn.Module):  # type: ignore[misc,name-defined]
     """A module that holds parameters under the names of a state dict, nested as they are."""
 
@@ -120,6 +130,8 @@ WRAPPINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a module": Bag,
     "a module in a dict": lambda state: {"model": Bag(state), "optimizer": adam(state)},
     "a module in parallel": lambda state: {"model": torch.nn.DataParallel(Bag(state))},
+    "a compiled module": lambda state: {"model": Compiled(Bag(state))},
+    "a dict in a call": lambda state: Compiled({"model": state}),
     "code beside": lambda state: {"model": state, "hook": Schedule().at, "print": print},
 }
 

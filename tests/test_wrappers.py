@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.source.renaming import Parts, in_words
-from roformer_convert.converters.table.mapping import Dialect
+from roformer_convert.converters.source.wrappers import see_through
+from roformer_convert.converters.table.mapping import BASE, DIALECTS, MASKED_LM, Dialect, Table
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -45,7 +47,17 @@ def prefixed(*prefixes: str) -> Callable[[Arrays], Arrays]:
     return lambda arrays: {prefix + name: array for prefix in prefixes for name, array in arrays.items()}
 
 
-PREFIXES = ("module.", "model.", "_orig_mod.", "student.", "my_bert.", "state_dict.model._orig_mod.module.", "a.b/c.")
+PREFIXES = (
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "student.",
+    "my_bert.",
+    "my_roformer.",
+    "net.tf_roformer.",
+    "state_dict.model._orig_mod.module.",
+    "a.b/c.",
+)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -250,6 +262,36 @@ def test_only_what_the_target_reads_is_written(tmp_path: Path, target: Dialect) 
     assert len(report.plan.left_out) == len(tensors) - len(want)
     assert not any("unexpected" in note for note in report.notes)
     assert report.plan.kind.name == ("pretraining" if target == "tf1" else "masked-lm")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_prefix_is_found_in_every_dialect(dialect: Dialect) -> None:
+    slash = "." if dialect in ("torch", "paddle") else "/"
+    rows = Table(2, MASKED_LM).by_name(dialect, base=False)
+    stored = {f"my_model{slash}net{slash}{name}": "float32" for name in rows} | {"step": "int64"}
+    seen = see_through(stored, [dialect], (), None, "here")
+    assert seen.names == {f"my_model{slash}net{slash}{name}": name for name in rows}
+    assert seen.notes == (f"the model is what begins with my_model{slash}net{slash} in the file ({len(rows)} tensors)",)
+
+
+def test_a_bert_is_no_wrapped_roformer() -> None:
+    names = [f"bert.{tensor.name('torch', base=True)}" for tensor in Table(2, BASE).tensors]
+    positions = "bert.embeddings.position_embeddings.weight"
+    assert see_through(dict.fromkeys(names, "float32"), ["torch"], (), None, "here").names[names[0]] == names[0][5:]
+    stored = dict.fromkeys([*names, positions], "float32")
+    assert see_through(stored, ["torch"], (), None, "here").names == {name: name for name in stored}
+
+
+def test_many_names_with_many_beginnings_take_no_time() -> None:
+    """What one name costs does not grow with the others."""
+    word = "embeddings.word_embeddings.weight"
+    deep = {"a." * 200 + f"b{number}.{word}": "float32" for number in range(3000)}
+    deep |= {f"{number}.embeddings.position_embeddings.weight": "float32" for number in range(3000)}
+    nested = {"a." * number for number in range(200)}
+    began = time.perf_counter()
+    seen = see_through(deep, ["torch", "paddle"], nested, None, "here")
+    assert len(seen.problems) == 20
+    assert time.perf_counter() - began < 3
 
 
 # DeepSpeed -----------------------------------------------------------------------------------------------------------

@@ -119,11 +119,9 @@ class _View:
         berts = {own[: match.end(1)] for own in self.inner.values() if (match := _POSITIONS.search(own))}
         found: dict[str, str] = {}
         for name, own in self.inner.items():
-            anchor = next((each for each in anchors if own.endswith(each)), None)
-            if anchor is None:
-                continue
-            prefix = own[: -len(anchor)]
-            if prefix[-1:] in ("", ".", "/") and berts.isdisjoint((prefix, f"{prefix}roformer.")):
+            ends = (own[: -len(each)] for each in anchors if own.endswith(each))
+            prefix = next((each for each in ends if each[-1:] in ("", ".", "/")), None)
+            if prefix is not None and berts.isdisjoint((prefix, f"{prefix}roformer.")):
                 found.setdefault(prefix, name)
         return found
 

@@ -81,14 +81,17 @@ class Unbuilt(dict[str, object], Buildable):
         maker: What the pickle calls for it.
         fields: Further objects that hold its attributes or a class's arguments: dicts, tuples. They are not copied, for
             a pickle may give one to any number of objects.
+        arguments: What a function was to be called with. Its dicts and objects are parts of the result as likely as
+            not (a compiled module is made of the module); of a tensor nobody knows what becomes of it.
     """
 
-    __slots__ = ("fields", "maker")
+    __slots__ = ("arguments", "fields", "maker")
 
-    def __init__(self, maker: str, fields: object = ()) -> None:
+    def __init__(self, maker: str, fields: object = (), arguments: object = ()) -> None:
         super().__init__()
         self.maker = maker
         self.fields: list[object] = [fields]
+        self.arguments = arguments
 
     def __str__(self) -> str:
         return f"what {self.maker} makes, which was not run"
@@ -426,7 +429,7 @@ class PickleMachine:
             self._stack.append(handler(self, arguments))
             return
         maker = called.maker if isinstance(called, Unbuilt) else str(called)
-        self._stack.append(Unbuilt(maker, fields))
+        self._stack.append(Unbuilt(maker, fields, () if fields else arguments))
 
     def _build(self) -> None:
         state = self._pop()

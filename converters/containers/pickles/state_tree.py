@@ -10,6 +10,7 @@ contains itself. A program's own objects do refer to one another; each of them i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -107,6 +108,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
     notes: dict[str, str] = {}
     nested: set[str] = set()
     entered: set[int] = set()
+    objects: list[str] = []
     unlisted = 0
     names: set[str] = set()
     characters = 0
@@ -118,7 +120,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
         if isinstance(value, dict | list | tuple) and not ((unbuilt or place.inside) and id(value) in entered):
             holders: list[object] = [value]
             if isinstance(value, Unbuilt):
-                holders += [holder for holder in value.fields if id(holder) not in entered]
+                holders += [holder for holder in (*value.fields, value.arguments) if id(holder) not in entered]
             entered.update(map(id, holders))
             # Every object took an opcode; a walk that meets many more has met the same ones again and again.
             budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
@@ -130,7 +132,12 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             if place.depth < _DEEPEST and (
                 (isinstance(value, dict) and (value or unbuilt or place.depth == 0)) or not all(map(_is_plain, value))
             ):
-                held = [item for holder in holders for item in named_items(holder)]
+                held = [
+                    (key, item)
+                    for holder in holders
+                    for key, item in named_items(holder)
+                    if not (isinstance(value, Unbuilt) and holder is value.arguments) or isinstance(item, dict)
+                ]
                 waiting.extend([(place.below(path, key, value), item) for key, item in held][::-1])
                 if not unbuilt:
                     continue
@@ -153,6 +160,8 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             continue  # an object's attributes: the object is named, and is enough
         elif len(notes) < _MOST_NOTES:
             notes[name] = _note(machine, value)
+            if unbuilt:
+                objects.append(name)
         else:
             unlisted += 1
     if type(tree) is Unbuilt and not tensors:
@@ -161,6 +170,12 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             f"the file holds {tree}, want a state dict: names, each with its tensor",
             next_step="Load it only with software that you trust it to, and save the plain state dict.",
         )
+    ordered = sorted(names)
+    for name in objects:  # of which tensors are taken is not left out
+        inside = f"{name}." if name else ""
+        first = bisect_left(ordered, inside)
+        if first < len(ordered) and ordered[first].startswith(inside):
+            del notes[name]
     if unlisted:
         notes["…"] = f"and {unlisted:,} more"
     return Flat(tensors, notes, frozenset(nested))
