@@ -320,8 +320,7 @@ def test_a_file_of_another_model_says_so(tmp_path: Path) -> None:
     write_random(tmp_path / "v1", "torch")
     shutil.copy(tmp_path / "v1" / "config.json", tmp_path / "ckpt" / "config.json")
     error = refused(tmp_path / "ckpt")
-    assert "Few of the names" in str(error)
-    assert "--from" in str(error)
+    assert "names  16 tensors   BERT's" in str(error)
 
 
 def test_the_wrong_direction_is_told(ckpt: Path, dialect: Dialect) -> None:
@@ -656,7 +655,7 @@ def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     header = b'{"__metadata__":{"format":"pt"}}'
     (tmp_path / "ckpt" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    assert "missing" in str(refused(tmp_path / "ckpt"))
+    assert "none is there at all" in str(refused(tmp_path / "ckpt"))
 
 
 def test_a_model_without_layers_is_no_roformer_or_an_empty_one(tmp_path: Path) -> None:

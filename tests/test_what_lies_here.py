@@ -10,8 +10,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from random_checkpoints import read_all, same_bits, write_random
+from safetensors.numpy import save_file
 
 from roformer_convert.converters import ConvertError, MisfitError, convert
 from roformer_convert.converters.inspection import inspect
@@ -230,3 +232,54 @@ def test_a_part_of_a_hubs_snapshot_is_answered_with_the_hubs_name(tmp_path: Path
     assert "only a part was fetched" in refused(snapshot)
     (snapshot / "config.json").write_text("{}")
     assert "only a part was fetched" in refused(snapshot.parents[1])
+
+
+# --- whose names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["bert.embeddings.position_embeddings.weight", "bert.encoder.layer.0.attention.self.query.weight"], "BERT's"),
+        (["roberta.embeddings.position_embeddings.weight", "roberta.embeddings.LayerNorm.weight"], "RoBERTa's"),
+        (["transformer.wte.weight", "transformer.h.0.attn.c_attn.weight"], "GPT-2's"),
+        (["model.layers.0.self_attn.q_proj.weight", "lm_head.weight"], "those of a decoder such as LLaMA"),
+        (["encoder.block.0.layer.0.SelfAttention.q.weight"], "T5's"),
+        (["state.0.exp_avg", "state.0.exp_avg_sq", "state.0.step"], "the state of an optimizer"),
+        (["linear.weight"], "not one is a RoFormer's, nor another's that is known here"),
+        (["base_model.model.roformer.encoder.layer.0.attention.self.query.lora_A.weight"], "adapters"),
+        (
+            [
+                "base_model.model.roformer.embeddings.word_embeddings.weight",
+                "base_model.model.roformer.encoder.layer.0.attention.self.query.base_layer.weight",
+                "base_model.model.roformer.encoder.layer.0.attention.self.query.lora_A.default.weight",
+            ],
+            "adapters",
+        ),
+        ([], "none is there at all"),
+    ],
+)
+def test_names_are_looked_at_before_the_configuration(
+    tmp_path: Path, names: list[str], words: str, config: bool
+) -> None:
+    (tmp_path / "it").mkdir()
+    save_file({name: np.zeros((2, 2), np.float32) for name in names}, tmp_path / "it" / "model.safetensors")
+    if config:
+        (tmp_path / "it" / "config.json").write_text('{"model_type": "another", "hidden_size": 2}')
+    with pytest.raises(MisfitError) as caught:
+        convert(tmp_path / "it", to="paddle")
+    assert [problem.kind for problem in caught.value.problems] == ["names"]
+    assert words in str(caught.value)
+    assert "vocab_size" not in str(caught.value)
+    assert [problem.kind for problem in inspect(tmp_path / "it").problems] == ["names"]
+
+
+def test_a_file_with_one_of_a_roformers_names_is_held_against_the_table(tmp_path: Path) -> None:
+    (tmp_path / "it").mkdir()
+    save_file(
+        {"roformer.embeddings.word_embeddings.weight": np.zeros((2, 2), np.float32)},
+        tmp_path / "it" / "model.safetensors",
+    )
+    kinds = {problem.kind for problem in inspect(tmp_path / "it").problems}
+    assert "names" not in kinds

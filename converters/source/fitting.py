@@ -16,6 +16,7 @@ from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
 from ..table.recognition import IGNORED, count_layers, encoder_names, looks_like
 from ..table.statements import ANOTHERS
+from ..table.strangers import adapters, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .companions import vocabulary_problem
@@ -108,6 +109,12 @@ class _Fitting:
         by_name = {name: same[0] for name, same in copies.items()}
         shape, reading = self.found.shape, self.found.config
         base = shape.base
+        stranger = adapters(by_name)
+        if stranger is None and not self.found.problems and (by_name or not self._others):
+            stranger = whose(by_name)
+        if stranger is not None:
+            named = Problem("names", f"{len(by_name):,} tensor{'s' * (len(by_name) != 1)}", stranger.what)
+            return self._misfit((named,), "a RoFormer", stranger.step, where=self.found.entry)
         if self.found.problems:
             return self._misfit(self.found.problems, "one state dict", self.found.next_step, where=self.found.entry)
         self.undetermined = frozenset(problem.name for problem in reading.problems) - shape.sizes.keys()

@@ -1,0 +1,79 @@
+"""Whose tensors they are, where not one name is a RoFormer's: by what the names of other models have in common.
+
+A whole file is asked about here; of single names in a RoFormer's file :func:`.recognition.looks_like` tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ..errors import quoted
+from .mapping import DIALECTS
+from .recognition import count_known_names
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """Attributes:
+    what: What the tensors are, as a sentence continues: "GPT-2's".
+    step: What to do.
+    """
+
+    what: str
+    step: str
+
+
+_MERGE = "Merge them into their base model first: PeftModel.from_pretrained(base, FOLDER).merge_and_unload()."
+_STATE = "Name the file with the model instead; it lies in the same folder, or is another key of what was saved."
+_ANOTHER = "Another model's weights cannot be a RoFormer's: name a RoFormer checkpoint."
+
+#: A name that only adapters have; a file that holds one is theirs, whatever else is in it.
+_ADAPTED = re.compile(
+    r"(^|[./])(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|ia3_l|hada_w[12]_[ab]|prompt_embeddings)([./]|$)"
+)
+_ANY_STATE = re.compile(
+    r"(^|[./_])(exp_avg|exp_avg_sq|momentum_buffer|moment[12](_0)?|beta[12]_pow_acc(_0)?|master_weights|"
+    r"param_groups|optimizer_states?|lr_schedulers?)([./]|$)"
+)
+#: Pattern of a name → whose it is; the first that some name has decides.
+_WHOSE: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(^|\.)bert[./]"), "BERT's"),
+    (re.compile(r"(^|\.)ernie[_.]?"), "ERNIE's"),
+    (re.compile(r"(^|\.)(xlm_)?roberta[./]"), "RoBERTa's"),
+    (re.compile(r"(^|\.)albert[./]"), "ALBERT's"),
+    (re.compile(r"(^|\.)electra[./]"), "ELECTRA's"),
+    (re.compile(r"(^|\.)nezha[./]"), "NEZHA's"),
+    (re.compile(r"(^|\.)deberta[./]"), "DeBERTa's"),
+    (re.compile(r"(^|\.)distilbert[./]"), "DistilBERT's"),
+    (re.compile(r"(^|\.)esm[./]"), "ESM's"),
+    (re.compile(r"(^|\.)(wte|h\.\d+\.attn\.c_attn)\."), "GPT-2's"),
+    (re.compile(r"\.layers\.\d+\.self_attn\.(q|k|v)_proj\..*"), "those of a decoder such as LLaMA, Qwen or BART"),
+    (re.compile(r"block\.\d+\.layer\.\d+\.SelfAttention"), "T5's"),
+    (re.compile(r"transformer\.layer\.\d+\.(rel_attn|attention\.q_lin)"), "XLNet's or DistilBERT's"),
+    (re.compile(r"^(conv1|layer[1-4]\.\d+\.conv\d)\."), "ResNet's"),
+    (re.compile(r"vision_model|patch_embed|visual\."), "those of a vision model"),
+)
+
+
+def adapters(names: Collection[str]) -> Stranger | None:
+    """Say that a file has adapters' tensors, or return None: whatever else is in it, alone it is no model."""
+    adapted = next((name for name in names if _ADAPTED.search(name)), None)
+    return None if adapted is None else Stranger(f"adapters (LoRA and the like), such as {quoted(adapted)}", _MERGE)
+
+
+def whose(names: Collection[str]) -> Stranger | None:
+    """Say whose the tensors of a file are by all their names, or None where one is a RoFormer's."""
+    if any(count_known_names(dialect, names) for dialect in DIALECTS):
+        return None
+    if not names:
+        return Stranger("none is there at all", "Name a file with weights, or save it again.")
+    if any(_ANY_STATE.search(name) for name in names):
+        return Stranger("the state of an optimizer or of a training run", _STATE)
+    owner = next((words for pattern, words in _WHOSE if any(pattern.search(name) for name in names)), None)
+    if owner is not None:
+        return Stranger(owner, _ANOTHER)
+    example = quoted(next(iter(names)))
+    step = "If somebody gave them other names, give them the table's back; otherwise name a RoFormer checkpoint."
+    return Stranger(f"not one is a RoFormer's, nor another's that is known here, such as {example}", step)
