@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .amounts import parse_size
 from .errors import ConvertError
+from .record import conversion_record, given
 from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
@@ -26,7 +27,7 @@ from .table import config_fields
 from .table.config_fields import Reading
 from .table.mapping import DIALECTS, Dialect
 from .target.only_read import only_read
-from .target.output import OutputDirectory, check_room, check_target
+from .target.output import CONVERSION_RECORD, OutputDirectory, check_room, check_target
 from .target.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -267,6 +268,18 @@ def convert(
         real_goal = Path(os.path.realpath(goal))
         check_target(real_goal, source=read_from, files=files, force=options.force)
         check_room(real_goal, needed_room(plan))
+        report = ConversionReport(
+            source=source,
+            target=goal,
+            source_dialect=checkpoint.dialect,
+            source_container=found.weights.container.name,
+            plan=plan,
+            duplicates=checkpoint.duplicates,
+            verified=options.verify and not options.dry_run,
+            written=not options.dry_run,
+            seconds=0.0,
+            left_behind=_left_behind(found, found.weights, () if state is None else state.files),
+        )
         if not options.dry_run:
             # not later: Python makes another error of a signal that falls into a class being made
             from .target import engine  # noqa: F401
@@ -282,24 +295,22 @@ def convert(
                         fsync=options.fsync,
                         progress=watcher.advance,
                     )
+                    record = conversion_record(
+                        source,
+                        checkpoint,
+                        output.path,
+                        options=given(options),
+                        report=report.as_dict(),
+                        left_behind=report.left_behind,
+                    )
+                    _write_json(output.path / CONVERSION_RECORD, record, options.fsync)
                     _require_unchanged(before)
                     watcher.finish()
                     output.commit(fsync=options.fsync)
             except ConvertError:
                 _require_unchanged(before)  # which explains whatever was found
                 raise
-        return ConversionReport(
-            source=source,
-            target=goal,
-            source_dialect=checkpoint.dialect,
-            source_container=found.weights.container.name,
-            plan=plan,
-            duplicates=checkpoint.duplicates,
-            verified=options.verify and not options.dry_run,
-            written=not options.dry_run,
-            seconds=time.perf_counter() - began,
-            left_behind=_left_behind(found, found.weights, () if state is None else state.files),
-        )
+        return replace(report, seconds=time.perf_counter() - began)
 
 
 def _optimizer_state(checkpoint: Checkpoint, to: Dialect, options: ConvertOptions) -> OptimizerState:
@@ -416,7 +427,8 @@ def _verify_config(path: Path, plan: Plan) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any], fsync: bool) -> None:
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
+    # half a surrogate pair, as in a file's name that is not UTF-8, becomes JSON's own escape
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         json.dump(content, file, ensure_ascii=False, indent=2, allow_nan=False)
         file.write("\n")
         if fsync:
@@ -435,6 +447,8 @@ def _left_behind(found: Found, weights: WeightSet, others: Iterable[Path]) -> tu
     """Return the files of the source directory that neither were converted nor travel, where a directory was named."""
     if not found.path.is_dir():
         return ()
-    used = {path.name for path in (*found.companions, found.config_file, *others) if path is not None}
+    used = {path.name for path in (*found.companions, found.config_file, *others) if path is not None} | {
+        CONVERSION_RECORD
+    }
     names = (entry.name for entry in found.path.iterdir())
     return tuple(sorted(n for n in names if n not in used and not weights.has(n) and not n.startswith(".")))

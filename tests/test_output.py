@@ -53,7 +53,7 @@ def test_force_replaces_a_whole_checkpoint_directory(source: Path) -> None:
     write_random(target, "tf1", "base", seed=9)
     (target / "vocab.txt").write_text("old\n")
     convert(source, target, to="torch", options=ConvertOptions(force=True))
-    assert names(target) == ["config.json", "model.safetensors"]
+    assert names(target) == ["config.json", "conversion.json", "model.safetensors"]
     assert same_bits(read_all(target), read_all(source)) == []
     assert names(source.parent) == ["ckpt", "out"]
 
@@ -87,7 +87,7 @@ def test_force_fills_an_empty_directory(source: Path) -> None:
     with pytest.raises(ConvertError, match="already exists"):
         convert(source, source.parent / "out", to="torch")
     convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=True))
-    assert names(source.parent / "out") == ["config.json", "model.safetensors"]
+    assert names(source.parent / "out") == ["config.json", "conversion.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -234,7 +234,8 @@ def test_what_the_kernel_copies_is_what_the_plain_path_writes(
     for target in targets:
         copied = 0
         report = convert(source, source.parent / f"{target}-kernel", to=target, options=ConvertOptions(verify=False))
-        assert file_bytes(source.parent / f"{target}-kernel") == file_bytes(source.parent / f"{target}-plain")
+        made = [file_bytes(source.parent / f"{target}-{how}", but="conversion.json") for how in ("kernel", "plain")]
+        assert made[0] == made[1]
         stored = [step for step in report.plan.steps if step.new.alias_of is None and not step.computed]
         lying = sum(step.new.nbytes for step in stored if not step.transpose)
         assert copied == (lying if answer in ("all", "half") and target != "tf1" else 0)  # tf1 wants checksums

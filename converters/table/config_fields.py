@@ -111,7 +111,7 @@ _TOLD_AS_DIFFERENCES = ("layer_norm_eps", "rotary_value")
 #: Keys that say what the weights are, not what the model computes: written anew for each dialect.
 _STATED = ("model_type", "dtype", "torch_dtype", "init_class", "init_args", "epsilon", RECORD)
 #: Provenance of the software that wrote the source: meaningless to another's loader, so left out and reported.
-_PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
+PROVENANCE = ("transformers_version", "paddlenlp_version", "_from_model_config")
 #: Keys without a field that change what a dialect's loader hands back: (key, value) → what it would do there.
 _MISREAD: Mapping[Dialect, Mapping[tuple[str, Any], str]] = {
     # every config.json of transformers says so, where it means nothing outside a decoder
@@ -492,7 +492,7 @@ def write(
         out[key] = value
     out |= write_derived(config, target, kind, pooler=pooler, pooler_spelled=pooler_spelled)
     for key, value in source.extra.items():
-        if key in _PROVENANCE:
+        if key in PROVENANCE:
             if value is not None and value is not True:
                 notes.append(f"{key} = {quoted(value)} is left out: it names the software that wrote the source")
         elif isinstance(value, bool) and (key, value) in _MISREAD.get(target, {}):

@@ -23,6 +23,8 @@ from .working_directory import WorkingDirectory
 
 #: Lies in every directory that ``export`` makes, and lists its entries.
 EXPORT_MANIFEST = "export.json"
+#: Lies in every directory that ``convert`` makes, and says how.
+CONVERSION_RECORD = "conversion.json"
 
 _CONFIGS = [files.configs for files in DIALECT_FILES.values()]
 
@@ -46,7 +48,7 @@ class Replaceable:
 
 def _is_ours(name: str) -> bool:
     """Say whether a conversion writes files of this name."""
-    if name in (*COMPANIONS, *OPTIMIZER_FILES) or any(name in configs for configs in _CONFIGS):
+    if name in (*COMPANIONS, *OPTIMIZER_FILES, CONVERSION_RECORD) or any(name in configs for configs in _CONFIGS):
         return True
     return any(container.writes(name) for container in all_containers())
 
