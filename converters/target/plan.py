@@ -243,7 +243,7 @@ def _require_names(source: Checkpoint, target: Dialect) -> None:
         raise InexpressibleError(
             f"{source.path}: {DIALECT_FILES[target].software} builds no {head}, and {target} has no name for it: "
             f"{', '.join(nameless[:_NAMED])}",
-            "Convert it to another dialect, or its encoder alone.",
+            "Convert it to another dialect, or its encoder alone with --encoder-only.",
         )
 
 
