@@ -118,8 +118,9 @@ def save(prefix, tensors):
 for name, tensors in specification["save"].items():
     save(os.path.join(work, name), tensors)
 
-variable = tf.Variable(tensor("float32", [2, 3], "00112233" * 6))
-tf.train.Checkpoint(layer=tf.train.Checkpoint(kernel=variable)).write(os.path.join(work, "object"))
+variable = tf.Variable(tensor("float32", [2, 3], "00112233" * 6), name="dense/kernel")
+layer = tf.train.Checkpoint(kernel=variable, twins=[tf.Variable(1.0, name="twin"), tf.Variable(2.0, name="twin")])
+tf.train.Checkpoint(layer=layer, step=tf.Variable(3, name="step", dtype=tf.int64)).write(os.path.join(work, "object"))
 halves = [tensor("float32", [5, 4], "01234567" * 20), tensor("float32", [5, 4], "89abcdef" * 20)]
 tf.raw_ops.SaveV2(prefix=os.path.join(work, "partitioned"), tensor_names=["part", "part", "whole"],
                   shape_and_slices=["10 4 0,5:-", "10 4 5,5:-", ""], tensors=[*halves, halves[0]])
@@ -203,13 +204,30 @@ def test_tensorflow_finds_the_checkpoint_in_the_directory(tensorflow: TensorFlow
         assert tensorflow.latest[str(directory)] == str(directory / "bert_model.ckpt")
 
 
-def test_names_of_object_based_checkpoints_are_kept(tensorflow: TensorFlow) -> None:
+def test_variables_of_a_tf2_checkpoint_have_their_own_names(tensorflow: TensorFlow) -> None:
     tensors = {tensor.name: tensor for tensor in index(tensorflow.work / "object.index").tensors}
-    kernel = tensors.pop("layer/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    kernel = tensors.pop("dense/kernel")
     assert (kernel.dtype, kernel.shape, read_stored(kernel)) == ("float32", (2, 3), bytes.fromhex("00112233" * 6))
     graph = tensors.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
     assert (graph.dtype, graph.shape, type(graph.data)) == ("string", (), Extent)
-    assert not tensors
+    assert set(tensors) == {  # a counter's, and those of two variables of one name
+        f"{key}/.ATTRIBUTES/VARIABLE_VALUE" for key in ("step", "layer/twins/0", "layer/twins/1")
+    }
+
+
+def test_a_damaged_object_graph_is_refused(tensorflow: TensorFlow, tmp_path: Path) -> None:
+    """Every byte of it, one after the other: its checksum covers all of them."""
+    for part in ("object.index", "object.data-00000-of-00001"):
+        (tmp_path / part).write_bytes((tensorflow.work / part).read_bytes())
+    graph = next(tensor.data for tensor in index(tmp_path / "object.index").tensors if tensor.dtype == "string")
+    assert isinstance(graph, Extent)
+    whole = graph.path.read_bytes()
+    for place in range(graph.offset, graph.offset + graph.nbytes):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x10
+        graph.path.write_bytes(damaged)
+        with pytest.raises(FormatError):
+            index(tmp_path / "object.index")
 
 
 def test_a_checkpoint_of_two_data_files_is_read(tensorflow: TensorFlow) -> None:

@@ -54,6 +54,8 @@ class Container(ABC):
         name: What ``--container`` and the reports call it.
         title: What a sentence calls it.
         dialects: Whose software reads such files; where there are several, the tensors' names decide between them.
+        also_read: Dialects whose names may be in them though that software's own files are others: what Keras saves
+            of any model.
         default_of: Dialects that are written in this container unless another one is asked for.
         single: Name of the one file.
         shard: Pattern of a shard's name, with ``number`` and ``total``, or None where the format is never sharded.
@@ -66,6 +68,7 @@ class Container(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     dialects: ClassVar[tuple[Dialect, ...]]
+    also_read: ClassVar[tuple[Dialect, ...]] = ()
     default_of: ClassVar[tuple[Dialect, ...]] = ()
     single: ClassVar[str]
     shard: ClassVar[str | None] = None
@@ -73,6 +76,11 @@ class Container(ABC):
     dtypes: ClassVar[tuple[str, ...]] = FLOATS
     shares_storage: ClassVar[bool] = False
     own_metadata: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def names(self) -> tuple[Dialect, ...]:
+        """Every dialect whose names may be in such a file, the likeliest first."""
+        return (*self.dialects, *self.also_read)
 
     @abstractmethod
     def recognises(self, head: bytes, tail: bytes) -> bool:

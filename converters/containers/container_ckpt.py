@@ -24,6 +24,7 @@ class TensorBundle(Container):
     name = "ckpt"
     title = "a TF checkpoint's .index"
     dialects = ("tf1",)
+    also_read = ("tf",)
     default_of = ("tf1",)
     single = "bert_model.ckpt"
     endings = (_INDEX,)

@@ -1,4 +1,4 @@
-"""Keras HDF5: ``tf_model.h5``, as transformers' TF classes write it."""
+"""Keras HDF5: ``tf_model.h5``, as transformers' TF classes write it; read as bert4keras writes it, too."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class KerasH5(Container):
     name = "h5"
     title = "HDF5"
     dialects = ("tf",)
+    also_read = ("tf1",)
     default_of = ("tf",)
     single = "tf_model.h5"
     endings = (".h5",)

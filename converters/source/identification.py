@@ -147,7 +147,7 @@ def identify(
     named, path = path, locate(path)
     weights = weight_files.find(path, dialect)
     index = weight_files.index(weights)
-    renamed = rename(index, Asked(weights.entry, weights.container.dialects, parts, index.nested))
+    renamed = rename(index, Asked(weights.entry, weights.container.names, parts, index.nested))
     renamed = replace(renamed, notes=(*weights.notes, *renamed.notes))
     if dialect is not None:
         _require_dialect(weights.entry, dialect, [tensor.name for tensor in renamed.tensors])

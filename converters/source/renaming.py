@@ -14,6 +14,8 @@ from typing import Any
 
 from ..errors import ConvertError, Problem, quoted
 from ..table.mapping import Dialect
+from ..table.recognition import IGNORED, SLOT, TRAINING_STATE
+from ..table.spellings import Respelled, respell
 from ..tensors.stored import Index, StoredTensor
 from .wrappers import see_through
 
@@ -80,6 +82,9 @@ class Asked:
     nested: frozenset[str] = frozenset()
 
 
+#: How a TF2 checkpoint ends the name of what is no variable of a layer's; of which type the steps of a training are.
+_OF_AN_OBJECT, _COUNTS = "/.ATTRIBUTES/VARIABLE_VALUE", ("int64", "int32")
+
 #: (the tensors, what is asked) → what became of them.
 Pass = Callable[[tuple[StoredTensor, ...], Asked], Renamed]
 
@@ -102,6 +107,32 @@ def leave_out_dropped(tensors: tuple[StoredTensor, ...], asked: Asked) -> Rename
     return _without(tensors, dropped)
 
 
+def leave_out_state(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Leave out what optimizers of TensorFlow and Keras keep under names that are no dialect's."""
+    if "tf1" not in asked.dialects:
+        return Renamed(tensors)
+    names = {tensor.name for tensor in tensors}
+    known = {name for name in names if any(pattern.fullmatch(name) for pattern in IGNORED["tf1"])}
+    slots = {name for name in names if (match := SLOT.fullmatch(name)) is not None and match[1] in names}
+    counters = {each.name for each in tensors if each.name.endswith(_OF_AN_OBJECT) and each.dtype in _COUNTS}
+    return _without(tensors, (slots | counters | set(filter(TRAINING_STATE.fullmatch, names))) - known)
+
+
+def respell_other_programs(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Give names of other programs in a dialect's spelling (:mod:`..table.spellings`)."""
+    spelled, notes = respell(tensor.name for tensor in tensors)
+    return Renamed(tuple(_respelled(tensor, spelled.get(tensor.name)) for tensor in tensors), notes)
+
+
+def _respelled(tensor: StoredTensor, spelled: Respelled | None) -> StoredTensor:
+    if spelled is None:
+        return tensor
+    if not spelled.turned or len(tensor.shape) != 2:
+        return replace(tensor, name=spelled.name)
+    order = "C" if tensor.order == "F" else "F"
+    return replace(tensor, name=spelled.name, shape=tensor.shape[::-1], order=order)
+
+
 def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
     """Take off what a training program put around a state dict (:mod:`.wrappers`)."""
     types = {tensor.name: tensor.dtype for tensor in tensors}
@@ -117,7 +148,7 @@ def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Ren
 
 
 #: In their order. What a file's own names are is known to the first ones alone.
-PASSES: tuple[Pass, ...] = (leave_out_dropped, see_through_wrappers)
+PASSES: tuple[Pass, ...] = (leave_out_dropped, leave_out_state, respell_other_programs, see_through_wrappers)
 
 
 def rename(index: Index, asked: Asked) -> Renamed:

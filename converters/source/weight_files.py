@@ -140,7 +140,7 @@ def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dial
         foreign_files.refuse(path)
         *most, last = (each.title for each in all_containers())
         raise FormatError(path, f"not a known kind of weight file; wanted {', '.join(most)} or {last}")
-    return WeightSet(container, files, shard_index, (dialect,) if dialect else container.dialects)
+    return WeightSet(container, files, shard_index, (dialect,) if dialect else container.names)
 
 
 def _sharded(path: Path, dialect: Dialect | None) -> WeightSet:

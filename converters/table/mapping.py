@@ -414,6 +414,14 @@ POSITIONS = Tensor(
 _WITH_ALL = Traits()
 
 
+def outline(kind: ModelClass, traits: Traits = _WITH_ALL) -> Iterator[tuple[Row, Tensor]]:
+    """Yield every tensor of a class with its row, those of all layers once: ``{i}`` is the layer in their names."""
+    for group in (*ENCODER, *kind.groups(traits)):
+        for row in group.rows:
+            alone = Group(group.name, group.prefix, (row,), group.optional)
+            yield from ((row, tensor) for tensor in _tensors_of(alone, None, traits))
+
+
 @dataclass(frozen=True)
 class Table:
     """The rows of a class written out for a number of layers.

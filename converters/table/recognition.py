@@ -32,7 +32,7 @@ from .mapping import (
 IGNORED: Mapping[Dialect, tuple[re.Pattern[str], ...]] = {
     "paddle": (),
     "torch": (re.compile(r"(roformer\.)?embeddings\.position_ids"),),  # arange(0, positions), a buffer of old releases
-    "tf": (),
+    "tf": (re.compile(r"_CHECKPOINTABLE_OBJECT_GRAPH"),),
     "tf1": (
         re.compile(r"global_step|_CHECKPOINTABLE_OBJECT_GRAPH|save_counter/\.ATTRIBUTES/VARIABLE_VALUE"),
         re.compile(
@@ -42,6 +42,19 @@ IGNORED: Mapping[Dialect, tuple[re.Pattern[str], ...]] = {
         re.compile(r"(beta1_power|beta2_power|loss_scale|good_steps)"),
     ),
 }
+
+#: State that TensorFlow's and Keras' optimizers keep beside the variables, whatever these are called: what is under a
+#: name of its own, and the slots, whose names are a variable's with one of these words behind it.
+TRAINING_STATE = re.compile(
+    r"(training(_\d+)?|optimizers?|(?i:adam|lamb|nadam|rmsprop)\w*|SGD|AdaBelief)/.+"
+    r"|(.+/)?(\.OPTIMIZER_SLOT|_variables|keras_api)/.+|save_counter/.+",
+    re.DOTALL,
+)
+SLOT = re.compile(
+    r"(.+)/(adam_m|adam_v|lamb_m|lamb_v|m|v|vhat|Momentum|ExponentialMovingAverage|"
+    r"(Adam|AdamW|RMSProp|LAMB|AdamWeightDecayOptimizer|LAMBOptimizer)(_\d+)?)",
+    re.DOTALL,
+)
 
 #: What an unknown tensor looks like, for the message: the first pattern found in its name decides.
 LOOKS_LIKE: tuple[tuple[re.Pattern[str], str], ...] = (

@@ -47,13 +47,13 @@ _MAX_AXES = 32
 _MAX_SIZE = 2**63 - 1
 
 #: Protobuf's wire types: how the value behind a field's number is written.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 
-_HEADER = {1: _VARINT, 2: _VARINT, 3: _BYTES}  # num_shards, endianness, version
-_VERSIONS = {1: _VARINT, 2: _VARINT, 3: _BYTES}  # producer, min_consumer, bad_consumers
-_ENTRY = {1: _VARINT, 2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT, 6: _FIXED32, 7: _BYTES}  # as in BundleEntry
-_SHAPE = {2: _BYTES, 3: _VARINT}  # dim, unknown_rank
-_DIM = {1: _VARINT, 2: _BYTES}  # size, name
+_HEADER = {1: _VARINT, 2: _VARINT, 3: BYTES}  # num_shards, endianness, version
+_VERSIONS = {1: _VARINT, 2: _VARINT, 3: BYTES}  # producer, min_consumer, bad_consumers
+_ENTRY = {1: _VARINT, 2: BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT, 6: _FIXED32, 7: BYTES}  # as in BundleEntry
+_SHAPE = {2: BYTES, 3: _VARINT}  # dim, unknown_rank
+_DIM = {1: _VARINT, 2: BYTES}  # size, name
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Field:
     offset: int
 
 
-def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *repeated: int) -> Iterator[_Field]:
+def fields(path: Path, message: bytes, offset: int, known: dict[int, int], *repeated: int) -> Iterator[_Field]:
     """Yield the known fields of a message, skip the others; a field that is not repeated occurs once."""
     cursor = TableCursor(path, message, offset)
     seen: set[int] = set()
@@ -84,7 +84,7 @@ def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *rep
             value = cursor.varint()
         elif kind == _FIXED32:
             value = cursor.fixed32()
-        elif kind == _BYTES:
+        elif kind == BYTES:
             body = cursor.take(cursor.varint())
         elif kind == _FIXED64:
             cursor.take(8)
@@ -99,7 +99,7 @@ def _fields(path: Path, message: bytes, offset: int, known: dict[int, int], *rep
 def read_header(path: Path, header: Entry) -> int:
     """Read BundleHeaderProto: the number of data files, once byte order and version are found to be ours."""
     shards = 0
-    for field in _fields(path, header.value, header.offset, _HEADER):
+    for field in fields(path, header.value, header.offset, _HEADER):
         if field.number == 1:
             shards = field.value
         elif field.number == 2 and field.value != 0:
@@ -110,7 +110,7 @@ def read_header(path: Path, header: Entry) -> int:
                 next_step="Load it in TensorFlow on a little-endian machine and save it again.",
             )
         elif field.number == 3:
-            for version in _fields(path, field.body, field.offset, _VERSIONS):
+            for version in fields(path, field.body, field.offset, _VERSIONS):
                 if version.number == 3 or (version.number == 2 and version.value > _VERSION):
                     raise FormatError(
                         path, f"the checkpoint cannot be read as version {_VERSION}", offset=version.offset
@@ -142,7 +142,7 @@ def read_entry(path: Path, entry: Entry) -> BundleEntry:
     values = dict.fromkeys(_ENTRY, 0)
     shape: tuple[int, ...] = ()
     partitioned = False
-    for field in _fields(path, entry.value, entry.offset, _ENTRY, 7):
+    for field in fields(path, entry.value, entry.offset, _ENTRY, 7):
         values[field.number] = field.value
         if field.number == 2:
             shape = _shape(path, quoted(entry.key), field)
@@ -158,11 +158,11 @@ def _shape(path: Path, name: str, message: _Field) -> tuple[int, ...]:
     """Read TensorShapeProto."""
     shape: list[int] = []
     size = 1
-    for field in _fields(path, message.body, message.offset, _SHAPE, 2):
+    for field in fields(path, message.body, message.offset, _SHAPE, 2):
         if field.number == 3 and field.value:
             raise FormatError(path, f"tensor {name} has a shape of unknown rank", offset=field.offset)
         if field.number == 2:
-            sizes = [dim.value for dim in _fields(path, field.body, field.offset, _DIM) if dim.number == 1]
+            sizes = [dim.value for dim in fields(path, field.body, field.offset, _DIM) if dim.number == 1]
             shape.append(sizes[0] if sizes else 0)
             size *= shape[-1]
             # An axis of unknown length is -1, and -1 is 2^64 - 1 here.

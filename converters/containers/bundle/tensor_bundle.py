@@ -2,8 +2,9 @@
 
 ``index`` reads the table (:mod:`.leveldb_table`) and the messages in it (:mod:`.messages`), checks every
 payload's extent against its data file and keeps each payload's checksum for :mod:`...tensors.checksums`. ``lay_out``
-writes one data file with its index and the little ``checkpoint`` file that ``tf.train.latest_checkpoint`` reads. Names
-of object-based checkpoints (``layer/.ATTRIBUTES/VARIABLE_VALUE``) are kept as they are.
+writes one data file with its index and the little ``checkpoint`` file that ``tf.train.latest_checkpoint`` reads. The
+variables of a TF2 checkpoint get the names that its object graph gives them (:mod:`.object_graph`); where that gives
+two of them one name, theirs are kept (``layer/.ATTRIBUTES/VARIABLE_VALUE``).
 
 Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc of https://github.com/tensorflow/tensorflow.
 """
@@ -14,11 +15,13 @@ import math
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...errors import FETCH_AGAIN, FormatError, quoted
 from ...tensors.regions import first_overlap
 from ...tensors.stored import (
+    FLOATS,
     ChecksummedExtent,
     Extent,
     FileLayout,
@@ -29,6 +32,7 @@ from ...tensors.stored import (
     StoredTensor,
 )
 from . import messages as bundle_messages
+from . import object_graph
 from .leveldb_table import build_table, is_table, read_table
 from .messages import ITEMSIZES, BundleEntry, read_entry, read_header
 
@@ -70,7 +74,20 @@ def index(index_path: Path) -> Index:
     stored = [_stored(index_path, each, shards) for each in described]
     stored.sort(key=lambda pair: (pair[0].path, pair[0].offset))
     _check_apart(stored)
-    return Index(tuple(tensor for _, tensor in stored), {})
+    names = _variable_names(described, {tensor.name: (extent, tensor) for extent, tensor in stored})
+    return Index(tuple(replace(tensor, name=names.get(tensor.name, tensor.name)) for _, tensor in stored), {})
+
+
+def _variable_names(
+    described: Sequence[BundleEntry], stored: Mapping[str, tuple[Extent, StoredTensor]]
+) -> dict[str, str]:
+    """Return name of a tensor → name of its variable, in a TF2 checkpoint; counters keep their names."""
+    graph = next((each for each in described if each.key == object_graph.GRAPH.encode()), None)
+    if graph is None or not any(name.endswith(object_graph.VALUE) for name in stored):
+        return {}
+    names = object_graph.variable_names(stored[object_graph.GRAPH][0], graph.crc32c)
+    floats = {name for name, (_, tensor) in stored.items() if tensor.dtype in FLOATS}
+    return {name: own for name, own in names.items() if name in floats and own not in stored}
 
 
 def _check_is_index(path: Path) -> None:

@@ -1,8 +1,10 @@
 """Keras HDF5 weights (``tf_model.h5`` as transformers 4 wrote it): index one, lay one out.
 
 A weight lies at ``<layer>/<weight name>``; the root's ``layer_names`` and each layer's ``weight_names`` list them. A
-weight name starts with the model's own prefix (``tf_ro_former_for_masked_lm_1/``), which readers ignore, and ends in
-``:0``. Keras writes payloads contiguous and uncompressed, so that the index gives extents and the engine copies them.
+weight name ends in ``:0``. What it starts with is one and the same in files of transformers, the model's own prefix
+(``tf_ro_former_for_masked_lm_1/``), which readers ignore; in those of models that are made of layers, as bert4keras',
+it is the layer (``Embedding-Token/``). Keras writes payloads contiguous and uncompressed, so that the index gives
+extents and the engine copies them.
 Keras stores weights that two layers share under each of them: we write hard links instead.
 
 A file as Keras writes it is read by our own reader of HDF5 (:mod:`.file` and its neighbours). Of any other form of
@@ -79,12 +81,17 @@ def _index(file: Hdf5File, root: int) -> Index:
     # By its header's address, a dataset under its first path: others are hard links to it.
     found: dict[int, tuple[str, Dataset]] = {}
     tensors: list[StoredTensor] = []
-    for name, where, header in weights.weights():
+    firsts: set[str] = set()
+    for first, name, where, header in weights.weights():
         if len(tensors) == MAX_NAMES:
             raise FormatError(file.path, f"it holds more than {MAX_NAMES:,} tensors, more than any model has")
         if header.address not in found:
             found[header.address] = where, read_dataset(header, where)
-        tensors.append(StoredTensor(name, *found[header.address][1]))
+        tensors.append(StoredTensor(f"{first}{name}", *found[header.address][1]))
+        firsts.add(first)
+    if len(firsts - {""}) == 1:  # the model, not its layers
+        prefix = max(firsts)
+        tensors = [replace(tensor, name=tensor.name.removeprefix(prefix)) for tensor in tensors]
     metadata = weights.metadata()
     _refuse_overlaps(file, found.values())
     return Index(tuple(tensors), metadata)
@@ -103,8 +110,8 @@ class WeightFile:
         if not is_group(self._root):
             raise file.broken("the superblock's root is not a group", root)
 
-    def weights(self) -> Iterator[tuple[str, str, Header]]:
-        """Give (name without model prefix and ``:0``, path in the file, object) in the file's own order.
+    def weights(self) -> Iterator[tuple[str, str, str, Header]]:
+        """Give (model or layer with ``/``, name without it and ``:0``, path, object) in the file's own order.
 
         Raises:
             FormatError: The file is not a Keras weight file, or a name is not a path to an object in it.
@@ -120,7 +127,7 @@ class WeightFile:
         for layer in layers:
             here = self._follow(self._root, layer, "layer")
             if is_dataset(here):
-                yield self._checked(layer, layer), layer, here
+                yield "", self._checked(layer, layer), layer, here
                 continue
             names = self._names(self._described(here), "weight_names") if is_group(here) else None
             if names is None:
@@ -133,7 +140,8 @@ class WeightFile:
                     raise self._refused(
                         f"layer {quoted(layer)}: weight {quoted(prefix)} has no model prefix before its name"
                     )
-                yield self._checked(name, f"{layer}/{weight}"), f"{layer}/{weight}", header
+                first = "" if layer == TOP_LEVEL else f"{prefix}/"  # the model's own weights have its name before them
+                yield first, self._checked(name, f"{layer}/{weight}"), f"{layer}/{weight}", header
 
     def metadata(self) -> dict[str, str]:
         """Return what Keras wrote about itself."""
