@@ -204,8 +204,11 @@ def _counted(number: int, thing: str) -> str:
 def plan_table(plan: Plan) -> str:
     """Print every tensor of a plan: where it goes, where it comes from, whether it is transposed, its bytes."""
     rows = []
-    for file in plan.files:
-        for step in file.steps:
+    files = [(file.filename, file.steps) for file in plan.files]
+    if plan.beside is not None:
+        files.append((plan.beside.filename, plan.beside.steps))
+    for filename, steps in files:
+        for step in steps:
             how = "computed" if step.computed else "transposed" if step.transpose else "copied"
             if step.casts and not step.computed:
                 how += f", cast from {step.binding.stored.dtype}"
@@ -215,9 +218,9 @@ def plan_table(plan: Plan) -> str:
             shape = " × ".join(map(str, step.new.shape))
             origin = "" if step.computed else step.binding.stored.name
             row = [step.new.name, origin, shape, step.new.dtype, how, f"{stored:,}"]
-            rows.append([file.filename, *row] if len(plan.files) > 1 else row)
+            rows.append([filename, *row] if len(files) > 1 else row)
     head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
-    if len(plan.files) > 1:
+    if len(files) > 1:
         head = ["file", *head]
     return table(head, rows, right=[len(head) - 1])
 

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from peer_folders import PEERS, ROOT, in_process
 
+from roformer_convert.__main__ import cli
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.conversion import ConversionReport
+from roformer_convert.converters.optimizer import paddle_state
 from roformer_convert.converters.optimizer.adam_steps import MOST_STEPS, power_after, steps_behind
 from roformer_convert.converters.optimizer.paddle_state import fresh_names
 from roformer_convert.converters.optimizer.state import parse_options
@@ -408,3 +411,57 @@ def test_what_is_said_of_adamw_is_checked() -> None:
             parse_options([text])
     with pytest.raises(ConvertError, match="twice"):
         parse_options(["lr=1", "lr=2"])
+
+
+def test_the_command_says_what_becomes_of_the_state(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    words = ["torch2paddle", str(TORCH), "-o", str(tmp_path / "made"), "--with-optimizer"]
+    planned = run(cli, [*words, "--dry-run"])
+    assert planned.exit_code == 0, planned.output
+    assert not (tmp_path / "made").exists()
+    done = run(cli, words)
+    line = "  optimizer.pdopt: AdamW's moments of 41 tensors after 5 steps, from optimizer.pt\n"
+    assert line in done.output
+    assert line in planned.output
+    assert "linear_6.w_0_moment1_0" in planned.output
+    assert "note: not copied: next.npz, scheduler.pt, trainer_state.json\n" in done.output
+    again = run(cli, [*words, "--force", "--json"])
+    assert again.exit_code == 0, again.output
+    data = json.loads(again.output)["optimizer"]
+    assert data["file"] == "optimizer.pdopt"
+    assert data["bytes"] == 2 * 4 * sum(parameter_sizes()) + 41 * 8
+
+
+def parameter_sizes() -> list[int]:
+    with open_checkpoint(TORCH) as checkpoint:
+        return [int(np.prod(checkpoint.shape(name))) for name in checkpoint]
+
+
+@pytest.mark.parametrize("words", [["--adam", "lr=1"], ["--optimizer-file", "optimizer.pdopt"], ["--frozen-positions"]])
+def test_what_is_said_of_a_state_means_nothing_without_it(tmp_path: Path, words: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["torch2paddle", str(TORCH), "-o", str(tmp_path / "made"), *words])
+    assert result.exit_code == 2
+    assert "add --with-optimizer" in result.output
+
+
+def test_without_being_asked_a_state_stays_behind_and_is_named(tmp_path: Path) -> None:
+    report = convert(TORCH, tmp_path / "made", to="paddle")
+    assert "optimizer.pt" in report.left_behind
+    assert not (tmp_path / "made" / "optimizer.pdopt").exists()
+
+
+def test_moments_are_compared_with_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that puts one parameter's moments in another's place is found out by the reader."""
+    honest = paddle_state.fresh_names
+
+    def swapped(table: Any, *, project: bool) -> dict[str, str]:
+        names = honest(table, project=project)
+        one, other = "layers.0.attention.query.weight", "layers.0.attention.key.weight"
+        names[one], names[other] = names[other], names[one]
+        return names
+
+    layouts = iter([swapped])
+    monkeypatch.setattr(paddle_state, "fresh_names", lambda *a, **k: next(layouts, honest)(*a, **k))
+    with pytest.raises(ConvertError, match="elsewhere"):
+        convert_state(TORCH, tmp_path / "made", "paddle")
+    assert not (tmp_path / "made").exists()

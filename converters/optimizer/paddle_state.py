@@ -5,7 +5,7 @@ weights' ``.pdparams`` has a table from its names to these. Where that is missin
 written, the names are those of a process in which PaddleNLP builds the model first.
 
 Source: paddle/optimizer/adamw.py, optimizer.py ``state_dict`` and ``set_state_dict``; names as PaddleNLP 2.8.1 gave
-them to every class (``tests/test_optimizer_peers.py``).
+them to every class (``fixtures/optimizers``).
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConvertError, quoted
+from ..errors import ConvertError
 from ..source.checkpoint import Binding, Checkpoint
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import Dialect, Tensor, unread
 from ..target.plan import SideFile, Step
 from ..target.read_back import Written
-from ..tensors.stored import FileLayout, InMemory, NewTensor, StoredTensor
+from ..tensors.checksums import CheckedPart
+from ..tensors.stored import Extent, FileLayout, InMemory, NewTensor, StoredTensor
 from . import paddle_state, torch_state, training_state
 from .state import DEFAULTS, AdamOptions, OptimizerState
 
@@ -149,12 +150,16 @@ def verify(side: SideFile, written: list[Written], state: OptimizerState, found:
     """
     back = READERS[side.filename](found.directory / side.filename, found)
     back.require_fit(found)
-    places = {one.step.new.name: (one.slot.offset, one.slot.nbytes) for one in written}
-    stored = [each for moments in back.moments.values() for each in (moments.first, moments.second)]
-    for each in stored:
-        data = getattr(each.data, "part", each.data)
-        if places.get(each.name) != (getattr(data, "offset", None), each.nbytes):
-            raise ConvertError(f"{back.path}: {quoted(each.name)} is found elsewhere than where it was written")
+    places = {
+        (one.step.binding.tensor.canonical, one.step.new.name): (one.slot.offset, one.slot.nbytes) for one in written
+    }
+    if back.moments.keys() != {name for name, _ in places}:
+        raise ConvertError(f"{back.path}: it is read back as the state of other parameters")
+    for name, moments in back.moments.items():
+        for each in (moments.first, moments.second):
+            data = each.data.part if isinstance(each.data, CheckedPart) else each.data
+            if not isinstance(data, Extent) or places.get((name, each.name)) != (data.offset, data.nbytes):
+                raise ConvertError(f"{back.path}: a moment of {name} is found elsewhere than where it was written")
     back = replace(back, options=back.options.said(state.options))
     for name in back.moments:
         if back.powers(name) != state.powers(name) and back.steps(name) != state.steps(name):

@@ -56,6 +56,9 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
         moments=moments,
         options=_options(said),
         last_step=step if type(step) is int and step >= 0 else None,
+        notes=(f"of {RUN} only AdamW's settings are carried: no schedule, loss scale, or place in the data",)
+        if said
+        else (),
     )
 
 
