@@ -302,6 +302,7 @@ def convert(
                         options=given(options),
                         report=report.as_dict(),
                         left_behind=report.left_behind,
+                        beside=() if state is None else state.files,
                     )
                     _write_json(output.path / CONVERSION_RECORD, record, options.fsync)
                     _require_unchanged(before)

@@ -22,7 +22,7 @@ from .table.config_fields import PROVENANCE
 from .version import __version__
 
 #: What is taken over as the report has it.
-_OF_THE_REPORT = ("tensors", "transposed", "cast", "computed", "tied_in_source", "differences", "verified")
+_OF_THE_REPORT = ("tensors", "transposed", "cast", "computed", "tied_in_source", "optimizer", "differences", "verified")
 #: Options that say nothing of the result.
 _OF_THE_RUN = ("force", "verify", "fsync", "dry_run")
 
@@ -35,6 +35,7 @@ def conversion_record(
     options: Mapping[str, Any],
     report: Mapping[str, Any],
     left_behind: tuple[str, ...],
+    beside: tuple[Path, ...] = (),
 ) -> dict[str, Any]:
     """Describe a conversion.
 
@@ -45,6 +46,7 @@ def conversion_record(
         options: What was asked for otherwise than by default.
         report: What ``--json`` gives.
         left_behind: Files of the source that did not travel.
+        beside: Files that were read beside the checkpoint's own: an optimiser's state.
     """
     found, said = checkpoint.found, checkpoint.source_config
     return {
@@ -54,7 +56,7 @@ def conversion_record(
             "name": str(source) if is_hub_name(source) else found.path.resolve().name,
             "dialect": checkpoint.dialect,
             "container": report["source"]["container"],
-            "files": _files_read(checkpoint),
+            "files": _files_read(checkpoint, beside),
             "written_by": {key: value for key, value in said.extra.items() if key in PROVENANCE},
         },
         "result": {
@@ -91,12 +93,14 @@ def given(options: Any) -> dict[str, Any]:
     return asked
 
 
-def _files_read(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _files_read(checkpoint: Checkpoint, beside: tuple[Path, ...]) -> list[dict[str, Any]]:
     """List the source's files; small ones with their SHA-256, which of weights would take a second pass over them."""
     found = checkpoint.found
     assert found.weights is not None, "a source lies in files"
     small = (found.weights.shard_index, found.config_file, *found.companions)
-    files: list[dict[str, Any]] = [{"name": path.name, "bytes": path.stat().st_size} for path in found.weights.parts]
+    files: list[dict[str, Any]] = [
+        {"name": path.name, "bytes": path.stat().st_size} for path in (*found.weights.parts, *beside)
+    ]
     for path in small:
         if path is not None:
             files.append({"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)})

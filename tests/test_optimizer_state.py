@@ -429,6 +429,9 @@ def test_the_command_says_what_becomes_of_the_state(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     data = json.loads(again.output)["optimizer"]
     assert data["file"] == "optimizer.pdopt"
+    record = json.loads((tmp_path / "made" / "conversion.json").read_text())
+    assert record["optimizer"] == data
+    assert {"name": "optimizer.pt", "bytes": (TORCH / "optimizer.pt").stat().st_size} in record["source"]["files"]
     assert data["bytes"] == 2 * 4 * sum(parameter_sizes()) + 41 * 8
 
 
