@@ -206,7 +206,9 @@ REFUSED = {
     "cut_payload": (one(), b"x" * 7, "accounts for"),
     "far_away": (one(shape=[2**40], data_offsets=[0, 2**42]), b"x" * 8, "accounts for"),
     "metadata_number": ({"__metadata__": {"a": 1}}, b"", "wanted b'\"'"),
-    "metadata_null": ({"__metadata__": None}, b"", "wanted b'{'"),
+    "tensor_null": ({"a": None}, b"", "wanted b'{'"),
+    "metadata_cut_null": (b'{"__metadata__":nul', b"", "wanted b'{'"),
+    "metadata_nulls": (b'{"__metadata__":nullnull}', b"", "wanted b'}'"),
     "deep": (b'{"a":' + b"[" * 100_000, b"", "wanted b'{'"),
     "deep_objects": (b'{"a":' * 100_000, b"", "format does not know"),
 }
@@ -239,6 +241,12 @@ def test_an_ambiguous_header_is_refused_where_the_library_accepts_it(case: str, 
     library.deserialize(path.read_bytes())
     with pytest.raises(FormatError, match=words):
         index(path)
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "null.safetensors", {"__metadata__": None, **one()}, b"12345678")
+    assert as_we_say(path) == as_the_library_says(path.read_bytes()) == {"a": ("F32", (2,), b"12345678")}
+    assert index(path).metadata == {}
 
 
 def test_escapes_and_space_are_read_as_json_has_them(tmp_path: Path) -> None:

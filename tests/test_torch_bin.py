@@ -358,6 +358,57 @@ def test_more_members_than_16_bits_count_are_laid_out_and_read(tmp_path: Path) -
         assert len(archive.namelist()) == 66_000
 
 
+class Pipe(io.RawIOBase):
+    """A file that cannot go back, so that what writes a zip puts sizes behind the members."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self.content += piece
+        return len(piece)
+
+
+def rezipped(path: Path, streamed: bool, zip64: bool) -> bytes:
+    """The same members as Python's zipfile writes them."""
+    target: Any = Pipe() if streamed else io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            with new.open(zipfile.ZipInfo(name), "w", force_zip64=zip64) as member:
+                member.write(old.read(name))
+    return bytes(target.content if streamed else target.getvalue())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("zip64", [True, False])
+def test_zips_of_other_writers_are_read(tmp_path: Path, streamed: bool, zip64: bool) -> None:
+    state = make_state(4)
+    path = save(tmp_path / "a.bin", state)
+    path.write_bytes(rezipped(path, streamed, zip64))
+    assert sorted(torch.load(path)) == sorted(state)
+    assert_same(torch_bin.index(path), state)
+
+
+def test_a_64_bit_size_in_a_members_own_header_is_held_against_the_directory(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.bin", {"w": torch.ones(3)})
+    content = bytearray(rezipped(path, False, True))
+    wide = content.index(b"\xff" * 8) + 12 + len("a/data.pkl")  # the first header's extra field: 1, 16, two sizes
+    assert content[wide : wide + 4] == struct.pack("<2H", 1, 16)
+    for change, words in (
+        (struct.pack("<2HQ", 1, 16, 99), "says 99 bytes"),
+        (struct.pack("<2H", 2, 16), "64-bit size or offset is missing"),
+        (struct.pack("<2H", 1, 17), "an extra field reaches behind its entry"),
+    ):
+        changed = bytearray(content)
+        changed[wide : wide + len(change)] = change
+        path.write_bytes(changed)
+        with pytest.raises(FormatError, match=words):
+            torch_bin.index(path)
+
+
 def test_an_unfinished_file_is_refused_by_torch_and_by_us(tmp_path: Path) -> None:
     tensors, payloads = as_new(make_state(1))
     layout = torch_bin.lay_out("m.bin", tensors)

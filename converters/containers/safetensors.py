@@ -162,6 +162,8 @@ class _Scanner:
         metadata: dict[str, str] = {}
         for name in self._members():
             if name == _METADATA:
+                if self._accept_null():
+                    continue
                 for key in self._members():
                     metadata[key] = self._string()
             else:
@@ -268,6 +270,14 @@ class _Scanner:
         if self._text[self._position : self._position + 1] != token:
             return False
         self._position += 1
+        return True
+
+    def _accept_null(self) -> bool:
+        """Take metadata that is null, as the library does: to its parser that is one way to have none."""
+        self._skip_space()
+        if not self._text.startswith(b"null", self._position):
+            return False
+        self._position += len(b"null")
         return True
 
     def _expect(self, token: bytes, *, space: bool = True) -> None:

@@ -134,7 +134,7 @@ class _Directory:
             self._fail(f"the member {quoted(name)} is {how}; torch stores its members as they are", where)
         extra_start = position + 46 + name_length
         extra = directory[extra_start : extra_start + extra_length]
-        nbytes, packed, header = self._widen(extra, (nbytes, packed, header), where)
+        nbytes, packed, header = self._widen(extra, [nbytes, packed, header], where)
         if nbytes != packed:
             self._fail(f"the member {quoted(name)} has {nbytes:,} bytes and is stored in {packed:,}", where)
         if disk:
@@ -150,14 +150,14 @@ class _Directory:
             self._fail(f"the member name {quoted(name)} is not a plain relative path", where)
         return name
 
-    def _widen(self, extra: bytes, fields: tuple[int, int, int], where: int) -> tuple[int, int, int]:
+    def _widen(self, extra: bytes, fields: list[int], where: int) -> list[int]:
         """Replace each field that overflowed by its 64-bit value, from the extra field 1."""
         position = 0
         wide = b""
         while position + 4 <= len(extra):
             kind, length = struct.unpack_from("<2H", extra, position)
             if position + 4 + length > len(extra):
-                self._fail("the zip directory is damaged: an extra field reaches behind its entry", where)
+                self._fail("the zip is damaged: an extra field reaches behind its entry", where)
             if kind == 1:
                 wide = extra[position + 4 : position + 4 + length]
             position += 4 + length
@@ -165,10 +165,10 @@ class _Directory:
         for value in fields:
             if value == _HUGE:
                 if len(wide) < 8:
-                    self._fail("the zip directory is damaged: a 64-bit size or offset is missing", where)
+                    self._fail("the zip is damaged: a 64-bit size or offset is missing", where)
                 value, wide = int.from_bytes(wide[:8], "little"), wide[8:]
             widened.append(value)
-        return widened[0], widened[1], widened[2]
+        return widened
 
     def _locate(self, name: str, raw_name: bytes, header: int, nbytes: int, crc: int, directory: int) -> Member:
         """Read the header before the member itself, which alone says where its bytes begin."""
@@ -184,12 +184,15 @@ class _Directory:
             self._fail(f"the directory calls a member {quoted(name)}, its own header does not", header)
         if flags & 0x2041 or method != 0:
             self._fail(f"the header of {quoted(name)} says that it is packed, the directory that it is not", header)
-        # With a descriptor behind the member, or 64-bit sizes in an extra field, these stand empty or full.
-        if any(value not in (0, nbytes, _HUGE) for value in (packed, size)) or (
-            not flags & 8 and size != nbytes < _HUGE
-        ):
-            self._fail(f"the header of {quoted(name)} says {size:,} bytes, the directory {nbytes:,}", header)
         offset = header + 30 + name_length + extra_length
+        if _HUGE in (packed, size) and not flags & 8:
+            if offset > directory:
+                self._fail(f"the header of {quoted(name)} reaches into the directory", header)
+            extra = self._read(offset - extra_length, extra_length)
+            size, packed = self._widen(extra, [size, packed], header)
+        # With a descriptor behind the member these stand empty or full; torch leaves the packed size empty always.
+        if any(value not in (0, nbytes, _HUGE) for value in (packed, size)) or (not flags & 8 and size != nbytes):
+            self._fail(f"the header of {quoted(name)} says {size:,} bytes, the directory {nbytes:,}", header)
         if offset + nbytes > directory:
             self._fail(f"the member {quoted(name)} of {nbytes:,} bytes reaches into the directory", header)
         return Member(offset, nbytes, crc)
