@@ -229,7 +229,7 @@ def test_notes_are_printed(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "tf1")
     (tmp_path / "ckpt" / "notes.md").write_text("x")
     out = run("convert", tmp_path / "ckpt", "--to", "torch").output
-    assert "note: the pooler is written under BERT's names" in out
+    assert "note: the pooler and the sentence-order head are written under BERT's names" in out
     assert "note: not copied: notes.md" in out
 
 

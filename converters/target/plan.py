@@ -358,11 +358,13 @@ def _tensor_notes(
     dtype: str | None,
 ) -> list[str]:
     software = software_of(target, source.config)
-    notes = [
-        f"the {group.name} is written under BERT's names; {software} does not read it and reports it as unexpected"
-        for group in groups
-        if group in unread(target, source.kind, source.table.traits)
-    ]
+    notes = []
+    if unread_here := [
+        f"the {each.name}" for each in groups if each in unread(target, source.kind, source.table.traits)
+    ]:
+        are, them = ("is", "it") if len(unread_here) == 1 else ("are", "them")
+        what = f"{' and '.join(unread_here)} {are} written under BERT's names"
+        notes.append(f"{what}; {software} does not read {them} and reports {them} as unexpected")
     pools = POOLER in source.table.groups and POOLER not in unread(target, source.kind, source.table.traits)
     if target == "paddle" and pools and POOLER not in groups:
         notes.append("PaddleNLP's model has a pooler and the source has none: its loader makes a random one")
