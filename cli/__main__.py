@@ -6,8 +6,11 @@ import click
 
 from . import __version__
 from .command_group import LazyGroup, run
+from .converters.other_names import usual_direction
+from .converters.table.mapping import DIALECTS
+from .pretrain import COMMANDS as PRETRAIN_COMMANDS
 
-#: Command → module. In the order of ``--help``.
+#: Command → module. In the order of ``--help``, which does not list the directions of TF1.
 COMMANDS = {
     "convert": "cmd_convert",
     "paddle2torch": "cmd_convert",
@@ -16,6 +19,8 @@ COMMANDS = {
     "torch2tf": "cmd_convert",
     "tf2torch": "cmd_convert",
     "tf2paddle": "cmd_convert",
+    **{f"tf12{name}": "cmd_convert" for name in ("paddle", "torch", "tf")},
+    **{f"{name}2tf1": "cmd_convert" for name in ("paddle", "torch", "tf")},
     "inspect": "cmd_inspect",
     "diff": "cmd_diff",
     "fill-mask": "cmd_fill_mask",
@@ -25,9 +30,20 @@ COMMANDS = {
 }
 
 
+def _hint(typed: str) -> str:
+    first, _, second = usual_direction(typed).partition("2")
+    if first == second and first in DIALECTS:
+        return f" For other types or files in the same dialect: roformer-convert convert SOURCE --to {first}"
+    if typed in PRETRAIN_COMMANDS:
+        return f" It is one of the other program's: roformer-pretrain {typed}"
+    return f" Did you mean '--{typed}'?" if typed in ("help", "version") else ""
+
+
 @click.group(
     cls=LazyGroup,
     modules=COMMANDS,
+    usual=usual_direction,
+    hint=_hint,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="roformer-convert")
@@ -50,7 +66,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command."""
-    run(cli, "roformer-convert", COMMANDS, stopped="stopped; nothing was written")
+    run(cli, "roformer-convert", stopped="stopped; nothing was written")
 
 
 if __name__ == "__main__":

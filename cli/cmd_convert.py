@@ -1,7 +1,8 @@
-"""``convert`` and its six named directions."""
+"""``convert`` and the directions that have names."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from itertools import permutations
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .command_group import end_once, hold_signals
+from .choices import NameChoice
+from .command_group import OnePath, end_once, hold_signals
 from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
-from .converters.errors import printable
+from .converters.errors import ConvertError, OtherDialectError, printable
 from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
@@ -36,22 +38,25 @@ def _usual_containers() -> str:
     return ", ".join(f"{several[0].name} for {dialect}" for dialect, several in offered.items() if len(several) > 1)
 
 
-def _options(function: Function) -> Function:
-    """Declare the options that every direction has."""
+def _options(function: Function, to: str = "TO") -> Function:
+    """Declare the options that every direction has; ``to`` is what the default output's name ends in."""
     declared: tuple[Callable[[Any], Any], ...] = (
         click.argument("source", type=click.Path(path_type=Path)),
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path), help="Directory to make.  [default: SOURCE-to]"
+            "-o",
+            "--output",
+            type=click.Path(path_type=Path),
+            help=f"Directory to make.  [default: ckpt-{to} beside ckpt]",
         ),
         click.option("--force", is_flag=True, help="Replace the output if it is a checkpoint directory."),
         click.option(
             "--dtype",
-            type=click.Choice(FLOATS),
+            type=NameChoice(FLOATS),
             help="Cast every tensor; by default each keeps its own type.",
         ),
         click.option(
             "--container",
-            type=click.Choice([container.name for container in all_containers()]),
+            type=NameChoice(container.name for container in all_containers()),
             help=f"Format of the weight files.  [default: {_usual_containers()}]",
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
@@ -153,7 +158,11 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, last=not run_parity)
     end_once()
     with watcher.bar:
-        report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
+        try:
+            report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
+        except OtherDialectError as error:
+            error.next_step = _right_direction(source, to, options)
+            raise
     try:
         if as_json:
             click.echo(render_json(report.as_dict()))
@@ -173,6 +182,21 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         click.get_current_context().exit(status)
 
 
+def _right_direction(source: Path, to: str, options: ConvertOptions) -> str:
+    """Say which command converts what is of another dialect than was said."""
+    from .converters.source.identification import identify
+
+    path = shlex.quote(str(source))
+    command = f"roformer-convert convert {path} --to {to}"
+    try:
+        found = identify(source, config=options.config, set=options.set, model_class=options.model_class).dialect
+    except ConvertError:
+        return f"Without --from the dialect is detected: {command}"
+    if found == to:  # what was typed is back to front
+        return f"The other way round: roformer-convert {found}2{options.dialect} {path}"
+    return f"The right direction: roformer-convert {found}2{to} {path}"
+
+
 def _adam(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, float] | None:
     """Read ``--adam``, which like the other options of the optimiser's state means nothing without it."""
     if not given["with_optimizer"]:
@@ -187,7 +211,6 @@ def _adam(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, float] 
 
 def _says_itself(source: Path, dialect: str | None) -> bool:
     """Say whether the source is found to be of its dialect without being told."""
-    from .converters.errors import ConvertError
     from .converters.source.opening import open_checkpoint
 
     try:
@@ -262,8 +285,13 @@ def render(report: ConversionReport, *, dry_run: bool) -> str:
     return "\n".join(lines)
 
 
-@click.command("convert")
-@click.option("--to", "to", required=True, type=click.Choice(DIALECTS), help="Dialect to write.")
+_SECOND = "The output is named with -o: -o {}"
+
+
+@click.command(
+    "convert", cls=OnePath, second=_SECOND, short_help="Convert SOURCE into another dialect, whichever it is in."
+)
+@click.option("--to", "to", required=True, type=NameChoice(DIALECTS), help="Dialect to write.")
 @FROM
 @_options
 def convert_command(source: Path, to: str, dialect: str | None, **options: Any) -> None:
@@ -281,7 +309,6 @@ def convert_command(source: Path, to: str, dialect: str | None, **options: Any) 
 
 
 def _direction(dialect: Dialect, to: Dialect) -> click.Command:
-    @_options
     def run(source: Path, **options: Any) -> None:
         _run(source, to, dialect, options)
 
@@ -296,11 +323,15 @@ def _direction(dialect: Dialect, to: Dialect) -> click.Command:
         roformer-convert {name} ckpt/ -o served/ --dry-run
     """
     return click.command(
-        name, help=text, short_help=f"{DIALECT_FILES[dialect].software} → {DIALECT_FILES[to].software}"
-    )(run)
+        name,
+        cls=OnePath,
+        second=_SECOND,
+        help=text,
+        short_help=f"{DIALECT_FILES[dialect].software} → {DIALECT_FILES[to].software}",
+        hidden="tf1" in (dialect, to),
+    )(_options(run, to))
 
 
 COMMANDS: dict[str, click.Command] = {"convert": convert_command}
-_WITH_NAMES: tuple[Dialect, ...] = ("paddle", "torch", "tf")
-for _pair in permutations(_WITH_NAMES, 2):
+for _pair in permutations(DIALECTS, 2):
     COMMANDS["2".join(_pair)] = _direction(*_pair)

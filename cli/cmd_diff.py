@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .choices import NameChoice
 from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.mapping import CLASSES, DIALECTS
@@ -32,16 +33,16 @@ def _both(name: str, *, help: str, **options: Any) -> Callable[[Function], Funct
     return declare
 
 
-@click.command("diff")
+@click.command("diff", short_help="Compare FIRST with SECOND, tensor by tensor.")
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@_both("--from", type=click.Choice(DIALECTS), help="Dialect of {}, where its files do not say.")
+@_both("--from", type=NameChoice(DIALECTS), help="Dialect of {}, where its files do not say.")
 @_both("--config", type=click.Path(path_type=Path), help="{}'s configuration, where it lies elsewhere.")
 @_both("--set", metavar="FIELD=VALUE", multiple=True, help="Set a field of {}'s configuration. Repeatable.")
 @_both("--prefix", metavar="P", help="What of {} is meant begins with P in its file.")
 @_both("--encoder-only", is_flag=True, help="Take {}'s encoder and its pooler, without heads.")
 @_both("--drop", metavar="PATTERN", multiple=True, help="Leave out {}'s tensors whose names match. Repeatable.")
-@_both("--class", type=click.Choice(list(CLASSES)), help="Class of {}, where its files do not say.")
+@_both("--class", type=NameChoice(CLASSES), help="Class of {}, where its files do not say.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
 def diff_command(first: Path, second: Path, as_json: bool, quiet: bool, **given: Any) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .choices import NameChoice
+from .command_group import OnePath
 from .converters.amounts import amount
 from .converters.json_output import render_json
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
@@ -15,15 +17,22 @@ if TYPE_CHECKING:
     from .models.export import Export
 
 
-@click.command("export", short_help="ONNX, SavedModel or Paddle Inference, for serving")
+@click.command(
+    "export",
+    cls=OnePath,
+    second="The output is named with -o: -o {}",
+    short_help="Make ONNX, a SavedModel or a Paddle Inference model of DIR.",
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["onnx", "savedmodel", "paddle-inference"]),
+    type=NameChoice(["onnx", "savedmodel", "paddle-inference"]),
     help="What to make; PyTorch, TensorFlow or Paddle makes it and must be installed.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory to make.  [default: DIR-to]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Directory to make.  [default: ckpt-TO beside ckpt]"
+)
 @click.option("--force", is_flag=True, help="Replace the output if it is an export.")
 @click.option(
     "--max-length",

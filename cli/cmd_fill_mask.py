@@ -10,7 +10,7 @@ import click
 from .text_options import show, text_options
 
 
-@click.command("fill-mask")
+@click.command("fill-mask", short_help="Fill each [MASK] of every TEXT with the model in DIR.")
 @text_options("ids, offsets, logits, probabilities")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Words for each mask.")
 def fill_mask_command(top_k: int, **given: Any) -> None:

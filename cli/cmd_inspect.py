@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command_group import OnePath
 from .converters.amounts import amount
 from .converters.errors import printable
 from .converters.json_output import render_json
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from .converters.inspection import Inspection
 
 
-@click.command("inspect")
+@click.command(
+    "inspect",
+    cls=OnePath,
+    second="Two checkpoints are compared by `roformer-convert diff`.",
+    short_help="Say what PATH is, and what in it does not fit.",
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @FROM
 @CONFIG

@@ -10,7 +10,7 @@ import click
 from .text_options import show, text_options
 
 
-@click.command("predict")
+@click.command("predict", short_help="Do with every TEXT what the model in DIR is for.")
 @text_options("labels, spans, options, words or vectors, with their scores")
 @click.option(
     "--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Labels, answers or next words to show."

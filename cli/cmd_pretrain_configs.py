@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("configs")
+@click.command("configs", short_help="List the configurations that come along, or print one.")
 @click.argument("name", required=False)
 def configs_command(name: str | None) -> None:
     """List the configurations that come along, or print the one called NAME, to be changed and named with --config.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _REFERENCE_VOCABULARY = 12_000  # of junnyu/roformer_base_wwm_cluecorpussmall
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what a run would cost: memory, kernels, speed, days.")
 @click.option(
     "--config",
     "configuration",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("plot")
+@click.command("plot", short_help="Draw one run or several as a picture.")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",

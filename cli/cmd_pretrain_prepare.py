@@ -28,7 +28,7 @@ class _Part(click.ParamType[tuple[int, int]]):
         return int(first), int(second)
 
 
-@click.command("prepare")
+@click.command("prepare", short_help="Turn text into tokens that training maps into memory.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Directory to make, or to go on with."

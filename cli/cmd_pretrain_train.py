@@ -11,7 +11,7 @@ import click
 from .setting_flags import given_flags, named_configuration, setting_options
 
 
-@click.command("train")
+@click.command("train", short_help="Pretrain as a configuration says; flags overrule it.")
 @click.option(
     "--config",
     "configuration",

@@ -11,7 +11,7 @@ from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
 
 
-@click.command("vocab")
+@click.command("vocab", short_help="Make a vocabulary of characters from text.")
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to make, one token a line.")
 @click.option("--size", type=click.IntRange(1), default=12000, show_default=True, help="Rows, at most.")

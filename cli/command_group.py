@@ -6,13 +6,16 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 import click
+
+from .converters.other_names import did_you_mean
 
 #: Whether this process is the command's own: whoever calls a command from a program of theirs keeps their signals.
 _own_process = False
@@ -25,11 +28,22 @@ class LazyGroup(click.Group):
 
     Args:
         modules: Command → module beside this one, whose ``COMMANDS`` holds it; in the order of ``--help``.
+        usual: Gives the command that is meant by what was typed.
+        hint: Says, of what is no command, how it is called, or nothing.
     """
 
-    def __init__(self, *args: Any, modules: Mapping[str, str], **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        modules: Mapping[str, str],
+        usual: Callable[[str], str] = str,
+        hint: Callable[[str], str] = lambda typed: "",
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.modules = modules
+        self.usual = usual
+        self.hint = hint
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in their order."""
@@ -37,6 +51,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the module of a command and take its attribute of that name."""
+        name = self.usual(name)
         if name not in self.modules:
             return None
         module = importlib.import_module(f".{self.modules[name]}", __package__)
@@ -44,14 +59,54 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, under its usual name; say what may be meant by what is none."""
+        typed = args[0]
+        if ctx.resilient_parsing or typed.startswith("-") or self.get_command(ctx, typed) is not None:
+            name, command, rest = super().resolve_command(ctx, args)
+            return name and self.usual(name), command, rest
+        hint = self.hint(typed) or did_you_mean(typed, self.modules)
+        if not hint and os.path.exists(typed):
+            hint = (
+                f" It is a path: what shall be done with it? For example: {ctx.info_name} inspect {shlex.quote(typed)}"
+            )
+        raise click.UsageError(f"No such command {typed!r}.{hint}", ctx)
 
-def run(group: click.Command, program: str, modules: Mapping[str, str], stopped: str) -> None:
+    def named_in(self, words: list[str]) -> str | None:
+        """Return the command that a command line names."""
+        return next((self.usual(word) for word in words if self.usual(word) in self.modules), None)
+
+
+class OnePath(click.Command):
+    """A command that takes one path, and says what a second one would have to be.
+
+    Args:
+        second: What to write instead, from ``{}``, the second path.
+    """
+
+    def __init__(self, *args: Any, second: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.allow_extra_args = True
+        self.second = second
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is left over."""
+        left = super().parse_args(ctx, args)
+        if left and not ctx.resilient_parsing:
+            several = "arguments" if len(left) > 1 else "argument"
+            hint = self.second.format(shlex.quote(left[0])) if len(left) == 1 else ""
+            ctx.fail(f"Got unexpected extra {several} ({shlex.join(left)}).{hint and f' {hint}'}")
+        return left
+
+
+def run(group: LazyGroup, program: str, stopped: str) -> None:
     """Run a command; print an error to stderr and exit with its status (2), never with a traceback.
 
     Args:
         group: The command.
         program: Its name, for errors that no subcommand owns.
-        modules: The group's.
         stopped: What to say when the person interrupts.
     """
     global _own_process
@@ -68,7 +123,7 @@ def run(group: click.Command, program: str, modules: Mapping[str, str], stopped:
             stream.reconfigure(errors="backslashreplace")
     from .converters.errors import ConvertError
 
-    called = next((word for word in sys.argv[1:] if word in modules), program)
+    called = group.named_in(sys.argv[1:]) or program
     try:
         status = group.main(prog_name=program, standalone_mode=False)
         if sys.stdout is not None:

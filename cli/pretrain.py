@@ -18,9 +18,14 @@ COMMANDS = {
 }
 
 
+def _hint(typed: str) -> str:
+    return f" Did you mean '--{typed}'?" if typed in ("help", "version") else ""
+
+
 @click.group(
     cls=LazyGroup,
     modules=COMMANDS,
+    hint=_hint,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="roformer-pretrain")
@@ -48,7 +53,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command."""
-    run(cli, "roformer-pretrain", COMMANDS, stopped="stopped")
+    run(cli, "roformer-pretrain", stopped="stopped")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
+from .choices import NameChoice
 from .converters.source.renaming import Parts
 from .converters.table.mapping import CLASSES, DIALECTS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 FROM = click.option(
-    "--from", "dialect", type=click.Choice(DIALECTS), help="Overrule the dialect that the files look like."
+    "--from", "dialect", type=NameChoice(DIALECTS), help="Overrule the dialect that the files look like."
 )
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
 SET = click.option(
@@ -27,7 +28,7 @@ SET = click.option(
 CLASS = click.option(
     "--class",
     "model_class",
-    type=click.Choice(list(CLASSES)),
+    type=NameChoice(CLASSES),
     help="The model's class, where no file says it; overrules the configuration.",
 )
 

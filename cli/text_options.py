@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .choices import NameChoice
 from .converters.json_output import render_json
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
@@ -31,7 +32,7 @@ def text_options(content: str) -> Callable[[Function], Function]:
             click.argument("texts", metavar="[TEXT]...", nargs=-1),
             click.option(
                 "--framework",
-                type=click.Choice(["paddle", "torch", "tf", "all"]),
+                type=NameChoice(["paddle", "torch", "tf", "all"]),
                 help="The framework that computes; all: the three side by side.  "
                 "[default: the first of torch, paddle, tf here]",
             ),

@@ -105,6 +105,10 @@ class MisfitError(ConvertError):
         return "\n".join(lines)
 
 
+class OtherDialectError(ConvertError):
+    """What was said to be of one dialect plainly is of another."""
+
+
 class InexpressibleError(ConvertError):
     """What the source computes cannot be said to the target's software."""
 

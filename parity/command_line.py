@@ -12,9 +12,11 @@ from typing import Any
 import click
 
 from ..converters.json_output import render_json
+from ..converters.other_names import did_you_mean, usual_name
 from ..converters.source.renaming import ALL, Parts
 from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
+from ..models.frameworks import FRAMEWORKS
 from ..models.text_lines import read_lines
 
 
@@ -24,14 +26,15 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     name = "names"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        names = [name.strip() for name in str(value).split(",") if name.strip()]
-        wrong = [name for name in names if name not in ("paddle", "torch", "tf")]
+        names = [usual_name(name.strip(), FRAMEWORKS) for name in str(value).split(",") if name.strip()]
+        wrong = [name for name in names if name not in FRAMEWORKS]
         if wrong or not names:
-            self.fail(f"{value!r}: wanted some of paddle, torch, tf, separated by commas", param, ctx)
+            near = did_you_mean(wrong[0], FRAMEWORKS) if wrong else ""
+            self.fail(f"{value!r}: wanted some of {', '.join(FRAMEWORKS)}, separated by commas.{near}", param, ctx)
         return tuple(dict.fromkeys(names))
 
 
-@click.command("parity")
+@click.command("parity", short_help="Run DIR in all three frameworks and say whether they agree.")
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--frameworks",

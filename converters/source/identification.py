@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConvertError, Problem
+from ..errors import OtherDialectError, Problem
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
@@ -297,12 +297,12 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
     """Refuse a dialect that was asked for when the tensors plainly have another's names: one line instead of a hundred.
 
     Raises:
-        ConvertError: More than twice as many names are another dialect's.
+        OtherDialectError: More than twice as many names are another dialect's.
     """
     counts = {other: count_known_names(other, names) for other in DIALECTS}
     best = max(counts, key=lambda other: counts[other])
     if counts[best] > 2 * counts[dialect]:
-        raise ConvertError(
+        raise OtherDialectError(
             f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s "
             f"({counts[dialect]})",
             "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`.",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
 from ..containers.registry import all_containers, containers_of, recognise
-from ..errors import ConvertError, FormatError, MisfitError, Problem, reading
+from ..errors import ConvertError, FormatError, MisfitError, OtherDialectError, Problem, reading
 from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
@@ -195,7 +195,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
             raise explain(directory, looked_for, lambda folder: bool(_in(folder, DIALECTS)))
         step = f"It holds {others[0].name}. Without --from the dialect is detected: "
         step += "`roformer-convert convert SOURCE --to …`."
-        raise ConvertError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
+        raise OtherDialectError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
     if len(found) > 1:
         name, why = newest(directory, [path.name.removesuffix(".index") for path in found])
         alike = len({sniff(path) for path in found}) == 1  # steps of one run
