@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from roformer_convert.__main__ import cli as convert_cli
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.json_output import SCHEMA, render_json
+from roformer_convert.converters.table.mapping import DIALECTS
 from roformer_convert.pretrain import cli as pretrain_cli
 
 RANDOM = Path(__file__).resolve().parents[1] / "fixtures" / "random"
@@ -39,11 +40,11 @@ COMMANDS = commands_with_json()
 
 def direction(name: str) -> Callable[[Path, pytest.MonkeyPatch], list[object]]:
     def arguments(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-        dialect = name.partition("2")[0]
+        dialect = next(known for known in reversed(DIALECTS) if name.startswith(f"{known}2"))
         if dialect == "paddle":
             shutil.copytree(RANDOM, here / dialect)
         else:
-            convert(RANDOM, here / dialect, to="torch" if dialect == "torch" else "tf")
+            convert(RANDOM, here / dialect, to=dialect)
         return [here / dialect, "--json", "--dry-run"]
 
     return arguments
