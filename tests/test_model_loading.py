@@ -163,6 +163,7 @@ def test_a_fresh_head_is_what_the_frameworks_own_software_computes(
     [
         ("labels", SEQUENCE, "has 6 labels"),
         ("answers", ANSWERS, "has no number of labels to choose"),
+        ("masked LM", ANSWERS, "has no number of labels to choose"),
         ("masked LM", "RoFormerForMaskedLM", "has no number of labels to choose"),
     ],
 )
