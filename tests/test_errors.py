@@ -568,7 +568,9 @@ def test_a_directory_of_two_models_is_told_and_one_can_be_named(tmp_path: Path) 
     error = refused(tmp_path / "ckpt", "tf1")
     assert isinstance(error, MisfitError)
     assert {problem.name for problem in error.problems} == {"model_state.pdparams", "model.safetensors"}
-    assert "or its dialect with --from torch." in str(error)
+    assert "or its dialect with --from paddle or torch." in str(error)
+    convert(tmp_path / "ckpt", tmp_path / "four", to="torch", options=ConvertOptions(dialect="paddle"))
+    assert same_bits(read_all(tmp_path / "four"), tensors) == []
     convert(tmp_path / "ckpt", tmp_path / "three", to="paddle", options=ConvertOptions(dialect="torch"))
     convert(tmp_path / "ckpt" / "model_state.pdparams", tmp_path / "one", to="tf1")
     assert same_bits(read_all(tmp_path / "one"), tensors) == []
@@ -578,13 +580,13 @@ def test_a_directory_of_two_models_is_told_and_one_can_be_named(tmp_path: Path) 
 
 def test_a_dialect_is_not_offered_where_it_does_not_decide(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
-    write_random(tmp_path / "other", "torch", container="bin")
+    write_random(tmp_path / "other", "torch", container="bin", seed=1)
     shutil.copy(tmp_path / "other" / "pytorch_model.bin", tmp_path / "ckpt")
     assert misfit(tmp_path / "ckpt") == [("weights", "model.safetensors"), ("weights", "pytorch_model.bin")]
     assert "--from" not in str(refused(tmp_path / "ckpt"))
     write_random(tmp_path / "paddle", "paddle", container="safetensors")
     shutil.copy(tmp_path / "paddle" / "model.safetensors", tmp_path / "ckpt")
-    assert "or its dialect with --from paddle." in str(refused(tmp_path / "ckpt"))
+    assert "or its dialect with --from paddle or torch." in str(refused(tmp_path / "ckpt"))
 
 
 def test_a_dialect_that_was_named_wrongly_is_to_be_left_out(tmp_path: Path) -> None:
@@ -596,8 +598,9 @@ def test_a_dialect_that_was_named_wrongly_is_to_be_left_out(tmp_path: Path) -> N
 
 def test_two_tf1_checkpoints_in_one_directory_are_two_models(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "tf1")
-    for path in list((tmp_path / "ckpt").glob("bert_model.ckpt.*")):
-        shutil.copy(path, path.with_name(path.name.replace("bert_model", "model-9")))
+    write_random(tmp_path / "later", "tf1", seed=1)
+    for path in (tmp_path / "later").glob("bert_model.ckpt.*"):
+        shutil.copy(path, tmp_path / "ckpt" / path.name.replace("bert_model", "model-9"))
     assert ("weights", "model-9.ckpt.index") in misfit(tmp_path / "ckpt", "torch")
 
 

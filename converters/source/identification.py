@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import OtherDialectError, Problem
+from ..errors import FormatError, OtherDialectError, Problem
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
@@ -34,7 +34,8 @@ from ..tensors.stored import Index, StoredTensor
 from . import weight_files
 from .companions import find_companions
 from .location import is_hub_name, locate
-from .renaming import ALL, Asked, Parts, Renamed, rename
+from .renaming import ALL, Asked, Parts, Renamed, in_words, rename
+from .same_model import Side, first_difference
 from .weight_files import WeightSet
 
 
@@ -162,7 +163,40 @@ def identify(
         named=model_class,
         parts=parts,
     )
+    if weights.others:
+        found = replace(found, notes=(*found.notes, _require_one_model(found, parts)))
     return replace(found, notes=(f"{named} is revision {path.name}", *found.notes)) if is_hub_name(named) else found
+
+
+def _require_one_model(found: Found, parts: Parts) -> str:
+    """Hold the other weight files of a directory against the one that is taken; return a sentence about them.
+
+    Raises:
+        MisfitError: One has other tensors, or cannot be read.
+    """
+    weights = found.weights
+    assert weights is not None, "what was identified lies in files"
+    mine = Side(found.entry, found.dialect, found.shape.base, found.index.tensors)
+    layers = found.shape.sizes["num_hidden_layers"]
+    for other in weight_files.others_of(weights):
+        try:
+            index = weight_files.index(other)
+        except FormatError as error:
+            raise weight_files.not_one(weights, other.entry, error.problem) from None
+        renamed = rename(index, Asked(other.entry, other.container.dialects, replace(parts, drop=()), index.nested))
+        names = [tensor.name for tensor in renamed.tensors]
+        dialect = detect_dialect(other.dialects, names)
+        if parts.encoder_only:
+            renamed = _encoder_of(dialect, renamed)
+        theirs = Side(other.entry, dialect, _is_base(dialect, names), renamed.tensors)
+        deepest = max(layers, min(count_layers(dialect, names), len(names)))
+        said = first_difference(
+            mine, theirs, found.kind, found.shape.traits, deepest, whole=not (parts.drop or parts.encoder_only)
+        )
+        if said is not None:
+            raise weight_files.not_one(weights, other.entry, said)
+    same = in_words([path.name for path in weights.others])
+    return f"{mine.entry.name} is read; {same} beside it {'hold' if len(weights.others) > 1 else 'holds'} the same bits"
 
 
 def _recognise(

@@ -33,8 +33,8 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EACCES, e
 #: What a snapshot's link says: the blob beside ``snapshots/`` that holds the file.
 _LINK_TEXT, _LONGEST_LINK = re.compile(rb"\.\./\.\./blobs/([0-9a-f]{8,64})\s*"), 100
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-#: Whose files are taken where a repository has several: transformers' first, for the hub is where these are published.
-_ORDER: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
+#: Whose files are taken where a repository or a directory has several: transformers' first, which a hub is full of.
+PREFERRED: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
 
 
 def is_hub_name(source: str | Path) -> bool:
@@ -162,7 +162,7 @@ def _choose(files: Sequence[str], name: str) -> list[str]:
         ConvertError: There are no weights at its top.
     """
     top = [file for file in files if "/" not in file]
-    for dialect in _ORDER:
+    for dialect in PREFERRED:
         for container in containers_of(dialect):
             weights = [file for file in top if _is_of(file, container.single, container.shard)]
             if container.shard_index is not None and container.shard_index in top:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +21,13 @@ from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
 from . import foreign_files
 from .deepspeed import find_model_states, home_of, say_masters
-from .location import hint_for
+from .location import PREFERRED, hint_for
 from .what_lies_here import explain, newest
 from .wrappers import holds_model
 
+#: Weight files of one directory that are compared; of more one must be named.
+_MOST_COMPARED = 8
+_NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it too."
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
@@ -39,6 +42,7 @@ class WeightSet:
         dialects: Whose file names these are.
         home: The directory in which what belongs to them lies, where that is not their own.
         notes: What is to be said of these files, a sentence each.
+        others: More weight files of the directory, which must hold the same tensors: nothing says which are meant.
     """
 
     container: Container
@@ -47,6 +51,7 @@ class WeightSet:
     dialects: tuple[Dialect, ...]
     home: Path | None = None
     notes: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def entry(self) -> Path:
@@ -183,7 +188,7 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
 
 
 def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
-    wanted: tuple[Dialect, ...] = DIALECTS if dialect is None else (dialect,)
+    wanted: tuple[Dialect, ...] = PREFERRED if dialect is None else (dialect,)
     found = _in(directory, wanted)
     if not found and (states := find_model_states(directory)) is not None:
         return _of_file(states, dialect)
@@ -196,18 +201,52 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = f"It holds {others[0].name}. Without --from the dialect is detected: "
         step += "`roformer-convert convert SOURCE --to …`."
         raise OtherDialectError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
-    if len(found) > 1:
-        name, why = newest(directory, [path.name.removesuffix(".index") for path in found])
-        alike = len({sniff(path) for path in found}) == 1  # steps of one run
-        example = f"{directory / name}, {why}" if alike else found[0]
-        step = f"Say which one is meant: name the file itself, e.g. {example}"
-        if all(_SHARD.search(path.name) for path in found):
-            step = "These are shards, and the .index.json that lists them is missing: fetch it too"
-        elif dialect is None:
-            alone = [name for name in wanted if _is_one_model(directory, name)]
-            step += f", or its dialect with --from {' or '.join(alone)}" if alone else ""
-        raise MisfitError(directory, "one model", [Problem("weights", path.name) for path in found], step + ".")
-    return _of_file(found[0], dialect)
+    if all(_SHARD.search(path.name) for path in found) and len(found) > 1:
+        raise several(directory, [(path, "") for path in found], _NO_INDEX)
+    if len(found) > _MOST_COMPARED:
+        raise several(directory, [(path, "") for path in found])
+    if dialect is not None and len(found) > 1:  # that of a container of two dialects may be the other's
+        found = [path for path in found if _is_of(path, dialect)] or found
+    return replace(_of_file(found[0], dialect), others=tuple(found[1:]))
+
+
+def others_of(weights: WeightSet) -> Iterator[WeightSet]:
+    """Yield the sets of the other weight files of a directory.
+
+    Raises:
+        MisfitError: One cannot be read.
+    """
+    for path in weights.others:
+        try:
+            yield _of_file(path, None)
+        except FormatError as error:
+            raise not_one(weights, path, error.problem) from None
+
+
+def not_one(weights: WeightSet, path: Path, said: str) -> MisfitError:
+    """Make the error for weight files of a directory of which ``path`` is not the same model's, and say why."""
+    return several(weights.directory, [(each, said * (each == path)) for each in (weights.entry, *weights.others)])
+
+
+def several(directory: Path, found: Sequence[tuple[Path, str]], step: str | None = None) -> MisfitError:
+    """Make the error for a directory that holds several models.
+
+    Args:
+        directory: The directory.
+        found: Each weight file, and what is to be said of it.
+        step: What to do; by default that one be named.
+    """
+    paths = [path for path, _ in found]
+    if step is None:
+        name, why = newest(directory, [path.name.removesuffix(".index") for path in paths])
+        alike = len({sniff(path) for path in paths}) == 1  # steps of one run
+        step = (
+            f"Say which one is meant: name the file itself, e.g. {f'{directory / name}, {why}' if alike else paths[0]}"
+        )
+        alone = [name for name in DIALECTS if sum(_is_of(path, name) for path in paths) == 1]
+        step += f", or its dialect with --from {' or '.join(alone)}" if alone and len(paths) <= _MOST_COMPARED else ""
+        step += "."
+    return MisfitError(directory, "one model", [Problem("weights", path.name, said) for path, said in found], step)
 
 
 def _holds_model(path: Path) -> bool:
@@ -219,13 +258,10 @@ def _holds_model(path: Path) -> bool:
         return False
 
 
-def _is_one_model(directory: Path, dialect: Dialect) -> bool:
-    """Say whether a directory holds one model in the dialect's files, so that the dialect says which is meant."""
-    found = set(_candidates(directory, [dialect]))
-    if len(found) != 1:
-        return False
+def _is_of(path: Path, dialect: Dialect) -> bool:
+    """Say whether a weight file's tensors have a dialect's names."""
     try:
-        weights = _of_file(found.pop(), None)
+        weights = _of_file(path, None)
         if len(weights.dialects) == 1:
             return weights.dialects == (dialect,)
         return detect_dialect(weights.dialects, [tensor.name for tensor in index(weights).tensors]) == dialect
