@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bounded_runs import run_bounded
 from click.testing import CliRunner
 
 from roformer_convert import pretrain
@@ -18,6 +19,9 @@ from roformer_convert.training.settings.tables import TABLES, Stage
 
 STAGE = {"length": 32, "batch_size": 8, "steps": 10, "max_lr": 1e-3}
 KEYS = [one.name for kind in (*TABLES.values(), Stage) for one in fields(kind)]
+
+
+CASES = Path(__file__).resolve().parents[1] / "fixtures" / "cases"
 
 
 def problems(tree: dict[str, Any], flags: dict[str, Any] | None = None) -> tuple[str, ...]:
@@ -204,3 +208,53 @@ def test_not_toml_and_an_error_of_click_end_with_status_2(tmp_path: Path) -> Non
     result = CliRunner().invoke(pretrain.cli, ["train", "--config", "configs/tiny.toml", "--decay", "square"])
     assert result.exit_code == 2
     assert "'square' is not one of" in result.output
+
+
+HOSTILE = {
+    "a bracket in a bracket": ("a = " + "[" * 5000, "nested deeper than 16 levels"),
+    "tables in tables": ("a = " + "{b = " * 3000, "nested deeper than 16 levels"),
+    "brackets behind a text": ('a = [ """b"""", ' + "[" * 5000, "nested deeper than 16 levels"),
+    "brackets behind another": ("a = [ '''b'''', " + "[" * 5000, "nested deeper than 16 levels"),
+    "dots": (".".join("a" * 100_000) + " = 1", "a key of more than 16 dots"),
+    "dots of a table": ("[" + " . ".join(["'a'"] * 20_000) + "]", "a key of more than 16 dots"),
+    "digits": ("[run]\nseed = " + "9" * 5000, "a number of more than 100 digits"),
+    "hexadecimal digits": ("[run]\nseed = 0x" + "f" * 200_000, "a number of more than 100 digits"),
+    "more than 64 bits": ("[run]\nseed = 9223372036854775808", "want a whole number of 64 bits"),
+    "a long text": ("[run]\nseed = '" + "x" * 100_000 + "'", "x'…: want a whole number"),
+    "a long key": ("[run]\n" + "x" * 100_000 + " = 1", "x'…: unknown"),
+    "many keys": ("\n".join(f"k{number} = 1" for number in range(20_000)), "more"),
+    "quotes without an end": ("a = " + '"\\' * 100_000, "not TOML"),
+    "texts without an end": ("a = " + '"""\\' * 60_000, "not TOML"),
+    "an escape sequence": ('"\\u001b[31m" = 1', r"'\x1b[31m': unknown"),
+    "zeros": ("\0" * 1000, "not TOML"),
+    "not UTF-8": ("# \udcff", "not UTF-8 text"),
+    "a large file": ("#" * (1 << 20), "more than 262,144 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_one_short_error(tmp_path: Path, kind: str) -> None:
+    text, words = HOSTILE[kind]
+    (tmp_path / "c.toml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConvertError) as caught:
+        read_settings(tmp_path / "c.toml")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 10_000
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("path", sorted((CASES / "hostile-toml").iterdir()), ids=lambda path: path.stem)
+def test_the_shipped_cases_take_no_time_and_no_memory(path: Path) -> None:
+    code = "from roformer_convert.training.settings.reading import read_settings\n"
+    done = run_bounded("-c", f"{code}read_settings(__import__('pathlib').Path({str(path)!r}))")
+    assert done.status == 1
+    assert "converters.errors.FormatError: " in done.error or (path.stem == "odd" and "SettingsError: " in done.error)
+    assert done.seconds < 1
+    assert done.megabytes < 64
+
+
+def test_what_only_looks_hostile_is_read(tmp_path: Path) -> None:
+    odd = "a." * 100 + "[" * 100 + "9" * 200
+    text = (SHIPPED / "tiny.toml").read_text().replace('"output"', f"'{odd}'  # {odd}")
+    (tmp_path / "c.toml").write_text(text)
+    assert read_settings(tmp_path / "c.toml").run.output.startswith("a.a.")

@@ -6,13 +6,14 @@ A shipped configuration is found by its name where there is no such file; the co
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ...converters.errors import ConvertError, reading
+from ...converters.errors import ConvertError, FormatError, quoted, reading
 from .tables import TABLES, Settings, Stage, read_range
 
 if sys.version_info >= (3, 11):
@@ -23,7 +24,26 @@ else:
 #: Configurations that come with the package.
 SHIPPED = Path(__file__).resolve().parents[1] / "configs"
 
-_LARGEST = 1 << 20  # bytes of a configuration file
+#: Limits of a configuration file. Those that are shipped have 2 kB, two dots in a key and brackets two deep; Python's
+#: parser takes memory and time that grow with the square of the dots, and a frame of its stack for each bracket.
+_LARGEST, _MOST_DOTS, _DEEPEST, _LONGEST_NUMBER = 1 << 18, 16, 16, 100
+#: Problems that are listed.
+_MOST_PROBLEMS = 50
+#: Text and comments, in which nothing counts. What is not closed reaches as far as it can, so that no file is looked at
+#: twice.
+_TEXT = re.compile(
+    r"""
+    "{3} (?: [^"\\] | \\. | "(?!"") )* (?: "{3,5} )?
+    | '{3} .*? (?: '{3,5} | \Z )
+    | " (?: [^"\\\n] | \\. )* "?
+    | ' [^'\n]* '?
+    | \# [^\n]*
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_DOTS = re.compile(rf"(?:\.[^.,=\[\]{{}}\n]*){{{_MOST_DOTS + 1}}}")
+_NUMBER = re.compile(rf"\b[0-9]\w{{{_LONGEST_NUMBER}}}")
+_BRACKET = re.compile(r"[\[{]|[\]}]")
 
 
 class SettingsError(ConvertError):
@@ -37,7 +57,8 @@ class SettingsError(ConvertError):
     def __init__(self, where: Path | str, problems: Sequence[str]) -> None:
         count = len(problems)
         lines = [f"{where} is not a configuration that can be run ({count} problem{'s' * (count != 1)})"]
-        super().__init__("\n  ".join([*lines, *problems]))
+        more = [f"… and {count - _MOST_PROBLEMS:,} more"] * (count > _MOST_PROBLEMS)
+        super().__init__("\n  ".join([*lines, *problems[:_MOST_PROBLEMS], *more]))
         self.problems = tuple(problems)
 
 
@@ -80,13 +101,38 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
         ConvertError: The file cannot be read.
     """
     path = find_configuration(path)
+    return settings_from_tree(_read_toml(path), path, flags)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file that nothing is believed about.
+
+    Raises:
+        FormatError: It is none, or is larger or nested deeper than any configuration.
+    """
     with reading(path), open(path, "rb") as file:
-        content = file.read(_LARGEST)
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise FormatError(path, f"a configuration of more than {_LARGEST:,} bytes; wanted a TOML file of a run")
     try:
-        tree = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConvertError(f"{path}: not TOML: {error}") from None
-    return settings_from_tree(tree, path, flags)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "not TOML: not UTF-8 text", offset=error.start) from None
+    bare = _TEXT.sub('""', text)
+    depth = 0
+    for bracket in _BRACKET.findall(bare):
+        depth += 1 if bracket in "[{" else -1
+        if depth > _DEEPEST:
+            raise FormatError(path, f"brackets are nested deeper than {_DEEPEST} levels; a configuration has two")
+    if _DOTS.search(bare):
+        raise FormatError(path, f"a key of more than {_MOST_DOTS} dots; wanted table.key")
+    if _NUMBER.search(bare):
+        raise FormatError(path, f"a number of more than {_LONGEST_NUMBER} digits")
+    try:
+        tree: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FormatError(path, f"not TOML: {quoted(str(error), 200)[1:-1]}") from None
+    return tree
 
 
 def settings_from_tree(
@@ -140,7 +186,7 @@ def impossible(settings: Settings) -> list[str]:
         try:
             read_range(text)
         except ValueError:
-            out.append(f"data.skip_steps: {text!r}: want a step, such as 513, or a range, such as 510-520")
+            out.append(f"data.skip_steps: {quoted(text)}: want a step, such as 513, or a range, such as 510-520")
     for number, stage in enumerate(settings.stages):
         out.extend(f"stages[{number}].{problem}" for problem in _impossible_stage(stage, number, settings))
     return out
@@ -214,10 +260,10 @@ def _record(kind: type, table: Any, where: str, problems: list[str]) -> Any:
         try:
             values[key] = _typed(value, hints[key])
         except ValueError as error:
-            problems.append(f"{where}.{key} = {value!r}: want {error}")
+            problems.append(f"{where}.{key} = {quoted(value)}: want {error}")
             continue
         if isinstance(values[key], (int, float)) and values[key] not in within:
-            problems.append(f"{where}.{key} = {value!r}: want {within}")
+            problems.append(f"{where}.{key} = {quoted(value)}: want {within}")
     for key, each in known.items():
         if key not in table and each.default is MISSING:
             problems.append(f"{where}.{key}: missing ({each.metadata['help']})")
@@ -237,6 +283,8 @@ def _typed(value: Any, hint: Any) -> Any:
         raise ValueError("true or false")
     if hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
+            if abs(value) >= 1 << 63:  # TOML's own limit, which Python's parser does not keep
+                raise ValueError("a whole number of 64 bits")
             return value
         raise ValueError("a whole number")
     if hint is float or float in choices:
@@ -259,5 +307,6 @@ def _typed(value: Any, hint: Any) -> Any:
 
 
 def _unknown(name: str, known: Mapping[str, Any] | Sequence[str], prefix: str) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"{prefix}{name}: unknown" + (f"; did you mean {near[0]}?" if near else "")
+    near = difflib.get_close_matches(name[:100], list(known), 1)
+    shown = name if name.isidentifier() and len(name) <= 80 else quoted(name)
+    return f"{prefix}{shown}: unknown" + (f"; did you mean {near[0]}?" if near else "")
