@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import click
+from .interruption import Interruptible
 
-from . import __version__
-from .command_group import LazyGroup, run
-from .converters.other_names import usual_direction
-from .converters.table.mapping import DIALECTS
-from .pretrain import COMMANDS as PRETRAIN_COMMANDS
+with Interruptible():
+    import click
+
+    from . import __version__
+    from .command_group import LazyGroup, run
+    from .converters.other_names import usual_direction
+    from .converters.table.mapping import DIALECTS
+    from .pretrain import COMMANDS as PRETRAIN_COMMANDS
 
 #: Command → module. In the order of ``--help``, which does not list the directions of TF1.
 COMMANDS = {

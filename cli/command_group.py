@@ -15,10 +15,13 @@ from typing import Any
 
 import click
 
+from . import interruption
 from .converters.other_names import did_you_mean
 
 #: Whether this process is the command's own: whoever calls a command from a program of theirs keeps their signals.
 _own_process = False
+#: Whether the person has interrupted the command.
+_interrupted = False
 #: Signals that end a command.
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -113,6 +116,8 @@ def run(group: LazyGroup, program: str, stopped: str) -> None:
     _own_process = True
     # numpy starts OpenBLAS with a thread a core, which costs 60 ms and memory; nothing here multiplies matrices
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell's background job ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     for number in _ENDING:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -125,7 +130,12 @@ def run(group: LazyGroup, program: str, stopped: str) -> None:
 
     called = group.named_in(sys.argv[1:]) or program
     try:
-        status = group.main(prog_name=program, standalone_mode=False)
+        try:
+            status = group.main(prog_name=program, standalone_mode=False)
+        except Exception as error:
+            if _interrupted:  # an import that was interrupted may say that there is no such module
+                raise KeyboardInterrupt from error
+            raise
         if sys.stdout is not None:
             sys.stdout.flush()
     except ConvertError as error:
@@ -133,7 +143,7 @@ def run(group: LazyGroup, program: str, stopped: str) -> None:
         sys.exit(error.exit_status)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _complain(stopped)
-        sys.exit(130)
+        sys.exit(interruption.STATUS)
     except click.ClickException as error:
         with contextlib.suppress(OSError, ValueError):
             error.show()
@@ -172,6 +182,12 @@ def hold_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _interrupted
+    _interrupted = True
+    raise KeyboardInterrupt
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     """Turn SIGTERM, or SIGHUP of a dropped connection, into an exit that cleans up behind itself."""
     raise SystemExit(128 + number)
@@ -181,5 +197,5 @@ def _end_once(number: int, frame: FrameType | None) -> None:
     for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGINT:
-        raise KeyboardInterrupt
+        _interrupt(number, frame)
     _end(number, frame)

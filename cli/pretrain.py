@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import click
+from .interruption import Interruptible
 
-from . import __version__
-from .command_group import LazyGroup, run
+with Interruptible():
+    import click
+
+    from . import __version__
+    from .command_group import LazyGroup, run
 
 #: Command → module. In the order in which one needs them.
 COMMANDS = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from ..interruption import Interruptible
 
-import click
+with Interruptible():
+    import sys
 
-from ..converters.errors import ConvertError
-from .command_line import parity_command
+    import click
+
+    from ..converters.errors import ConvertError
+    from .command_line import parity_command
 
 
 def main() -> None:

@@ -136,3 +136,54 @@ def test_the_converters_know_nothing_of_the_packages_above_them() -> None:
                 assert not module.startswith("roformer_convert"), path
                 depth = len(path.relative_to(ROOT / "converters").parts)
                 assert node.level <= depth, f"{path} reaches outside converters/"
+
+
+#: Interrupts the process while a module is looked for, and raises instead what an extension makes of that.
+INTERRUPTION = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                if converted:
+                    raise ImportError("failed to import") from None
+                raise
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+"""
+CONVERTING = "from roformer_convert.__main__ import main; sys.argv[1:] = ['convert', 'nowhere', '--to', 'tf1']; main()"
+PRETRAINING = "from roformer_convert.pretrain import main; sys.argv[1:] = ['doctor', '--config', 'tiny']; main()"
+COMPARING = "import runpy; sys.argv[1:] = ['nowhere']; runpy.run_module('roformer_convert.parity', run_name='__main__')"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+@pytest.mark.parametrize(
+    ("call", "module", "converted"),
+    [
+        (CONVERTING, "click", False),
+        (CONVERTING, "roformer_convert.command_group", False),
+        (CONVERTING, "roformer_convert.converters.source", False),
+        (CONVERTING, "roformer_convert.cmd_convert", False),
+        (CONVERTING, "roformer_convert.cmd_convert", True),
+        (PRETRAINING, "click", False),
+        (PRETRAINING, "roformer_convert.cmd_pretrain_doctor", False),
+        (PRETRAINING, "numpy", True),
+        (COMPARING, "click", False),
+        (COMPARING, "roformer_convert.converters.errors", False),
+    ],
+)
+def test_an_interruption_during_imports_is_one_line(call: str, module: str, converted: bool, tmp_path: Path) -> None:
+    program = f"wanted, converted = {module!r}, {converted}\n{INTERRUPTION}\n{call}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr.lstrip("\n") in ("stopped; nothing was written\n", "stopped\n")
+    assert (done.returncode, done.stdout) == (130, "")
+
+
+def test_the_front_door_imports_nothing_before_it_is_asked() -> None:
+    asked = (
+        "import sys, roformer_convert; assert not [name for name in sys.modules if name[:17] == 'roformer_convert.']"
+    )
+    modules_after(f"{asked}; roformer_convert.__version__ + '', roformer_convert.convert.__call__")
