@@ -42,13 +42,12 @@ def vocab_command(
         roformer-pretrain vocab news/*.txt --size 8000 -o vocab.txt
     """
     from .converters.errors import ConvertError
-    from .converters.target.whole_files import write_whole
+    from .converters.target.whole_files import require_writable, write_whole
     from .training.text.build_vocabulary import build
 
     if output.exists() and not force:
         raise ConvertError(f"{output} already exists", "Name another output with -o, or replace it with --force.")
-    if not output.parent.is_dir():
-        raise ConvertError(f"{output.parent}: no such directory", f"Make it first: mkdir -p {output.parent}")
+    require_writable(output)
     with ByteBar("counting", quiet, TEXT_BYTES) as bar:
         found = build(inputs, size, progress=bar.advance, started=bar.start, **options)
     write_whole(output, "".join(f"{token}\n" for token in found.tokens).encode("utf-8"))

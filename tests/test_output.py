@@ -82,12 +82,47 @@ def test_force_replaces_nothing_but_a_checkpoint(source: Path, files: list[str],
     assert names(source.parent) == ["ckpt", "out"]
 
 
-def test_force_fills_an_empty_directory(source: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_an_empty_directory_is_filled(source: Path, force: bool) -> None:
     (source.parent / "out").mkdir()
+    convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=force))
+    assert names(source.parent / "out") == ["config.json", "conversion.json", "model.safetensors"]
     with pytest.raises(ConvertError, match="already exists"):
         convert(source, source.parent / "out", to="torch")
-    convert(source, source.parent / "out", to="torch", options=ConvertOptions(force=True))
-    assert names(source.parent / "out") == ["config.json", "conversion.json", "model.safetensors"]
+
+
+def test_what_somebody_puts_into_an_empty_directory_meanwhile_is_kept(source: Path) -> None:
+    out = source.parent / "out"
+    out.mkdir()
+    with output.OutputDirectory(out) as made:
+        (made.path / "new").write_text("new")
+        (out / "thesis.tex").write_text("precious")
+        with pytest.raises(ConvertError, match="already exists"):
+            made.commit()
+    assert names(out) == ["thesis.tex"]
+    assert (out / "thesis.tex").read_text() == "precious"
+    assert names(source.parent) == ["ckpt", "out"]
+
+
+def test_missing_directories_above_the_output_are_made(source: Path) -> None:
+    convert(source, source.parent / "a" / "b" / "out", to="torch")
+    assert names(source.parent / "a" / "b") == ["out"]
+
+
+def test_directories_made_for_a_result_that_fails_are_removed(source: Path) -> None:
+    (source.parent / "there").mkdir()
+    with output.OutputDirectory(source.parent / "there" / "a" / "b" / "out") as made:
+        assert made.path.is_dir()  # and no commit
+    convert(source, source.parent / "c" / "out", to="torch", options=ConvertOptions(dry_run=True))
+    assert names(source.parent) == ["ckpt", "there"]
+    assert names(source.parent / "there") == []
+
+
+def test_a_file_above_the_output_is_said_to_be_one(source: Path) -> None:
+    (source.parent / "file").write_text("x")
+    for target in ("file/out", "file/a/out"):
+        with pytest.raises(ConvertError, match=r"file: it is a file, not a directory"):
+            convert(source, source.parent / target, to="torch")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -102,7 +137,6 @@ def test_force_fills_an_empty_directory(source: Path) -> None:
         ("link/out", "inside the source"),
         (".", "holds the source"),
         ("..", "holds the source"),
-        ("missing/out", "no such directory"),
         ("ckpt/config.json/out", "inside the source"),
     ],
 )

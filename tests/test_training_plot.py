@@ -241,8 +241,10 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 
 def test_a_picture_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     write_run(tmp_path / "one")
-    with pytest.raises(ConvertError, match=r"picture\.png: No such file"):
-        plot([tmp_path / "one"], tmp_path / "nowhere" / "picture.png")
+    with pytest.raises(ConvertError, match=r"picture\.png: cannot be written: .*metrics\.jsonl: Not a directory"):
+        plot([tmp_path / "one"], tmp_path / "one" / "metrics.jsonl" / "picture.png")
+    plot([tmp_path / "one"], tmp_path / "new" / "picture.png")
+    assert (tmp_path / "new" / "picture.png").is_file()
 
 
 def test_the_command_says_what_it_drew(tmp_path: Path) -> None:

@@ -323,6 +323,7 @@ def test_a_target_that_the_run_before_has_made_is_refused_before_a_byte_is_writt
     def late(working: WorkingDirectory) -> None:
         take(working)
         target.mkdir()
+        (target / "config.json").write_text("{}")
 
     monkeypatch.setattr(WorkingDirectory, "take", late)
     with pytest.raises(ConvertError, match="already exists"), OutputDirectory(target):

@@ -7,6 +7,7 @@ killed leaves at most that working directory, which the next run to the same tar
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -19,6 +20,7 @@ from types import TracebackType
 from ..containers.registry import all_containers
 from ..errors import ConvertError
 from ..table.dialects import COMPANIONS, DIALECT_FILES, OPTIMIZER_FILES
+from .whole_files import make_parents, there_above
 from .working_directory import WorkingDirectory
 
 #: Lies in every directory that ``export`` makes, and lists its entries.
@@ -78,7 +80,7 @@ class OutputDirectory:
     directory's name would mean nothing to a user.
 
     Args:
-        target: Where it shall appear.
+        target: Where it shall appear: missing directories above it are made, and an empty one of its name is taken.
         source: What is read: the target must not be it, lie inside it, or hold it.
         force: Replace what is there.
         replaces: What that may be.
@@ -100,15 +102,17 @@ class OutputDirectory:
         self.force = force
         self.replaces = replaces
         self._working = WorkingDirectory(self.target)
+        self._made: list[Path] = []
         check_target(self.target, source=source, files=files, force=force, replaces=replaces)
 
     def __enter__(self) -> OutputDirectory:
         try:
+            self._made = make_parents(self.target)
             self._working.take()
             # a run that had it until now may have made the target
             check_target(self.target, source=None, force=self.force, replaces=self.replaces)
         except BaseException:  # a signal, at any moment of it: nobody else would remove what was made
-            self._working.leave()
+            self._leave()
             raise
         return self
 
@@ -130,9 +134,11 @@ class OutputDirectory:
             _fsync_directory(self.path)
         check_target(self.target, source=None, force=self.force, replaces=self.replaces)
         try:
-            if self.target.exists():
+            if self.target.exists() and not _is_empty(self.target):
                 _replace(self.path, self.target, self._working.old)
             else:
+                if sys.platform == "win32" and self.target.exists():  # elsewhere a name moves over an empty directory
+                    os.rmdir(self.target)
                 os.rename(self.path, self.target)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # made in this very moment
@@ -142,11 +148,17 @@ class OutputDirectory:
             _fsync_directory(self.target.parent)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._working.leave()
+        self._leave()
         # a directory within this one has made its own error of it
         cause = error.__cause__ if isinstance(error, ConvertError) else error
         if isinstance(cause, OSError) and not isinstance(cause, BrokenPipeError):  # a pipe is not the disk
             raise self._not_written(cause) from cause
+
+    def _leave(self) -> None:
+        self._working.leave()
+        for parent in reversed(self._made):  # one that holds something, such as the result, stays
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
     def _not_written(self, error: OSError) -> ConvertError:
         step = "Make room, or name another disk with -o." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
@@ -184,12 +196,12 @@ def check_target(
     for file in files:
         if target in Path(os.path.realpath(file)).parents:
             raise ConvertError(f"{target}: the output holds {file.name} of the source", "Name another output with -o.")
-    parent = target.parent
+    parent = there_above(target)
     if not parent.is_dir():
-        raise ConvertError(f"{parent}: no such directory", f"Make it first: mkdir -p {parent}")
+        raise ConvertError(f"{parent}: it is a file, not a directory to write in", "Name another output with -o.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ConvertError(f"{parent}: no permission to write here", "Name another output with -o.")
-    if not target.exists():
+    if not target.exists() or _is_empty(target):
         return
     if not force:
         raise _already_there(target)
@@ -204,6 +216,14 @@ def check_target(
         )
 
 
+def _is_empty(target: Path) -> bool:
+    """Say whether ``target`` is a directory with nothing in it, as people make one for an output."""
+    try:
+        return target.is_dir() and not os.listdir(target)
+    except OSError:
+        return False
+
+
 def _already_there(target: Path) -> ConvertError:
     return ConvertError(f"{target} already exists", "Name another output with -o, or replace it with --force.")
 
@@ -214,7 +234,7 @@ def check_room(target: Path, nbytes: int) -> None:
     Raises:
         ConvertError: Too little room.
     """
-    free = shutil.disk_usage(target.parent).free
+    free = shutil.disk_usage(there_above(target)).free
     if nbytes > free:
         raise ConvertError(
             f"{target}: it needs {nbytes:,} bytes and the disk has {free:,} free",

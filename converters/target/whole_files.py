@@ -16,6 +16,59 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}.part")
 
 
+def there_above(path: Path) -> Path:
+    """Return the nearest directory above ``path`` that is there; a file, where something else has its name."""
+    return next(parent for parent in Path(os.path.abspath(path)).parents if os.path.lexists(parent))
+
+
+def make_parents(path: Path) -> list[Path]:
+    """Make the directories above ``path`` that are missing, and return those made, the outermost first.
+
+    Raises:
+        ConvertError: One cannot be made.
+    """
+    made: list[Path] = []
+    for parent in reversed(Path(os.path.abspath(path)).parents):
+        try:
+            os.mkdir(parent)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if parent.is_dir():  # "read-only" is said of those above a writable one, too
+                continue
+            for each in reversed(made):
+                with contextlib.suppress(OSError):
+                    each.rmdir()
+            raise ConvertError(f"{parent}: cannot be made: {error.strerror or error}") from None
+        made.append(parent)
+    return made
+
+
+def require_writable(path: Path) -> None:
+    """Try, before long work, that a file can be written; nothing is left of the trial.
+
+    Raises:
+        ConvertError: It cannot, and the message says why.
+    """
+    step = "Name a file that can be written."
+    if path.is_dir():
+        raise ConvertError(f"{path}: cannot be written: it is a directory", step)
+    if _is_device(path):
+        return
+    above = there_above(path)
+    try:
+        trial = partial_path(above / path.name)
+        with open(trial, "xb"):
+            trial.unlink()
+    except OSError as error:
+        raise ConvertError(f"{path}: cannot be written: {above}: {error.strerror or error}", step) from None
+
+
+def _is_device(path: Path) -> bool:
+    """Say whether ``path`` is a terminal, a pipe or another thing that is written to and never replaced."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file())
+
+
 def lock(file: IO[bytes]) -> bool:
     """Hold a lock on a file until it is closed, the process's death included; tell whether nobody else holds one."""
     try:
@@ -60,13 +113,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file that appears whole or not at all; directories above it that are missing are made.
 
     Raises:
         ConvertError: It cannot be written.
     """
+    make_parents(path)
     try:
-        with whole_file(path) as file:
+        with open(path, "wb") if _is_device(path) else whole_file(path) as file:
             file.write(data)
     except OSError as error:
         raise ConvertError(

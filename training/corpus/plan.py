@@ -163,7 +163,7 @@ def _flat(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _make_directory(directory: Path) -> None:
     try:
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         # a run killed before its plan was written leaves nothing else
         others = [
             entry.name for entry in os.scandir(directory)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...converters.errors import ConvertError
+from ...converters.target.whole_files import make_parents, require_writable
 from ...models.frameworks import MissingPackageError, is_installed
 from .run_curves import Curve, RunCurves, read_runs, smooth
 
@@ -128,7 +129,9 @@ def plot(runs: Sequence[Path], picture: Path) -> list[RunCurves]:
     if not is_installed("matplotlib"):
         raise MissingPackageError("Drawing a run", {"matplotlib": "pretrain"})
     read = read_runs(runs)
+    require_writable(picture)
     figure = draw(read)
+    make_parents(picture)
     beside = picture.with_name(picture.name + ".part")
     kind = picture.suffix.lower()[1:]
     try:
