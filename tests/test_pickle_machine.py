@@ -489,11 +489,19 @@ def test_random_mutations_give_data_or_the_one_error(tmp_path: Path, protocol: i
     try_mutants(tmp_path / "mutant", whole, flattened, seed=protocol, count=1200, memory=1 << 20)
 
 
-@pytest.mark.parametrize("piece", [b"}", b"]", b"(", b"C\0", b"\x8c\0", b"J\0\0\0\x7f", b"}q\0", b"(]"])
-def test_a_file_of_nothing_but_opcodes_takes_bounded_memory(tmp_path: Path, piece: bytes) -> None:
+@pytest.mark.parametrize(
+    ("piece", "opcodes"),
+    [
+        *((piece, 2) for piece in (b"}", b"]", b"(", b"C\0", b"\x8c\0", b"J\0\0\0\x7f", b"}q\0", b"(]")),
+        (b"ca\nb\n)\x81", 3),
+        (b"ca\nb\n)R", 3),
+        (b"ca\nb\n)\x81}b", 5),
+    ],
+)
+def test_a_file_of_nothing_but_opcodes_takes_bounded_memory(tmp_path: Path, piece: bytes, opcodes: int) -> None:
     content = b"\x80\x04" + piece * 20_000
     path = tmp_path / "flood"
     path.write_bytes(content)
     # At the limit of a million opcodes this is 150 MB, whatever the file's size.
-    with memory_below(150 * 40_000), OpenFiles() as files, pytest.raises(FormatError):
+    with memory_below(150 * 20_000 * opcodes), OpenFiles() as files, pytest.raises(FormatError):
         PickleMachine(path, files, 0, len(content), {}).run()

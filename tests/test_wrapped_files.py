@@ -149,6 +149,22 @@ def test_a_torch_file_with_one_model_in_it_converts(tmp_path: Path, wrapping: st
     assert any(note.startswith("the model is what begins with") for note in report.notes) or wrapping == "a module"
 
 
+def test_a_model_in_two_dicts_of_a_file_is_one(tmp_path: Path) -> None:
+    """Somebody saved the encoder and the head apart; what else lies in the head's dict is no RoFormer's."""
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in torch.load(path).items():
+        first, _, rest = name.partition(".")
+        parts.setdefault(first, {})[rest] = value
+    assert set(parts) == {"roformer", "cls"}
+    parts["cls"]["mine"] = torch.ones(3)
+    torch.save(parts, path)
+    report = convert(tmp_path / "ckpt", to="tf")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert report.plan.left_out == ("cls.mine",)
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_paddle_file_with_one_model_in_it_converts(tmp_path: Path, protocol: int) -> None:
     tensors = write_random(tmp_path / "ckpt", "paddle", "masked-lm-pooler", container="pdparams")

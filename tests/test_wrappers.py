@@ -116,6 +116,14 @@ def test_training_state_beside_is_left_out_and_named(tmp_path: Path, tensors: Te
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
+def test_training_state_without_a_prefix_of_its_own_is_left_out(tmp_path: Path, tensors: Tensors) -> None:
+    more: Arrays = {"optimizer.exp_avg.3": np.ones((3, 5), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: arrays | more)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="tf")
+    assert report.plan.left_out == ("optimizer.exp_avg.3",)
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
 def test_of_several_state_dicts_one_is_asked_for(tmp_path: Path, tensors: Tensors) -> None:
     directory = tmp_path / "ckpt"
     edit(directory, lambda arrays: prefixed("model.")(arrays) | {f"ema.{n}": a + 1 for n, a in arrays.items()})

@@ -19,6 +19,7 @@ from .mapping import (
     LAYER,
     MASKED_LM,
     POOLER,
+    POSITIONS,
     PRETRAINING,
     Dialect,
     ModelClass,
@@ -100,14 +101,19 @@ def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
 
 
 def known_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
-    """Return every name that is a row's in ``dialect``, with the outer prefix and without it.
+    """Return every name that may stand in a file of ``dialect``, with the outer prefix and without it.
+
+    They are the rows' and the second names of what is tied.
 
     Args:
         dialect: Whose names.
         names: Of a file: they show the number of layers.
     """
     layers = min(count_layers(dialect, names), len(names))
-    return _known_names(dialect, layers, False) | _known_names(dialect, layers, True)
+    rows = _known_names(dialect, layers, False) | _known_names(dialect, layers, True)
+    seconds = {name for traits in (Traits(), Traits(False, False)) for name in _ties(dialect, traits)}
+    tables = {POSITIONS.name(dialect, base=base) or "" for base in (False, True)}
+    return rows | seconds | tables
 
 
 def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:

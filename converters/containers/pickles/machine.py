@@ -87,7 +87,7 @@ class Unbuilt(dict[str, object], Buildable):
 
     __slots__ = ("arguments", "fields", "maker")
 
-    def __init__(self, maker: str, fields: object = (), arguments: object = ()) -> None:
+    def __init__(self, maker: Global | str, fields: object = (), arguments: object = ()) -> None:
         super().__init__()
         self.maker = maker
         self.fields: list[object] = [fields]
@@ -418,7 +418,7 @@ class PickleMachine:
             fields: What an object that is not made holds at first.
             known: Whether a handler of the table may answer.
         """
-        if type(called) not in (Global, Unbuilt):
+        if not isinstance(called, Global | Unbuilt):
             self.fail(f"the pickle calls {kind_of(called)}; nothing was called")
         if type(arguments) is not tuple:
             self.fail(f"the pickle calls {called} with {kind_of(arguments)} for arguments")
@@ -428,7 +428,7 @@ class PickleMachine:
                 self.fail(f"the pickle calls {called}, which may only be named; it was not called")
             self._stack.append(handler(self, arguments))
             return
-        maker = called.maker if isinstance(called, Unbuilt) else str(called)
+        maker = called.maker if isinstance(called, Unbuilt) else called
         self._stack.append(Unbuilt(maker, fields, () if fields else arguments))
 
     def _build(self) -> None:
