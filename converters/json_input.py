@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from .encodings import decode
 from .errors import FormatError, reading
 
 Json = dict[str, Any]
@@ -14,8 +15,12 @@ Json = dict[str, Any]
 _LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     """Read one JSON object from an untrusted file.
+
+    Args:
+        path: The file.
+        any_encoding: Whether another encoding than UTF-8 is guessed; :func:`encoding_of` names it.
 
     Raises:
         FormatError: Not readable, not a JSON object, not UTF-8, a key given twice, something that is not a number,
@@ -26,9 +31,14 @@ def read_json(path: Path) -> Json:
         if size > _LARGEST_FILE:
             raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
         content = path.read_bytes()
+    encoding = "UTF-8"
     try:
+        if any_encoding:
+            text, encoding = decode(content)
+        else:
+            text = content.decode("utf-8-sig")
         value = json.loads(
-            content.decode("utf-8-sig"),
+            text,
             parse_constant=refuse_constant,
             parse_float=finite,
             object_pairs_hook=_once,
@@ -39,10 +49,21 @@ def read_json(path: Path) -> Json:
     except UnicodeEncodeError:
         raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
-        raise FormatError(path, f"not JSON: {error or 'nested too deeply'}") from None
+        guessed = "" if encoding == "UTF-8" else f", read as {encoding}, which it looks like"
+        raise FormatError(path, f"not JSON{guessed}: {error or 'nested too deeply'}") from None
     if not isinstance(value, dict):
         raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
     return value
+
+
+def encoding_of(path: Path) -> str:
+    """Name the encoding in which :func:`read_json` reads a file, ``"UTF-8"`` in all but strange cases.
+
+    Raises:
+        FormatError: It cannot be read.
+    """
+    with reading(path):
+        return decode(path.read_bytes())[1]
 
 
 def refuse_constant(name: str) -> None:

@@ -89,6 +89,7 @@ ROOMS = {
 GROUND = {
     "converters/errors.py",
     "converters/amounts.py",
+    "converters/encodings.py",
     "converters/json_input.py",
     "converters/rendering.py",
     "converters/version.py",

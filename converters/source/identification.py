@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, OtherDialectError, Problem
+from ..json_input import encoding_of
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
@@ -247,6 +248,10 @@ def _recognise(
     if other is not None:
         # not read unasked: what lies beside weights under another dialect's name may be another model's
         reading = reading.with_remark(_say_unread(other, detected))
+    notes = renamed.notes
+    if config_file is not None and (encoding := encoding_of(config_file)) != "UTF-8":
+        said = f"{config_file.name} is read as {encoding}, which it looks like: it is not UTF-8"
+        notes = tuple(dict.fromkeys((*notes, said)))
     return Found(
         path,
         weights,
@@ -256,7 +261,7 @@ def _recognise(
         reading,
         choice,
         find_companions(directory),
-        renamed.notes,
+        notes,
         renamed.left_out,
         renamed.problems,
         renamed.next_step,

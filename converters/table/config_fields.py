@@ -193,7 +193,7 @@ def read_settings(path: Path | None) -> Json:
     Raises:
         FormatError: It is not a JSON object, or nested as no software does.
     """
-    return {} if path is None else _flatten_init_args(path, read_json(path))
+    return {} if path is None else _flatten_init_args(path, read_json(path, any_encoding=True))
 
 
 def _flatten_init_args(path: Path, settings: Json) -> Json:
