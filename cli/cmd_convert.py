@@ -272,8 +272,8 @@ def render(report: ConversionReport, *, dry_run: bool) -> str:
     if data["cast"]:
         facts.append(f"{data['cast']} cast")
     lines.append("  " + ", ".join(facts))
-    if plan.companions:
-        lines.append("  with " + ", ".join(path.name for path in plan.companions))
+    if plan.travelling:
+        lines.append("  with " + ", ".join(plan.travelling))
     if plan.beside is not None:
         lines.append(f"  {plan.beside.filename}: {plan.beside.summary}")
     lines.extend(f"  note: {printable(note)}" for note in report.notes)

@@ -96,7 +96,8 @@ class ConversionReport:
             "computed": [step.new.name for step in self.plan.steps if step.computed],
             "bytes": self.plan.nbytes,
             "tied_in_source": list(self.duplicates),
-            "companions": [path.name for path in self.plan.companions],
+            "companions": list(self.plan.travelling),
+            "rewritten": list(self.plan.settings),
             "left_out": list(self.plan.left_out),
             "optimizer": None
             if self.plan.beside is None
@@ -405,7 +406,10 @@ def write_directory(
 
                 verify_state(side, beside, state, found)
     for companion in plan.companions:
-        copy_companion(companion, directory / companion.name, fsync=fsync)
+        if companion.name not in plan.settings:
+            copy_companion(companion, directory / companion.name, fsync=fsync)
+    for name, settings in plan.settings.items():
+        _write_json(directory / name, settings, fsync)
     _write_json(directory / plan.config_name, plan.config, fsync)
     if verify:
         _verify_config(directory / plan.config_name, plan)

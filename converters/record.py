@@ -22,7 +22,17 @@ from .table.config_fields import PROVENANCE
 from .version import __version__
 
 #: What is taken over as the report has it.
-_OF_THE_REPORT = ("tensors", "transposed", "cast", "computed", "tied_in_source", "optimizer", "differences", "verified")
+_OF_THE_REPORT = (
+    "tensors",
+    "transposed",
+    "cast",
+    "computed",
+    "tied_in_source",
+    "optimizer",
+    "rewritten",
+    "differences",
+    "verified",
+)
 #: Options that say nothing of the result.
 _OF_THE_RUN = ("force", "verify", "fsync", "dry_run")
 

@@ -9,7 +9,6 @@ Sources: ``BertTokenizer``, ``RoFormerTokenizer`` and ``PreTrainedTokenizerBase.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..converters.errors import MisfitError, Problem, quoted
 from ..converters.json_input import Json, read_json
+from ..converters.source.splitting import BERT_CLASSES, WORD_CLASSES, counted
 from .vocabulary import read_vocabulary
 
 _MOST_ADDED = 1 << 16
@@ -32,15 +32,8 @@ ROLES: Mapping[str, str] = {
 #: Roles that a file may add; RoFormer has no use for them, but such a token is found in the text before splitting.
 _FURTHER_ROLES = ("bos_token", "eos_token")
 
-#: Tokenizer classes that split as BERT does, those that put jieba's words first, and those that say neither.
-_BERT_CLASSES = {"BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer"}
-_WORD_CLASSES = {"RoFormerTokenizer"}
+#: Tokenizer classes that say nothing of how a text is split.
 _PLAIN_CLASSES = {"PreTrainedTokenizer", "TokenizersBackend", "AutoTokenizer"}
-
-#: A vocabulary that nobody describes is one of words when this share of its rows are words of two or more Chinese
-#: characters. Character vocabularies have none (0 of Zhuiyi's 12,000), word vocabularies mostly such rows.
-_WORD_SHARE = 0.01
-_CHINESE_WORD = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{2,}")
 
 
 @dataclass(frozen=True)
@@ -302,8 +295,8 @@ def _is_word_vocabulary(
         if named is None:
             continue
         kind = named.removesuffix("Fast") if isinstance(named, str) else repr(named)
-        if kind in _WORD_CLASSES or kind in _BERT_CLASSES:
-            return kind in _WORD_CLASSES, f"{name} names {named}"
+        if kind in WORD_CLASSES or kind in BERT_CLASSES:
+            return kind in WORD_CLASSES, f"{name} names {named}"
         if kind not in _PLAIN_CLASSES:
             problems.append(
                 Problem(
@@ -312,7 +305,5 @@ def _is_word_vocabulary(
                     f"got {quoted(named)} in {name}, want BertTokenizer or RoFormerTokenizer",
                 )
             )
-    count = sum(1 for token in rows.values() if _CHINESE_WORD.fullmatch(token))
-    return count > _WORD_SHARE * len(rows), (
-        f"{count:,} of {len(rows):,} rows are words of two or more Chinese characters, and no file names a class"
-    )
+    found = counted(rows.values())
+    return found.words, found.because

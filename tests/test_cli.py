@@ -168,6 +168,7 @@ def test_json_is_all_that_stdout_holds(tmp_path: Path) -> None:
         "bytes",
         "tied_in_source",
         "companions",
+        "rewritten",
         "left_out",
         "notes",
         "optimizer",

@@ -339,6 +339,8 @@ def test_weights_that_are_tied_are_said_to_be(tmp_path: Path, target: Dialect, v
         ("output_hidden_states", True, ("paddle",)),
         ("output_attentions", True, ("paddle",)),
         ("auto_map", {"AutoModel": "modeling.Model"}, DIALECTS),
+        ("custom_pipelines", {"own": {"impl": "own.Pipeline"}}, DIALECTS),
+        ("trust_remote_code", True, DIALECTS),
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, DIALECTS),
     ],
 )

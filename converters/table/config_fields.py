@@ -134,6 +134,9 @@ _MISREAD: Mapping[Dialect, Mapping[tuple[str, Any], str]] = {
 #: Keys that send a loader to something that does not travel → why they are left out.
 _LEADS_ASTRAY: Mapping[str, str] = {
     "auto_map": "it names code of the source's repository, which does not travel",
+    "custom_pipelines": "they are code of the source's repository, which does not travel",
+    "trust_remote_code": "no code travels, and whether to run any is for whoever loads the result to say",
+    "_name_or_path": "it says where the source was loaded from, and that is another model's place now",
     "quantization_config": "the weights are written as numbers, and a loader would look for quantized ones",
 }
 
@@ -498,8 +501,9 @@ def write(
         elif isinstance(value, bool) and (key, value) in _MISREAD.get(target, {}):
             notes.append(f"{key} = {value} is left out: {_MISREAD[target][key, value]}")
         elif key in _LEADS_ASTRAY:
-            if value is not None:
-                notes.append(f"{key} = {quoted(value)} is left out: {_LEADS_ASTRAY[key]}")
+            if value not in (None, ""):
+                shown = key if key == "_name_or_path" else f"{key} = {quoted(value)}"  # a path is somebody's own
+                notes.append(f"{shown} is left out: {_LEADS_ASTRAY[key]}")
         elif key == "architectures":
             if value and _suffix(value[0] if isinstance(value, list) else value) != _suffix(architecture):
                 notes.append(f"{key} = {quoted(value)} is not carried: the class for what is written is {architecture}")

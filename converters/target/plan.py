@@ -22,6 +22,7 @@ from ..table.differences import Difference, advice, differences
 from ..table.mapping import BASE, POOLER, POSITIONS, Dialect, Group, ModelClass, unread
 from ..tensors.stored import FLOATS, FileLayout, NewTensor
 from .positions import MOST_POSITIONS, computed_positions
+from .tokenizer_settings import settings_for
 
 #: Names listed in one note.
 _NAMED = 8
@@ -104,7 +105,8 @@ class Plan:
         shard_index: Name of the JSON file that maps tensors to files, or None.
         config_name: Name of the configuration file.
         config: Its content.
-        companions: Files copied as they are.
+        companions: Files that travel along, copied as they are unless they are written anew.
+        settings: Files beside the weights that are written anew, by their names.
         notes: What the target's own software will not honour, what is kept unread, what was assumed.
         source_config: The configuration in canonical terms, for reading the result back.
         kind: The model's class.
@@ -122,6 +124,7 @@ class Plan:
     config_name: str
     config: Mapping[str, Any]
     companions: tuple[Path, ...]
+    settings: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
     source_config: SourceConfig
     kind: ModelClass
@@ -129,6 +132,11 @@ class Plan:
     differences: tuple[Difference, ...] = ()
     left_out: tuple[str, ...] = ()
     beside: SideFile | None = None
+
+    @property
+    def travelling(self) -> tuple[str, ...]:
+        """Names of the files that lie beside the weights in the result."""
+        return tuple(dict.fromkeys([*(path.name for path in self.companions), *self.settings]))
 
     @property
     def steps(self) -> Iterator[Step]:
@@ -213,6 +221,8 @@ def make_plan(
     config_notes += advice(source.config, target, kind, pooler=pooler)
     config_notes += [f"allowed to differ: {each}" for each in different]
     tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
+    settings, settings_notes = settings_for(source, target)
+    notes = [*table_notes, *settings_notes]
     return Plan(
         target=target,
         container=chosen,
@@ -222,7 +232,8 @@ def make_plan(
         config_name=DIALECT_FILES[target].configs[0],
         config=config,
         companions=source.companions,
-        notes=(*source.found.notes, *source.source_config.notes, *config_notes, *tensor_notes, *table_notes),
+        settings=settings,
+        notes=(*source.found.notes, *source.source_config.notes, *config_notes, *tensor_notes, *notes),
         source_config=source.source_config,
         kind=kind,
         groups=groups,
