@@ -109,7 +109,8 @@ def test_a_new_container_is_found_inspected_and_replaced(tmp_path: Path, toy: To
     convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=ConvertOptions(container="toy"))
     assert (inspect(tmp_path / "out").container, inspect(tmp_path / "out").dialect) == ("toy", "paddle")
     convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(force=True))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    names = ["config.json", "conversion.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_a_new_container_is_told_of_in_errors_and_in_help(tmp_path: Path, toy: Toy) -> None:
@@ -120,7 +121,7 @@ def test_a_new_container_is_told_of_in_errors_and_in_help(tmp_path: Path, toy: T
         convert(tmp_path / "ckpt", to="tf1", options=ConvertOptions(container="toy"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        ConvertError, match=r"looked for model_state\.pdparams, .*weights\.toy.*bert_model\.ckpt\.index"
+        ConvertError, match=r"looked for .*weights\.toy.*model_state\.pdparams.*bert_model\.ckpt\.index"
     ):
         inspect(tmp_path / "empty")
     (tmp_path / "noise").write_bytes(b"0" * 100)

@@ -35,9 +35,7 @@ def rewrite(directory: Path, extra: dict[str, Any], encoding: str) -> None:
         ("latin-1", "Latin-1", FRENCH),
     ],
 )
-def test_another_encoding_is_guessed_and_named(
-    tmp_path: Path, encoding: str, name: str, extra: dict[str, Any]
-) -> None:
+def test_another_encoding_is_guessed_and_named(tmp_path: Path, encoding: str, name: str, extra: dict[str, Any]) -> None:
     write_random(tmp_path / "ckpt", "torch")
     rewrite(tmp_path / "ckpt", extra, encoding)
     said = f"config.json is read as {name}, which it looks like: it is not UTF-8"
