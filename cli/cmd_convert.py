@@ -23,7 +23,7 @@ from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
+from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_parts_of
 
 if TYPE_CHECKING:
     from .converters.conversion import ConversionReport
@@ -150,7 +150,8 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     settings = parse_settings(given.pop("settings"))
     adam = _adam(given.pop("adam"), given)
     # click.Choice and the command's name have checked the dialects
-    given |= {"set": settings, "adam": adam, "verify": verify, "positions": positions, "parts": take_parts(given)}
+    dialect, parts = take_parts_of(dialect, given)
+    given |= {"set": settings, "parts": parts, "adam": adam, "verify": verify, "positions": positions}
     options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
@@ -292,7 +293,7 @@ _SECOND = "The output is named with -o: -o {}"
     "convert", cls=OnePath, second=_SECOND, short_help="Convert SOURCE into another dialect, whichever it is in."
 )
 @click.option("--to", "to", required=True, type=NameChoice(DIALECTS), help="Dialect to write.")
-@FROM
+@FROM_BERT_TOO
 @_options
 def convert_command(source: Path, to: str, dialect: str | None, **options: Any) -> None:
     """Convert SOURCE into another dialect, whichever it is in.

@@ -12,7 +12,7 @@ from .converters.amounts import amount
 from .converters.errors import printable
 from .converters.json_output import render_json
 from .converters.source.renaming import in_words
-from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
+from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_parts_of
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     short_help="Say what PATH is, and what in it does not fit.",
 )
 @click.argument("path", type=click.Path(path_type=Path))
-@FROM
+@FROM_BERT_TOO
 @CONFIG
 @SET
 @CLASS
@@ -45,7 +45,7 @@ def inspect_command(
     from .converters.inspection import inspect
     from .converters.table.field_values import parse_settings
 
-    parts = take_parts(given)
+    dialect, parts = take_parts_of(dialect, given)
     found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), parts=parts, **given)
     click.echo(render_json(found.as_dict()) if as_json else render(found))
 

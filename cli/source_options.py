@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FROM = click.option(
     "--from", "dialect", type=NameChoice(DIALECTS), help="Overrule the dialect that the files look like."
+)
+#: Of commands that may be asked for the RoFormer that begins with a BERT's weights; :func:`take_parts_of` reads it.
+FROM_BERT_TOO = click.option(
+    "--from",
+    "dialect",
+    type=NameChoice((*DIALECTS, "bert")),
+    help="Overrule the dialect that the files look like; bert: they are a BERT's, a RoFormer is to begin with them.",
 )
 CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Configuration file, where it lies elsewhere.")
 SET = click.option(
@@ -57,3 +65,9 @@ def parts_options(function: Function) -> Function:
 def take_parts(given: dict[str, Any]) -> Parts:
     """Take what :func:`parts_options` declares out of a command's arguments."""
     return Parts(given.pop("prefix"), given.pop("drop"), given.pop("encoder_only"))
+
+
+def take_parts_of(dialect: Any, given: dict[str, Any]) -> tuple[Any, Parts]:
+    """Do the same where ``--from`` may say that the parts are a BERT's; return the dialect that overrules, too."""
+    parts = take_parts(given)
+    return (None, replace(parts, bert=True)) if dialect == "bert" else (dialect, parts)

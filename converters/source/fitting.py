@@ -332,7 +332,10 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
     missing = [problem.name for problem in problems if problem.kind == "missing"]
     unknown = [problem for problem in problems if problem.kind == "unknown"]
     if any("BERT's learned positions" in problem.detail for problem in unknown):
-        return "This looks like BERT, which learns its positions: not a RoFormer, and its weights cannot be one's."
+        return (
+            "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
+            "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
+        )
     if "function" in kinds:
         return ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):

@@ -33,6 +33,7 @@ from ..table.recognition import (
 )
 from ..tensors.stored import Index, StoredTensor
 from . import weight_files
+from .bert_start import OF_A_BERT
 from .companions import find_companions
 from .location import is_hub_name, locate
 from .renaming import ALL, Asked, Parts, Renamed, in_words, rename
@@ -92,17 +93,11 @@ class Found:
         """The model's class."""
         return self.choice.kind
 
-    def with_tensors(self, tensors: Iterable[StoredTensor], *, excused: Collection[str] = ()) -> Found:
-        """Return the same files with other tensors, or other names for them: dialect and configuration are found anew.
-
-        Args:
-            tensors: All of them.
-            excused: Keys of the configuration that may say anything of the function
-            (:func:`..table.config_fields.examine`).
-        """
+    def with_tensors(self, tensors: Iterable[StoredTensor]) -> Found:
+        """Return the same files with other tensors or names: dialect and configuration are found anew."""
         assert self.weights is not None, "tensors in memory have the names that they were given"
         made = Renamed(tuple(tensors), self.notes, self.left_out)
-        return _recognise(self.path, self.weights, self.index, made, excused=excused)
+        return _recognise(self.path, self.weights, self.index, made)
 
 
 @dataclass(frozen=True)
@@ -211,7 +206,6 @@ def _recognise(
     given: Mapping[str, Any] | None = None,
     named: str | None = None,
     parts: Parts = ALL,
-    excused: Collection[str] = (),
 ) -> Found:
     """Detect the dialect of tensors under their last names and read the configuration that belongs to it."""
     directory = weights.directory
@@ -223,6 +217,8 @@ def _recognise(
     if config_file is not None:
         weight_files.require_file(config_file)
     settings = config_fields.read_settings(config_file)
+    if parts.bert:
+        settings = {key: value for key, value in settings.items() if key not in OF_A_BERT}
     choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named, parts)
     shape = measure(detected, index.tensors, choice.kind)
     measured = {
@@ -239,7 +235,6 @@ def _recognise(
         kind=choice.kind,
         pooler=_has_pooler(detected, index.tensors, choice.kind, shape),
         given=given,
-        excused=excused,
     )
     masked = reading.source is not None and reading.source.config.attention != "bidirectional"
     if choice.kind is MASKED_LM and not choice.settled and masked:

@@ -17,6 +17,7 @@ from ..table.mapping import Dialect
 from ..table.recognition import IGNORED, SLOT, TRAINING_STATE
 from ..table.spellings import Respelled, respell
 from ..tensors.stored import Index, StoredTensor
+from . import bert_start
 from .wrappers import see_through
 
 
@@ -28,11 +29,13 @@ class Parts:
         prefix: What the names of the meant ones begin with in the file, or None for what is found.
         drop: Patterns of :mod:`fnmatch` over the file's names: what matches one is left out.
         encoder_only: Whether the encoder and its pooler alone are meant, without heads.
+        bert: Whether they are a BERT's, with which a RoFormer is to begin (:mod:`.bert_start`).
     """
 
     prefix: str | None = None
     drop: tuple[str, ...] = ()
     encoder_only: bool = False
+    bert: bool = False
 
     def __bool__(self) -> bool:
         return self != ALL
@@ -133,6 +136,26 @@ def _respelled(tensor: StoredTensor, spelled: Respelled | None) -> StoredTensor:
     return replace(tensor, name=spelled.name, shape=tensor.shape[::-1], order=order)
 
 
+def begin_with_bert(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Make of a BERT's tensors those of the RoFormer that begins with them, where that is asked for.
+
+    Raises:
+        ConvertError: It is no BERT.
+    """
+    if not asked.parts.bert:
+        return Renamed(tensors)
+    names = [tensor.name for tensor in tensors]
+    if not bert_start.is_bert(names):
+        raise ConvertError(
+            f"{asked.where}: no tensor is a BERT's learned positions (embeddings.position_embeddings): it is no BERT",
+            "A RoFormer is converted without --from bert; other models' weights begin none.",
+        )
+    own = bert_start.as_roformer(names)
+    kept = tuple(replace(tensor, name=own[tensor.name]) for tensor in tensors if tensor.name in own)
+    dropped = tuple(dict.fromkeys(name for name in names if name not in own))
+    return Renamed(kept, (bert_start.note(dropped),), dropped)
+
+
 def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
     """Take off what a training program put around a state dict (:mod:`.wrappers`)."""
     types = {tensor.name: tensor.dtype for tensor in tensors}
@@ -148,7 +171,13 @@ def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Ren
 
 
 #: In their order. What a file's own names are is known to the first ones alone.
-PASSES: tuple[Pass, ...] = (leave_out_dropped, leave_out_state, respell_other_programs, see_through_wrappers)
+PASSES: tuple[Pass, ...] = (
+    leave_out_dropped,
+    leave_out_state,
+    respell_other_programs,
+    begin_with_bert,
+    see_through_wrappers,
+)
 
 
 def rename(index: Index, asked: Asked) -> Renamed:

@@ -12,7 +12,7 @@ too), ``build_transformer_model`` of bert4keras 0.11.5.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,6 @@ def examine(
     kind: ModelClass,
     pooler: bool,
     given: Mapping[str, Any] | None = None,
-    excused: Collection[str] = (),
 ) -> Reading:
     """Read like :func:`read`, but give wrong values beside the rest: the tensors' problems are to be reported with them.
 
@@ -274,8 +273,6 @@ def examine(
         kind: The model's class.
         pooler: Whether there is a pooler.
         given: Field name → value that holds whatever the file says.
-        excused: Keys of :data:`~.statements.FUNCTION` that may say anything: of a model whose weights only begin a
-            RoFormer's.
 
     Raises:
         ConvertError: A field that is given is none, or has a value that cannot be.
@@ -283,7 +280,7 @@ def examine(
     given = {} if given is None else given
     check_given(given)
     reader = _Reader(settings, path, dialect, measured, where, kind, pooler, given)
-    return reader.read(excused)
+    return reader.read()
 
 
 @dataclass
@@ -304,7 +301,7 @@ class _Reader:
     spellings: dict[str, str] = field(default_factory=dict)
     assumed: set[str] = field(default_factory=set)
 
-    def read(self, excused: Collection[str]) -> Reading:
+    def read(self) -> Reading:
         for item in FIELDS:
             self.field(item)
         wrong_fields = {problem.name for problem in self.problems}
@@ -315,7 +312,7 @@ class _Reader:
                 self.values["num_attention_heads"] = self.measured.get("num_attention_heads", 1)
         function = [
             *(problem for problem in self.problems if problem.kind == "function"),
-            *other_function(self.settings, self.named, excused),
+            *other_function(self.settings, self.named),
         ]
         self.problems = [problem for problem in self.problems if problem.kind != "function"]
         step = None
