@@ -1,11 +1,11 @@
-"""The files that travel beside the weights: tokenizer files and licences, found, held against the model, copied."""
+"""The files that travel beside the weights: tokenizer files and licences, found and copied."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ..errors import ConvertError, Problem, reading
+from ..errors import ConvertError, reading
 from ..table.dialects import COMPANIONS
 from .weight_files import require_file
 
@@ -25,30 +25,6 @@ def find_companions(directory: Path) -> tuple[Path, ...]:
         if path.stat().st_size > _LARGEST:
             raise ConvertError(f"{path}: {path.stat().st_size:,} bytes; a tokenizer file has at most {_LARGEST:,}")
     return tuple(found)
-
-
-def vocabulary_problem(companions: tuple[Path, ...], vocab_size: int) -> Problem | None:
-    """Say that vocab.txt has another number of rows than the model; None where it fits or there is none.
-
-    Raises:
-        ConvertError: It cannot be read.
-    """
-    for path in companions:
-        if path.name == "vocab.txt":
-            rows = _count_rows(path)
-            if rows != vocab_size:
-                return Problem("vocabulary", path.name, f"got {rows:,} rows, want vocab_size = {vocab_size:,}")
-    return None
-
-
-def _count_rows(path: Path) -> int:
-    """Count the lines of a file, the last one with or without its newline."""
-    rows, last = 0, b"\n"
-    with reading(path), open(path, "rb") as file:
-        while piece := file.read(_CHUNK):
-            rows += piece.count(b"\n")
-            last = piece[-1:]
-    return rows + (last != b"\n")
 
 
 def copy_companion(source: Path, target: Path, *, fsync: bool) -> None:

@@ -19,9 +19,9 @@ from ..table.statements import ANOTHERS
 from ..table.strangers import adapters, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
-from .companions import vocabulary_problem
 from .identification import Found
 from .payloads import first_difference, rotary_distance
+from .vocabulary import misfit as vocabulary_misfit
 
 #: Half a unit in the last place of 1.0; the table is held in float32 even beside float64 weights.
 _ROUNDING = {"float64": 2.0**-24, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -148,14 +148,14 @@ class _Fitting:
         """Put the problems of the configuration, the tensors and the vocabulary together."""
         vocabulary = None
         if not any_vocab and "vocab_size" not in self.undetermined:
-            vocabulary = vocabulary_problem(self.found.companions, config.vocab_size)
-        rows = () if vocabulary is None else (vocabulary,)
+            vocabulary = vocabulary_misfit(self.found.companions, config.vocab_size)
+        rows = () if vocabulary is None else (vocabulary.problem,)
         choice = self.found.choice
         if choice.problem:
             unsettled = Problem("class", "the model's class", choice.problem)
             return self._misfit((unsettled, *misread.problems, *self.problems), "one class", choice.step, where=None)
         if not misread.problems and not self.problems:
-            step = "Put the model's own vocab.txt there; where the extra rows are padding, add --any-vocab."
+            step = None if vocabulary is None else vocabulary.step
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread

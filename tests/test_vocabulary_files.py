@@ -1,0 +1,95 @@
+"""The vocabulary beside the weights: every way in which it has another number of words has its own advice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from random_checkpoints import CONFIG, random_tensors, save, write_random
+
+from roformer_convert.converters import ConvertOptions, FormatError, MisfitError, convert
+from roformer_convert.converters.inspection import inspect
+
+V = CONFIG.vocab_size
+
+
+def words(count: int) -> bytes:
+    return "".join(f"\u5b57{number}\n" for number in range(count)).encode()
+
+
+def misfit(directory: Path) -> str:
+    """Convert, and inspect: both must say the same, and --any-vocab must take it."""
+    with pytest.raises(MisfitError) as caught:
+        convert(directory, to="paddle")
+    assert [problem.kind for problem in caught.value.problems] == ["vocabulary"]
+    assert caught.value.next_step is not None
+    assert caught.value.next_step in inspect(directory).notes
+    assert convert(directory, to="paddle", options=ConvertOptions(any_vocab=True, dry_run=True)).plan
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("last", [b"\n", b""])
+def test_words_of_added_tokens_count(tmp_path: Path, last: bytes) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V - 2).removesuffix(b"\n") + last)
+    added = {"<e>": V - 2, "</e>": V - 1, "\u5b570": 0}  # the last one is in the vocabulary, too
+    (tmp_path / "ckpt" / "added_tokens.json").write_text(json.dumps(added))
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert {"vocab.txt", "added_tokens.json"} <= {path.name for path in report.plan.companions}
+
+
+@pytest.mark.parametrize(
+    ("rows", "added", "said"),
+    [
+        (V, {"<e>": V}, "was not resized for them. Call model.resize_token_embeddings(62)"),
+        (V - 1, {"<e>": V - 1, "<f>": V}, "was not resized for them. Call model.resize_token_embeddings(62)"),
+        (V + 3, {}, "Words with an id of 61 or more have no row in the embedding, so it is another model's"),
+        (V + 3, {"<e>": V + 3}, "so it is another model's"),
+        (V - 9, {}, "The embedding's last 9 rows are no word's: it is another model's vocab.txt, or words were added"),
+        (V - 9, {"<e>": V - 9}, "The embedding's last 8 rows are no word's"),
+    ],
+)
+def test_each_misfit_has_its_own_advice(tmp_path: Path, rows: int, added: dict[str, int], said: str) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(rows))
+    if added:
+        (tmp_path / "ckpt" / "added_tokens.json").write_text(json.dumps(added))
+    error = misfit(tmp_path / "ckpt")
+    assert said in error
+    assert f"got {rows} rows" in error
+
+
+def test_empty_lines_at_the_end_are_told(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    for empty in (b"\n", b"\n\n", b"\r\n"):
+        (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V) + empty)
+        assert f"its last {empty.count(10)} are empty" in misfit(tmp_path / "ckpt")
+
+
+@pytest.mark.parametrize(("rows", "size", "unit"), [(61, 64, 8), (50, 64, 16), (65, 128, 64), (130, 256, 128)])
+def test_a_padded_embedding_is_told_from_another_models(tmp_path: Path, rows: int, size: int, unit: int) -> None:
+    config = replace(CONFIG, vocab_size=size)
+    save(tmp_path / "ckpt", "torch", random_tensors(config), config)
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(rows))
+    said = f"The embedding's last {size - rows} rows make it a multiple of {unit}: where they are padding"
+    assert said in misfit(tmp_path / "ckpt")
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("gbk", "GBK"), ("utf-16", "UTF-16")])
+def test_a_vocabulary_in_another_encoding_is_told(tmp_path: Path, encoding: str, name: str) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V).decode().encode(encoding))
+    error = misfit(tmp_path / "ckpt")
+    assert f"not UTF-8 text; it looks like {name}" in error
+    assert f"iconv -f {name} -t UTF-8" in error
+
+
+@pytest.mark.parametrize("added", ['{"<e>": "61"}', '{"<e>": -1}', '{"<e>": true}', '{"<e>": 1.5}', "[]", "{"])
+def test_added_tokens_that_are_no_ids_are_told(tmp_path: Path, added: str) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V))
+    (tmp_path / "ckpt" / "added_tokens.json").write_text(added)
+    with pytest.raises(FormatError, match=r"added_tokens\.json"):
+        convert(tmp_path / "ckpt", to="paddle")
