@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from family_folders import SET
 from golden_names import GOLDEN, Stored
 from numpy_roformer import Array, Forward
 from peer_folders import PEERS, inputs_of
+from random_checkpoints import CONFIG, write_random
 from test_mapping import flip, mutable
 
 from roformer_convert.converters.errors import MisfitError
@@ -21,12 +23,14 @@ from roformer_convert.converters.table.mapping import (
     CLASSES,
     DIALECTS,
     ENCODER,
+    SYMBOLS,
     Dialect,
     Group,
     Row,
     Spelling,
     Table,
     Traits,
+    unread,
 )
 
 
@@ -249,3 +253,36 @@ def test_the_encoder_is_in_every_class() -> None:
     for kind in CLASSES.values():
         for traits in (Traits(), Traits(norms=False, biases=False)):
             assert Table(1, kind, traits).groups[: len(ENCODER)] == ENCODER
+
+
+# --- what the table says beside names -------------------------------------------------------------------------------
+
+
+#: (dialect, class, V2) whose own software has no place for the pooler; the sentence-order head has one in TF1 alone.
+POOLER_UNREAD = {
+    (dialect, kind, v2)
+    for dialect in ("torch", "tf", "paddle")
+    for kind in CLASSES
+    for v2 in (False, True)
+    if not (dialect == "paddle" and not v2)  # PaddleNLP's RoFormer has one in every class
+    and not (dialect == "torch" and v2 and kind == "causal-lm")  # so has JunnYu's causal RoFormerV2
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("v2", [False, True])
+def test_groups_that_the_software_has_no_place_for(dialect: Dialect, kind: str, v2: bool) -> None:
+    groups = [group.name for group in unread(dialect, CLASSES[kind], Traits(norms=not v2))]
+    assert ("pooler" in groups) == ((dialect, kind, v2) in POOLER_UNREAD)
+    assert ("sentence-order head" in groups) == (dialect != "tf1")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_size_is_measured_by_its_tensor(tmp_path: Path, dialect: Dialect) -> None:
+    write_random(tmp_path / "ckpt", dialect)
+    sizes = identify(tmp_path / "ckpt").shape.sizes
+    for field in SYMBOLS.values():
+        if field != "num_labels":
+            assert sizes[field] == getattr(CONFIG, field), field
+    assert sizes["num_hidden_layers"] == CONFIG.num_hidden_layers
