@@ -221,7 +221,7 @@ def of_torch(path: Path, *within: str, prefix: str = "") -> Tensors:
 
 def test_somebodys_own_class_gives_its_encoder_on_request(tmp_path: Path) -> None:
     case = CASES / "06-custom-class-prefix"
-    with pytest.raises(MisfitError, match=r"--prefix roformer\.bert\. or --encoder-only") as caught:
+    with pytest.raises(MisfitError, match=r"`--prefix roformer\.bert\.` or --encoder-only") as caught:
         convert(case, tmp_path / "out", to="paddle")
     heads = {f"roformer.{head}.{leaf}" for head in ("s_classier", "o_classier_from_s") for leaf in ("weight", "bias")}
     assert {problem.name for problem in caught.value.problems if problem.kind == "beside"} == heads

@@ -127,7 +127,7 @@ def test_training_state_without_a_prefix_of_its_own_is_left_out(tmp_path: Path, 
 def test_of_several_state_dicts_one_is_asked_for(tmp_path: Path, tensors: Tensors) -> None:
     directory = tmp_path / "ckpt"
     edit(directory, lambda arrays: prefixed("model.")(arrays) | {f"ema.{n}": a + 1 for n, a in arrays.items()})
-    with pytest.raises(MisfitError, match="Say which one is meant with --prefix, for example --prefix") as caught:
+    with pytest.raises(MisfitError, match="Say which one is meant with --prefix, for example `--prefix") as caught:
         convert(directory, to="tf")
     assert {(problem.kind, problem.name) for problem in caught.value.problems} == {
         ("wrapped", "ema.*"),
@@ -166,7 +166,7 @@ def test_heads_beside_the_encoder_are_asked_about(tmp_path: Path, own: str) -> N
     more = {own: np.ones((3, 24), np.float32)}
     edit(tmp_path / "ckpt", lambda arrays: prefixed("model.bert.")(arrays) | more)
     with pytest.raises(
-        MisfitError, match=r"To convert without what is beside, say --prefix model\.bert\. or"
+        MisfitError, match=r"To convert without what is beside, say `--prefix model\.bert\.` or"
     ) as caught:
         convert(tmp_path / "ckpt", to="paddle")
     assert [(problem.kind, problem.name) for problem in caught.value.problems][1:] == [("beside", own)]
@@ -189,6 +189,27 @@ def test_dropped_names_are_named_and_must_be_there(tmp_path: Path) -> None:
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
     with pytest.raises(ConvertError, match="no tensor's name matches --drop 'tail"):
         convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(parts=Parts(drop=("head.*", "tail.*"))))
+
+
+def test_names_can_be_dropped_as_messages_have_them(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    more = {"model.crf.transitions": np.ones((3, 3), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("model.")(arrays) | more)
+    with pytest.raises(MisfitError) as caught:
+        open_checkpoint(tmp_path / "ckpt")
+    (name,) = (problem.name for problem in caught.value.problems)
+    assert "--drop PATTERN" in str(caught.value)
+    for pattern in (name, "model.crf.*"):
+        with open_checkpoint(tmp_path / "ckpt", parts=Parts(drop=(pattern,))) as checkpoint:
+            assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
+
+
+def test_a_pattern_is_held_against_the_files_own_names_first(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "base", container="safetensors")
+    more = {"encoder.x": np.ones((3, 3), np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("model.")(arrays) | more)
+    with open_checkpoint(tmp_path / "ckpt", parts=Parts(drop=("encoder.*",))) as checkpoint:
+        assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -236,7 +257,7 @@ def test_every_command_takes_the_parts(tmp_path: Path) -> None:
     assert run("diff", tmp_path / "plain", tmp_path / "ckpt", *sides).exit_code == 0
     refused = run("diff", tmp_path / "plain", tmp_path / "ckpt")
     assert isinstance(refused.exception, MisfitError)
-    assert "with --prefix-second, for example --prefix-second student." in str(refused.exception)
+    assert "with --prefix-second, for example `--prefix-second student.`" in str(refused.exception)
     gate = run("parity", tmp_path / "ckpt", "--conversions", "only", "--prefix", "student", "--drop", "student.mine.*")
     assert gate.exit_code == 0, gate.output
 

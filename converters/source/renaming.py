@@ -7,7 +7,7 @@ Nothing is refused here: what cannot be decided is a problem, which :mod:`.fitti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -27,7 +27,8 @@ class Parts:
 
     Attributes:
         prefix: What the names of the meant ones begin with in the file, or None for what is found.
-        drop: Patterns of :mod:`fnmatch` over the file's names: what matches one is left out.
+        drop: Patterns of :mod:`fnmatch`: what matches one is left out. They are held against the file's names; one that
+            matches none of them, against the names that messages have.
         encoder_only: Whether the encoder and its pooler alone are meant, without heads.
         bert: Whether they are a BERT's, with which a RoFormer is to begin (:mod:`.bert_start`).
     """
@@ -93,21 +94,12 @@ Pass = Callable[[tuple[StoredTensor, ...], Asked], Renamed]
 
 
 def leave_out_dropped(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
-    """Leave out what ``--drop`` names.
+    """Leave out what ``--drop`` names."""
+    return _without(tensors, {name for pattern in asked.parts.drop for name in _matching(tensors, pattern)})
 
-    Raises:
-        ConvertError: A pattern matches no name.
-    """
-    dropped: set[str] = set()
-    for pattern in asked.parts.drop:
-        matched = [tensor.name for tensor in tensors if fnmatchcase(tensor.name, pattern)]
-        if not matched:
-            raise ConvertError(
-                f"{asked.where}: no tensor's name matches --drop {quoted(pattern)}",
-                "Patterns are held against the whole name as the file has it, as in --drop 'classifier.*'; quote them.",
-            )
-        dropped.update(matched)
-    return _without(tensors, dropped)
+
+def _matching(tensors: Iterable[StoredTensor], pattern: str) -> list[str]:
+    return [tensor.name for tensor in tensors if fnmatchcase(tensor.name, pattern)]
 
 
 def leave_out_state(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
@@ -191,7 +183,17 @@ def rename(index: Index, asked: Asked) -> Renamed:
         made = step(done.tensors, asked)
         done = replace(made, notes=done.notes + made.notes, left_out=done.left_out + made.left_out)
         if done.problems:
-            break
+            return done
+    late = [pattern for pattern in asked.parts.drop if not _matching(index.tensors, pattern)]
+    for pattern in late:  # messages have the names without what was seen through
+        matched = _matching(done.tensors, pattern)
+        if not matched:
+            raise ConvertError(
+                f"{asked.where}: no tensor's name matches --drop {quoted(pattern)}",
+                "Patterns are held against the whole name, as in --drop 'classifier.*'; quote them.",
+            )
+        made = _without(done.tensors, set(matched))
+        done = replace(done, tensors=made.tensors, left_out=done.left_out + made.left_out)
     return done
 
 

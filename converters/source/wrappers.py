@@ -82,9 +82,9 @@ def see_through(
         return Seen({name: name for name in stored})
     if len(models) == 1:
         return _only(view, models[0], found[models[0]], encoder_only)
-    step = "Say which one is meant with --prefix, for example --prefix "
+    step = f"Say which one is meant with --prefix, for example `--prefix {_spoken(models[0])}`."
     problems = tuple(view.problem(each) for each in models[:_MOST_LISTED])
-    return Seen({name: name for name in stored}, (), problems, f"{step}{_spoken(models[0])}.")
+    return Seen({name: name for name in stored}, (), problems, step)
 
 
 def holds_model(names: Iterable[str], dialects: Sequence[Dialect]) -> bool:
@@ -184,7 +184,7 @@ def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
     detail = "beside them in the same state dict, and no name of a RoFormer's"
     problems = (view.problem(prefix), *(Problem("beside", name, detail) for name in beside))
     step = (
-        f"To convert without what is beside, say --prefix {_spoken(prefix)} or --encoder-only; what is left out is "
+        f"To convert without what is beside, say `--prefix {_spoken(prefix)}` or --encoder-only; what is left out is "
         "named in the result."
     )
     return Seen({name: name for name in view.stored}, (), problems, step)

@@ -279,7 +279,8 @@ def choose_class(
             step = ""
             if fits:
                 fitting = fits[0] if len(words) < len(fits) else _best_of_words(words, MASKED_LM)
-                step = f"The configuration names {stated}, and the tensors are {fitting.class_name}'s: say --class."
+                step = f"The configuration names {stated}, and the tensors are {fitting.class_name}'s: say --class "
+                step += f"{fitting.name}" + (", or --encoder-only to leave others out." if fitting is BASE else ".")
             return Choice(kind, settled=True, step=step)
         # heads for words have names of their own: what is there is one, or is none
         shown = _best_of_words(words, kind) if words else _likeliest(dialect, shapes, traits, base, (kind, *_WORDS))
