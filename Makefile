@@ -76,7 +76,9 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 	.peers/transformers4/bin/python fixtures/peers/make_transformers4.py
 	$(BIN)/python fixtures/peers/make_transformers5.py
 	.peers/junnyu/bin/python fixtures/peers/make_junnyu.py
+	.peers/junnyu/bin/python fixtures/optimizers/make_junnyu.py
 	.peers/paddlenlp/bin/python fixtures/peers/make_paddlenlp.py
+	.peers/paddlenlp/bin/python fixtures/optimizers/make_paddlenlp.py
 	.peers/bert4keras/bin/python fixtures/peers/make_bert4keras.py
 
 .peers/%/.ready: benchmarks/peers/%.txt

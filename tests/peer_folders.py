@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy_roformer import Array
 
 from roformer_convert.converters import ConvertOptions, convert
@@ -119,6 +120,14 @@ def convert_all(root: Path, folders: tuple[str, ...], *, back: bool = False) -> 
                 options = ConvertOptions(container=container, max_shard_size=size)
                 convert(source, made.path(folder, to, f"-{word}{note}"), to=to, options=options)
     return made
+
+
+def environment(name: str) -> Path:
+    """The Python of a peer's environment; without it the test is skipped."""
+    python = ROOT / ".peers" / name / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f".peers/{name} is absent: make peers")
+    return python
 
 
 def in_process(program: str, jobs: list[dict[str, Any]], *, python: str | Path = sys.executable, **env: str) -> str:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from next_steps import ADAM, STATES
 from numpy.typing import NDArray
-from peer_folders import PEERS, ROOT, in_process
+from peer_folders import PEERS, in_process
 
 from roformer_convert.__main__ import cli
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint
@@ -28,9 +29,7 @@ from roformer_convert.converters.optimizer.torch_state import POSITIONS, trained
 from roformer_convert.converters.source.checkpoint import Checkpoint
 from roformer_convert.converters.table.mapping import unread
 
-STATES = ROOT / "fixtures" / "optimizers"
 PADDLE, PADDLE_V2, TORCH = (STATES / name for name in ("pdnlp-MaskedLM", "pdnlp-MaskedLM_v2", "hf-MaskedLM"))
-ADAM = {"beta2": 0.98, "weight_decay": 0.05}
 #: What transformers' models of PEERS are trained as, group by group.
 _ORDERS = """
 import json, sys
@@ -264,11 +263,15 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "two rates": (torch_file(lambda s: s["param_groups"][1].update(lr=0.1)), "other settings"),
     "no betas": (torch_file(lambda s: s["param_groups"][1].pop("betas")), "lacks AdamW's lr, betas"),
     "impossible betas": (both(betas=(0.9, 1.5)), "betas 0.9, 1.5"),
+    "a huge rate": (both(lr=10**400), "lacks AdamW's lr, betas"),
+    "no number": (both(eps=float("nan")), "lacks AdamW's lr, betas"),
+    "a truth value": (both(lr=True), "lacks AdamW's lr, betas"),
     "a stranger": (torch_file(lambda s: s["state"].update({99: s["state"][0]})), "parameter '99' is in no group"),
     "trained positions": (torch_file(lambda s: s["state"].update({2: s["state"][0]})), "the rotary table"),
     "another shape": (torch_file(lambda s: s["state"][0].update(exp_avg=_T)), r"got \(3,\), want \(70, 24\)"),
     "integers": (torch_file(lambda s: s["state"][0].update(exp_avg=torch.zeros(70, 24, dtype=torch.int64))), "int64"),
     "half a step": (each(lambda kept: kept.update(step=torch.tensor(1.5))), "has taken 1.5 steps"),
+    "a huge number of steps": (each(lambda kept: kept.update(step=10**400)), "has taken 1000000"),
     "too many steps": (each(lambda kept: kept.update(step=torch.tensor(1e30))), "steps"),
     "steps of a shape": (each(lambda kept: kept.update(step=torch.zeros(2))), "want one number"),
     "no moments": (torch_file(lambda s: s["state"].clear()), "it holds no moments"),
@@ -300,6 +303,22 @@ def test_steps_may_be_plain_numbers_as_in_older_files(tmp_path: Path) -> None:
     for made, source in (("old", tmp_path / "source"), ("new", TORCH)):
         convert_state(source, tmp_path / made, "paddle")
     assert (tmp_path / "old" / "optimizer.pdopt").read_bytes() == (tmp_path / "new" / "optimizer.pdopt").read_bytes()
+
+
+def test_accelerates_name_of_the_file_is_known(tmp_path: Path) -> None:
+    shutil.copytree(TORCH, tmp_path / "source")
+    (tmp_path / "source" / "optimizer.pt").rename(tmp_path / "source" / "optimizer.bin")
+    for made, source in (("one", tmp_path / "source"), ("other", TORCH)):
+        convert_state(source, tmp_path / made, "paddle")
+    assert (tmp_path / "one" / "optimizer.pdopt").read_bytes() == (tmp_path / "other" / "optimizer.pdopt").read_bytes()
+
+
+def test_a_schedule_of_huge_numbers_is_not_believed(tmp_path: Path) -> None:
+    shutil.copytree(PADDLE, tmp_path / "source")
+    change = paddle_file(lambda state: state.update(LR_Scheduler={"last_epoch": 1 << 2000, "last_lr": 1e-3, "x": "y"}))
+    change(tmp_path / "source")
+    convert_state(tmp_path / "source", tmp_path / "made", "paddle", adam=ADAM)
+    assert unpickled(tmp_path / "made" / "optimizer.pdopt")["LR_Scheduler"] == {"last_lr": 1e-3}
 
 
 def paddle_file(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_training
+from next_steps import ADAM, PADDLE_STEP, TORCH_STEP, canonical, load, require_equal, rows
 from peer_folders import in_process
 from safetensors.numpy import load_file, save_file
-from test_optimizer_steps import ADAM, PADDLE_STEP, TORCH_STEP, canonical, load, require_equal, rows
 
 from roformer_convert.converters import ConvertError, ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.training.run.loop import train

@@ -20,10 +20,10 @@ from peer_folders import (
     DISTINCT,
     FOLDERS,
     PEERS,
-    ROOT,
     TOLERANCE,
     Converted,
     convert_all,
+    environment,
     in_process,
     tolerance,
     worst,
@@ -88,13 +88,6 @@ for job in json.loads(sys.argv[1]):
     if job["pair"]:
         numpy.save(job["out"] + ".pair", out[0])
 """
-
-
-def environment(name: str) -> Path:
-    python = ROOT / ".peers" / name / "bin" / "python"
-    if not python.exists():
-        pytest.skip(f".peers/{name} is absent: make peers")
-    return python
 
 
 def job(name: str, folder: str, directory: Path, tmp: Path, **more: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ paddle/optimizer/adam.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ _RUN = 1 << 16
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
+@cache
 def power_after(beta: float, steps: int) -> float:
     """Return what Paddle holds of ``beta`` after ``steps`` steps."""
     for run in _runs(beta):
@@ -30,6 +32,7 @@ def power_after(beta: float, steps: int) -> float:
     raise ValueError(f"more than {MOST_STEPS:,} steps")
 
 
+@cache
 def steps_behind(powers: tuple[float, float], betas: tuple[float, float], last_step: int | None) -> int:
     """Return the number of steps after which Paddle holds ``powers``.
 

@@ -21,7 +21,8 @@ from ..source.checkpoint import Checkpoint
 from ..table.dialects import OPTIMIZER_FILES
 from ..table.mapping import Table
 from ..tensors.stored import FileLayout, NewTensor, OpenFiles, StoredTensor
-from .state import AdamOptions, Moments, OptimizerState, scalar, unknown_layout
+from .adam_steps import MOST_STEPS
+from .state import AdamOptions, Moments, OptimizerState, plain_number, scalar, unknown_layout
 
 FILE = OPTIMIZER_FILES[1]
 #: Paddle's words for what it keeps of each parameter: two arrays of its shape, and the powers of both decays.
@@ -104,15 +105,15 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
             moments[names[parameter]] = Moments(
                 kept[KINDS[0]], kept[KINDS[1]], powers=read_powers(path, files, kept[KINDS[2]], kept[KINDS[3]])
             )
-    lr, epoch = schedule.get("last_lr"), schedule.get("last_epoch")
+    epoch = plain_number(schedule.get("last_epoch"))
     return OptimizerState(
         path=path,
         files=(path,),
         layout="paddle",
         moments=moments,
-        options=AdamOptions(lr=lr if isinstance(lr, float) and lr >= 0 else None),
-        last_step=epoch if type(epoch) is int and epoch >= 0 else None,
-        schedule={key: value for key, value in schedule.items() if type(value) in (int, float)},
+        options=AdamOptions(lr=plain_number(schedule.get("last_lr"))),
+        last_step=None if epoch is None else min(int(epoch), MOST_STEPS),
+        schedule={key: value for key, value in schedule.items() if plain_number(value) is not None},
         masters={names[name]: value for name, value in masters.items() if isinstance(value, StoredTensor)},
     )
 

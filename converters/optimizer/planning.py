@@ -28,6 +28,7 @@ Reader = Callable[[Path, Checkpoint], OptimizerState]
 #: The files that hold a state, by name, and their readers.
 READERS: Mapping[str, Reader] = {
     torch_state.FILE: torch_state.read,
+    torch_state.ALSO: torch_state.read,
     paddle_state.FILE: paddle_state.read,
     training_state.FILE: training_state.read,
 }

@@ -178,6 +178,11 @@ class OptimizerState:
         yield from self.masters.items()
 
 
+def plain_number(value: object) -> float | None:
+    """Return a number from 0 on that a file gave, or None where it is something else; no number of AdamW's is huge."""
+    return float(value) if type(value) in (int, float) and 0 <= value < 1e30 else None  # type: ignore[operator,arg-type]
+
+
 def unknown_layout(path: Path, what: str, want: str) -> ConvertError:
     """Say that an optimiser's state is of a layout that is not read, and what was expected."""
     return ConvertError(

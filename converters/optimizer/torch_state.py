@@ -23,9 +23,11 @@ from ..table.dialects import OPTIMIZER_FILES
 from ..table.mapping import Group, unread
 from ..tensors.stored import FileLayout, NewTensor, OpenFiles, StoredTensor
 from .adam_steps import MOST_STEPS
-from .state import DEFAULTS, AdamOptions, Moments, OptimizerState, scalar, unknown_layout
+from .state import DEFAULTS, AdamOptions, Moments, OptimizerState, plain_number, scalar, unknown_layout
 
 FILE = OPTIMIZER_FILES[0]
+#: What accelerate's ``save_state`` calls the same.
+ALSO = "optimizer.bin"
 _WANT = "what transformers' Trainer saves of torch's AdamW"
 _ENTRY = {"step", "exp_avg", "exp_avg_sq"}
 #: What other optimisers keep, and whose it is.
@@ -140,14 +142,14 @@ def _options(path: Path, groups: list[dict[str, Any]]) -> AdamOptions:
 
 def _group_options(path: Path, group: dict[str, Any]) -> AdamOptions:
     betas = group.get("betas")
-    values = [group.get("lr"), *(betas if isinstance(betas, list) else [betas]), group.get("eps")]
-    values.append(group.get("weight_decay"))
-    if len(values) != 5 or not all(type(value) in (int, float) for value in values):
-        raise unknown_layout(path, "a group lacks AdamW's lr, betas, eps and weight_decay as numbers", _WANT)
-    lr, beta1, beta2, eps, decay = (float(value) for value in values)
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and lr >= 0 and eps >= 0 and decay >= 0):
-        raise unknown_layout(path, f"lr {lr}, betas {beta1}, {beta2}, eps {eps}, weight_decay {decay}", "AdamW's")
-    return AdamOptions(lr, beta1, beta2, eps, decay)
+    given = [group.get("lr"), *(betas if isinstance(betas, list) else [betas]), group.get("eps")]
+    numbers = [plain_number(value) for value in (*given, group.get("weight_decay"))]
+    if len(numbers) != 5 or None in numbers:
+        raise unknown_layout(path, "a group lacks AdamW's lr, betas, eps and weight_decay as numbers from 0 on", _WANT)
+    options = AdamOptions(*numbers)
+    if max(options.beta1 or 0.0, options.beta2 or 0.0) >= 1:
+        raise unknown_layout(path, f"betas {options.beta1}, {options.beta2}", "numbers below 1")
+    return options
 
 
 def _steps(path: Path, files: OpenFiles, number: str, value: object) -> int:

@@ -17,8 +17,9 @@ from ..source.checkpoint import Checkpoint
 from ..table.dialects import OPTIMIZER_FILES
 from ..tensors.checksums import CheckedPart
 from ..tensors.stored import ChecksummedExtent, FileLayout, NewTensor, OpenFiles, StoredTensor
+from .adam_steps import MOST_STEPS
 from .paddle_state import KINDS, read_powers
-from .state import AdamOptions, Moments, OptimizerState, unknown_layout
+from .state import AdamOptions, Moments, OptimizerState, plain_number, unknown_layout
 
 FILE = OPTIMIZER_FILES[2]
 #: Step, settings and checksums of the run; a conversion writes none, for it knows no run.
@@ -48,14 +49,14 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
                 raise unknown_layout(path, f"of {name} it has {', '.join(sorted(arrays))}", _WANT)
             first, second, *powers = (arrays[kind] for kind in KINDS)
             moments[name] = Moments(first, second, powers=read_powers(path, files, *powers))
-    step = said.get("step")
+    step = plain_number(said.get("step"))
     return OptimizerState(
         path=path,
         files=(path, run) if said else (path,),
         layout="paddle",
         moments=moments,
         options=_options(said),
-        last_step=step if type(step) is int and step >= 0 else None,
+        last_step=None if step is None else min(int(step), MOST_STEPS),
         notes=(f"of {RUN} only AdamW's settings are carried: no schedule, loss scale, or place in the data",)
         if said
         else (),
@@ -79,16 +80,12 @@ def _options(said: Mapping[str, Any]) -> AdamOptions:
     settings = said.get("settings")
     optimizer = settings.get("optimizer") if isinstance(settings, dict) else None
     there = optimizer if isinstance(optimizer, dict) else {}
-
-    def number(value: object) -> float | None:
-        return float(value) if isinstance(value, int | float) and value >= 0 else None
-
     return AdamOptions(
-        lr=number(said.get("learning_rate")),
-        beta1=number(there.get("beta1")),
-        beta2=number(there.get("beta2")),
-        eps=number(there.get("adam_epsilon")),
-        weight_decay=number(there.get("weight_decay")),
+        lr=plain_number(said.get("learning_rate")),
+        beta1=plain_number(there.get("beta1")),
+        beta2=plain_number(there.get("beta2")),
+        eps=plain_number(there.get("adam_epsilon")),
+        weight_decay=plain_number(there.get("weight_decay")),
     )
 
 
