@@ -100,6 +100,11 @@ def _options(function: Function, to: str = "TO") -> Function:
             is_flag=True,
             help="Leave the rotary table out of torch and tf files: they then load with any max_position_embeddings.",
         ),
+        click.option(
+            "--follow-links",
+            is_flag=True,
+            help="Copy tokenizer files and licences, too, that are links out of SOURCE.",
+        ),
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),

@@ -155,6 +155,7 @@ class ConvertOptions:
             recorded in the result.
         positions: Write the rotary table (``embed_positions``) where the target's software keeps it among the weights.
         any_vocab: Accept a vocab.txt whose number of rows is not ``vocab_size``.
+        follow_links: Copy tokenizer files and licences that are links out of the source's directory, too.
         dtype: Cast every tensor: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"float64"``.
         container: Format of the weight files; by default the dialect's usual one.
         max_shard_size: Largest weight file in bytes of payload, or a text like ``"5GB"``.
@@ -177,6 +178,7 @@ class ConvertOptions:
     allow_different: bool = False
     positions: bool = True
     any_vocab: bool = False
+    follow_links: bool = False
     dtype: str | None = None
     container: str | None = None
     max_shard_size: int | str | None = None
@@ -244,6 +246,8 @@ def convert(
         model_class=options.model_class,
         parts=options.parts,
     )
+    if options.follow_links:
+        found = found.with_links_followed()
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
         state = _optimizer_state(checkpoint, to, options) if options.with_optimizer else None
@@ -452,8 +456,8 @@ def _left_behind(found: Found, weights: WeightSet, others: Iterable[Path]) -> tu
     """Return the files of the source directory that neither were converted nor travel, where a directory was named."""
     if not found.path.is_dir():
         return ()
-    used = {path.name for path in (*found.companions, found.config_file, *others) if path is not None} | {
-        CONVERSION_RECORD
-    }
+    used = {
+        path.name for path in (*found.companions, *found.strays, found.config_file, *others) if path is not None
+    } | {CONVERSION_RECORD}
     names = (entry.name for entry in found.path.iterdir())
     return tuple(sorted(n for n in names if n not in used and not weights.has(n) and not n.startswith(".")))

@@ -127,6 +127,6 @@ def inspect(
         ignored=() if known is None else known.ignored,
         left_out=found.left_out,
         problems=fitted.problems,
-        notes=(*found.notes, *(() if known is None else known.source_config.notes), *hint),
+        notes=(*found.notes, *found.stray_notes, *(() if known is None else known.source_config.notes), *hint),
         companions=tuple(file.name for file in found.companions),
     )

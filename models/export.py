@@ -192,7 +192,7 @@ def export(
         read_from, companions = checkpoint.directory, checkpoint.companions
         widths = checkpoint.dtypes()
         room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
-        notes = assumptions(checkpoint)
+        notes = [*assumptions(checkpoint), *checkpoint.found.stray_notes]
     options |= {"extend_to": extend_to, "parts": asdict(parts)}
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)

@@ -114,7 +114,8 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
             groups.append({group.name for group in checkpoint.groups})
             dialects.append(checkpoint.dialect)
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
-            if vocabulary is None and any(path.name == "vocab.txt" for path in checkpoint.companions):
+            beside = (*checkpoint.companions, *checkpoint.found.strays)
+            if vocabulary is None and any(path.name == "vocab.txt" for path in beside):
                 vocabulary = checkpoint.directory
     first, called = configs[0], directories if names is None else names
     problems = [

@@ -73,6 +73,7 @@ def test_every_direction_has_the_same_options(name: str) -> None:
         "--json",
         "--quiet",
         "--any-vocab",
+        "--follow-links",
         "--set",
     } <= options
     assert ({"--to", "--from"} <= options) == (name == "convert")

@@ -25,6 +25,7 @@ from random_checkpoints import (
 
 import roformer_convert
 from roformer_convert.converters import ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
+from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.target.plan import Plan
 
@@ -388,3 +389,53 @@ def test_a_directory_of_links_to_its_files_is_read(tmp_path: Path) -> None:
     convert(tmp_path / "snapshot", to="paddle")
     assert same_bits(read_all(tmp_path / "snapshot-paddle"), tensors) == []
     assert not any(path.is_symlink() for path in (tmp_path / "snapshot-paddle").iterdir())
+
+
+# --- links ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_companion_that_leads_out_is_named_and_copied_only_where_links_are_followed(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "secret").write_text("字\n" * CONFIG.vocab_size)
+    (tmp_path / "ckpt" / "vocab.txt").symlink_to("../secret")
+    (tmp_path / "ckpt" / "terms").write_text("inside")
+    (tmp_path / "ckpt" / "LICENSE").symlink_to("terms")
+    report = convert(tmp_path / "ckpt", to="paddle")
+    said = f"vocab.txt is a link out of the directory, to {tmp_path / 'secret'}: not copied; --follow-links copies it"
+    assert said in report.notes
+    assert said in inspect(tmp_path / "ckpt").notes
+    assert not (report.target / "vocab.txt").exists()
+    assert (report.target / "LICENSE").read_text() == "inside"
+    followed = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=ConvertOptions(follow_links=True))
+    assert said not in followed.notes
+    assert (followed.target / "vocab.txt").read_text() == (tmp_path / "secret").read_text()
+    assert not (followed.target / "vocab.txt").is_symlink()
+    (tmp_path / "secret").write_text("字\n")  # now the vocabulary counts
+    with pytest.raises(MisfitError, match="got 1 rows"):
+        convert(tmp_path / "ckpt", tmp_path / "no", to="paddle", options=ConvertOptions(follow_links=True))
+
+
+def test_a_directory_that_is_a_link_itself_is_its_own_root(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_text("字\n" * CONFIG.vocab_size)
+    (tmp_path / "name").symlink_to("ckpt")
+    assert (convert(tmp_path / "name", to="paddle").target / "vocab.txt").is_file()
+
+
+def test_the_links_of_a_hubs_snapshot_stay_in_its_cache(tmp_path: Path) -> None:
+    """Those of one model lead to its own blobs; another model's are out of it."""
+    mine = tmp_path / "models--a--b"
+    write_random(tmp_path / "files", "torch")
+    (tmp_path / "files" / "vocab.txt").write_text("字\n" * CONFIG.vocab_size)
+    (mine / "blobs").mkdir(parents=True)
+    (mine / "snapshots" / "0123").mkdir(parents=True)
+    for path in (tmp_path / "files").iterdir():
+        shutil.copy(path, mine / "blobs" / f"{path.name}-blob")
+        (mine / "snapshots" / "0123" / path.name).symlink_to(f"../../blobs/{path.name}-blob")
+    report = convert(mine, tmp_path / "out", to="paddle")
+    assert (report.target / "vocab.txt").is_file()
+    (mine / "snapshots" / "0123" / "vocab.txt").unlink()
+    (mine / "snapshots" / "0123" / "vocab.txt").symlink_to("../../../files/vocab.txt")
+    report = convert(mine, tmp_path / "out2", to="paddle")
+    assert not (report.target / "vocab.txt").exists()
+    assert any("vocab.txt is a link out of the directory" in note for note in report.notes)

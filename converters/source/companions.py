@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import ConvertError, reading
 from ..table.dialects import COMPANIONS
+from .location import root_of
 from .weight_files import require_file
 
 #: A tokenizer.json of 250,000 entries has 20 MB; more than this is not a tokenizer.
@@ -14,8 +15,10 @@ _LARGEST = 256 << 20
 _CHUNK = 1 << 20
 
 
-def find_companions(directory: Path) -> tuple[Path, ...]:
-    """Find the companions in a directory, under their names.
+def find_companions(directory: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Find the companions in a directory, under their names, and those that are links to somewhere else.
+
+    A link may lead to any file that the person can read, and a copy of it would go wherever the result goes.
 
     Raises:
         ConvertError: One is a broken link, not a regular file, or absurdly large.
@@ -24,7 +27,9 @@ def find_companions(directory: Path) -> tuple[Path, ...]:
     for path in found:
         if path.stat().st_size > _LARGEST:
             raise ConvertError(f"{path}: {path.stat().st_size:,} bytes; a tokenizer file has at most {_LARGEST:,}")
-    return tuple(found)
+    root = root_of(directory)
+    inside = [path for path in found if path.resolve().is_relative_to(root)]
+    return tuple(inside), tuple(path for path in found if path not in inside)
 
 
 def copy_companion(source: Path, target: Path, *, fsync: bool) -> None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError, OtherDialectError, Problem
+from ..errors import FormatError, OtherDialectError, Problem, printable
 from ..json_input import encoding_of
 from ..table import config_fields
 from ..table.config_fields import Reading
@@ -54,6 +54,7 @@ class Found:
         config: What it says; without one, what the tensors' shapes say.
         choice: The class that the tensors are of, and how that was decided.
         companions: Tokenizer files and licences beside the weights.
+        strays: Those that are links out of the directory: they travel only where a person says so.
         notes: What was seen through or respelled on the way to these names, a sentence each.
         left_out: Names of the files whose tensors are not taken.
         problems: Why nothing decides which tensors of the files are meant.
@@ -72,6 +73,7 @@ class Found:
     left_out: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     next_step: str | None = None
+    strays: tuple[Path, ...] = ()
 
     @property
     def entry(self) -> Path:
@@ -87,6 +89,19 @@ class Found:
     def shape(self) -> Shape:
         """The sizes that the tensors show."""
         return measure(self.dialect, self.index.tensors, self.choice.kind)
+
+    def with_links_followed(self) -> Found:
+        """Return the same with the companions that are links out of the directory among the others."""
+        return replace(self, companions=(*self.companions, *self.strays), strays=())
+
+    @property
+    def stray_notes(self) -> tuple[str, ...]:
+        """What is to be known of the companions that do not travel."""
+        return tuple(
+            f"{path.name} is a link out of the directory, to {printable(str(path.resolve()))}: not copied; "
+            "--follow-links copies it"
+            for path in self.strays
+        )
 
     @property
     def kind(self) -> ModelClass:
@@ -247,6 +262,7 @@ def _recognise(
     if config_file is not None and (encoding := encoding_of(config_file)) != "UTF-8":
         said = f"{config_file.name} is read as {encoding}, which it looks like: it is not UTF-8"
         notes = tuple(dict.fromkeys((*notes, said)))
+    companions, strays = find_companions(directory)
     return Found(
         path,
         weights,
@@ -255,11 +271,12 @@ def _recognise(
         config_file,
         reading,
         choice,
-        find_companions(directory),
+        companions,
         notes,
         renamed.left_out,
         renamed.problems,
         renamed.next_step,
+        strays,
     )
 
 

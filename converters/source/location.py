@@ -32,6 +32,8 @@ _ADDRESS = re.compile(r"https?:/[\w.:-]+/([\w.-]{1,96}/[\w.-]{1,96})(?:/tree/([\
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EACCES, errno.EPERM)
 #: What a snapshot's link says: the blob beside ``snapshots/`` that holds the file.
 _LINK_TEXT, _LONGEST_LINK = re.compile(rb"\.\./\.\./blobs/([0-9a-f]{8,64})\s*"), 100
+#: Directory of links of our own → the snapshot that it stands for.
+_MADE: dict[Path, Path] = {}
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
 #: Whose files are taken where a repository or a directory has several: transformers' first, which a hub is full of.
 PREFERRED: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
@@ -67,6 +69,13 @@ def locate(source: str | Path) -> Path:
         return _fetch(str(source).removeprefix(PREFIX))
     path = Path(source)
     return _with_links(_snapshot_of(path)) if path.is_dir() else path
+
+
+def root_of(directory: Path) -> Path:
+    """Return the folder that a checkpoint's files lie in, links followed: a snapshot's lie beside it in the cache."""
+    real = _MADE.get(directory, directory).resolve()
+    model = real.parent.parent
+    return model if real.parent.name == "snapshots" and _CACHED.fullmatch(model.name) else real
 
 
 def hint_for(source: Path) -> str | None:
@@ -229,6 +238,7 @@ def _with_links(snapshot: Path) -> Path:
     made = Path(tempfile.mkdtemp(prefix="roformer-snapshot-")) / snapshot.name
     atexit.register(shutil.rmtree, made.parent, ignore_errors=True)
     made.mkdir()
+    _MADE[made] = snapshot
     for path in _listed(snapshot):
         (made / path.name).symlink_to(texts.get(path.name, path).resolve())
     return made
