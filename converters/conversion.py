@@ -412,8 +412,8 @@ def write_directory(
     for companion in plan.companions:
         if companion.name not in plan.settings:
             copy_companion(companion, directory / companion.name, fsync=fsync)
-    for name, settings in plan.settings.items():
-        _write_json(directory / name, settings, fsync)
+    for name, text in plan.settings.items():
+        _write_text(directory / name, text, fsync)
     _write_json(directory / plan.config_name, plan.config, fsync)
     if verify:
         _verify_config(directory / plan.config_name, plan)
@@ -436,10 +436,13 @@ def _verify_config(path: Path, plan: Plan) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any], fsync: bool) -> None:
+    _write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", fsync)
+
+
+def _write_text(path: Path, text: str, fsync: bool) -> None:
     # half a surrogate pair, as in a file's name that is not UTF-8, becomes JSON's own escape
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        json.dump(content, file, ensure_ascii=False, indent=2, allow_nan=False)
-        file.write("\n")
+        file.write(text)
         if fsync:
             file.flush()
             os.fsync(file.fileno())

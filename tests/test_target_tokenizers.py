@@ -12,7 +12,7 @@ from peer_folders import ROOT, TRAINED, in_process
 from random_checkpoints import CONFIG, write_random
 from test_peers import environment
 
-from roformer_convert.converters import FormatError, convert, open_checkpoint
+from roformer_convert.converters import ConvertOptions, FormatError, convert, open_checkpoint
 from roformer_convert.converters.json_input import read_json
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.models.tokenizer import Tokenizer
@@ -243,3 +243,45 @@ def test_settings_that_are_no_json_are_refused_before_anything_is_written(tmp_pa
     with pytest.raises(FormatError, match=r"tokenizer_config\.json: not JSON"):
         convert(tmp_path / "ckpt", tmp_path / "out", to="paddle")
     assert not (tmp_path / "out").exists()
+
+
+# --- a vocabulary that lies in tokenizer.json alone, as transformers 5 saves it ---------------------------------------
+
+
+def write_tokenizer_json(directory: Path, ids: Mapping[str, int], kind: str = "WordPiece") -> None:
+    write_random(directory, "torch")
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"type": kind, "vocab": ids}}), encoding="utf-8")
+
+
+def test_what_transformers_5_saves_becomes_the_vocabulary_that_the_others_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    write_random(tmp_path / "ckpt", "torch")
+    transformers.BertTokenizer.from_pretrained(TRAINED).save_pretrained(tmp_path / "ckpt")
+    assert not (tmp_path / "ckpt" / "vocab.txt").exists()
+    for to in DIALECTS:
+        report = convert(tmp_path / "ckpt", tmp_path / to, to=to, options=ConvertOptions(any_vocab=True))
+        if to == "torch":
+            assert not (tmp_path / to / "vocab.txt").exists()
+            continue
+        assert (tmp_path / to / "vocab.txt").read_bytes() == (TRAINED / "vocab.txt").read_bytes()
+        assert [note for note in report.notes if note.startswith("vocab.txt is written with the 1,536 rows")]
+        assert "vocab.txt" in report.as_dict()["rewritten"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        ({"a": 0, "b": 2}, "WordPiece"),
+        ({"a": 0, "b": 0}, "WordPiece"),
+        ({"a": 0, "b\nc": 1}, "WordPiece"),
+        ({"a": 0, "b ": 1}, "WordPiece"),
+        ({"a": 0, "": 1}, "WordPiece"),
+        ({"a": 0, "b": True}, "WordPiece"),
+        ({"a": 0, "b": 1}, "BPE"),
+    ],
+)
+def test_tokens_that_cannot_be_lines_are_not_made_into_some(tmp_path: Path, ids: dict[str, int], kind: str) -> None:
+    write_tokenizer_json(tmp_path / "ckpt", ids, kind)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle")
+    assert not (tmp_path / "out" / "vocab.txt").exists()
+    assert [note for note in report.notes if "it has no tokenizer here" in note]

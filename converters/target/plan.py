@@ -106,7 +106,7 @@ class Plan:
         config_name: Name of the configuration file.
         config: Its content.
         companions: Files that travel along, copied as they are unless they are written anew.
-        settings: Files beside the weights that are written anew, by their names.
+        settings: Files beside the weights that are written anew, name → text.
         notes: What the target's own software will not honour, what is kept unread, what was assumed.
         source_config: The configuration in canonical terms, for reading the result back.
         kind: The model's class.
@@ -124,7 +124,7 @@ class Plan:
     config_name: str
     config: Mapping[str, Any]
     companions: tuple[Path, ...]
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, str]
     notes: tuple[str, ...]
     source_config: SourceConfig
     kind: ModelClass

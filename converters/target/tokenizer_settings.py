@@ -6,9 +6,12 @@ by keys that name what stays behind. Such a file is written anew, and that is sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ..errors import FormatError
 from ..json_input import Json, read_json
 from ..source.checkpoint import Checkpoint
 from ..source.splitting import BERT_CLASSES, WORD_CLASSES, Splitting, class_of, splitting_of
@@ -31,8 +34,8 @@ _STAYS_BEHIND = (
 )
 
 
-def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, Json], list[str]]:
-    """Return the settings that are written anew, file name → content, and what to say.
+def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, str], list[str]]:
+    """Return the files beside the weights that are written anew, name → text, and what to say.
 
     Args:
         source: What is converted.
@@ -51,19 +54,18 @@ def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, Json], 
             if left:
                 written[name] = {key: value for key, value in settings.items() if key not in left}
                 notes.append(f"{name}: {', '.join(left)} left out: code, files or places of the source do not travel")
+    texts, vocabulary_notes = _vocabulary(by_name, target)
+    notes += vocabulary_notes
     how = splitting_of(source.companions, source.source_config.extra)
     if how is None:
-        return written, notes
+        return {**texts, **_rendered(written)}, notes
     settings = written.get(_TOKENIZER) or (read_json(by_name[_TOKENIZER]) if _TOKENIZER in by_name else {})
     changes = _changes(how, settings, target)
     if changes:
         written[_TOKENIZER] = {**settings, **changes}
         said = ", ".join(f"{key} = {value}" for key, value in changes.items())
-        notes.append(f"{_TOKENIZER}: {said}, for the vocabulary is one of {_rows(how)} ({how.because})")
-    software = DIALECT_FILES[target].software
-    if target in ("paddle", "tf1") and "vocab.txt" not in by_name:
-        notes.append(f"{software} reads no tokenizer.json, and there is no vocab.txt: it has no tokenizer here")
-    elif how.words and target == "torch":
+        notes.append(f"{_TOKENIZER}: {said}, for the vocabulary is one of {_kind(how)} ({how.because})")
+    if how.words and target == "torch":
         notes.append(
             "transformers 5's RoFormerTokenizer.from_pretrained takes every word apart, so its ids are others: make it "
             "as RoFormerTokenizer(vocab={token: row, …}), or use transformers 4"
@@ -73,10 +75,41 @@ def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, Json], 
             "bert4keras is told in code that the vocabulary is one of words: Tokenizer('vocab.txt', "
             "do_lower_case=True, pre_tokenize=lambda text: jieba.cut(text, HMM=False))"
         )
-    return written, notes
+    return {**texts, **_rendered(written)}, notes
 
 
-def _rows(how: Splitting) -> str:
+def _rendered(written: Mapping[str, Json]) -> dict[str, str]:
+    return {name: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for name, content in written.items()}
+
+
+def _vocabulary(by_name: Mapping[str, Path], target: Dialect) -> tuple[dict[str, str], list[str]]:
+    """Write vocab.txt for software that reads nothing else, from the tokenizer.json that transformers 5 saves alone."""
+    path = by_name.get("tokenizer.json")
+    if target == "torch" or path is None or "vocab.txt" in by_name:
+        return {}, []
+    rows = _rows_of(path)
+    software = DIALECT_FILES[target].software
+    if rows is None:
+        return {}, [f"{software} reads vocab.txt, and tokenizer.json holds no rows for one: it has no tokenizer here"]
+    note = f"vocab.txt is written with the {len(rows):,} rows of tokenizer.json, which {software} does not read"
+    return {"vocab.txt": "".join(f"{row}\n" for row in rows)}, [note]
+
+
+def _rows_of(path: Path) -> list[str] | None:
+    """Return the tokens of a tokenizer.json in their order; None where they cannot be the lines of a file."""
+    try:
+        model = read_json(path).get("model")
+    except FormatError:
+        return None
+    ids = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordPiece" else None
+    if not isinstance(ids, dict) or not all(type(number) is int for number in ids.values()):
+        return None
+    rows = sorted(ids, key=ids.__getitem__)
+    lines = all(row and row == row.strip() and not {"\n", "\r"} & set(row) for row in rows)
+    return rows if lines and [ids[row] for row in rows] == list(range(len(rows))) else None
+
+
+def _kind(how: Splitting) -> str:
     return "words" if how.words else "characters"
 
 
