@@ -160,6 +160,12 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
+    if run_parity:
+        from .parity.command_line import gate_of_conversion, require_gate_of_conversion
+
+        told = options.set or options.model_class or options.parts or options.allow_different or options.config
+        own = None if told or not source.is_dir() else _says_itself(source, dialect)
+        require_gate_of_conversion(source, None if own is None else (own, to))
     # a gate that follows may be stopped
     watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, last=not run_parity)
     end_once()
@@ -180,11 +186,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         what = f"{report.target} is written and whole; only its report could not be printed"
         raise OSError(error.errno, f"{what}: {error.strerror or error}") from None
     if run_parity:
-        from .parity.command_line import gate_of_conversion
-
-        told = options.set or options.model_class or options.parts or options.allow_different
-        whole = options.config is None and not told and _says_itself(source, dialect)
-        status = gate_of_conversion(source, report.target, whole=whole, quiet=quiet or as_json)
+        status = gate_of_conversion(source, report.target, whole=own is not None, quiet=quiet or as_json)
         click.get_current_context().exit(status)
 
 
@@ -215,15 +217,15 @@ def _adam(texts: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, float] 
     return {name: value for name, value in vars(parse_options(texts)).items() if value is not None}
 
 
-def _says_itself(source: Path, dialect: str | None) -> bool:
-    """Say whether the source is found to be of its dialect without being told."""
+def _says_itself(source: Path, dialect: str | None) -> str | None:
+    """Return the dialect that the source is found to be of without being told; None where it is not the one named."""
     from .converters.source.opening import open_checkpoint
 
     try:
         with open_checkpoint(source) as checkpoint:
-            return dialect in (None, checkpoint.dialect)
+            return checkpoint.dialect if dialect in (None, checkpoint.dialect) else None
     except ConvertError:
-        return False
+        return None
 
 
 def _counted(number: int, thing: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .text_options import show, text_options
+from .text_options import ready, show, text_options
 
 
 @click.command("fill-mask", short_help="Fill each [MASK] of every TEXT with the model in DIR.")
@@ -28,11 +28,13 @@ def fill_mask_command(top_k: int, **given: Any) -> None:
     A file of sentences, as data:
         roformer-convert fill-mask ckpt/ --file sentences.txt --json > filled.jsonl
     """
+    frameworks = ready(given, "fill-mask")
     from .models.fill_mask import fill_mask
 
     show(
         partial(fill_mask, top_k=top_k),
         given,
+        frameworks=frameworks,
         command="fill-mask",
         missing="Give a TEXT with [MASK] in it, --file FILE, or texts on stdin.",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .text_options import show, text_options
+from .text_options import ready, show, text_options
 
 
 @click.command("predict", short_help="Do with every TEXT what the model in DIR is for.")
@@ -56,11 +56,13 @@ def predict_command(top_k: int, words: int, max_answer: int, vector: bool, **giv
     A file of texts, as data:
         roformer-convert predict ckpt/ --file texts.txt --json > predicted.jsonl
     """
+    frameworks = ready(given, "predict")
     from .models.predict import Wanted, predict
 
     show(
         partial(predict, wanted=Wanted(top_k, words, max_answer, vector), compare=len(given["texts"]) == 2),
         given,
+        frameworks=frameworks,
         command="predict",
         missing="Give a TEXT, --file FILE, or texts on stdin.",
     )

@@ -62,11 +62,14 @@ def doctor_command(
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4 --recompute
     """
-    from .training.doctor import machine, targets
-    from .training.doctor.forecast import diagnose, lines
+    from .models.frameworks import require_packages
     from .training.settings.reading import read_settings
 
     settings = read_settings(named_configuration(configuration), given_flags(flags))
+    require_packages("doctor", {"paddle": "pretrain", "tokenizers": "pretrain"})
+    from .training.doctor import machine, targets
+    from .training.doctor.forecast import diagnose, lines
+
     config = _model(settings, vocab_size)
     disk = None
     if gpu is not None:

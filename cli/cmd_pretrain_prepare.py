@@ -107,12 +107,15 @@ def prepare_command(
         roformer-pretrain prepare … -o corpus/ --only-shards 3/16
         roformer-pretrain prepare … -o corpus/
     """
-    from .training.corpus.prepare import prepare
+    from .models.frameworks import require_packages
 
     if (vocab is None) == (tokenizer is None):
         raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")
     if vocab is not None and vocab.is_dir():
         raise click.UsageError(f"--vocab {vocab} is a directory; name it with --tokenizer")
+    require_packages("prepare", _packages(inputs, options["segmenter"], options["engine"]))
+    from .training.corpus.prepare import prepare
+
     with ByteBar("preparing", quiet, TEXT_BYTES) as bar:
         report = prepare(
             inputs,
@@ -127,6 +130,18 @@ def prepare_command(
         click.echo(render_json({**asdict(report), "directory": str(report.directory)}))
     elif not quiet:
         click.echo(render(report))
+
+
+def _packages(inputs: tuple[str, ...], segmenter: str, engine: str) -> dict[str, str]:
+    """Return the packages that a preparation takes, as far as the command line shows it."""
+    packages = {"tokenizers": "pretrain"}
+    if segmenter == "rjieba":
+        packages["rjieba"] = "pretrain"
+    if engine == "ray":
+        packages["ray"] = "ray"
+    if any(name.endswith(".zst") for name in inputs):
+        packages["zstandard"] = "pretrain"
+    return packages
 
 
 def render(report: PreparationReport) -> str:

@@ -43,6 +43,9 @@ def vocab_command(
     """
     from .converters.errors import ConvertError
     from .converters.target.whole_files import require_writable, write_whole
+    from .models.frameworks import require_packages
+
+    require_packages("vocab", {"tokenizers": "pretrain"})
     from .training.text.build_vocabulary import build
 
     if output.exists() and not force:

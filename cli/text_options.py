@@ -61,17 +61,36 @@ def text_options(content: str) -> Callable[[Function], Function]:
     return declare
 
 
-def show(answer: Callable[..., Iterable[Prediction]], given: dict[str, Any], *, command: str, missing: str) -> None:
+def ready(given: dict[str, Any], command: str) -> tuple[str, ...]:
+    """Return the frameworks that compute, before anything that needs a package is imported.
+
+    Raises:
+        MissingPackageError: A package is not installed that this takes.
+    """
+    from .models.frameworks import choose_frameworks
+    from .models.tokenizer_files import packages_for_texts
+
+    return choose_frameworks(given["framework"], command, packages_for_texts(given["directory"]))
+
+
+def show(
+    answer: Callable[..., Iterable[Prediction]],
+    given: dict[str, Any],
+    *,
+    frameworks: tuple[str, ...],
+    command: str,
+    missing: str,
+) -> None:
     """Have texts answered, and print each answer as it comes.
 
     Args:
         answer: :func:`~.models.fill_mask.fill_mask` or :func:`~.models.predict.predict`, with what is its own alone.
         given: What :func:`text_options` declares.
+        frameworks: What :func:`ready` returned.
         command: Its name, for messages.
         missing: What to say to a person who gave no text and types none.
     """
     from .converters.table.field_values import parse_settings
-    from .models.frameworks import choose_frameworks
     from .models.text_lines import read_lines
 
     texts, file, as_json = given["texts"], given["file"], given["as_json"]
@@ -82,7 +101,7 @@ def show(answer: Callable[..., Iterable[Prediction]], given: dict[str, Any], *, 
     results = answer(
         given["directory"],
         texts or read_lines(file),
-        frameworks=choose_frameworks(given["framework"], command),
+        frameworks=frameworks,
         extend_to=given["max_length"],
         dialect=given["dialect"],
         config=given["config"],

@@ -26,7 +26,7 @@ from ..converters.table.mapping import Dialect, ModelClass
 from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from .config import RoFormerConfig, supported, with_limit
 from .export_signature import INPUTS, input_axes, labels, outputs, pools, served
-from .frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from .frameworks import FRAMEWORKS, require_packages
 from .pretrained import assumptions
 from .process import Process
 
@@ -178,9 +178,7 @@ def export(
     if to not in FORMATS:
         raise ConvertError(f"no export is called {to!r}", f"Known: {', '.join(FORMATS)}.")
     kind = FORMATS[to]
-    missing = {package: extra for package, extra in kind.packages.items() if not is_installed(package)}
-    if missing:
-        raise MissingPackageError(f"export --to {to}", missing)
+    require_packages(f"export --to {to}", kind.packages)
     source = Path(directory)
     goal = Path(os.path.realpath(default_target(source, to) if target is None else Path(target)))
     options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}

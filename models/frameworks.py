@@ -45,6 +45,7 @@ FRAMEWORKS: Mapping[str, Framework] = {
 # fmt: on
 #: Asked for in this order where a person names no framework: the one that starts quickest first.
 PREFERRED = ("torch", "paddle", "tf")
+_NOTHING: Mapping[str, str] = {}
 
 
 class MissingPackageError(ConvertError):
@@ -56,7 +57,8 @@ class MissingPackageError(ConvertError):
     """
 
     def __init__(self, what: str, missing: Mapping[str, str]) -> None:
-        packages = " and ".join(missing)
+        *most, last = missing
+        packages = f"{', '.join(most)} and {last}" if most else last
         extras = ",".join(dict.fromkeys(missing.values()))
         super().__init__(
             f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed",
@@ -73,8 +75,28 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def choose_frameworks(name: str | None, command: str) -> tuple[str, ...]:
+def require_packages(what: str, packages: Mapping[str, str]) -> None:
+    """Refuse to begin what needs packages of which some are not installed, all of them named in one message.
+
+    Args:
+        what: What needs them.
+        packages: Package → the extra that brings it.
+
+    Raises:
+        MissingPackageError: Some are not installed.
+    """
+    missing = {package: extra for package, extra in packages.items() if not is_installed(package)}
+    if missing:
+        raise MissingPackageError(what, missing)
+
+
+def choose_frameworks(name: str | None, command: str, more: Mapping[str, str] = _NOTHING) -> tuple[str, ...]:
     """Turn ``"all"``, a framework's name or None (the first that is installed) into frameworks that are installed.
+
+    Args:
+        name: What the person asks for.
+        command: What needs them.
+        more: Further packages that it needs → the extra that brings each.
 
     Raises:
         MissingPackageError: One is not installed; it is named with its extra.
@@ -84,17 +106,14 @@ def choose_frameworks(name: str | None, command: str) -> tuple[str, ...]:
         names: tuple[str, ...] = (found,)
     else:
         names = tuple(FRAMEWORKS) if name == "all" else (name,)
-    require_frameworks(names, command if name is None else f"{command} --framework {name}")
+    require_frameworks(names, command if name is None else f"{command} --framework {name}", more)
     return names
 
 
-def require_frameworks(names: Sequence[str], what: str) -> None:
-    """Refuse to begin ``what`` with frameworks of which one is not installed.
+def require_frameworks(names: Sequence[str], what: str, more: Mapping[str, str] = _NOTHING) -> None:
+    """Refuse to begin ``what`` with frameworks, or with ``more`` packages, of which one is not installed.
 
     Raises:
         MissingPackageError: As it says.
     """
-    wanted = [FRAMEWORKS[one] for one in names]
-    missing = {one.package: one.extra for one in wanted if not is_installed(one.package)}
-    if missing:
-        raise MissingPackageError(what, missing)
+    require_packages(what, {**{FRAMEWORKS[name].package: FRAMEWORKS[name].extra for name in names}, **more})

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..converters.errors import MisfitError, Problem, quoted
+from ..converters.errors import ConvertError, MisfitError, Problem, quoted
 from ..converters.json_input import Json, read_json
 from ..converters.source.splitting import BERT_CLASSES, WORD_CLASSES, counted
 from .vocabulary import read_vocabulary
@@ -88,6 +88,20 @@ class TokenizerSettings:
     split_chinese: bool = True
     words: bool = False
     words_because: str = "asked for"
+
+
+def packages_for_texts(directory: Path) -> dict[str, str]:
+    """Return the packages that turning texts into tokens takes, package → the extra that brings it; imports neither.
+
+    Args:
+        directory: A checkpoint; what is wrong with its vocabulary is said by whoever reads it.
+    """
+    packages = {"tokenizers": "tokenizers"}
+    try:
+        words = read_settings(directory).words
+    except (ConvertError, OSError):
+        words = False
+    return {**packages, "rjieba": "jieba"} if words else packages
 
 
 def read_settings(directory: Path) -> TokenizerSettings:

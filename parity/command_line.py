@@ -5,12 +5,15 @@ Whether the frameworks agree on a checkpoint, and where a difference starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..converters.errors import ConvertError
 from ..converters.json_output import render_json
 from ..converters.other_names import did_you_mean, usual_name
 from ..converters.source.renaming import ALL, Parts
@@ -18,6 +21,11 @@ from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
 from ..models.frameworks import FRAMEWORKS
 from ..models.text_lines import read_lines
+from .status_line import StatusLine
+
+if TYPE_CHECKING:
+    from .conversions import Direction
+    from .gate import Result
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
@@ -80,7 +88,8 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 @click.option("--update-golden", is_flag=True, help="Record this run as the golden, if everything agrees.")
 @click.option("--yes", is_flag=True, help="Record even where the environment variable CI is set.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write one HTML file that opens anywhere.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write everything as data.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as data on stdout.")
+@click.option("--json-file", type=click.Path(path_type=Path), help="Write everything as data.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts for a CI system.")
 @click.option(
     "--conversions",
@@ -120,17 +129,50 @@ def parity_command(
     """
     if options["update_golden"] and options["golden"] is None:
         raise click.UsageError("--update-golden needs --golden FILE, the file to record.")
+    if options["as_json"] and directories[-1].suffix == ".json" and not directories[-1].exists():
+        raise click.UsageError(f"--json prints on stdout; a file is named with --json-file {directories[-1]}")
+    _try_outputs(options, without_run=conversions == "only")
     texts = None
     if sentences is not None:
         texts = list(read_lines(sentences))
     stated: dict[str, Any] = {"set": parse_settings(settings), "model_class": model_class}
     stated["parts"] = Parts(prefix, drop, encoder_only)
-    status = 0
-    if conversions is not None:
-        status = max(convert_every_way(directory, **stated, quiet=options["quiet"]) for directory in directories)
+    as_json, quiet = options["as_json"], options["quiet"]
     if conversions != "only":
-        status = max(status, run_gate(directories, **stated, sentences=texts, **options))
+        from .participants import require_gate
+
+        require_gate(directories, options["frameworks"])
+    status, tried = 0, {}
+    if conversions is not None:
+        for directory in directories:
+            different, directions = convert_every_way(directory, **stated, quiet=quiet or as_json)
+            status = max(status, different)
+            tried[str(directory)] = [asdict(direction) for direction in directions]
+    if conversions != "only":
+        status = max(status, run_gate(directories, **stated, sentences=texts, conversions=tried, **options))
+    elif as_json:
+        click.echo(render_json({"passed": status == 0, "conversions": tried}))
     ctx.exit(status)
+
+
+def _try_outputs(options: Mapping[str, Any], *, without_run: bool) -> None:
+    """Try every file that is to be written, before the run whose result would be lost.
+
+    Raises:
+        click.UsageError: Two are one file, or nothing would be written to one.
+        ConvertError: One cannot be written.
+    """
+    from ..converters.target.whole_files import require_writable
+
+    names = ["report", "json_file", "junit"] + ["golden"] * options["update_golden"]
+    given = {f"--{name.replace('_', '-')}": options[name] for name in names if options[name] is not None}
+    if without_run and given:
+        raise click.UsageError(f"{next(iter(given))} is written by a run, and --conversions only runs nothing.")
+    for place, (option, path) in enumerate(given.items()):
+        for other, its in list(given.items())[:place]:
+            if os.path.realpath(path) == os.path.realpath(its):
+                raise click.UsageError(f"{other} and {option} name one file, {path}.")
+        require_writable(path)
 
 
 def convert_every_way(
@@ -140,14 +182,14 @@ def convert_every_way(
     model_class: str | None = None,
     parts: Parts = ALL,
     quiet: bool = False,
-) -> int:
-    """Convert in every direction, print a line for each; return 0 where all bits agree, 1 where some differ."""
+) -> tuple[int, list[Direction]]:
+    """Convert in every direction, print a line for each; return 0 where all bits agree, or 1, and what came of each."""
     from .conversions import every_direction, report
 
     directions = list(every_direction(checkpoint, set=set, model_class=model_class, parts=parts))
     if not quiet:
         click.echo(report(checkpoint, directions) + "\n")
-    return 1 if any(direction.different for direction in directions) else 0
+    return (1 if any(direction.different for direction in directions) else 0), directions
 
 
 def run_gate(
@@ -158,60 +200,113 @@ def run_gate(
     model_class: str | None = None,
     parts: Parts = ALL,
     sentences: Sequence[str] | None = None,
+    conversions: Mapping[str, Any] | None = None,
     top_k: int = 5,
     no_gradients: bool = False,
     golden: Path | None = None,
     update_golden: bool = False,
     yes: bool = False,
     report: Path | None = None,
+    as_json: bool = False,
     json_file: Path | None = None,
     junit: Path | None = None,
     verbose: bool = False,
     quiet: bool = False,
 ) -> int:
-    """Run the gate and write what was asked for; return the exit status."""
-    from ..converters.target.whole_files import write_whole
+    """Run the gate and write what was asked for; return the exit status.
+
+    One file that cannot be written keeps none of the others from being written.
+
+    Raises:
+        ConvertError: It could not run, or a file could not be written.
+    """
     from .gate import run
-    from .golden import compare_golden, read_golden, record, refuse_in_ci
+    from .golden import compare_golden, read_golden, refuse_in_ci
     from .screen import screen
 
     if update_golden:
         refuse_in_ci(yes)
     recorded = read_golden(golden) if golden is not None and not update_golden else None
     say = (lambda line: click.echo(line, err=True)) if verbose else (lambda line: None)
-    with run(
-        directories,
-        frameworks=frameworks,
-        set=set,
-        model_class=model_class,
-        parts=parts,
-        sentences=sentences,
-        top_k=top_k,
-        gradients=not no_gradients,
-        report=say,
-    ) as result:
+    with (
+        StatusLine(shown=not (verbose or quiet)) as status,
+        run(
+            directories,
+            frameworks=frameworks,
+            set=set,
+            model_class=model_class,
+            parts=parts,
+            sentences=sentences,
+            top_k=top_k,
+            gradients=not no_gradients,
+            report=say,
+            progress=status.show,
+        ) as result,
+    ):
         if recorded is not None:
             result.verdicts += compare_golden(recorded, result)
-        if not quiet:
-            click.echo(screen(result))
-        if report is not None:
-            from .report import write_report
-
-            write_report(report, result)
-        if json_file is not None:
-            write_whole(json_file, (render_json(result.as_dict()) + "\n").encode())
-        if junit is not None:
-            from .junit import write_junit
-
-            write_junit(junit, result)
-        if update_golden and golden is not None:
-            if result.passed:
-                size = record(golden, result)
-                if not quiet:
-                    click.echo(f"recorded {golden} ({size:,} bytes)")
-            else:
-                click.echo(f"{golden}: not recorded, because the participants differ", err=True)
+        data = {**result.as_dict(), **({"conversions": conversions} if conversions else {})}
+        notes, problems = _write(result, data, report, json_file, junit, golden if update_golden else None)
+        status.clear()
+        if as_json:
+            click.echo(render_json(data))
+        elif not quiet:
+            click.echo("\n".join([screen(result), *notes]))
+        if update_golden and not result.passed:
+            click.echo(f"{golden}: not recorded, because the participants differ", err=True)
+        if problems:
+            raise ConvertError("\n  ".join(problems), "Everything else that was asked for is written.")
         return 0 if result.passed else 1
+
+
+def _write(
+    result: Result,
+    data: Mapping[str, Any],
+    report: Path | None,
+    json_file: Path | None,
+    junit: Path | None,
+    golden: Path | None,
+) -> tuple[list[str], list[str]]:
+    """Write every file that was asked for; return what is to be said of them, and what went wrong."""
+    from ..converters.target.whole_files import write_whole
+    from .golden import record
+    from .junit import write_junit
+    from .report import write_report
+
+    notes: list[str] = []
+    writers: list[tuple[Path | None, Callable[[Path], object]]] = [
+        (junit, lambda path: write_junit(path, result)),
+        (json_file, lambda path: write_whole(path, (render_json(data) + "\n").encode())),
+        (golden if result.passed else None, lambda path: notes.append(_recorded(path, record(path, result)))),
+        (report, lambda path: write_report(path, result)),
+    ]
+    problems = []
+    for path, write in writers:
+        try:
+            if path is not None:
+                write(path)
+        except ConvertError as error:
+            problems.append(error.what)
+    return notes, problems
+
+
+def _recorded(path: Path, size: int) -> str:
+    return f"recorded {path} ({size:,} bytes)"
+
+
+def require_gate_of_conversion(source: Path, dialects: Sequence[str] | None) -> None:
+    """Refuse to begin a conversion whose gate could not run, for a package is not installed.
+
+    Args:
+        source: What is converted.
+        dialects: Those of source and target, each of which computes in its own framework; None for all three.
+
+    Raises:
+        MissingPackageError: As it says.
+    """
+    from .participants import HOME, require_gate
+
+    require_gate([source], dialects and [HOME[dialect] for dialect in dialects], what="--parity")
 
 
 def gate_of_conversion(source: Path, target: Path, *, whole: bool = True, quiet: bool = False) -> int:

@@ -174,6 +174,7 @@ def run(
     top_k: int = 5,
     gradients: bool = True,
     report: ReportLine = lambda line: None,
+    progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
 ) -> Iterator[Result]:
     """Run the gate; what the frameworks computed lies in a temporary directory until the context ends.
@@ -188,6 +189,7 @@ def run(
         top_k: Answers a question: words at a mask, labels.
         gradients: Whether the class's loss is differentiated and a step taken.
         report: Called with a line on what happens.
+        progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
 
     Raises:
@@ -199,18 +201,21 @@ def run(
         require_frameworks(frameworks)  # before anything else is done
     with tempfile.TemporaryDirectory(prefix="parity-") as name:
         scratch = Path(name)
+        progress("converting")
         loaded, told = write_stated(directories, set, model_class, parts, scratch)
         model, dialects = look_at(loaded, directories)
         model = replace(model, notes=(*told, *model.notes))
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         clock.lap("convert")
+        progress("choosing inputs")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
         cases = make_cases(supported(model.config), model.task, tokenizer, sentences)
         training = make_training(model.config, model.task) if gradients else None
         listed = write_cases(scratch / "cases.npz", cases, training)
         clock.lap("inputs")
-        dumps = _compute(participants, model, scratch, listed, report, environment)
+        dumps = _compute(participants, model, scratch, listed, report, progress, environment)
         clock.lap("frameworks")
+        progress("comparing")
         yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock)
 
 
@@ -278,6 +283,7 @@ def _compute(
     scratch: Path,
     listed: list[dict[str, Any]],
     report: ReportLine,
+    progress: ReportLine,
     environment: Mapping[str, str | None] | None,
 ) -> list[Dump]:
     """Run every participant in a process of its own, side by side."""
@@ -305,7 +311,9 @@ def _compute(
                 }
             )
         dumps = []
-        for one, process, folder in zip(participants, processes, folders, strict=True):
+        for number, (one, process, folder) in enumerate(zip(participants, processes, folders, strict=True)):
+            computing = ", ".join(each.label for each in participants[number:])
+            progress(f"computing: {computing} ({number} of {len(participants)} done)")
             facts = process.answer()
             seconds = ", ".join(f"{part} {taken:.1f} s" for part, taken in facts["seconds"].items())
             report(f"{one.label}: {one.framework} {facts['version']}: {seconds}")

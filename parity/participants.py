@@ -18,7 +18,8 @@ from ..converters.errors import ConvertError, MisfitError, Problem
 from ..converters.source.renaming import Parts
 from ..converters.table.config import RoFormerConfig
 from ..converters.table.mapping import SYMBOLS, Dialect
-from ..models.frameworks import FRAMEWORKS, MissingPackageError, is_installed
+from ..models.frameworks import FRAMEWORKS, require_packages
+from ..models.tokenizer_files import packages_for_texts
 from .tasks import TASKS, Task, described, traits
 
 #: The framework that a dialect is at home in.
@@ -75,8 +76,15 @@ class ComparedModel:
         return described(self.config, self.class_name)
 
 
-def require_frameworks(frameworks: Sequence[str]) -> None:
+def require_frameworks(
+    frameworks: Sequence[str], what: str | None = None, more: Mapping[str, str] | None = None
+) -> None:
     """Refuse frameworks that are unknown or not installed: a gate that skips what it was asked for is not a gate.
+
+    Args:
+        frameworks: They.
+        what: What needs them.
+        more: Further packages that it needs → the extra that brings each.
 
     Raises:
         MissingPackageError: One is not installed.
@@ -88,10 +96,39 @@ def require_frameworks(frameworks: Sequence[str]) -> None:
             f"framework {unknown[0]!r} is not known" if unknown else "no framework is named",
             f"Name some of {', '.join(FRAMEWORKS)}.",
         )
-    missing = {FRAMEWORKS[name].package: FRAMEWORKS[name].extra for name in frameworks}
-    missing = {package: extra for package, extra in missing.items() if not is_installed(package)}
-    if missing:
-        raise MissingPackageError(f"parity --frameworks {','.join(frameworks)}", missing)
+    packages = {FRAMEWORKS[name].package: FRAMEWORKS[name].extra for name in frameworks}
+    require_packages(what or f"parity --frameworks {','.join(frameworks)}", {**packages, **(more or {})})
+
+
+def require_gate(
+    directories: Sequence[Path], frameworks: Sequence[str] | None = None, *, what: str | None = None
+) -> None:
+    """Refuse to begin where a package is missing that the gate of ``directories`` takes; all are named at once.
+
+    Args:
+        directories: What is compared.
+        frameworks: Who computes; None for all three, or each directory's own.
+        what: What needs them, where the person did not ask for frameworks.
+
+    Raises:
+        MissingPackageError: One is not installed.
+        ConvertError: A framework is not known.
+    """
+    if frameworks is None and len(directories) > 1:
+        frameworks = [HOME[dialect] for dialect in map(_dialect, directories) if dialect is not None]
+    more: dict[str, str] = {}
+    for directory in directories:
+        more |= packages_for_texts(directory)
+    require_frameworks(list(dict.fromkeys(frameworks or FRAMEWORKS)), what, more)
+
+
+def _dialect(directory: Path) -> Dialect | None:
+    """Return a checkpoint's dialect; None where it is unusable, as whoever opens it will say."""
+    try:
+        with open_checkpoint(directory) as checkpoint:
+            return checkpoint.dialect
+    except ConvertError:
+        return None
 
 
 def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) -> tuple[ComparedModel, list[Dialect]]:

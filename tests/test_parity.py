@@ -44,9 +44,9 @@ def parity(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_framework_that_is_not_installed_is_an_error_and_no_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roformer_convert.parity import participants
+    from roformer_convert.models import frameworks
 
-    monkeypatch.setattr(participants, "is_installed", lambda package: package != "tensorflow")
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: package != "tensorflow")
     with pytest.raises(ConvertError, match="needs tensorflow, which is not installed") as caught:
         gate.run([FIXTURE], frameworks=["torch", "tf"]).__enter__()
     assert caught.value.exit_status == 2
@@ -130,7 +130,9 @@ def test_hostile_sentence_file_is_one_clear_error(tmp_path: Path, name: str) -> 
 @needs_torch
 def test_own_sentences_take_the_place_of_the_built_in_ones(tmp_path: Path) -> None:
     (tmp_path / "s.txt").write_text("今天[MASK]。\n一\t二[MASK]\x00\u200b\n", encoding="utf-8")
-    done = parity(FIXTURE, "--frameworks", "torch", "--sentences", tmp_path / "s.txt", "--json", tmp_path / "p.json")
+    done = parity(
+        FIXTURE, "--frameworks", "torch", "--sentences", tmp_path / "s.txt", "--json-file", tmp_path / "p.json"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads((tmp_path / "p.json").read_text())
     assert [case["name"] for case in data["cases"]] == ["sentences 1 to 2", "ids", "ids with padding"]
