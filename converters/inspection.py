@@ -13,6 +13,7 @@ from .source.fitting import fit
 from .source.identification import identify
 from .source.renaming import ALL, Parts
 from .table.mapping import Dialect, Table
+from .table.recognition import MOST_LAYERS
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,9 @@ def inspect(
     """
     found = identify(path, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts)
     fitted = fit(found, any_vocab=False)
-    weights, names = found.weights, [tensor.name for tensor in found.index.tensors]
+    weights, names = found.weights, {tensor.name for tensor in found.index.tensors}
     assert weights is not None, "what was identified lies in files"
-    table = Table(min(found.shape.sizes["num_hidden_layers"], len(names)), found.kind, found.shape.traits)
+    table = Table(min(found.shape.sizes["num_hidden_layers"], len(names), MOST_LAYERS), found.kind, found.shape.traits)
     present = {
         tensor.group.name
         for base in (False, True)
@@ -118,7 +119,7 @@ def inspect(
         config_file=None if found.config_file is None else found.config_file.name,
         model_class=found.kind.class_name,
         config={name: value for name, value in settings.items() if name not in fitted.undetermined},
-        tensors=len(names),
+        tensors=len(found.index.tensors),
         parameters=None if known is None else sum(each.stored.size for each in known.bindings.values()),
         dtypes=dict(Counter(tensor.dtype for tensor in found.index.tensors)),
         groups=tuple(group.name for group in groups),

@@ -26,8 +26,8 @@ from family_folders import (
     refused,
     written,
 )
-from peer_folders import PEERS, in_process
-from test_peers import Peer, environment, job
+from peer_folders import PEERS, environment, in_process
+from test_peers import Peer, job
 
 from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.table.mapping import Dialect, unread

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peer_folders import ROOT, TRAINED, in_process
+from peer_folders import ROOT, TRAINED, environment, in_process
 from random_checkpoints import CONFIG, write_random
-from test_peers import environment
 
 from roformer_convert.converters import ConvertOptions, FormatError, convert, open_checkpoint
 from roformer_convert.converters.json_input import read_json

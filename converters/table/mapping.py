@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from .config import RoFormerConfig
@@ -368,6 +368,11 @@ def unprefixed(dialect: Dialect, name: str) -> str:
     return name.removeprefix("roformer.").removeprefix("roformerv2.") if dialect in ("paddle", "torch") else name
 
 
+@lru_cache(maxsize=16)  # a file that is looked at makes dozens of tables with as many layers as it shows
+def _layers(group: Group, count: int, traits: Traits) -> tuple[Tensor, ...]:
+    return tuple(tensor for layer in range(count) for tensor in _tensors_of(group, layer, traits))
+
+
 def _tensors_of(group: Group, layer: int | None, traits: Traits) -> Iterator[Tensor]:
     encoder = _ENCODER_NAME if traits.norms else _ENCODER_NAME_V2
 
@@ -446,8 +451,9 @@ class Table:
         """All tensors in the table's order, layers in theirs."""
         out: list[Tensor] = []
         for group in self.groups:
-            for layer in range(self.layers) if group is LAYER else (None,):
-                out.extend(_tensors_of(group, layer, self.traits))
+            out.extend(
+                _layers(group, self.layers, self.traits) if group is LAYER else _tensors_of(group, None, self.traits)
+            )
         return tuple(out)
 
     @property

@@ -70,6 +70,8 @@ LOOKS_LIKE: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"discriminator"), "an ELECTRA discriminator head"),
 )
 
+#: Layers whose names are looked for in a file; no RoFormer that was published has more than 24.
+MOST_LAYERS = 500
 _LAYER_NUMBER = {
     dialect: re.compile(
         r"(?:roformer(?:v2)?\.)?"
@@ -92,6 +94,11 @@ def count_layers(dialect: Dialect, names: Iterable[str]) -> int:
     return 1 + max((int(match.group(1)) for match in found), default=-1)
 
 
+def _layers_looked_for(dialect: Dialect, names: Collection[str]) -> int:
+    """Return how many layers' names are worth making: a file may hold any number, in names or in one of them."""
+    return min(count_layers(dialect, names), len(names), MOST_LAYERS)
+
+
 @cache
 def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
     """Return every name that is some class's in ``dialect``, with norms and biases or without."""
@@ -109,7 +116,7 @@ def known_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
         dialect: Whose names.
         names: Of a file: they show the number of layers.
     """
-    layers = min(count_layers(dialect, names), len(names))
+    layers = _layers_looked_for(dialect, names)
     rows = _known_names(dialect, layers, False) | _known_names(dialect, layers, True)
     seconds = {name for traits in (Traits(), Traits(False, False)) for name in _ties(dialect, traits)}
     tables = {POSITIONS.name(dialect, base=base) or "" for base in (False, True)}
@@ -118,7 +125,7 @@ def known_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
 
 def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
     """Return every name of an encoder and its pooler in ``dialect``, with as many layers as ``names`` show."""
-    layers = min(count_layers(dialect, names), len(names))
+    layers = _layers_looked_for(dialect, names)
     tables = [Table(layers, BASE, Traits(norms, biases)) for norms in (True, False) for biases in (True, False)]
     rows = (row for table in tables for row in table.tensors if row.group in (*ENCODER, POOLER))
     spelled = (row.name(dialect, base=base) for row in rows for base in (False, True))
@@ -134,7 +141,7 @@ def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
 
 def count_known_names(dialect: Dialect, names: Collection[str]) -> int:
     """Count the names that are a row's in ``dialect``."""
-    layers = min(count_layers(dialect, names), len(names))
+    layers = _layers_looked_for(dialect, names)
     return max(len(_known_names(dialect, layers, base).intersection(names)) for base in (False, True))
 
 
@@ -150,7 +157,7 @@ def measure_traits(dialect: Dialect, names: Collection[str], *, base: bool) -> T
 
     A file that lacks a few of them is damaged; one that lacks all was written by a model that has none.
     """
-    layers, there = min(count_layers(dialect, names), len(names)), set(names)
+    layers, there = _layers_looked_for(dialect, names), set(names)
     rows = {
         tensor.canonical: tensor
         for traits in (Traits(norms=False), Traits())
