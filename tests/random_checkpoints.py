@@ -212,7 +212,8 @@ def add_rotary_table(
     with h5py.File(directory / "tf_model.h5", "r+") as file:
         group = file["roformer"]
         names = [name if isinstance(name, bytes) else name.encode() for name in group.attrs["weight_names"]]
-        added = "tf_ro_former_for_masked_lm/roformer/encoder/embed_positions/embeddings:0"
+        model = names[0].decode().partition("/")[0]
+        added = f"{model}/roformer/encoder/embed_positions/embeddings:0"
         group.create_dataset(added, data=values)
         del group.attrs["weight_names"]
         group.attrs["weight_names"] = np.array([*names, added.encode()])

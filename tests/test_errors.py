@@ -648,7 +648,7 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_an_absent_file(tmp_path: Pat
 
 def test_nothing_to_convert_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "no RoFormer weights here; looked for model_state.pdparams" in str(refused(tmp_path / "empty", "torch"))
+    assert "no RoFormer weights here; looked for model.safetensors" in str(refused(tmp_path / "empty", "torch"))
     assert "no such file or directory" in str(refused(tmp_path / "absent", "torch"))
     (tmp_path / "notes.txt").write_text("hello, world")
     assert "not a known kind of weight file" in str(refused(tmp_path / "notes.txt", "torch"))
