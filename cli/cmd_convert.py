@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .choices import NameChoice
-from .command_group import OnePath, end_once, hold_signals
+from .command_group import OnePath, echo, end_once, hold_signals
 from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
@@ -179,7 +179,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
         if as_json:
             click.echo(render_json(report.as_dict()))
         elif not quiet:
-            click.echo(render(report, dry_run=options.dry_run))
+            echo(render(report, dry_run=options.dry_run))
     except OSError as error:
         if isinstance(error, BrokenPipeError) or not report.written:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .choices import NameChoice
+from .command_group import echo
 from .converters.json_output import render_json
 from .converters.rendering import table
 from .converters.table.mapping import CLASSES, DIALECTS
@@ -60,7 +61,7 @@ def diff_command(first: Path, second: Path, as_json: bool, quiet: bool, **given:
     if as_json:
         click.echo(render_json(comparison.as_dict()))
     elif not quiet:
-        click.echo(render(comparison, str(first), str(second)))
+        echo(render(comparison, str(first), str(second)))
     click.get_current_context().exit(0 if comparison.equal else 1)
 
 

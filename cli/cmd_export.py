@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .choices import NameChoice
-from .command_group import OnePath
+from .command_group import OnePath, echo
 from .converters.amounts import amount
 from .converters.json_output import render_json
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
@@ -98,12 +98,12 @@ def export_command(
         model_class=model_class,
         parts=take_parts(given),
         trial=not no_trial,
-        report=(lambda line: click.echo(line, err=True)) if verbose else (lambda line: None),
+        report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),
     )
     if as_json:
         click.echo(render_json(done.as_dict()))
     elif not quiet:
-        click.echo(render(done, tried=not no_trial))
+        echo(render(done, tried=not no_trial))
 
 
 def render(done: Export, *, tried: bool) -> str:

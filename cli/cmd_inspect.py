@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .command_group import OnePath
+from .command_group import OnePath, echo
 from .converters.amounts import amount
-from .converters.errors import printable
+from .converters.errors import MOST_LINES, printable, shown
 from .converters.json_output import render_json
 from .converters.source.renaming import in_words
 from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_parts_of
@@ -47,7 +47,10 @@ def inspect_command(
 
     dialect, parts = take_parts_of(dialect, given)
     found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), parts=parts, **given)
-    click.echo(render_json(found.as_dict()) if as_json else render(found))
+    if as_json:
+        click.echo(render_json(found.as_dict()))
+    else:
+        echo(render(found))
 
 
 def render(found: Inspection) -> str:
@@ -82,9 +85,12 @@ def render(found: Inspection) -> str:
     line("travels with", ", ".join(found.companions))
     for note in found.notes:
         line("note", note)
-    for problem, count in found.folded_problems():
+    problems = found.folded_problems()
+    for problem, count in problems[:MOST_LINES]:
         many = f"  {count} tensors" if count > 1 else ""
-        line(problem.kind, f"{problem.name}{many}  {problem.detail}".rstrip())
+        line(problem.kind, f"{shown(problem.name)}{many}  {shown(problem.detail, 1000)}".rstrip())
+    if len(problems) > MOST_LINES:
+        lines.append(f"  … and {len(problems) - MOST_LINES:,} more lines")
     count = len(found.problems)
     no = f"no: {count} problem{'s' * (count != 1)}"
     line("converts", "yes: every tensor has a row in the table" if found.converts else no)

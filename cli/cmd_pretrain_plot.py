@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .command_group import echo
+
 
 @click.command("plot", short_help="Draw one run or several as a picture.")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -36,8 +38,8 @@ def plot_command(runs: tuple[Path, ...], picture: Path | None, quiet: bool) -> N
     if not quiet:
         for run in drawn:
             steps = run["step", "lm_loss"].steps
-            click.echo(f"{run.name}: {len(steps):,} records, to step {int(steps[-1]) if len(steps) else 0:,}")
-        click.echo(f"wrote {picture}")
+            echo(f"{run.name}: {len(steps):,} records, to step {int(steps[-1]) if len(steps) else 0:,}")
+        echo(f"wrote {picture}")
 
 
 COMMANDS = {"plot": plot_command}

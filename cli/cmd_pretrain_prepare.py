@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .command_group import echo
 from .converters.amounts import amount, parse_size
 from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
@@ -129,7 +130,7 @@ def prepare_command(
     if as_json:
         click.echo(render_json({**asdict(report), "directory": str(report.directory)}))
     elif not quiet:
-        click.echo(render(report))
+        echo(render(report))
 
 
 def _packages(inputs: tuple[str, ...], segmenter: str, engine: str) -> dict[str, str]:

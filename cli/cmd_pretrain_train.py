@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .command_group import echo
 from .setting_flags import given_flags, named_configuration, setting_options
 
 
@@ -55,7 +56,7 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
 
         train(settings, resume=resume, terminal=sys.stderr.isatty())
     except KeyboardInterrupt:
-        click.echo(f"stopped; {_what_is_saved(Path(settings.run.output))}", err=True)
+        echo(f"stopped; {_what_is_saved(Path(settings.run.output))}", err=True)
         sys.exit(130)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .command_group import echo
 from .converters.json_output import render_json
 from .progress_bar import TEXT_BYTES, ByteBar
 
@@ -62,7 +63,7 @@ def vocab_command(
         }  # fmt: skip
         click.echo(render_json(data))
     elif not quiet:
-        click.echo(
+        echo(
             f"{output}: {len(found.tokens):,} rows, for {found.distinct:,} different characters\n"
             f"  {found.unknown:,} of {found.characters:,} characters are unknown ({share:.2e})"
         )

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from . import interruption
+from .converters.errors import ConvertError, printable_lines
 from .converters.other_names import did_you_mean
 
 #: Whether this process is the command's own: whoever calls a command from a program of theirs keeps their signals.
@@ -126,8 +127,6 @@ def run(group: LazyGroup, program: str, stopped: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a code page without → or Chinese must not end a finished conversion
             stream.reconfigure(errors="backslashreplace")
-    from .converters.errors import ConvertError
-
     called = group.named_in(sys.argv[1:]) or program
     try:
         try:
@@ -164,7 +163,12 @@ def run(group: LazyGroup, program: str, stopped: str) -> None:
 def _complain(text: str) -> None:
     """Print to stderr; where that takes nothing, the exit status must say it all."""
     with contextlib.suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        click.echo(printable_lines(text), err=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print what may hold names of strangers' files: lines of text, in which nothing drives the terminal."""
+    click.echo(printable_lines(text), err=err)
 
 
 def end_once() -> None:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import click
 
+from .command_group import echo
 from .training.settings.tables import TABLES, Stage
 
 #: Flags with a shorter or a singular spelling beside the key's own.
@@ -51,7 +52,7 @@ def named_configuration(path: Path) -> Path:
 
     found = find_configuration(path)
     if found != path:
-        click.echo(f"{path}: no such file here; taking the shipped configuration, {found}", err=True)
+        echo(f"{path}: no such file here; taking the shipped configuration, {found}", err=True)
     return found
 
 

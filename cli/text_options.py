@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from .choices import NameChoice
+from .command_group import echo
 from .converters.json_output import render_json
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
@@ -108,8 +109,8 @@ def show(
         set=parse_settings(given["settings"]),
         model_class=given["model_class"],
         parts=take_parts(given),
-        report=(lambda line: click.echo(line, err=True)) if given["verbose"] else (lambda line: None),
-        note=lambda line: click.echo(f"{command}: note: {line}", err=True),
+        report=(lambda line: echo(line, err=True)) if given["verbose"] else (lambda line: None),
+        note=lambda line: echo(f"{command}: note: {line}", err=True),
     )
     for result in results:
         click.echo(render_json(result.as_dict(), indent=None) if as_json else result.line)

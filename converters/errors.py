@@ -39,7 +39,7 @@ class FormatError(ConvertError):
     """
 
     def __init__(self, path: Path | str, what: str, *, offset: int | None = None, next_step: str | None = None) -> None:
-        where = f"{path}" if offset is None else f"{path} at byte {offset:,}"
+        where = printable(str(path)) if offset is None else f"{printable(str(path))} at byte {offset:,}"
         super().__init__(f"{where}: {what}", next_step)
         self.path = Path(path)
         self.problem = what
@@ -92,16 +92,16 @@ class MisfitError(ConvertError):
     def _render(self) -> str:
         folded = fold_layers(self.problems)
         count = len(self.problems)
-        lines = [f"{self.where} does not fit {self.against} ({count} problem{'s' * (count != 1)}, nothing written)"]
+        problems = f"{count} problem{'s' * (count != 1)}"
+        lines = [f"{printable(self.where)} does not fit {self.against} ({problems}, nothing written)"]
         kind_width = max(len(problem.kind) for problem, _ in folded)
-        name_width = min(72, max(len(problem.name) for problem, _ in folded))
-        for problem, times in folded[:_MOST_LINES]:
+        name_width = min(72, max(len(shown(problem.name)) for problem, _ in folded))
+        for problem, times in folded[:MOST_LINES]:
             many = f"{times} tensors" if times > 1 else ""
-            detail = "   ".join(part for part in (many, problem.detail) if part)
-            name = printable(problem.name)
-            lines.append(f"  {problem.kind:<{kind_width}}  {name:<{name_width}}   {printable(detail)}".rstrip())
-        if len(folded) > _MOST_LINES:
-            lines.append(f"  … and {len(folded) - _MOST_LINES:,} more lines")
+            detail = "   ".join(part for part in (many, shown(problem.detail, 1000)) if part)
+            lines.append(f"  {problem.kind:<{kind_width}}  {shown(problem.name):<{name_width}}   {detail}".rstrip())
+        if len(folded) > MOST_LINES:
+            lines.append(f"  … and {len(folded) - MOST_LINES:,} more lines")
         return "\n".join(lines)
 
 
@@ -114,7 +114,7 @@ class InexpressibleError(ConvertError):
 
 
 #: A file may hold any number of unknown tensors; a screen does not.
-_MOST_LINES = 100
+MOST_LINES = 100
 
 
 def printable(text: str) -> str:
@@ -122,6 +122,18 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    """Do as :func:`printable` with each line of a text: with file names that an operating system lets through."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Return a stranger's name as a message may hold it: printable, and of a longer one its beginning and its end."""
+    if len(text) > limit:
+        text = f"{text[: limit * 2 // 3]}…{text[-limit // 4 :]} ({len(text):,} characters)"
+    return printable(text)
 
 
 def quoted(value: object, limit: int = 80) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,4 +17,5 @@ SCHEMA = 1
 def render_json(data: Mapping[str, Any], *, indent: int | None = 2) -> str:
     """Render a command's result as a JSON object, ``"schema"`` before its own keys; without ``indent`` on one line."""
     assert "schema" not in data
-    return json.dumps({"schema": SCHEMA, **data}, ensure_ascii=False, indent=indent)
+    text = json.dumps({"schema": SCHEMA, **data}, ensure_ascii=False, indent=indent)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)  # JSON allows these, a terminal obeys

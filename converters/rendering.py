@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import printable
+from .errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Align rows under a head; columns in ``right`` are numbers."""
-    rows = [[printable(cell) for cell in row] for row in rows]  # tensors are named by strangers
+    rows = [[shown(cell) for cell in row] for row in rows]  # tensors are named by strangers
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, ["-" * width for width in widths], *rows):

@@ -9,7 +9,7 @@ with Interruptible():
 
     import click
 
-    from ..converters.errors import ConvertError
+    from ..converters.errors import ConvertError, printable_lines
     from .command_line import parity_command
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     try:
         parity_command(prog_name="python -m roformer_convert.parity")
     except ConvertError as error:
-        click.echo(f"parity: {error}", err=True)
+        click.echo(printable_lines(f"parity: {error}"), err=True)
         sys.exit(error.exit_status)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..converters.errors import ConvertError
+from ..converters.errors import ConvertError, printable, printable_lines
 from ..converters.json_output import render_json
 from ..converters.other_names import did_you_mean, usual_name
 from ..converters.source.renaming import ALL, Parts
@@ -188,7 +188,7 @@ def convert_every_way(
 
     directions = list(every_direction(checkpoint, set=set, model_class=model_class, parts=parts))
     if not quiet:
-        click.echo(report(checkpoint, directions) + "\n")
+        click.echo(printable_lines(report(checkpoint, directions)) + "\n")
     return (1 if any(direction.different for direction in directions) else 0), directions
 
 
@@ -227,7 +227,7 @@ def run_gate(
     if update_golden:
         refuse_in_ci(yes)
     recorded = read_golden(golden) if golden is not None and not update_golden else None
-    say = (lambda line: click.echo(line, err=True)) if verbose else (lambda line: None)
+    say = (lambda line: click.echo(printable_lines(line), err=True)) if verbose else (lambda line: None)
     with (
         StatusLine(shown=not (verbose or quiet)) as status,
         run(
@@ -251,9 +251,9 @@ def run_gate(
         if as_json:
             click.echo(render_json(data))
         elif not quiet:
-            click.echo("\n".join([screen(result), *notes]))
+            click.echo(printable_lines("\n".join([screen(result), *notes])))
         if update_golden and not result.passed:
-            click.echo(f"{golden}: not recorded, because the participants differ", err=True)
+            click.echo(f"{printable(str(golden))}: not recorded, because the participants differ", err=True)
         if problems:
             raise ConvertError("\n  ".join(problems), "Everything else that was asked for is written.")
         return 0 if result.passed else 1

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 
 #: Longer than any input may take on any machine, so that a test ends.
-_LONGEST = 60
+_LONGEST = 30
 #: A small process between us and what is measured: the system counts our memory, too, in a process that we start.
 _MEASURE = """
 import json, os, sys

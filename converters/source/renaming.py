@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..errors import ConvertError, Problem, quoted
+from ..errors import ConvertError, Problem, quoted, shown
 from ..table.mapping import Dialect
 from ..table.recognition import IGNORED, SLOT, TRAINING_STATE
 from ..table.spellings import Respelled, respell
@@ -204,11 +204,11 @@ _MOST_NAMED = 8
 def in_words(names: Sequence[str]) -> str:
     """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129)``."""
     if len(names) <= _MOST_NAMED:
-        return ", ".join(names)
+        return ", ".join(map(shown, names))
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(re.split(r"[./]", name, maxsplit=1)[0], []).append(name)
-    said = [same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,})" for same in alike.values()]
+    said = [shown(same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,})") for same in alike.values()]
     more = len(said) - _MOST_NAMED
     return ", ".join(said[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

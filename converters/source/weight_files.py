@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
 from ..containers.registry import all_containers, containers_of, recognise
-from ..errors import ConvertError, FormatError, MisfitError, OtherDialectError, Problem, reading
+from ..errors import ConvertError, FormatError, MisfitError, OtherDialectError, Problem, reading, shown
 from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
@@ -29,6 +29,11 @@ from .wrappers import holds_model
 _MOST_COMPARED = 8
 _NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it too."
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+
+#: Characters of a tensor's name; those of a model have some 80. Names are matched against many patterns.
+_LONGEST_NAME = 512
+#: Bytes that all tensors of a file may mean together: shared layers are stored once and written once for each layer.
+EXPANDED_TIMES, EXPANDED_BYTES = 64, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -292,10 +297,14 @@ def index(weights: WeightSet) -> Index:
         others |= {name: text for name, text in found.metadata.items() if name not in own}
         nested |= found.nested
         for tensor in found.tensors:
+            if len(tensor.name) > _LONGEST_NAME:
+                what = f"the name {shown(tensor.name)} is too long for a tensor's: at most {_LONGEST_NAME} are read"
+                raise FormatError(path, what)
             other = home.setdefault(tensor.name, path)
             if other is not path:
                 problems.append(Problem("twice", tensor.name, f"in {other.name} and in {path.name}"))
             tensors.append(tensor)
+    _refuse_expansion(weights, tensors)
     if weights.shard_index is not None:
         weight_map = read_json(weights.shard_index)["weight_map"]
         for name, file in weight_map.items():
@@ -309,6 +318,18 @@ def index(weights: WeightSet) -> Index:
         where = weights.shard_index or weights.directory
         raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
     return Index(tuple(tensors), others, frozenset(nested))
+
+
+def _refuse_expansion(weights: WeightSet, tensors: Iterable[StoredTensor]) -> None:
+    """Refuse files whose tensors share their bytes so often that a few kB would be written out as gigabytes."""
+    stored = sum(path.stat().st_size for path in weights.parts)
+    meant, most = sum(tensor.nbytes for tensor in tensors), EXPANDED_TIMES * stored + EXPANDED_BYTES
+    if meant > most:
+        raise FormatError(
+            weights.parts[0] if len(weights.parts) == 1 else weights.directory,
+            f"its tensors share {stored:,} bytes and are {meant:,} together, of which at most {most:,} are read",
+            next_step="Save it with a tensor of its own for each name; if it is no model of yours, do not use it.",
+        )
 
 
 def _index_each(weights: WeightSet) -> list[Index]:
