@@ -21,6 +21,7 @@ from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .identification import Found
 from .payloads import first_difference, rotary_distance
+from .resized import advise
 from .vocabulary import misfit as vocabulary_misfit
 
 #: Half a unit in the last place of 1.0; the table is held in float32 even beside float64 weights.
@@ -160,11 +161,16 @@ class _Fitting:
         if not self.problems and not rows:
             return misread
         problems = (*misread.problems, *self.problems, *rows)
-        hint: str | None = choice.step or _hint(problems, self.dialect, self.kind)
+        hint: str | None = choice.step or self._resized_hint(bindings) or _hint(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
         against = f"{self.kind.class_name} in {self.dialect}'s spelling"
         return self._misfit(problems, against, hint, where=self.found.entry)
+
+    def _resized_hint(self, bindings: dict[str, Binding]) -> str | None:
+        names = {tie.spelling.in_(self.dialect) for tie in Table(0, self.kind).ties}
+        copies = [tensor for tensor in self.found.index.tensors if tensor.name in names]
+        return advise(self.problems, bindings, copies, self.dialect)
 
     def _misfit(self, problems: Iterable[Problem], against: str, next_step: str | None, *, where: Path | None) -> Fit:
         found = tuple(problems)
