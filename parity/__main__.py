@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from ..interruption import Interruptible
+import sys
 
-with Interruptible():
-    import sys
+import click
 
-    import click
-
-    from ..converters.errors import ConvertError, printable_lines
-    from .command_line import parity_command
+from ..converters.errors import ConvertError, printable_lines
+from .command_line import parity_command
 
 
 def main() -> None:
