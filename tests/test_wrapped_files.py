@@ -279,3 +279,19 @@ def test_an_optimizer_alone_is_no_model(tmp_path: Path) -> None:
     torch.save({"optimizer": adam(torch.load(path))}, path)
     with pytest.raises(ConvertError):
         open_checkpoint(tmp_path / "ckpt")
+
+
+def test_frameworks_load_the_part_that_is_asked_for(tmp_path: Path) -> None:
+    """The process that computes opens the file again, and is told the same."""
+    from roformer_convert.models.fill_mask import fill_mask
+
+    tiny, text = ROOT / "fixtures" / "tiny", "今天[MASK]很好"
+    convert(tiny, tmp_path / "two", to="torch", options=ConvertOptions(container="bin", positions=False))
+    path = tmp_path / "two" / "pytorch_model.bin"
+    state = torch.load(path)
+    torch.save({"student": state, "teacher": {name: value * 0 for name, value in state.items()}}, path)
+    (want,) = fill_mask(tiny, [text])
+    (got,) = fill_mask(tmp_path / "two", [text], parts=Parts(prefix="student"))
+    assert got.line == want.line
+    (zero,) = fill_mask(tmp_path / "two", [text], parts=Parts(prefix="teacher"))
+    assert zero.line != want.line
