@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -15,9 +15,9 @@ from .command_group import OnePath, echo, end_once, hold_signals
 from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
-from .converters.errors import ConvertError, OtherDialectError, printable
+from .converters.errors import ConvertError, OtherDialectError, fold_key, fold_names, printable
 from .converters.json_output import render_json
-from .converters.rendering import table
+from .converters.rendering import MANY_ROWS, table
 from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
 from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
@@ -106,7 +106,11 @@ def _options(function: Function, to: str = "TO") -> Function:
             help="Copy tokenizer files and licences, too, that are links out of SOURCE.",
         ),
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
-        click.option("--dry-run", is_flag=True, help="Print the plan, tensor by tensor; write nothing."),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Print the plan, tensor by tensor, layers of large models folded; write nothing.",
+        ),
         click.option("--no-verify", is_flag=True, help="Do not read the result back and compare it."),
         click.option(
             "--parity",
@@ -233,13 +237,13 @@ def _counted(number: int, thing: str) -> str:
 
 
 def plan_table(plan: Plan) -> str:
-    """Print every tensor of a plan: where it goes, where it comes from, whether it is transposed, its bytes."""
+    """Print every tensor of a plan: where it goes, where it comes from, whether it is transposed, its bytes.
+
+    Of many, those that differ in their layer alone are one row, with the bytes of all of them.
+    """
     rows = []
-    files = [(file.filename, file.steps) for file in plan.files]
-    if plan.beside is not None:
-        files.append((plan.beside.filename, plan.beside.steps))
-    for filename, steps in files:
-        for step in steps:
+    for file in plan.files:
+        for step in file.steps:
             how = "computed" if step.computed else "transposed" if step.transpose else "copied"
             if step.casts and not step.computed:
                 how += f", cast from {step.binding.stored.dtype}"
@@ -248,12 +252,39 @@ def plan_table(plan: Plan) -> str:
             stored = 0 if step.new.alias_of is not None else step.new.nbytes
             shape = " × ".join(map(str, step.new.shape))
             origin = "" if step.computed else step.binding.stored.name
-            row = [step.new.name, origin, shape, step.new.dtype, how, f"{stored:,}"]
-            rows.append([filename, *row] if len(files) > 1 else row)
-    head = ["target tensor", "from", "shape", "dtype", "how", "bytes"]
-    if len(files) > 1:
-        head = ["file", *head]
-    return table(head, rows, right=[len(head) - 1])
+            rows.append(_Row(file.filename, step.new.name, origin, shape, step.new.dtype, how, stored))
+    if len(rows) > MANY_ROWS:
+        rows = _folded(rows)
+    head = ["file", "target tensor", "from", "shape", "dtype", "how", "bytes"]
+    first = 0 if len(plan.files) > 1 else 1
+    cells = [[*row[:-1], f"{row.nbytes:,}"][first:] for row in rows]
+    return table(head[first:], cells, right=[len(head) - first - 1])
+
+
+class _Row(NamedTuple):
+    """A row of the plan's table, as its columns are."""
+
+    file: str
+    name: str
+    origin: str
+    shape: str
+    dtype: str
+    how: str
+    nbytes: int
+
+
+def _folded(rows: Sequence[_Row]) -> list[_Row]:
+    """Make one row of those that differ in their layer alone."""
+    keyed = [((row.file, row.shape, row.dtype, row.how, fold_key(row.origin)), row.name) for row in rows]
+    folded = []
+    for name, places in fold_names(keyed):
+        first = rows[places[0]]
+        if len(places) > 1:
+            origin = fold_names([("", rows[place].origin) for place in places])[0][0]
+            nbytes = sum(rows[place].nbytes for place in places)
+            first = first._replace(name=name, origin=origin, nbytes=nbytes, how=f"{first.how}, {len(places)} tensors")
+        folded.append(first)
+    return folded
 
 
 def render(report: ConversionReport, *, dry_run: bool) -> str:

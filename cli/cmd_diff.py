@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,9 @@ import click
 
 from .choices import NameChoice
 from .command_group import echo
+from .converters.errors import fold_names
 from .converters.json_output import render_json
-from .converters.rendering import table
+from .converters.rendering import MANY_ROWS, table
 from .converters.table.mapping import CLASSES, DIALECTS
 
 if TYPE_CHECKING:
@@ -44,25 +46,35 @@ def _both(name: str, *, help: str, **options: Any) -> Callable[[Function], Funct
 @_both("--encoder-only", is_flag=True, help="Take {}'s encoder and its pooler, without heads.")
 @_both("--drop", metavar="PATTERN", multiple=True, help="Leave out {}'s tensors whose names match. Repeatable.")
 @_both("--class", type=NameChoice(CLASSES), help="Class of {}, where its files do not say.")
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Take values that differ by no more than X for equal, whatever their types: --atol 1e-3.  [default: all bits]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as data, equal tensors included.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing; the exit status says it.")
-def diff_command(first: Path, second: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def diff_command(first: Path, second: Path, atol: float | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Compare FIRST with SECOND tensor by tensor under canonical names, whatever their dialects.
 
     Exit status: 0 all bits and configuration fields are equal, 1 they differ, 2 one cannot be read.
 
     \b
         roformer-convert diff ckpt/ ckpt-torch/
+    Is the half-precision copy this model, rounded?
+        roformer-convert diff ckpt/ ckpt-half/ --atol 1e-3
     """
     from .converters.compare import compare
 
+    if atol is not None and math.isnan(atol):
+        raise click.BadParameter("nan is no distance", param_hint="'--atol'")
     with _open(first, "first", given) as one, _open(second, "second", given) as two:
-        comparison = compare(one, two)
+        comparison = compare(one, two, atol=atol)
     if as_json:
         click.echo(render_json(comparison.as_dict()))
     elif not quiet:
         echo(render(comparison, str(first), str(second)))
-    click.get_current_context().exit(0 if comparison.equal else 1)
+    click.get_current_context().exit(0 if comparison.agree else 1)
 
 
 def _open(path: Path, which: str, given: Mapping[str, Any]) -> Checkpoint:
@@ -95,26 +107,42 @@ def _named_for(which: str, text: str) -> str:
 
 def render(comparison: Comparison, first: str, second: str) -> str:
     """Name what differs, the largest difference of each tensor and where it is."""
+    different = [tensor for tensor in comparison.tensors if tensor.verdict not in ("equal", "close")]
+    named = [(tensor.name, [place]) for place, tensor in enumerate(different)]
+    if len(different) > MANY_ROWS:
+        named = fold_names([((tensor.verdict, tensor.detail), tensor.name) for tensor in different])
     rows = []
-    for tensor in comparison.tensors:
-        if tensor.verdict == "equal":
-            continue
+    for name, places in named:
+        # NaN, which compares with nothing, is the largest of all
+        worst = max(
+            (different[place] for place in places), key=lambda each: (each.largest != each.largest, each.largest)
+        )
         at, values = "", ""
-        if tensor.index:
-            at = "[" + ", ".join(map(str, tensor.index)) + "]"
-            values = f"{tensor.first!r} / {tensor.second!r}"
-        largest = f"{tensor.largest:.3g}" if tensor.count else ""
-        rows.append([tensor.name, tensor.verdict, largest, at, values, tensor.detail])
+        if worst.index:
+            at = "[" + ", ".join(map(str, worst.index)) + "]"
+            values = f"{worst.first!r} / {worst.second!r}"
+        largest = f"{worst.largest:.3g}" if worst.count else ""
+        many = f"{len(places)} tensors, the farthest {worst.name}" if len(places) > 1 else ""
+        rows.append([name, worst.verdict, largest, at, values, "; ".join(filter(None, (worst.detail, many)))])
     lines = []
     if rows:
         lines.append(table(["tensor", "verdict", "max |difference|", "at (out, in)", "values", ""], rows, right=[2]))
+    if len(rows) < len(different):
+        lines.append("tensors of several layers are folded; --json has each")
     lines.extend(f"configuration: {name} is {a!r} / {b!r}" for name, (a, b) in comparison.config.items())
     lines.extend(f"note: {note}" for note in comparison.notes)
     total = len(comparison.tensors)
+    close = [tensor.largest for tensor in comparison.tensors if tensor.verdict == "close"]
     if comparison.equal:
         lines.append(f"{first} and {second} are equal: {total} tensors, every bit, and every configuration field")
+    elif comparison.agree:
+        lines.append(
+            f"{first} and {second} are close: {total} tensors, of which {len(close)} differ by at most "
+            f"{max(close):.3g}, and every configuration field is equal"
+        )
     else:
-        lines.append(f"{first} and {second} differ: {len(rows)} of {total} tensors")
+        beside = f", and {len(close)} are close" if close else ""
+        lines.append(f"{first} and {second} differ: {len(different)} of {total} tensors{beside}")
     return "\n".join(lines)
 
 

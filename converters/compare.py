@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from .tensors.blocks import Scratch, blocks, in_order, together
 from .tensors.checksums import require, running, verify_checksum
 from .tensors.dtypes import cast, numpy_dtype
 
-Verdict = Literal["equal", "differs", "shape", "dtype", "only in the first", "only in the second"]
+Verdict = Literal["equal", "close", "differs", "shape", "dtype", "only in the first", "only in the second"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class TensorDifference:
 
     Attributes:
         name: Canonical name.
-        verdict: ``"equal"`` means equal bits; ``"dtype"``, other types and the values differ no more than that.
+        verdict: ``"equal"`` means equal bits; ``"close"``, values within what is allowed; ``"dtype"``, equal
+            values of other types.
         detail: Shapes or types where they are the difference.
         largest: Largest absolute difference, in float64; NaN where one side is not a number and the other is.
         index: Where that is, in canonical orientation (out, in).
@@ -58,6 +59,11 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
     @property
+    def agree(self) -> bool:
+        """Whether the two are equal as far as was asked: every tensor equal or close, every field equal."""
+        return not self.config and all(tensor.verdict in ("equal", "close") for tensor in self.tensors)
+
+    @property
     def equal(self) -> bool:
         """Whether every tensor has equal bits and every field an equal value."""
         return not self.config and all(tensor.verdict == "equal" for tensor in self.tensors)
@@ -66,6 +72,7 @@ class Comparison:
         """Render as data for ``--json``."""
         return {
             "equal": self.equal,
+            "agree": self.agree,
             "config": {name: list(pair) for name, pair in self.config.items()},
             "notes": list(self.notes),
             "tensors": [asdict(tensor) for tensor in self.tensors],
@@ -73,13 +80,24 @@ class Comparison:
 
 
 def compare(
-    first: Checkpoint, second: Checkpoint, *, progress: Callable[[int], None] = lambda count: None
+    first: Checkpoint,
+    second: Checkpoint,
+    *,
+    atol: float | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Comparison:
-    """Compare two open checkpoints with bounded memory."""
+    """Compare two open checkpoints with bounded memory.
+
+    Args:
+        first: One of them.
+        second: The other.
+        atol: Largest absolute difference of two values that are close, whatever their types; None for equal bits.
+        progress: Called with the bytes of each tensor that was compared.
+    """
     names = list(dict.fromkeys([*first.bindings, *second.bindings]))
     tensors = []
     for name in names:
-        tensors.append(_compare_tensor(first, second, name))
+        tensors.append(_judged(_compare_tensor(first, second, name), atol))
         progress(first.bindings[name].stored.nbytes if name in first else 0)
     config = {
         field.name: (getattr(first.config, field.name), getattr(second.config, field.name))
@@ -95,6 +113,13 @@ def _vocabulary_notes(first: Checkpoint, second: Checkpoint) -> tuple[str, ...]:
     if one and two and not filecmp.cmp(one[0], two[0], shallow=False):
         return ("the two vocab.txt differ, so that equal texts are not equal token ids",)
     return ()
+
+
+def _judged(found: TensorDifference, atol: float | None) -> TensorDifference:
+    """Call a tensor close whose values differ by no more than ``atol``; NaN is close to nothing but NaN."""
+    if atol is not None and found.verdict in ("differs", "dtype") and found.largest <= atol:
+        return replace(found, verdict="close")
+    return found
 
 
 def _compare_tensor(first: Checkpoint, second: Checkpoint, name: str) -> TensorDifference:

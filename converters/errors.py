@@ -8,9 +8,9 @@ the library's callers can read the fields and the command and ``--json`` say the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -155,29 +155,35 @@ def quoted(value: object, limit: int = 80) -> str:
 _LAYER = re.compile(r"(layers?[._]+)([0-9]{1,6})(?=[./_]|$)")
 
 
-@dataclass
-class _Fold:
-    first: int
-    problem: Problem
-    numbers: list[int] = field(default_factory=list)
+def fold_key(name: str) -> str:
+    """Return a name without its layer number: equal for names that fold into one."""
+    match = _LAYER.search(name)
+    return name if match is None else f"{name[: match.end(1)]}\0{name[match.end() :]}"
+
+
+def fold_names(keyed: Sequence[tuple[Hashable, str]]) -> list[tuple[str, list[int]]]:
+    """Fold names with equal keys that differ only in their layer number, ``layers.{0...11}.norm2.bias``.
+
+    Returns each name, folded or as it is, and the places in ``keyed`` that it stands for, in the order of the first.
+    """
+    folds: dict[tuple[Hashable, str, int], list[int]] = {}
+    numbers: list[int] = []
+    for place, (key, name) in enumerate(keyed):
+        match, template = _LAYER.search(name), fold_key(name)
+        numbers.append(-1 if match is None else int(match.group(2)))
+        folds.setdefault((key, template, place if match is None else -1), []).append(place)
+    folded = []
+    for (_, template, _), places in folds.items():
+        layers = "{" + _ranges(sorted({numbers[place] for place in places})) + "}"
+        folded.append((template.replace("\0", layers) if len(places) > 1 else keyed[places[0]][1], places))
+    return folded
 
 
 def fold_layers(problems: Iterable[Problem]) -> list[tuple[Problem, int]]:
     """Fold problems that differ only in their layer number into one: ``layers.{0...11}.norm2.bias``, and how many."""
-    folds: dict[tuple[str, str, str], _Fold] = {}
-    for position, problem in enumerate(problems):
-        match = _LAYER.search(problem.name)
-        template = problem.name if match is None else f"{problem.name[: match.end(1)]}\0{problem.name[match.end() :]}"
-        fold = folds.setdefault((problem.kind, template, problem.detail), _Fold(position, problem))
-        fold.numbers.append(-1 if match is None else int(match.group(2)))
-    folded = []
-    for (kind, template, detail), fold in sorted(folds.items(), key=lambda item: item[1].first):
-        if "\0" in template and len(fold.numbers) > 1:
-            name = template.replace("\0", "{" + _ranges(sorted(set(fold.numbers))) + "}")
-            folded.append((Problem(kind, name, detail), len(fold.numbers)))
-        else:
-            folded.extend([(fold.problem, 1)] * len(fold.numbers))
-    return folded
+    problems = list(problems)
+    folded = fold_names([((problem.kind, problem.detail), problem.name) for problem in problems])
+    return [(replace(problems[places[0]], name=name), len(places)) for name, places in folded]
 
 
 def _ranges(numbers: list[int]) -> str:

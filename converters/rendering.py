@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+#: Rows that differ in their layer alone are folded where a table would be longer: it fills more than one screen.
+MANY_ROWS = 60
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Align rows under a head; columns in ``right`` are numbers."""
     rows = [[shown(cell) for cell in row] for row in rows]  # tensors are named by strangers
