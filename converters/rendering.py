@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 #: Rows that differ in their layer alone are folded where a table would be longer: it fills more than one screen.
-MANY_ROWS = 60
+MANY_ROWS = 100
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
