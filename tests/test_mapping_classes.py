@@ -286,3 +286,12 @@ def test_every_size_is_measured_by_its_tensor(tmp_path: Path, dialect: Dialect) 
         if field != "num_labels":
             assert sizes[field] == getattr(CONFIG, field), field
     assert sizes["num_hidden_layers"] == CONFIG.num_hidden_layers
+
+
+def test_a_head_may_lack_its_bias_in_roformer_v2_alone() -> None:
+    """PaddleNLP's RoFormerV2 has such heads; in a RoFormer a file without it is damaged."""
+    for kind in HEADS:
+        for traits in (Traits(), Traits(norms=False), Traits(norms=False, biases=False)):
+            rows = Table(0, CLASSES[kind], traits).by_canonical
+            assert rows["classifier.bias"].optional is not traits.norms
+            assert not rows["classifier.weight"].optional
