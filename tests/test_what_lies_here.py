@@ -169,6 +169,18 @@ def test_weights_two_levels_down_are_named(tmp_path: Path) -> None:
     assert "they are in checkpoints/step-000500/" in refused(tmp_path / "run")
 
 
+def test_names_of_folders_and_files_cannot_drive_a_terminal(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "step\x1b[31m-1")
+    assert "\x1b" not in refused(tmp_path / "run")
+    steps(tmp_path / "run", "step\x1b[31m-2")
+    assert "\x1b" not in refused(tmp_path / "run")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "evil\x1b[31m.txt").write_text("")
+    assert "\x1b" not in refused(tmp_path / "none")
+    (tmp_path / "none" / "evil\x1b[31m.onnx").write_text("")
+    assert "\x1b" not in refused(tmp_path / "none")
+
+
 def last(root: Path) -> None:
     """Nothing says it: the highest number."""
 

@@ -218,7 +218,7 @@ def _snapshot_of(directory: Path, revision: str = "main") -> Path:
         return snapshots[commit]
     if len(snapshots) == 1 and revision == "main":
         return next(iter(snapshots.values()))
-    names = ", ".join(list(snapshots)[:8]) or "none"
+    names = ", ".join(quoted(name, 60)[1:-1] for name in list(snapshots)[:8]) or "none"
     raise ConvertError(
         f"{directory}: a folder of a hub's cache that has no snapshot for {revision}; it has {names}",
         "Name the snapshot's folder.",

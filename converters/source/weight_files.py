@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..containers.container import HEAD_BYTES, TAIL_BYTES, Container
 from ..containers.registry import all_containers, containers_of, recognise
-from ..errors import ConvertError, FormatError, MisfitError, OtherDialectError, Problem, reading, shown
+from ..errors import ConvertError, FormatError, MisfitError, OtherDialectError, Problem, printable, reading, shown
 from ..json_input import read_json
 from ..table.mapping import DIALECTS, Dialect
 from ..table.recognition import detect_dialect
@@ -243,14 +243,14 @@ def several(directory: Path, found: Sequence[tuple[Path, str]], step: str | None
     """
     paths = [path for path, _ in found]
     if step is None:
-        name, why = newest(directory, [path.name.removesuffix(".index") for path in paths])
-        alike = len({sniff(path) for path in paths}) == 1  # steps of one run
-        step = (
-            f"Say which one is meant: name the file itself, e.g. {f'{directory / name}, {why}' if alike else paths[0]}"
-        )
-        alone = [name for name in DIALECTS if sum(_is_of(path, name) for path in paths) == 1]
-        step += f", or its dialect with --from {' or '.join(alone)}" if alone and len(paths) <= _MOST_COMPARED else ""
-        step += "."
+        example = printable(str(paths[0]))
+        if len({sniff(path) for path in paths}) == 1:  # steps of one run
+            name, why = newest(directory, [path.name.removesuffix(".index") for path in paths])
+            example = f"{directory / printable(name)}, {why}"
+        step = f"Say which one is meant: name the file itself, e.g. {example}"
+        few = len(paths) <= _MOST_COMPARED
+        alone = [each for each in DIALECTS if few and sum(_is_of(path, each) for path in paths) == 1]
+        step += f", or its dialect with --from {' or '.join(alone)}." if alone else "."
     return MisfitError(directory, "one model", [Problem("weights", path.name, said) for path, said in found], step)
 
 

@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError, quoted
+from ..errors import ConvertError, FormatError, printable, quoted
 from ..json_input import read_json
 from . import foreign_files
 
 #: How far below a folder weights are looked for, and in how many folders at most.
 _DEPTH, _MOST_FOLDERS = 2, 200
+#: Files that are opened to see whether they are pointers.
+_MOST_LOOKED_INTO = 1000
 #: Folders or files that a message lists.
 _MOST_LISTED = 8
 #: In the file that TensorFlow calls ``checkpoint``.
@@ -31,7 +33,7 @@ def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[P
     """
     entries = sorted(directory.iterdir())
     names = [entry.name for entry in entries]
-    pointers = [entry.name for entry in entries if entry.is_file() and foreign_files.is_lfs_pointer(entry)]
+    pointers = [entry.name for entry in entries[:_MOST_LOOKED_INTO] if foreign_files.is_lfs_pointer(entry)]
     if pointers:
         what = f"{directory}: {_listed(pointers)} is Git LFS's pointer, not the file itself; there are no weights here"
         return ConvertError(what, "Fetch the files with `git lfs pull` in the repository, or download them themselves.")
@@ -113,11 +115,11 @@ def merging(directory: Path) -> str:
 
 def _one_level_down(directory: Path, below: Sequence[str]) -> ConvertError:
     if len(below) == 1:
-        what = f"{directory}: no weights at its top; they are in {below[0]}/"
-        return ConvertError(what, f"Name that: {directory / below[0]}")
+        what = f"{directory}: no weights at its top; they are in {printable(below[0])}/"
+        return ConvertError(what, f"Name that: {directory / printable(below[0])}")
     name, why = newest(directory, below)
     what = f"{directory}: no weights at its top; there are some in {len(below)} folders: {_listed(below)}"
-    return ConvertError(what, f"Name one, for example {directory / name}, {why}.")
+    return ConvertError(what, f"Name one, for example {directory / printable(name)}, {why}.")
 
 
 def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
