@@ -34,6 +34,12 @@ mutants: $(READY)  ## change the table, the fitting and the plan place by place:
 	$(BIN)/python tests/mutate.py converters/target/plan.py tests/test_plan.py tests/test_plan_properties.py \
 		tests/test_conversion.py tests/test_sources.py tests/test_cli.py --sample $(or $(SAMPLE),60)
 
+fuzz: $(READY)  ## feed every reader with mutants for an hour (SECONDS=…), with another seed each time
+	FUZZ_SECONDS=$(or $(SECONDS),3600) $(BIN)/python -m pytest tests/fuzz
+
+kills: $(READY)  ## kill conversions at random moments, so many of each kind (KILLS=…): nothing or a whole result is left
+	KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/test_interrupted.py -k killed
+
 typing:  ## links that give type checkers the installed package names
 	@rm -rf build/typing && mkdir -p build/typing/roformer_convert
 	@ln -s $(CURDIR)/cli/* build/typing/roformer_convert/
@@ -91,4 +97,4 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test coverage mutants typing lint check format fixtures bench-convert bench-inference bench-training bench-parity audit-gpu peers peer-fixtures clean
+.PHONY: help env parity test coverage mutants fuzz kills typing lint check format fixtures bench-convert bench-inference bench-training bench-parity audit-gpu peers peer-fixtures clean
