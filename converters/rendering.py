@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-#: Rows that differ in their layer alone are folded where a table would be longer: it fills more than one screen.
+#: Rows that differ in their layer alone are folded where a table would be longer than this.
 MANY_ROWS = 100
 
 

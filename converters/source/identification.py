@@ -7,6 +7,7 @@ Nothing is judged here: :mod:`.fitting` holds what was found against the table. 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -340,7 +341,7 @@ def _find_config(directory: Path, dialects: Iterable[Dialect]) -> Path | None:
 
 def _say_unread(path: Path, dialect: Dialect) -> str:
     names = " or ".join(DIALECT_FILES[dialect].configs)
-    step = f"if it is this model's, name it with --config {path}"
+    step = f"if it is this model's, name it with --config {shlex.quote(str(path))}"
     return f"{path.name} was not read, for {dialect}'s is called {names}: {step}"
 
 

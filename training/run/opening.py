@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,4 +59,5 @@ def peak(device: str, precision: str, ranks: int) -> float | None:
 
 def ending_line(checkpoint: Path) -> str:
     """Say where the result lies and how it is converted."""
-    return f"done: the model is in {checkpoint}; convert it with: roformer-convert paddle2torch {checkpoint}"
+    command = f"roformer-convert paddle2torch {shlex.quote(str(checkpoint))}"
+    return f"done: the model is in {checkpoint}; convert it with: {command}"

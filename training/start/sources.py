@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,7 +203,8 @@ def _require_same(checkpoint: Checkpoint, config: RoFormerConfig, sources: Sourc
             checkpoint.path,
             "the model that is to be trained",
             problems,
-            f"Set [model] to the checkpoint's values; prepare the corpora with its vocabulary: --vocab {own}.",
+            "Set [model] to the checkpoint's values; prepare the corpora with its vocabulary: "
+            f"--vocab {shlex.quote(str(own))}.",
         )
 
 
