@@ -13,12 +13,14 @@ from click.testing import CliRunner
 
 from roformer_convert import __version__, pretrain
 from roformer_convert.__main__ import cli
+from roformer_convert.converters import ConvertError
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run import opening as opening_module
 from roformer_convert.training.run.feed import Feed
 from roformer_convert.training.run.loop import train
 from roformer_convert.training.run.opening import opening, peak
+from roformer_convert.training.run.run_directory import LOCK, locked
 from roformer_convert.training.start.sources import open_sources
 from roformer_convert.training.step.estimate import flop_per_token, peak_flops
 from roformer_convert.training.step.parallel import Ranks
@@ -139,3 +141,30 @@ def test_the_share_of_the_peak_is_what_the_tokens_cost(
     share = record["tokens_per_second"] * flop_per_token(config, 32) / 1e9
     assert record["peak_share"] == pytest.approx(share)
     assert f"{record['tokens_per_second']:,.0f} tokens/s ({100 * share:.1f} % of the peak)" in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_begin_leaves_no_directory(tmp_path: Path) -> None:
+    def begin(run: Path) -> None:
+        with locked(run):
+            assert (run / LOCK).exists()
+            raise ConvertError("no corpus")
+
+    for _ in range(2):
+        with pytest.raises(ConvertError, match="no corpus"):
+            begin(tmp_path / "a" / "run")
+        assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConvertError, match="no corpus"):
+        begin(tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_a_run_that_fails_later_keeps_what_it_wrote(tmp_path: Path) -> None:
+    def begin() -> None:
+        with locked(tmp_path / "run"):
+            (tmp_path / "run" / "metrics.jsonl").write_text("{}")
+            raise ConvertError("no room")
+
+    with pytest.raises(ConvertError, match="no room"):
+        begin()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [LOCK, "metrics.jsonl"]

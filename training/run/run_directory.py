@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ...converters.errors import ConvertError
-from ...converters.target.whole_files import lock
+from ...converters.target.whole_files import lock, make_parents
 from ..reporting.metrics import METRICS
 from ..step.state import checkpoints, newest_whole
 
-#: Held while a process trains there; empty. It stays, for a file that is removed can be locked by two.
+#: Held while a process trains there; empty. It stays where a run was, for a file that is removed can be locked by two.
 LOCK = ".lock"
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Make the run's directory and hold it for this process, whose death, however it comes, gives it back.
+
+    A directory made here goes again where the run fails before anything of it is written.
 
     Raises:
         ConvertError: Another process holds it, or it cannot be made.
     """
+    made = make_parents(run / LOCK)
     try:
-        run.mkdir(parents=True, exist_ok=True)
         file = open(run / LOCK, "ab")  # noqa: SIM115  # closed below
     except OSError as error:
         raise ConvertError(f"{run}: cannot be written: {error.strerror or error}", "Name another --output.") from None
@@ -32,7 +35,15 @@ def locked(run: Path) -> Iterator[None]:
             raise ConvertError(
                 f"{run}: another process is training there", "Wait until it has ended, or name another --output."
             )
-        yield
+        try:
+            yield
+        except BaseException:
+            if made and os.listdir(run) == [LOCK]:
+                (run / LOCK).unlink()
+                for each in reversed(made):
+                    with contextlib.suppress(OSError):  # somebody else has put something there
+                        each.rmdir()
+            raise
 
 
 def claim(run: Path, *, resume: bool) -> tuple[int | None, list[tuple[str, str]]]:
