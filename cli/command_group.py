@@ -100,7 +100,8 @@ class OnePath(click.Command):
         left = super().parse_args(ctx, args)
         if left and not ctx.resilient_parsing:
             several = "arguments" if len(left) > 1 else "argument"
-            hint = self.second.format(shlex.quote(left[0])) if len(left) == 1 else ""
+            told = ctx.params.get("output") is not None  # then the second path is something else
+            hint = self.second.format(shlex.quote(left[0])) if len(left) == 1 and not told else ""
             ctx.fail(f"Got unexpected extra {several} ({shlex.join(left)}).{hint and f' {hint}'}")
         return left
 

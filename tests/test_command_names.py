@@ -107,6 +107,7 @@ def test_the_other_names_reach_the_commands(tmp_path: Path) -> None:
         (["convert", "x", "y", "--to", "tf"], "(y). The output is named with -o: -o y"),
         (["export", "x", "y", "--to", "onnx"], "(y). The output is named with -o: -o y"),
         (["inspect", "x", "y"], "(y). Two checkpoints are compared by `roformer-convert diff`."),
+        (["paddle2torch", "-o", "out", "x", "y"], "Got unexpected extra argument (y)."),
         (["paddle2torch", "x", "y", "z"], "unexpected extra arguments (y z)."),
     ],
 )
