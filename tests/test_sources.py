@@ -136,7 +136,8 @@ def test_another_dialects_configuration_is_named_and_not_read(
     path = (tmp_path / "ckpt" / own).rename(tmp_path / "ckpt" / name)
     with pytest.raises(MisfitError, match="num_attention_heads") as caught:
         convert(tmp_path / "ckpt", to="paddle")
-    said = f"{name} was not read, for {dialect}'s is called {own}: "
+    called = "config.json or bert4torch_config.json" if dialect == "torch" else own
+    said = f"{name} was not read, for {dialect}'s is called {called}: "
     said += f"if it is this model's, name it with --config {path}"
     assert str(caught.value).endswith(said)
     if dialect == "torch":  # a file that carries its rotary table needs no configuration

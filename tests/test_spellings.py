@@ -97,7 +97,9 @@ def test_bert4torch_in_a_class_of_somebody_s_own_and_of_older_releases(prefix: s
         return prefix + name
 
     torch.save({respelled(name): tensor for name, tensor in state.items()}, tmp_path / "source" / "pytorch_model.bin")
+    (tmp_path / "source" / "config.json").rename(tmp_path / "source" / "bert4torch_config.json")
     assert same_bits(read_all(tmp_path / "source"), want) == []
+    assert inspect(tmp_path / "source").config_file == "bert4torch_config.json"
 
 
 def test_a_layer_with_other_dense_layers_in_it_is_not_guessed() -> None:

@@ -25,7 +25,7 @@ class DialectFiles:
 
 DIALECT_FILES: Mapping[Dialect, DialectFiles] = {
     "paddle": DialectFiles("PaddleNLP", ("config.json", "model_config.json")),
-    "torch": DialectFiles("transformers", ("config.json",)),
+    "torch": DialectFiles("transformers", ("config.json", "bert4torch_config.json")),
     "tf": DialectFiles("transformers for TF", ("config.json",)),
     "tf1": DialectFiles("bert4keras", ("bert_config.json",)),
 }
