@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import tarfile
 import zipfile
@@ -83,8 +84,8 @@ def test_adapters_come_with_the_call_that_merges_them() -> None:
         ("model.pdopt", b"\x80\x02}.", "the state of an optimizer"),
         ("zero_pp_rank_0_mp_rank_00_optim_states.pt", b"\x80\x02}.", "the state of an optimizer"),
         ("weights.npz", b"PK\x05\x06" + b"\0" * 18, "arrays of numpy"),
-        ("vocab.txt", b"[PAD]\n", "a tokenizer without a model"),
-        ("config.json", b"{}", "a configuration without a model"),
+        ("vocab.txt", b"[PAD]\n", "part of a tokenizer: vocab.txt"),
+        ("config.json", b"{}", "a configuration: config.json"),
     ],
 )
 def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, content: bytes, words: str) -> None:
@@ -104,7 +105,7 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, 
         ("model.bin", tarred(), "a packed archive"),
         ("model.safetensors", b"\x1f\x8b\x08\0\0\0\0\0", "a packed archive"),
         ("pytorch_model.bin", b"GGUF\3\0\0\0", "weights for llama.cpp"),
-        ("config.json", b"{}", "a configuration without a model"),
+        ("config.json", b"{}", "not weights but a configuration"),
         (
             "model.safetensors",
             b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>",
@@ -216,6 +217,19 @@ def test_of_several_steps_the_one_that_is_meant_is_named(
     error = refused(tmp_path / "run")
     assert "in 3 folders: checkpoint-1000, checkpoint-200, checkpoint-90" in error
     assert error.endswith(f"Name one, for example {tmp_path / 'run' / name}, {why}.")
+
+
+def test_folders_that_no_number_and_no_note_tells_apart_are_named_alike(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "other", "best")
+    assert refused(tmp_path / "run").endswith(f"Name one, for example {tmp_path / 'run' / 'best'}.")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_a_notes_place_is_not_waited_for(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "step-1", "step-2")
+    for name in ("latest", "checkpoint", "vocab.txt"):
+        os.mkfifo(tmp_path / "run" / name)
+    assert refused(tmp_path / "run").endswith("step-2, the last one.")
 
 
 @pytest.mark.parametrize("said", [True, False])

@@ -70,6 +70,8 @@ def _has_model(directory: Path) -> bool:
 
 def _newest(directory: Path) -> Path | None:
     """Return the step that ``latest`` names, if it is there."""
+    if not (directory / _LATEST).is_file():  # opening a pipe would wait for ever
+        return None
     try:
         with open(directory / _LATEST, encoding="utf-8") as file:
             name = file.read(_LONGEST_NAME + 1).strip()

@@ -103,12 +103,12 @@ KINDS: tuple[Kind, ...] = (
     OPTIMIZER,
     Kind("arrays of numpy", "Save the state dict as safetensors, by its names.", ("*.npz", "*.npy"), (b"\x93NUMPY",)),
     Kind(
-        "a tokenizer without a model",
+        "part of a tokenizer",
         "The weights are another file of the same model; fetch it into this folder too.",
         ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "*.model"),
     ),
     Kind(
-        "a configuration without a model",
+        "a configuration",
         "The weights are another file of the same model; fetch it into this folder too.",
         ("config.json", "bert_config.json", "model_config.json"),
     ),

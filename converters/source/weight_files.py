@@ -246,7 +246,7 @@ def several(directory: Path, found: Sequence[tuple[Path, str]], step: str | None
         example = printable(str(paths[0]))
         if len({sniff(path) for path in paths}) == 1:  # steps of one run
             name, why = newest(directory, [path.name.removesuffix(".index") for path in paths])
-            example = f"{directory / printable(name)}, {why}"
+            example = f"{directory / printable(name)}{why}"
         step = f"Say which one is meant: name the file itself, e.g. {example}"
         few = len(paths) <= _MOST_COMPARED
         alone = [each for each in DIALECTS if few and sum(_is_of(path, each) for path in paths) == 1]

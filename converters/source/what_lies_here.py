@@ -61,7 +61,7 @@ def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[P
 
 
 def newest(directory: Path, names: Sequence[str]) -> tuple[str, str]:
-    """Return which of several steps of a training run is meant, and why, as a clause: "which checkpoint names".
+    """Return which of several steps of a run is meant, and why, as a clause: ", which latest names"; or no clause.
 
     Args:
         directory: Where they lie.
@@ -74,16 +74,29 @@ def newest(directory: Path, names: Sequence[str]) -> tuple[str, str]:
         ("trainer_state.json", lambda text: str(json.loads(text).get("best_model_checkpoint") or "")),
     ):
         try:
-            text = (directory / note).read_bytes()[:_LONGEST_NOTE].decode()
-            name = re.split(r"[\\/]", said(text))[-1]
+            name = re.split(r"[\\/]", said(_read_note(directory / note)))[-1]
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
         for each in names:
             if name and each.split("/")[0] == name:
-                return each, f"which {note} names"
-    return max(
-        names, key=lambda name: ([int(digits) for digits in re.findall(r"\d{1,18}", name)], name)
-    ), "the last one"
+                return each, f", which {note} names"
+    if not any(re.search(r"\d", name) for name in names):
+        return names[0], ""
+    last = max(names, key=lambda name: ([int(digits) for digits in re.findall(r"\d{1,18}", name)], name))
+    return last, ", the last one"
+
+
+def _read_note(path: Path) -> str:
+    """Read the beginning of a small text.
+
+    Raises:
+        OSError: It cannot be read, or is no file: opening a pipe would wait for ever.
+        ValueError: It is not UTF-8.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with open(path, "rb") as file:
+        return file.read(_LONGEST_NOTE).decode()
 
 
 def _stated(text: str) -> str:
@@ -119,7 +132,7 @@ def _one_level_down(directory: Path, below: Sequence[str]) -> ConvertError:
         return ConvertError(what, f"Name that: {directory / printable(below[0])}")
     name, why = newest(directory, below)
     what = f"{directory}: no weights at its top; there are some in {len(below)} folders: {_listed(below)}"
-    return ConvertError(what, f"Name one, for example {directory / printable(name)}, {why}.")
+    return ConvertError(what, f"Name one, for example {directory / printable(name)}{why}.")
 
 
 def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
