@@ -59,6 +59,9 @@ _PROPER_SHARE = Range(0, 1, above=True, below=True)
 _POSITIVE = Range(0, above=True)
 _FROM_0 = Range(0)
 _FROM_1 = Range(1)
+#: Past these no machine holds a layer, and Paddle's own errors are not for people.
+_WIDTH, _WIDTH_OR_0 = Range(1, 1 << 16), Range(0, 1 << 20)
+_LAYERS, _POSITIONS = Range(1, 4096), Range(1, 1 << 20)
 
 
 def _key(
@@ -112,16 +115,16 @@ class Data:
 class Model:
     """The architecture; the vocabulary is the corpus's."""
 
-    hidden_size: int = _key(768, "H, width of the encoder.", _FROM_1)
-    embedding_size: int = _key(0, "E, width of the embeddings; 0: hidden_size.", _FROM_0)
-    num_hidden_layers: int = _key(12, "L, number of layers.", _FROM_1)
-    num_attention_heads: int = _key(12, "N, number of attention heads.", _FROM_1)
-    intermediate_size: int = _key(0, "F, width inside the feed-forward block; 0: 4 × hidden_size.", _FROM_0)
+    hidden_size: int = _key(768, "H, width of the encoder.", _WIDTH)
+    embedding_size: int = _key(0, "E, width of the embeddings; 0: hidden_size.", _WIDTH_OR_0)
+    num_hidden_layers: int = _key(12, "L, number of layers.", _LAYERS)
+    num_attention_heads: int = _key(12, "N, number of attention heads.", _WIDTH)
+    intermediate_size: int = _key(0, "F, width inside the feed-forward block; 0: 4 × hidden_size.", _WIDTH_OR_0)
     hidden_act: str = _key("gelu", "Activation of the feed-forward block and the masked-LM head.")
     hidden_dropout_prob: float = _key(0.1, "Dropout after embeddings and blocks.", _SHARE)
     attention_probs_dropout_prob: float = _key(0.1, "Dropout of attention weights.", _SHARE)
     max_position_embeddings: int = _key(
-        512, "Longest sequence the checkpoint declares; positions have no weights.", _FROM_1
+        512, "Longest sequence the checkpoint declares; positions have no weights.", _POSITIONS
     )
     initializer_range: float = _key(0.02, "Standard deviation of fresh weights.", _POSITIVE)
     layer_norm_eps: float = _key(1e-12, "Added to the variance in every norm.", _POSITIVE)
