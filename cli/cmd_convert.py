@@ -242,8 +242,11 @@ def plan_table(plan: Plan) -> str:
     Of many, those that differ in their layer alone are one row, with the bytes of all of them.
     """
     rows = []
-    for file in plan.files:
-        for step in file.steps:
+    files = [(file.filename, file.steps) for file in plan.files]
+    if plan.beside is not None:
+        files.append((plan.beside.filename, plan.beside.steps))
+    for filename, steps in files:
+        for step in steps:
             how = "computed" if step.computed else "transposed" if step.transpose else "copied"
             if step.casts and not step.computed:
                 how += f", cast from {step.binding.stored.dtype}"
@@ -252,11 +255,11 @@ def plan_table(plan: Plan) -> str:
             stored = 0 if step.new.alias_of is not None else step.new.nbytes
             shape = " × ".join(map(str, step.new.shape))
             origin = "" if step.computed else step.binding.stored.name
-            rows.append(_Row(file.filename, step.new.name, origin, shape, step.new.dtype, how, stored))
+            rows.append(_Row(filename, step.new.name, origin, shape, step.new.dtype, how, stored))
     if len(rows) > MANY_ROWS:
         rows = _folded(rows)
     head = ["file", "target tensor", "from", "shape", "dtype", "how", "bytes"]
-    first = 0 if len(plan.files) > 1 else 1
+    first = 0 if len(files) > 1 else 1
     cells = [[*row[:-1], f"{row.nbytes:,}"][first:] for row in rows]
     return table(head[first:], cells, right=[len(head) - first - 1])
 

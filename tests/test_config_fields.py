@@ -20,7 +20,7 @@ from roformer_convert.converters.table.activations import ACTIVATIONS, SYNONYMS,
 from roformer_convert.converters.table.config_fields import FIELDS, SourceConfig
 from roformer_convert.converters.table.differences import differences
 from roformer_convert.converters.table.field_values import parse_settings
-from roformer_convert.converters.table.mapping import BASE, DIALECTS, MASKED_LM, Dialect
+from roformer_convert.converters.table.mapping import BASE, CLASSES, DIALECTS, MASKED_LM, Dialect
 from roformer_convert.converters.table.statements import FUNCTION
 
 #: Every field another than any dialect's default, so that a field that is dropped shows.
@@ -115,7 +115,10 @@ def test_the_keys_are_those_of_each_software() -> None:
         ("tf1", "layer_norm_eps", 1e-5, "bert4keras computes with 1e-12"),
         ("paddle", "layer_norm_eps", 0.01, "PaddlePaddle refuses more than 1e-3"),
         ("paddle", "hidden_act", "gelu_tanh", "PaddleNLP has no such function"),
-        ("paddle", "pooler_activation", "quick_gelu", "PaddleNLP has no such function"),
+        ("paddle", "pooler_activation", "leaky_relu", "PaddleNLP has no such function"),
+        ("paddle", "hidden_act", "leaky_relu", "PaddleNLP has no such function"),  # of which its heads' table has less
+        ("paddle", "hidden_act", "linear", "PaddleNLP has no such function"),
+        ("tf", "hidden_act", "linear", "transformers for TF has no such function"),
         ("tf1", "hidden_act", "mish", "bert4keras has no such function"),
         ("torch", "hidden_act", "hardswish", "transformers has no such function"),
         ("tf", "use_bias", False, "transformers for TF gives them biases"),
@@ -686,3 +689,64 @@ def test_what_cannot_be_set_is_refused(tmp_path: Path, given: dict[str, Any], wo
 def test_what_is_no_setting_is_refused(texts: list[str], words: str) -> None:
     with pytest.raises(ConvertError, match=words):
         parse_settings(texts)
+
+
+@pytest.mark.parametrize(
+    ("canonical", "spelled"),
+    [("gelu_tanh", "gelu_new"), ("quick_gelu", "quick_gelu"), ("linear", "linear"), ("silu", "silu")],
+)
+def test_paddles_poolers_know_what_its_encoder_does_not(tmp_path: Path, canonical: str, spelled: str) -> None:
+    """PaddleNLP looks a pooler's activation up in ACT2FN, and the encoder's in paddle.nn.functional."""
+    config = replace(CONFIG, pooler_activation=canonical)
+    assert differences(SourceConfig(config), "paddle", MASKED_LM, ["pooler.weight"]) == []
+    settings, _ = written(config, "paddle")
+    assert settings["pool_act"] == spelled
+    assert read(tmp_path, "paddle", settings).config.pooler_activation == canonical
+
+
+def test_a_kind_of_v2_that_bert4keras_projects_without_a_bias_is_a_difference() -> None:
+    config = replace(CONFIG, norm_type="rms_norm", use_bias=False)
+    fields = [each.field for each in differences(SourceConfig(config), "tf1", BASE, [])]
+    assert fields == ["embedding_size"]
+    assert differences(SourceConfig(replace(config, embedding_size=24)), "tf1", BASE, []) == []
+
+
+def of_class(tmp_path: Path, kind: str, more: dict[str, Any], dialect: Dialect = "torch") -> SourceConfig:
+    settings, _ = written(CONFIG, dialect)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**settings, **more}))
+    return config_fields.read(path, dialect, MEASURED, where=tmp_path, kind=CLASSES[kind], pooler=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "labels", "told"),
+    [
+        ({"0": "a", "1": "b", "2": "c"}, 3, ("a", "b", "c"), ""),
+        ({"2": "c", "0": "a", "1": "b"}, 3, ("a", "b", "c"), ""),
+        ({"0": 0, "1": 1, "2": 2}, 3, ("0", "1", "2"), ""),
+        ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, 3, (), ""),
+        ({"0": "a", "2": "c", "5": "f"}, 3, (), "leaves numbers without a name"),
+    ],
+)
+def test_labels_are_counted_and_named(
+    tmp_path: Path, names: dict[str, Any], count: int, labels: tuple[str, ...], told: str
+) -> None:
+    found = of_class(tmp_path, "token-classification", {"id2label": names})
+    assert (found.config.num_labels, found.config.labels) == (count, labels)
+    assert bool([note for note in found.notes if "id2label" in note]) == bool(told)
+    assert told in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_answer_has_two_ends_whatever_labels_a_file_names(tmp_path: Path, count: int) -> None:
+    found = of_class(tmp_path, "question-answering", {"id2label": {str(n): f"x{n}" for n in range(count)}})
+    assert found.config.num_labels == 2
+    assert found.config.labels == (("x0", "x1") if count == 2 else ())
+    assert bool([note for note in found.notes if "left out" in note]) == (count != 2)
+
+
+def test_a_number_of_choices_that_no_file_says_is_told(tmp_path: Path) -> None:
+    words = "num_choices = 2 is assumed"
+    assert [note for note in of_class(tmp_path, "multiple-choice", {"num_choices": None}).notes if words in note]
+    assert not [note for note in of_class(tmp_path, "multiple-choice", {"num_choices": 3}).notes if words in note]
+    assert not [note for note in of_class(tmp_path, "masked-lm", {"num_choices": None}).notes if words in note]

@@ -27,6 +27,7 @@ from roformer_convert.converters import ConvertError, ConvertOptions, MisfitErro
 from roformer_convert.converters.table.mapping import CLASSES, MASKED_LM, Dialect
 from roformer_convert.converters.target.output import EXPORT_MANIFEST
 from roformer_convert.models import export as module
+from roformer_convert.models import frameworks
 from roformer_convert.models.config import ModelError
 from roformer_convert.models.export import FORMATS, Export, export
 from roformer_convert.models.export_signature import INPUTS, input_axes
@@ -329,7 +330,7 @@ def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
         return {**told, "notes": ["a note"]}
 
     monkeypatch.setattr(module, "_make", make)
-    monkeypatch.setattr(module, "is_installed", lambda package: True)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: True)
 
 
 def entries(directory: Path) -> list[str]:
@@ -435,7 +436,7 @@ def test_too_little_room_is_said_before_a_framework_starts(checkpoint: Path, mon
 def test_what_is_not_installed_is_named_with_its_extra(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, to: str, absent: set[str], message: str
 ) -> None:
-    monkeypatch.setattr(module, "is_installed", lambda package: package not in absent)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: package not in absent)
     with pytest.raises(MissingPackageError, match=message):
         export(checkpoint, to=to)
 
@@ -460,7 +461,7 @@ def test_a_framework_that_fails_leaves_nothing(checkpoint: Path, monkeypatch: py
             return super().answer()
 
     monkeypatch.setattr(module, "Process", Failing)
-    monkeypatch.setattr(module, "is_installed", lambda package: True)
+    monkeypatch.setattr(frameworks, "is_installed", lambda package: True)
     with pytest.raises(DeathError, match="SIGKILL"):
         export(checkpoint, to="onnx")
     assert entries(checkpoint.parent) == ["ckpt"]

@@ -59,7 +59,7 @@ def export(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
         return {"file": "graph", "version": "1", "runtime": None, "difference": None, "largest": None, "notes": []}
 
     monkeypatch.setattr(module, "_make", make)
-    monkeypatch.setattr(module, "is_installed", lambda package: True)
+    monkeypatch.setattr(module, "require_packages", lambda what, packages: None)
     return [RANDOM, "-o", here / "out", "--to", "onnx", "--json"]
 
 
@@ -78,7 +78,7 @@ def parity(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     pytest.importorskip("torch")
     (here / "sentences.txt").write_text("a\n", encoding="utf-8")
     words = ["--frameworks", "torch", "--no-gradients", "-q", "--sentences", here / "sentences.txt"]
-    return [RANDOM, *words, "--json", here / "result.json"]
+    return [RANDOM, *words, "--json-file", here / "result.json"]
 
 
 def text(here: Path) -> Path:

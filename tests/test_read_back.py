@@ -63,7 +63,8 @@ def test_what_is_right_passes(source: Path, tmp_path: Path, way: str, there: Dia
     for back in {"torch", "paddle"} - {there}:  # one turns, the other does not
         convert(tmp_path / "there", tmp_path / back, to=back)  # type: ignore[arg-type]
     if dtype is None:
-        assert file_bytes(tmp_path / "paddle") == file_bytes(source)
+        made = {name: found for name, found in file_bytes(tmp_path / "paddle").items() if name != "conversion.json"}
+        assert made == file_bytes(source)
 
 
 @pytest.mark.parametrize("dtype", [None, "float16"])

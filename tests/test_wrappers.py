@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -392,3 +393,21 @@ def test_a_file_of_any_name_is_found_beside_what_is_no_model(tmp_path: Path, nam
     torch.save(slice(1), tmp_path / "ckpt" / "training_args.bin")
     assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
     assert same_bits(read_all(tmp_path / "ckpt" / name), tensors) == []
+
+
+def test_tensorflows_output_numbers_are_taken_off(tmp_path: Path) -> None:
+    """transformers' TF classes save safetensors under the variables' full names."""
+    tensors = write_random(tmp_path / "h5", "tf", "masked-lm")
+    convert(tmp_path / "h5", tmp_path / "torch", to="torch")
+    with open_checkpoint(tmp_path / "h5") as source:
+        arrays = {
+            f"{binding.stored.name}:0": np.ascontiguousarray(array.T) if binding.transposed else array
+            for name, binding in source.bindings.items()
+            for array in [source.read(name)]
+        }
+    (tmp_path / "st").mkdir()
+    save_file(arrays, tmp_path / "st" / "model.safetensors", {"format": "tf"})
+    shutil.copy(tmp_path / "h5" / "config.json", tmp_path / "st")
+    with open_checkpoint(tmp_path / "st") as made:
+        assert made.dialect == "tf"
+    assert same_bits(read_all(tmp_path / "st"), tensors) == []

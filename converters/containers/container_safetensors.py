@@ -19,6 +19,7 @@ class Safetensors(Container):
     name = "safetensors"
     title = "safetensors"
     dialects = ("torch", "paddle")
+    also_read = ("tf",)
     default_of = ("torch",)
     single = "model.safetensors"
     shard = "model-{number:05d}-of-{total:05d}.safetensors"

@@ -89,6 +89,16 @@ class Asked:
 #: How a TF2 checkpoint ends the name of what is no variable of a layer's; of which type the steps of a training are.
 _OF_AN_OBJECT, _COUNTS = "/.ATTRIBUTES/VARIABLE_VALUE", ("int64", "int32")
 
+_OUTPUT = ":0"
+
+
+def without_output_numbers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
+    """Take TensorFlow's ``:0`` off, with which transformers' TF classes write their names into safetensors."""
+    if not tensors or not all(tensor.name.endswith(_OUTPUT) for tensor in tensors):
+        return Renamed(tensors)
+    return Renamed(tuple(replace(tensor, name=tensor.name.removesuffix(_OUTPUT)) for tensor in tensors))
+
+
 #: (the tensors, what is asked) → what became of them.
 Pass = Callable[[tuple[StoredTensor, ...], Asked], Renamed]
 
@@ -165,6 +175,7 @@ def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Ren
 #: In their order. What a file's own names are is known to the first ones alone.
 PASSES: tuple[Pass, ...] = (
     leave_out_dropped,
+    without_output_numbers,
     leave_out_state,
     respell_other_programs,
     begin_with_bert,

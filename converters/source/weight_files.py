@@ -185,7 +185,7 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
     if found:  # what was not fetched counts where nothing else is there
         return [path for path in found if not foreign_files.is_lfs_pointer(path)] or found[:1]
     endings = tuple(ending for container in all_containers() for ending in container.endings)
-    loose = [path for path in sorted(directory.iterdir()) if path.name.endswith(endings) and path.is_file()]
+    loose = [path for path in sorted(directory.iterdir()) if path.name.lower().endswith(endings) and path.is_file()]
     loose = [path for path in loose if not foreign_files.is_training_state(path.name)]
     found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
     models = [path for path in found if len(found) > 1 and _holds_model(path)]

@@ -26,7 +26,7 @@ ACTIVATIONS: Mapping[str, Spelling] = {
 SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
     "gelu_python":       ("gelu",      ("torch",)),
     "gelu_erf":          ("gelu",      ("tf1",)),
-    "gelu_new":          ("gelu_tanh", ("torch", "tf")),
+    "gelu_new":          ("gelu_tanh", ("torch", "tf", "paddle")),  # in PaddleNLP's heads
     "gelu_pytorch_tanh": ("gelu_tanh", ("torch",)),
     "gelu_python_tanh":  ("gelu_tanh", ("torch",)),
     "gelu_fast":         ("gelu_tanh", ("torch", "tf")),
@@ -35,7 +35,8 @@ SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
 }
 #: Functions that some software computes and the models here do not → in whose files the name means the same.
 FURTHER_ACTIVATIONS: Mapping[str, tuple[Dialect, ...]] = {
-    **dict.fromkeys(("gelu_10", "laplace", "prelu", "relu2", "relu_squared"), ("torch",)),
+    "gelu_10": ("torch", "tf"),
+    **dict.fromkeys(("laplace", "prelu", "relu2", "relu_squared"), ("torch",)),
     **dict.fromkeys(("leaky_relu", "relu6"), ("torch", "paddle")),
     **dict.fromkeys(("celu", "hardsigmoid", "hardswish", "hardtanh", "log_sigmoid", "tanhshrink"), ("paddle",)),
     **dict.fromkeys(("elu", "selu", "softplus", "softsign"), ("paddle", "tf1")),
@@ -61,10 +62,35 @@ def canonical_activation(name: str, dialect: Dialect) -> str:
     return meaning if dialect in dialects else name
 
 
-def spell_activation(canonical: str, spelled: str | None, dialect: Dialect) -> str | None:
-    """Name a function in ``dialect``, as the source ``spelled`` it where that is understood; None where it is unknown."""
+#: What PaddleNLP's heads and poolers call functions that its encoder, which looks in ``paddle.nn.functional``, has not.
+_PADDLES_HEADS = {"gelu_tanh": "gelu_new", "quick_gelu": "quick_gelu", "linear": "linear", "gelu_10": "gelu_10"}
+#: Functions that the encoder has and the heads' table (``ACT2FN``) has not.
+_NOT_IN_PADDLES_HEADS = {*FURTHER_ACTIVATIONS} - {"relu6", "gelu_10"}
+
+
+def in_paddles_heads(canonical: str) -> bool:
+    """Say whether PaddleNLP's heads know a function."""
+    return canonical not in _NOT_IN_PADDLES_HEADS
+
+
+def spell_activation(canonical: str, spelled: str | None, dialect: Dialect, *, in_head: bool = False) -> str | None:
+    """Name a function in ``dialect``, as the source ``spelled`` it where that is understood; None where it is unknown.
+
+    Args:
+        canonical: The function.
+        spelled: Its name in the source.
+        dialect: Whose name is wanted.
+        in_head: Whether a pooler or a head computes it, and not the encoder.
+    """
+    if dialect == "paddle" and in_head:
+        if canonical in _PADDLES_HEADS:
+            return _PADDLES_HEADS[canonical]
+        if not in_paddles_heads(canonical):
+            return None
+    if canonical == "linear" and not in_head and dialect in ("paddle", "tf"):
+        return None  # neither's encoder knows it
     if canonical not in ACTIVATIONS:
         return canonical if dialect in FURTHER_ACTIVATIONS.get(canonical, ()) else None
     usual = ACTIVATIONS[canonical].in_(dialect)
     meaning, understood_by = SYNONYMS.get(spelled or "", ("", ()))
-    return spelled if meaning == canonical and dialect in understood_by else usual
+    return spelled if meaning == canonical and dialect in understood_by and usual is not None else usual

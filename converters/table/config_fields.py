@@ -419,6 +419,11 @@ class _Reader:
             )
             return 1
         value = self.default(item)
+        if name == "num_choices" and self.kind.name == "multiple-choice" and self.dialect != "paddle":
+            self.notes.append(
+                f"num_choices = {value} is assumed, which PaddleNLP alone reads: no file says it; otherwise "
+                "--set num_choices=…"
+            )
         if value is None and name == "hidden_act":
             value = "gelu"
         if value is None:

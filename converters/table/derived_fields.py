@@ -186,6 +186,8 @@ def _summary_type(asked: Asked) -> Derived:
 
 
 def _num_labels(asked: Asked) -> Derived:
+    if asked.kind is ANSWERS:
+        return Derived(2)  # a start and an end, whatever the file says: every software sets it so
     names, shown = asked.get("id2label"), asked.measured.get("num_labels")
     keys = ("num_labels", "num_classes") if asked.dialect == "paddle" else ("num_labels",)
     said = len(names) if isinstance(names, dict) and names else asked.get(*keys)
@@ -198,10 +200,17 @@ def _labels(asked: Asked) -> Derived:
     names = asked.get("id2label")
     if names is None:
         return Derived(())
-    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
-    if numbers is None or sorted(names) != sorted(numbers) or not all(isinstance(n, str) for n in names.values()):
+    if not isinstance(names, dict) or not all(isinstance(name, (str, int, float)) for name in names.values()):
         return Derived((), problem=f"got {quoted(names)} in {asked.named}, want a name for each number from 0")
-    labels = tuple(names[number] for number in numbers)
+    numbers = [str(number) for number in range(len(names))]
+    if sorted(names) != sorted(numbers):
+        told = (
+            f"id2label = {quoted(names)} leaves numbers without a name: {len(names)} labels are written without names"
+        )
+        return Derived((), note=told)
+    labels = tuple(str(names[number]) for number in numbers)
+    if asked.kind is ANSWERS and len(labels) != 2:
+        return Derived((), note=f"id2label of {len(labels)} names is left out: an answer has a start and an end")
     back = asked.get("label2id")
     if isinstance(back, dict) and back != {name: number for number, name in enumerate(labels)}:
         return Derived(labels, note=f"label2id in {asked.named} does not say what id2label does, which is kept")
@@ -278,4 +287,4 @@ def write_derived(
 
 def spelled_pooler(config: RoFormerConfig, spelled: str | None, target: Dialect) -> str:
     """Name the pooler's activation in ``target``; under its own name where the target lacks it."""
-    return spell_activation(config.pooler_activation, spelled, target) or config.pooler_activation
+    return spell_activation(config.pooler_activation, spelled, target, in_head=True) or config.pooler_activation

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from .activations import spell_activation
+from .activations import in_paddles_heads, spell_activation
 from .config import RoFormerConfig
 from .config_fields import SourceConfig
 from .derived_fields import CHOICE, SEQUENCE
@@ -136,6 +136,11 @@ def _of_encoder(config: RoFormerConfig, target: Dialect) -> list[Difference]:
                 "use_bias", "the encoder's kernels have biases", "bert4keras builds RoFormerV2 without", "no bound"
             )
         )
+    if v2 and target == "tf1" and config.embedding_size != config.hidden_size:
+        there = f"{software}'s RoFormerV2 projects without a bias"
+        found.append(
+            Difference("embedding_size", "embeddings are projected with a bias", there, "up to 1.1 off in 2.9")
+        )
     if v2 and target == "paddle" and config.embedding_size != config.hidden_size:
         found.append(
             Difference(
@@ -150,6 +155,7 @@ def _of_encoder(config: RoFormerConfig, target: Dialect) -> list[Difference]:
 
 def _of_activations(source: SourceConfig, target: Dialect, kind: ModelClass, pooler: bool) -> list[Difference]:
     config, software = source.config, software_of(target, source.config)
+    v1 = Traits.of(config).norms
     found = []
     fields = ["hidden_act"]
     read_there = kind in (SEQUENCE, CHOICE) or target == "paddle"
@@ -157,7 +163,11 @@ def _of_activations(source: SourceConfig, target: Dialect, kind: ModelClass, poo
         fields.append("pooler_activation")
     for name in fields:
         value = getattr(config, name)
-        if spell_activation(value, source.spellings.get(name), target) is None:
+        in_head = name == "pooler_activation"
+        spelled = spell_activation(value, source.spellings.get(name), target, in_head=in_head)
+        if target == "paddle" and name == "hidden_act" and kind.scores_words and v1 and not in_paddles_heads(value):
+            spelled = None  # the masked-LM head's transform is activated as heads are
+        if spelled is None:
             there = f"{software} has no such function, and will not build the model"
             found.append(Difference(name, value, there, "no result at all"))
     if kind is SEQUENCE and pooler and target in ("torch", "tf") and config.pooler_activation != config.hidden_act:
