@@ -295,3 +295,20 @@ def test_frameworks_load_the_part_that_is_asked_for(tmp_path: Path) -> None:
     assert got.line == want.line
     (zero,) = fill_mask(tmp_path / "two", [text], parts=Parts(prefix="teacher"))
     assert zero.line != want.line
+
+
+@pytest.mark.parametrize("held", [tuple, list])
+def test_weights_in_a_row_of_things_are_seen(tmp_path: Path, held: Callable[[Any], Any]) -> None:
+    """``torch.save((model.state_dict(), {"epoch": 3}))``."""
+    tensors = write_random(tmp_path / "ckpt", "torch", container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    torch.save(held([torch.load(path), {"epoch": 3}]), path)
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+
+
+@pytest.mark.parametrize("name", ["pytorch_model", "BEST.PTH", "my.ckpt.best", "model_state.12"])
+def test_weights_under_a_name_that_somebody_made_up_are_found(tmp_path: Path, name: str) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", container="bin")
+    (tmp_path / "ckpt" / "pytorch_model.bin").rename(tmp_path / "ckpt" / name)
+    (tmp_path / "ckpt" / "model_notes").write_text("no weights")
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []

@@ -28,6 +28,9 @@ from .wrappers import holds_model
 #: Weight files of one directory that are compared; of more one must be named.
 _MOST_COMPARED = 8
 _NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it too."
+#: A name that is no program's and speaks of weights: of other files, which may begin alike, the ending tells.
+_MADE_UP = re.compile(r"(model|ckpt|checkpoint|weights|state)[\w-]*(\.(best|last|final|latest|bak|old|\d+))?$", re.I)
+_MOST_SNIFFED = 50
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 #: Characters of a tensor's name; those of a model have some 80. Names are matched against many patterns.
@@ -188,6 +191,10 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
     loose = [path for path in sorted(directory.iterdir()) if path.name.lower().endswith(endings) and path.is_file()]
     loose = [path for path in loose if not foreign_files.is_training_state(path.name)]
     found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
+    if not loose:  # under a name that somebody made up: my.ckpt.best, pytorch_model
+        named = [path for path in sorted(directory.iterdir()) if _MADE_UP.search(path.name) and path.is_file()]
+        found = [path for path in named[:_MOST_SNIFFED] if sniff(path) is not None]
+        return found if len(found) == 1 else []
     models = [path for path in found if len(found) > 1 and _holds_model(path)]
     return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ...errors import FormatError, quoted
 from ...tensors.stored import StoredTensor
@@ -98,6 +98,8 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
         FormatError: No dict at the top, a tree that is too deep or repeats itself too often to be a state dict, or a
             function in it.
     """
+    if type(tree) in (list, tuple) and any(isinstance(item, dict) for item in cast(list[object], tree)):
+        tree = dict(named_items(cast(list[object], tree)))  # somebody's (weights, epoch)
     if not isinstance(tree, dict):
         raise FormatError(
             path,
