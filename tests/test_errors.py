@@ -643,7 +643,7 @@ def test_a_link_that_leads_nowhere_is_not_taken_for_an_absent_file(tmp_path: Pat
     (tmp_path / "ckpt" / name).unlink(missing_ok=True)
     (tmp_path / "ckpt" / name).symlink_to("gone")
     error = str(refused(tmp_path / "ckpt", "torch"))
-    assert f"{name}: No such file or directory" in error
+    assert f"{name}: a link to gone, which is not there" in error
 
 
 def test_nothing_to_convert_is_told(tmp_path: Path) -> None:

@@ -343,3 +343,13 @@ def test_a_text_that_names_no_blob_is_not_followed(hub: Hub, tmp_path: Path, tex
     done = run(hub, tmp_path, "torch2paddle", str(folder))
     assert done.returncode == 2
     assert "config.json: not JSON" in done.stderr
+
+
+def test_an_unfinished_download_is_said_to_be_one(hub: Hub, tmp_path: Path) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x")
+    weights = folder / "snapshots" / SHA / "model.safetensors"
+    (weights.parent / os.readlink(weights)).unlink()
+    done = run(hub, tmp_path, "torch2paddle", str(folder))
+    assert done.returncode == 2
+    assert "model.safetensors: a link to ../../blobs/" in done.stderr
+    assert "was not finished: fetch it again" in done.stderr

@@ -94,7 +94,12 @@ def require_file(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise ConvertError(f"{path}: {error.strerror or error}") from None
+        if not path.is_symlink() or path.exists():
+            raise ConvertError(f"{path}: {error.strerror or error}") from None
+        step = None
+        if "blobs" in Path(os.readlink(path)).parts:
+            step = "A hub's download that was not finished: fetch it again, with hub:owner/name or as it was fetched."
+        raise ConvertError(f"{path}: a link to {shown(os.readlink(path))}, which is not there", step) from None
     if not stat.S_ISREG(mode):
         raise ConvertError(f"{path}: not a regular file")
     return path

@@ -180,7 +180,9 @@ def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
     """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it."""
     taken, beside = view.split(prefix, anchor)
     if not beside or encoder_only:
-        return Seen(taken, (_note(prefix, taken),) if prefix else ())
+        inside = dict.fromkeys(match[1] for name in taken for match in _TRANSPARENT.finditer(name[len(prefix) :]))
+        notes = [f"{', '.join(inside)} inside the names is passed over"] if inside else []
+        return Seen(taken, (*((_note(prefix, taken),) if prefix else ()), *notes))
     detail = "beside them in the same state dict, and no name of a RoFormer's"
     problems = (view.problem(prefix), *(Problem("beside", name, detail) for name in beside))
     step = (
