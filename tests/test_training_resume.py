@@ -182,7 +182,7 @@ def test_a_run_that_is_going_on_holds_its_directory(
 
 def test_an_output_that_is_a_file_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(ConvertError, match="run: cannot be written: (File exists|Not a directory)"):
+    with pytest.raises(ConvertError, match=r"run: cannot be written: (File exists|Not a directory)"):
         train(tiny_training.settings(corpus, tmp_path / "run"))
 
 
