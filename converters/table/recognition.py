@@ -99,11 +99,20 @@ def _layers_looked_for(dialect: Dialect, names: Collection[str]) -> int:
     return min(count_layers(dialect, names), len(names), MOST_LAYERS)
 
 
+#: A class with the heads of all of them, each once.
+_EVERY_HEAD = ModelClass(
+    name="",
+    suffix="",
+    heads=tuple(dict.fromkeys(group for kind in CLASSES.values() for group in kind.heads)),
+    heads_v2=tuple(dict.fromkeys(group for kind in CLASSES.values() for group in kind.heads_v2)),
+    does="",
+)
+
+
 @cache
 def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
     """Return every name that is some class's in ``dialect``, with norms and biases or without."""
-    tables = [Table(0, kind, traits) for kind in CLASSES.values() for traits in (Traits(), Traits(False, False))]
-    tables += [Table(layers, BASE, traits) for traits in (Traits(), Traits(False, False))]
+    tables = [Table(layers, _EVERY_HEAD, traits) for traits in (Traits(), Traits(False, False))]
     return frozenset(name for table in tables for name in table.by_name(dialect, base=base))
 
 
