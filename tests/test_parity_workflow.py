@@ -6,15 +6,12 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ci_systems import ROOT, bare_environment, checkout, offline, shell, wheel, yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-yaml = pytest.importorskip("yaml")
 WORKFLOW = ROOT / ".github" / "workflows" / "parity.yml"
 
 needs_all = pytest.mark.skipif(
@@ -64,36 +61,20 @@ def test_what_is_installed_is_what_the_variable_says(tmp_path: Path, given: str,
 
 @needs_all
 def test_the_steps_work_in_another_repository(tmp_path: Path) -> None:
-    repository = tmp_path / "theirs"
-    shutil.copytree(ROOT / "fixtures" / "random", repository / "model")
-    shutil.copyfile(ROOT / "fixtures" / "random.golden.npz", repository / "golden.npz")
-    copy = tmp_path / "checkout"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "fixtures"))
-    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
-    build = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(repository), str(copy)]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
-    # an environment of its own, into which the wheel is installed; the frameworks are those that are here
-    venv.create(tmp_path / "env", with_pip=True)
-    (here,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    for old in here.glob("setuptools*"):  # which pip brings along and torch finds too old
-        shutil.rmtree(old)
-    (here / "frameworks.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("site-packages")))
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment |= {name: str(value) for name, value in read()["env"].items()}
-    environment |= {"CHECKPOINT": "model", "GOLDEN": "golden.npz", "CI": "true", "PIP_NO_INDEX": "1"}
-    environment["PATH"] = f"{tmp_path}/env/bin:{environment['PATH']}"
+    theirs = tmp_path / "theirs"
+    shutil.copytree(ROOT / "fixtures" / "random", theirs / "model")
+    shutil.copyfile(ROOT / "fixtures" / "random.golden.npz", theirs / "golden.npz")
+    wheel(checkout(tmp_path / "source"), theirs)
+    environment = offline(tmp_path) | {name: str(value) for name, value in read()["env"].items()}
+    environment |= {"CHECKPOINT": "model", "GOLDEN": "golden.npz"}
+    environment["PATH"] = f"{bare_environment(tmp_path / 'env')}:{environment['PATH']}"
     for step in steps():
-        done = subprocess.run(
-            ["bash", "-e", "-c", step], cwd=repository, env=environment, capture_output=True, text=True, timeout=500
-        )
+        done = shell(step, theirs, environment)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "AGREE" in done.stdout
-    program = "import roformer_convert; print(roformer_convert.__file__)"
-    said = subprocess.run(
-        [tmp_path / "env" / "bin" / "python", "-c", program], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert said.stdout.startswith(str(here))
+    said = shell("python -c 'import roformer_convert; print(roformer_convert.__file__)'", tmp_path, environment)
+    assert said.stdout.startswith(str(tmp_path / "env"))
     uploaded = read()["jobs"]["gate"]["steps"][-1]["with"]["path"].split()
     assert len(uploaded) == 3
     for name in uploaded:
-        assert (repository / name).stat().st_size > 0
+        assert (theirs / name).stat().st_size > 0
