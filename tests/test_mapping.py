@@ -26,6 +26,7 @@ from numpy_roformer import Array, Forward
 from peer_folders import PEERS
 from random_checkpoints import CONFIG, SHAPES, UNPROJECTED, Tensors, random_tensors, same_bits
 from safetensors.numpy import save_file
+from wrong_rows import rows_instead
 
 from roformer_convert.converters import RoFormerConfig
 from roformer_convert.converters.errors import MisfitError
@@ -456,15 +457,9 @@ MUTATIONS = [*drops(), *turns(), *swaps(), *leaf_swaps()]
 
 @contextmanager
 def mutated(mutation: Mutation) -> Iterator[None]:
-    """Put the fault into the table, in place: its groups are known by identity all over the package."""
-    before = {group.name: group.rows for group in GROUPS}
-    try:
-        for group in GROUPS:
-            object.__setattr__(group, "rows", mutation.changed.get(group.name, group.rows))
+    """Put the fault into the table."""
+    with rows_instead({group: mutation.changed.get(group.name, group.rows) for group in GROUPS}):
         yield
-    finally:
-        for group in GROUPS:
-            object.__setattr__(group, "rows", before[group.name])
 
 
 def golden_complaints(layers: int = 2) -> list[str]:

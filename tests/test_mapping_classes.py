@@ -15,6 +15,7 @@ from numpy_roformer import Array, Forward
 from peer_folders import PEERS, inputs_of
 from random_checkpoints import CONFIG, write_random
 from test_mapping import flip, mutable
+from wrong_rows import rows_instead
 
 from roformer_convert.converters.errors import MisfitError
 from roformer_convert.converters.source.fitting import fit
@@ -188,12 +189,8 @@ FAULTS = list(faults())
 
 @contextmanager
 def planted(fault: Fault) -> Iterator[None]:
-    before = fault.group.rows
-    object.__setattr__(fault.group, "rows", fault.rows)
-    try:
+    with rows_instead({fault.group: fault.rows}):
         yield
-    finally:
-        object.__setattr__(fault.group, "rows", before)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from .config import RoFormerConfig
@@ -159,7 +159,7 @@ class Duplicate:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a group is itself; what is written out of it is looked up by it
 class Group:
     """Rows that come and go together, under one prefix a dialect.
 
@@ -251,7 +251,7 @@ CHOICE = Group("multiple-choice head", _HEAD, (
 # fmt: on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelClass:
     """A class of models: the encoder and what stands on it.
 
@@ -328,8 +328,6 @@ class Tensor:
         canonical: E.g. ``layers.0.attention.query.weight``.
         axes: Symbolic shape, out first: ``("H", "H")``.
         names: Spelling in each dialect, in a model with heads; None where it has none.
-        base_names: Spelling in a bare base model's file, without ``roformer.`` where transformers and PaddleNLP leave
-            that out.
         transposed_in: Dialects whose files hold it (in, out).
         group: Where it stands in the table.
         needs: The trait that it is there by.
@@ -339,7 +337,6 @@ class Tensor:
     canonical: str
     axes: tuple[str, ...]
     names: Spelling
-    base_names: Spelling
     transposed_in: tuple[Dialect, ...]
     group: Group
     needs: Literal["norms", "biases"] | None = None
@@ -347,7 +344,21 @@ class Tensor:
 
     def name(self, dialect: Dialect, *, base: bool = False) -> str | None:
         """Spell the tensor in ``dialect``, or None where it has no such thing; ``base`` for a bare base model's file."""
-        return (self.base_names if base else self.names).in_(dialect)
+        name = self.names.in_(dialect)
+        return unprefixed(dialect, name) if base and name is not None else name
+
+    def in_layer(self, layer: int) -> Tensor:
+        """Return the tensor of one layer, where ``{i}`` stands for it."""
+        number = str(layer)
+        return Tensor(
+            self.canonical.replace("{i}", number),
+            self.axes,
+            Spelling(*(name and name.replace("{i}", number) for name in self.names)),
+            self.transposed_in,
+            self.group,
+            self.needs,
+            self.optional,
+        )
 
     def transposed(self, dialect: Dialect) -> bool:
         """Say whether ``dialect`` stores this kernel (in, out)."""
@@ -368,39 +379,40 @@ def unprefixed(dialect: Dialect, name: str) -> str:
     return name.removeprefix("roformer.").removeprefix("roformerv2.") if dialect in ("paddle", "torch") else name
 
 
-@lru_cache(maxsize=16)  # a file that is looked at makes dozens of tables with as many layers as it shows
-def _layers(group: Group, count: int, traits: Traits) -> tuple[Tensor, ...]:
-    return tuple(tensor for layer in range(count) for tensor in _tensors_of(group, layer, traits))
-
-
-def _tensors_of(group: Group, layer: int | None, traits: Traits) -> Iterator[Tensor]:
+@cache
+def _tensors_of(group: Group, traits: Traits) -> tuple[tuple[Row, Tensor], ...]:
+    """Write a group out, each tensor with its row; those of all layers are one, with ``{i}`` for the layer."""
     encoder = _ENCODER_NAME if traits.norms else _ENCODER_NAME_V2
-
-    def spell(dialect: Dialect, *parts: Spelling) -> str | None:
-        texts = [part.in_(dialect) for part in parts]
-        if None in texts:
-            return None
-        name = "".join(text or "" for text in texts).replace("{encoder}", encoder.in_(dialect) or "")
-        return name if layer is None else name.replace("{i}", str(layer))
-
+    tensors = []
     for row in group.rows:
         for leaf in row.kind:
             if leaf.needs is not None and not getattr(traits, leaf.needs):
                 continue
-            names = Spelling(*(spell(dialect, group.prefix, row.spelling, leaf.ending) for dialect in DIALECTS))
-            base = Spelling(*(n and unprefixed(dialect, n) for dialect, n in zip(DIALECTS, names, strict=True)))
             canonical = row.canonical + (f".{leaf.name}" if leaf.name else "")
-            yield Tensor(
-                canonical=canonical if layer is None else canonical.replace("{i}", str(layer)),
+            parts = zip(encoder, group.prefix, row.spelling, leaf.ending, strict=True)
+            tensor = Tensor(
+                canonical=canonical,
                 axes=row.shape[: leaf.axes],
-                names=names,
-                base_names=base,
+                names=Spelling(*(_joined(*each) for each in parts)),
                 transposed_in=leaf.transposed_in,
                 group=group,
                 needs=leaf.needs,
                 # PaddleNLP's RoFormerV2 has heads without a bias, JunnYu's with one
                 optional=not traits.norms and canonical == "classifier.bias",
             )
+            tensors.append((row, tensor))
+    return tuple(tensors)
+
+
+def _joined(encoder: str | None, *parts: str | None) -> str | None:
+    return None if None in parts else "".join(part or "" for part in parts).replace("{encoder}", encoder or "")
+
+
+@lru_cache(maxsize=16)  # a file that is looked at makes dozens of tables with as many layers as it shows
+def _layers_of(group: Group, layers: int, traits: Traits) -> tuple[Tensor, ...]:
+    """Write a group out for each of a number of layers."""
+    once = _tensors_of(group, traits)
+    return tuple(tensor.in_layer(layer) for layer in range(layers) for _, tensor in once)
 
 
 #: The rotary table, which transformers keeps among the weights: a function of the configuration, so checked where a file
@@ -411,7 +423,6 @@ POSITIONS = Tensor(
     names=Spelling(
         None, "roformer.encoder.embed_positions.weight", "roformer/encoder/embed_positions/embeddings", None
     ),
-    base_names=Spelling(None, "encoder.embed_positions.weight", "roformer/encoder/embed_positions/embeddings", None),
     transposed_in=(),
     group=Group("rotary table", _ENCODER, ()),
 )
@@ -422,9 +433,7 @@ _WITH_ALL = Traits()
 def outline(kind: ModelClass, traits: Traits = _WITH_ALL) -> Iterator[tuple[Row, Tensor]]:
     """Yield every tensor of a class with its row, those of all layers once: ``{i}`` is the layer in their names."""
     for group in (*ENCODER, *kind.groups(traits)):
-        for row in group.rows:
-            alone = Group(group.name, group.prefix, (row,), group.optional)
-            yield from ((row, tensor) for tensor in _tensors_of(alone, None, traits))
+        yield from _tensors_of(group, traits)
 
 
 @dataclass(frozen=True)
@@ -451,9 +460,10 @@ class Table:
         """All tensors in the table's order, layers in theirs."""
         out: list[Tensor] = []
         for group in self.groups:
-            out.extend(
-                _layers(group, self.layers, self.traits) if group is LAYER else _tensors_of(group, None, self.traits)
-            )
+            if group is LAYER:
+                out.extend(_layers_of(group, self.layers, self.traits))
+            else:
+                out.extend(tensor for _, tensor in _tensors_of(group, self.traits))
         return tuple(out)
 
     @property
