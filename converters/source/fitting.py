@@ -126,7 +126,8 @@ class _Fitting:
         bindings = self._bind(by_name, base, source.config)
         if self.found.choice.note:
             source = replace(source, notes=(self.found.choice.note, *source.notes))
-        rest = [name for name in by_name if name not in {item.stored.name for item in bindings.values()}]
+        bound = {item.stored.name for item in bindings.values()}
+        rest = [name for name in by_name if name not in bound]
         tied, derived, ignored = self._explain(rest, by_name, bindings, source.config, base)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
         for tensor, same in again:
