@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,18 +81,6 @@ def test_identifying_judges_nothing(tmp_path: Path) -> None:
         identify(tmp_path / "ckpt")
     with pytest.raises(ConvertError, match="no weights at its top; they are in ckpt/"):
         identify(tmp_path)
-
-
-def test_a_found_checkpoint_can_be_given_other_names(tmp_path: Path) -> None:
-    tensors = write_random(tmp_path / "ckpt", "paddle")
-    (tmp_path / "ckpt" / "config.json").rename(tmp_path / "ckpt" / "model_config.json")
-    found = identify(tmp_path / "ckpt")
-    prefixed = found.with_tensors(replace(each, name=f"my.{each.name}") for each in found.index.tensors)
-    assert {problem.kind for problem in fit(prefixed, any_vocab=True).problems} == {"names"}
-    again = prefixed.with_tensors(replace(each, name=each.name[3:]) for each in prefixed.index.tensors)
-    assert again == found
-    with fit(again, any_vocab=True).require() as checkpoint:
-        assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
 
 
 def test_the_vocabulary_is_looked_at_where_it_travels(tmp_path: Path) -> None:

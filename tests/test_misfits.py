@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from golden_names import stored_in
 from random_checkpoints import write_random
 
+from roformer_convert.converters.source import weight_files
 from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
@@ -38,8 +40,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
 
 
 def without(found: Found, dropped: Callable[[str], bool], more: Iterable[StoredTensor] = ()) -> Fit:
+    """Fit what would be found if the file had other tensors: its dialect, class and configuration are found anew."""
     kept = [tensor for tensor in found.index.tensors if not dropped(tensor.name)]
-    return fit(found.with_tensors([*kept, *more]), any_vocab=True)
+    index = replace(found.index, tensors=(*kept, *more))
+    with patch.object(weight_files, "index", lambda _: index):
+        return fit(identify(found.path), any_vocab=True)
 
 
 def called(found: Found, *names: str) -> list[StoredTensor]:

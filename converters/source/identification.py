@@ -109,12 +109,6 @@ class Found:
         """The model's class."""
         return self.choice.kind
 
-    def with_tensors(self, tensors: Iterable[StoredTensor]) -> Found:
-        """Return the same files with other tensors or names: dialect and configuration are found anew."""
-        assert self.weights is not None, "tensors in memory have the names that they were given"
-        made = Renamed(tuple(tensors), self.notes, self.left_out)
-        return _recognise(self.path, self.weights, self.index, made)
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -216,12 +210,12 @@ def _recognise(
     weights: WeightSet,
     index: Index,
     renamed: Renamed,
-    dialect: Dialect | None = None,
-    config: Path | None = None,
+    dialect: Dialect | None,
+    config: Path | None,
     *,
-    given: Mapping[str, Any] | None = None,
-    named: str | None = None,
-    parts: Parts = ALL,
+    given: Mapping[str, Any] | None,
+    named: str | None,
+    parts: Parts,
 ) -> Found:
     """Detect the dialect of tensors under their last names and read the configuration that belongs to it."""
     directory = weights.directory
