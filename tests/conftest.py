@@ -39,6 +39,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_training.make_corpus(tmp_path_factory.mktemp("text"))
 
 
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer texts with torch in this process, and not in one of its own, which spends seconds on the import."""
+    from answering import Here
+
+    from roformer_convert.models import framework_processes
+
+    monkeypatch.setattr(framework_processes, "Process", Here)
+
+
 @pytest.fixture(autouse=True)
 def _signals_are_left_alone() -> Iterator[None]:
     """Hold each test to leave signals as they were: every process that a later test starts would inherit them."""

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from peer_folders import PEERS
 from random_checkpoints import CONFIG, file_bytes, random_tensors, save, write_random
+from terminals import drawn_by
 
 import roformer_convert
 from roformer_convert.__main__ import COMMANDS, cli
@@ -252,22 +253,7 @@ def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> 
     tensors["mlm.bias"] = np.zeros(1_300_000, np.float32)
     save(tmp_path / "ckpt", "paddle", tensors, config)
     for quiet in (False, True):
-        ours, theirs = os.openpty()
-        words = [sys.executable, "-m", "roformer_convert", "paddle2torch", str(tmp_path / "ckpt"), "--force"]
-        process = subprocess.Popen([*words, *["-q"] * quiet], stdout=subprocess.PIPE, stderr=theirs)
-        os.close(theirs)
-        drawn = b""
-        while True:
-            try:
-                piece = os.read(ours, 1 << 16)
-            except OSError:  # the other side is closed
-                break
-            if not piece:
-                break
-            drawn += piece
-        os.close(ours)
-        process.communicate()
-        assert process.returncode == 0
+        drawn = drawn_by("paddle2torch", str(tmp_path / "ckpt"), "--force", *["-q"] * quiet)
         assert (b"100%" in drawn) != quiet
         assert (b"writing and checking" in drawn) != quiet
 

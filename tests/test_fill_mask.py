@@ -16,7 +16,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from answering import run_command
 from peer_folders import TRAINED
 
 from roformer_convert.cmd_fill_mask import fill_mask_command
@@ -29,7 +29,6 @@ from roformer_convert.models.guesses import Guess, bracketed, spelled
 from roformer_convert.models.process import DeathError, Process
 from roformer_convert.models.ranking import best
 from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.models.worker import Worker
 
 CARD = "今天[MASK]很好，我[MASK]去公园玩。"
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"今天很好，我去公园玩。气阳雨abcdefg", "##b", "##c", "##ing"]
@@ -80,33 +79,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tokenizer(checkpoint: Path) -> Tokenizer:
     return Tokenizer.from_pretrained(checkpoint)
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run torch's worker here, under any name, and not in a process of its own, which spends seconds on the import."""
-
-    class Here:
-        def __init__(self, name: str, *_: Any) -> None:
-            self.name, self.worker = name, Worker("torch")
-            self.requests: list[Any] = []
-
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *_: Any) -> None:
-            pass
-
-        def ask(self, request: Mapping[str, Any]) -> None:
-            self.requests.append(json.loads(json.dumps(request)))
-
-        def answer(self) -> Any:
-            return json.loads(json.dumps(self.worker.answer(self.requests.pop(0))))
-
-        def words(self) -> str:
-            return "a word"
-
-    monkeypatch.setattr(framework_processes, "Process", Here)
 
 
 def sentences(count: int, seed: int = 3) -> list[str]:
@@ -264,13 +236,7 @@ def test_huge_logits_have_probabilities() -> None:
 
 
 def run(*arguments: object, **options: Any) -> tuple[int, str, str]:
-    """Run the command as the group does: (exit status, stdout, stderr or the error's text)."""
-    done = CliRunner().invoke(fill_mask_command, [str(argument) for argument in arguments], **options)
-    if isinstance(done.exception, ConvertError):
-        return done.exception.exit_status, done.stdout, str(done.exception)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.stdout, done.stderr
+    return run_command(fill_mask_command, *arguments, **options)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,12 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from terminals import drawn_by
 
 from roformer_convert.converters import ConvertError
 from roformer_convert.parity import command_line, gate, participants
@@ -110,25 +109,8 @@ def test_a_report_that_cannot_be_written_loses_nothing_else(tmp_path: Path, monk
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
 def test_a_terminal_shows_what_is_done_meanwhile_and_then_nothing_of_it(tmp_path: Path) -> None:
     shutil.copytree(FIXTURE, tmp_path / "ckpt")
-    words = [sys.executable, "-m", "roformer_convert", "parity", str(tmp_path / "ckpt"), "--frameworks", "torch"]
-    shown = {}
-    for more in ((), ("-q",), ("-v",)):
-        ours, theirs = os.openpty()
-        process = subprocess.Popen([*words, "--no-gradients", *more], stdout=subprocess.PIPE, stderr=theirs)
-        os.close(theirs)
-        drawn = b""
-        while True:
-            try:
-                piece = os.read(ours, 1 << 16)
-            except OSError:  # the other side is closed
-                break
-            if not piece:
-                break
-            drawn += piece
-        os.close(ours)
-        process.communicate()
-        assert process.returncode == 0
-        shown[more] = drawn
+    words = ("parity", str(tmp_path / "ckpt"), "--frameworks", "torch", "--no-gradients")
+    shown = {more: drawn_by(*words, *more) for more in ((), ("-q",), ("-v",))}
     lines = shown[()].split(b"\r\x1b[K")
     said = [line.split(b" s  ")[1] for line in lines if line]
     assert said == [b"converting", b"choosing inputs", b"computing: torch (0 of 1 done)", b"comparing"]

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from answering import run_command
 from peer_folders import PEERS
 
 from roformer_convert.cmd_predict import predict_command
@@ -135,37 +135,11 @@ def pooled(pool: dict[str, Process], monkeypatch: pytest.MonkeyPatch) -> list[st
     return list(pool)
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run torch's worker in this process."""
-
-    class Here:
-        def __init__(self, name: str, *_: Any) -> None:
-            self.name, self.worker, self.requests = name, Worker("torch"), list[Any]()
-
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *_: Any) -> None:
-            pass
-
-        def ask(self, request: Mapping[str, Any]) -> None:
-            self.requests.append(json.loads(json.dumps(request)))
-
-        def answer(self) -> Any:
-            return json.loads(json.dumps(self.worker.answer(self.requests.pop(0))))
-
-        def words(self) -> str:
-            return "a word"
-
-    monkeypatch.setattr(framework_processes, "Process", Here)
-
-
 # Against transformers' pipelines -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sequence", "several", "number"])
-def test_labels_are_those_of_the_text_classification_pipeline(folders: Path, here: None, name: str) -> None:
+def test_labels_are_those_of_the_text_classification_pipeline(folders: Path, in_process: None, name: str) -> None:
     model, tokenizer = theirs(folders / name)
     pipeline = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
     for one in predict(folders / name, TEXTS[name]):
@@ -177,7 +151,7 @@ def test_labels_are_those_of_the_text_classification_pipeline(folders: Path, her
         assert found == pytest.approx([each["score"] for each in wanted], rel=CLOSE, abs=CLOSE)
 
 
-def test_tokens_are_labelled_as_by_the_token_classification_pipeline(folders: Path, here: None) -> None:
+def test_tokens_are_labelled_as_by_the_token_classification_pipeline(folders: Path, in_process: None) -> None:
     model, tokenizer = theirs(folders / "tokens")
     pipeline = transformers.pipeline("token-classification", model=model, tokenizer=tokenizer, device="cpu")
     found = list(predict(folders / "tokens", TEXTS["tokens"]))
@@ -194,7 +168,7 @@ def test_tokens_are_labelled_as_by_the_token_classification_pipeline(folders: Pa
     assert len({token.label.label for one in found if isinstance(one, LabelledTokens) for token in one.tokens}) > 1
 
 
-def test_answers_are_the_best_spans_of_their_model(folders: Path, here: None) -> None:
+def test_answers_are_the_best_spans_of_their_model(folders: Path, in_process: None) -> None:
     """transformers 5 has no pipeline for them; ``test_predict_answers.py`` holds spans against that of 4.57."""
     model, tokenizer = theirs(folders / "answers")
     for one in predict(folders / "answers", TEXTS["answers"], WANTED):
@@ -217,7 +191,7 @@ def test_answers_are_the_best_spans_of_their_model(folders: Path, here: None) ->
 
 
 @pytest.mark.parametrize("name", ["choices", "choices-first"])
-def test_options_are_scored_as_by_their_model(folders: Path, here: None, name: str) -> None:
+def test_options_are_scored_as_by_their_model(folders: Path, in_process: None, name: str) -> None:
     """One question at a time: by default their model reads the last column, padding or not."""
     model, tokenizer = theirs(folders / name)
     for one in predict(folders / name, TEXTS[name]):
@@ -234,7 +208,7 @@ def test_options_are_scored_as_by_their_model(folders: Path, here: None, name: s
 
 
 @pytest.mark.parametrize("end", [None, "ends"])
-def test_words_are_those_that_their_greedy_search_generates(folders: Path, here: None, end: str | None) -> None:
+def test_words_are_those_that_their_greedy_search_generates(folders: Path, in_process: None, end: str | None) -> None:
     model, tokenizer = theirs(folders / "causal")
     plain = [one for one in predict(folders / "causal", TEXTS["causal"], WANTED) if isinstance(one, Continued)]
     assert len(plain) == 3
@@ -264,7 +238,7 @@ def test_words_are_those_that_their_greedy_search_generates(folders: Path, here:
         assert found[0].continuation.ended_by == "end"
 
 
-def test_vectors_without_a_pooler_are_the_first_tokens_of_their_model(folders: Path, here: None) -> None:
+def test_vectors_without_a_pooler_are_the_first_tokens_of_their_model(folders: Path, in_process: None) -> None:
     model, tokenizer = theirs(folders / "base")
     notes: list[str] = []
     for one in predict(folders / "base", TEXTS["base"], note=notes.append):
@@ -353,7 +327,7 @@ def test_every_framework_gives_the_same_of_what_peers_wrote(tmp_path: Path, pool
 
 @pytest.mark.parametrize("dialect", ["paddle", "tf"])
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "choices"])
-def test_every_dialect_gives_the_same(folders: Path, tmp_path: Path, here: None, name: str, dialect: Any) -> None:
+def test_every_dialect_gives_the_same(folders: Path, tmp_path: Path, in_process: None, name: str, dialect: Any) -> None:
     options = ConvertOptions(allow_different=name == "causal")
     convert(folders / name, tmp_path / "other", to=dialect, options=options)
     set = {"attention": "causal"} if name == "causal" else None
@@ -362,7 +336,9 @@ def test_every_dialect_gives_the_same(folders: Path, tmp_path: Path, here: None,
         same(one.as_dict(), other.as_dict())
 
 
-def test_texts_are_answered_in_windows_and_batches(folders: Path, here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_answered_in_windows_and_batches(
+    folders: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = TEXTS["sequence"] * 9
     wanted = list(predict(folders / "sequence", texts))
     monkeypatch.setattr(framework_processes, "_BATCH_TOKENS", 20)
@@ -376,7 +352,7 @@ def test_texts_are_answered_in_windows_and_batches(folders: Path, here: None, mo
 # What is refused -----------------------------------------------------------------------------------------------------
 
 
-def test_a_masked_lm_is_sent_to_fill_mask(folders: Path, here: None) -> None:
+def test_a_masked_lm_is_sent_to_fill_mask(folders: Path, in_process: None) -> None:
     with pytest.raises(ConvertError, match=r"RoFormerForMaskedLM, which fills masks\n.*fill-mask, or add --vector"):
         next(predict(folders / "masked", ["今天"]))
     (found,) = predict(folders / "masked", ["今天"], Wanted(vector=True))
@@ -417,7 +393,7 @@ def test_no_process_is_started_for_texts_of_another_form(folders: Path, monkeypa
     assert list(predict(folders / "answers", [])) == []
 
 
-def test_weights_that_are_not_numbers_are_named(folders: Path, tmp_path: Path, here: None) -> None:
+def test_weights_that_are_not_numbers_are_named(folders: Path, tmp_path: Path, in_process: None) -> None:
     model, _ = theirs(folders / "tokens")
     torch.nn.init.constant_(model.classifier.bias, float("nan"))
     model.save_pretrained(tmp_path / "tokens")
@@ -426,7 +402,7 @@ def test_weights_that_are_not_numbers_are_named(folders: Path, tmp_path: Path, h
         next(predict(tmp_path / "tokens", ["今天"]))
 
 
-def test_attention_both_ways_in_a_causal_lm_is_told(folders: Path, tmp_path: Path, here: None) -> None:
+def test_attention_both_ways_in_a_causal_lm_is_told(folders: Path, tmp_path: Path, in_process: None) -> None:
     notes: list[str] = []
     list(predict(folders / "causal", ["今天"], note=notes.append))
     assert not [note for note in notes if "attention is bidirectional" in note]
@@ -438,13 +414,7 @@ def test_attention_both_ways_in_a_causal_lm_is_told(folders: Path, tmp_path: Pat
 
 
 def run(*arguments: object, **options: Any) -> tuple[int, str, str]:
-    """Run the command as the group does: (exit status, stdout, stderr or the error's text)."""
-    done = CliRunner().invoke(predict_command, [str(argument) for argument in arguments], **options)
-    if isinstance(done.exception, ConvertError):
-        return done.exception.exit_status, done.stdout, str(done.exception)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.stdout, done.stderr
+    return run_command(predict_command, *arguments, **options)
 
 
 #: Folder, arguments, and the keys of a JSON object beside framework, class and text.
@@ -459,7 +429,7 @@ SHOWN: Mapping[str, tuple[list[str], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_each_class_has_a_line_and_a_json_object(folders: Path, here: None, name: str) -> None:
+def test_each_class_has_a_line_and_a_json_object(folders: Path, in_process: None, name: str) -> None:
     words, keys = SHOWN[name]
     status, out, _ = run(folders / name, *words)
     assert status == 0
@@ -472,7 +442,7 @@ def test_each_class_has_a_line_and_a_json_object(folders: Path, here: None, name
     assert found.keys() - {"schema", "framework", "class", "text"} == keys
 
 
-def test_texts_come_from_arguments_a_file_or_stdin(folders: Path, tmp_path: Path, here: None) -> None:
+def test_texts_come_from_arguments_a_file_or_stdin(folders: Path, tmp_path: Path, in_process: None) -> None:
     texts = TEXTS["sequence"]
     status, wanted, err = run(folders / "sequence", *texts)
     assert (status, len(wanted.splitlines())) == (0, 4)
@@ -483,7 +453,7 @@ def test_texts_come_from_arguments_a_file_or_stdin(folders: Path, tmp_path: Path
         predict_command.main([str(folders / "sequence"), "今", "--file", "-"], standalone_mode=False)
 
 
-def test_two_texts_in_arguments_are_compared(folders: Path, here: None) -> None:
+def test_two_texts_in_arguments_are_compared(folders: Path, in_process: None) -> None:
     _, one_line, _ = run(folders / "base", "今天\t很好")
     assert one_line.startswith("pytorch: cosine ")
     assert run(folders / "base", "今天", "很好")[1] == one_line
@@ -492,7 +462,7 @@ def test_two_texts_in_arguments_are_compared(folders: Path, here: None) -> None:
     assert run(folders / "sequence", "今天", "很好")[1].count("\n") == 2
 
 
-def test_what_no_file_says_can_be_set(folders: Path, here: None) -> None:
+def test_what_no_file_says_can_be_set(folders: Path, in_process: None) -> None:
     words = ["今天很好", "--json", "--framework", "torch"]
     causal = run(folders / "causal", *words)[1]
     assert run(folders / "masked", *words)[0] == 2
@@ -505,7 +475,7 @@ def test_what_no_file_says_can_be_set(folders: Path, here: None) -> None:
     assert "--set 'nothing': no field of this name" in err
 
 
-def test_the_class_can_be_stated_where_the_files_name_another(folders: Path, tmp_path: Path, here: None) -> None:
+def test_the_class_can_be_stated_where_the_files_name_another(folders: Path, tmp_path: Path, in_process: None) -> None:
     """PaddleNLP calls the tensors of several heads alike, so that the class alone tells them apart."""
     convert(folders / "tokens", tmp_path / "paddle", to="paddle", options=ConvertOptions(allow_different=True))
     wanted = run(tmp_path / "paddle", *TEXTS["tokens"])
@@ -517,7 +487,7 @@ def test_the_class_can_be_stated_where_the_files_name_another(folders: Path, tmp
     assert run(tmp_path / "paddle", *TEXTS["tokens"], "--class", "token-classification")[:2] == wanted[:2]
 
 
-def test_top_k_words_and_the_longest_answer_are_chosen(folders: Path, here: None) -> None:
+def test_top_k_words_and_the_longest_answer_are_chosen(folders: Path, in_process: None) -> None:
     found = json.loads(run(folders / "answers", "今天\t我去公园吗", "--json", "--max-answer", 1, "--top-k", 99)[1])
     assert [len(answer["answer"]) for answer in found["answers"]] == [1] * 5
     found = json.loads(run(folders / "causal", "今天", "--json", "--top-k", 2)[1])
@@ -526,7 +496,7 @@ def test_top_k_words_and_the_longest_answer_are_chosen(folders: Path, here: None
     assert len(json.loads(run(folders / "sequence", "今天", "--json", "--top-k", 1)[1])["labels"]) == 1
 
 
-def test_max_length_raises_the_limit(folders: Path, here: None) -> None:
+def test_max_length_raises_the_limit(folders: Path, in_process: None) -> None:
     long = "今" * 50
     status, _, err = run(folders / "sequence", long)
     assert status == 2
