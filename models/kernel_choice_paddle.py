@@ -8,7 +8,7 @@ it is left out with a line that says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 
 from ..converters.errors import ConvertError
@@ -26,13 +26,12 @@ def settle(wanted: Sequence[Need], attempt: Callable[[Kernel, Need], Verdict]) -
         for kernel in candidates(current_device(), need.place, need.dtype):
             found.append(attempt(kernel, need))
             if found[-1].agrees:
-                choose(kernel, need.dtype, need.sizes)
+                choose(kernel, need.dtype, need.sizes, dropping=need.dropout > 0)
                 break
     return found
 
 
-@lru_cache(maxsize=8)
-def prove(config: RoFormerConfig, dtypes: tuple[str, ...]) -> tuple[Verdict, ...]:
+def prove(config: RoFormerConfig, dtypes: tuple[str, ...], *, training: bool) -> tuple[Verdict, ...]:
     """Let the kernels that prove themselves on the current device stand in for a model's functions from now on.
 
     On a CPU there are none. On a GPU it takes some seconds, once a process.
@@ -40,11 +39,19 @@ def prove(config: RoFormerConfig, dtypes: tuple[str, ...]) -> tuple[Verdict, ...
     Args:
         config: Configuration of the model.
         dtypes: Types that it will compute in.
+        training: Whether it will drop elements: a kernel that is right without may be wrong with it.
     """
+    if not training:
+        config = replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return _proven(config, dtypes, str(paddle.device.get_device()))
+
+
+@lru_cache(maxsize=8)
+def _proven(config: RoFormerConfig, dtypes: tuple[str, ...], device: str) -> tuple[Verdict, ...]:
     wanted = [need for need in needs(config, dtypes) if candidates(current_device(), need.place, need.dtype)]
     if not wanted:
         return ()
-    with _Elsewhere(paddle.device.get_device()) as elsewhere:
+    with _Elsewhere(device) as elsewhere:
         return tuple(settle(wanted, elsewhere.attempt))
 
 

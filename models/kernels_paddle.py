@@ -62,8 +62,13 @@ class Kernel:
     source: str
 
 
-@lru_cache(maxsize=64)
 def _rows(lengths: tuple[int, ...]) -> tuple[Tensor, int, Any]:
+    """Say where rows begin in a run, how long the longest is, and Paddle's mask for them; on the current device."""
+    return _rows_on(lengths, str(paddle.device.get_device()))
+
+
+@lru_cache(maxsize=64)
+def _rows_on(lengths: tuple[int, ...], device: str) -> tuple[Tensor, int, Any]:
     from paddle.incubate.nn.attn_bias import BlockDiagonalMask
 
     real = [length for length in lengths if length]  # a row without a token has no part in the run
@@ -154,8 +159,8 @@ KERNELS: tuple[Kernel, ...] = (
 )  # fmt: skip
 
 _pretended: list[tuple[Device, bool, Callable[[Kernel, str], object]]] = []
-#: What proved itself: place, type and sizes → kernel.
-_chosen: dict[tuple[Place, str, tuple[int, ...]], Kernel] = {}
+#: What proved itself: device, place, type, sizes and whether it drops elements → kernel.
+_chosen: dict[tuple[Device, Place, str, tuple[int, ...], bool], Kernel] = {}
 
 
 def current_device() -> Device:
@@ -188,25 +193,36 @@ def candidates(device: Device, place: Place, dtype: str) -> list[Kernel]:
     ]
 
 
-def choose(kernel: Kernel, dtype: str, sizes: tuple[int, ...]) -> None:
-    """Let a kernel stand in from now on, for a type and for sizes that it proved itself with."""
-    _chosen[kernel.place, dtype, sizes] = kernel
+def choose(kernel: Kernel, dtype: str, sizes: tuple[int, ...], dropping: bool) -> None:
+    """Let a kernel stand in from now on, on this device, for a type and for sizes that it proved itself with.
+
+    Args:
+        kernel: It.
+        dtype: Name of the type.
+        sizes: As :func:`find` takes them.
+        dropping: Whether it was right where it drops elements, too.
+    """
+    for each in {False, dropping}:
+        _chosen[current_device(), kernel.place, dtype, sizes, each] = kernel
 
 
-def find(place: Place, dtype: str, *sizes: int) -> Callable[..., Tensor] | None:
+def find(place: Place, dtype: str, *sizes: int, dropping: bool = False) -> Callable[..., Tensor] | None:
     """Return what stands in at a place, or None where the model's own operators do.
 
     Args:
         place: The function of the model.
         dtype: Name of the type that it would compute in.
         sizes: Attention and rotation: heads and head size. The norm: its width. A projection: inputs and outputs.
+        dropping: Whether it will drop elements.
     """
     if _pretended:
         device, fast, heard = _pretended[-1]
         if fast and (found := candidates(device, place, dtype)):
             heard(found[0], dtype)
         return None
-    kernel = _chosen.get((place, dtype, sizes)) if _chosen and paddle.in_dynamic_mode() else None
+    if not _chosen or not paddle.in_dynamic_mode():
+        return None
+    kernel = _chosen.get((current_device(), place, dtype, sizes, dropping))
     return None if kernel is None else kernel.run
 
 

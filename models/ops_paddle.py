@@ -328,9 +328,11 @@ def add_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, dropout: float, training: bool
 ) -> Tensor:
     """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
-    fused = find("add_norm", dtype_name(residual), x.shape[-1]) if epsilon <= _LARGEST_EPSILON else None
-    if fused is not None:
-        return fused(x, residual, weight, bias, epsilon, dropout if training else 0.0)
+    dropout = dropout if training else 0.0
+    if epsilon <= _LARGEST_EPSILON:
+        fused = find("add_norm", dtype_name(residual), x.shape[-1], dropping=dropout > 0)
+        if fused is not None:
+            return fused(x, residual, weight, bias, epsilon, dropout)
     return normalize(residual + drop(x, dropout, training), weight, bias, epsilon)
 
 
@@ -359,7 +361,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     # with a mask of whole rows nobody knows yet which tokens are real
     if not ordered and (layout.mask is None or layout.lengths is not None):
         dtype: Any = product_type(query)
-        fused = find("attention", dtype, heads, size)
+        fused = find("attention", dtype, heads, size, dropping=dropout > 0)
         if fused is not None:
             q, k, v = (x.astype(dtype) for x in (query, key, value))
             return fused(q, k, v, _lengths(layout), dropout).reshape([-1, heads * size])

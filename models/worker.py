@@ -103,7 +103,7 @@ class Worker:
         if self.framework.name == "paddle":
             from .kernel_choice_paddle import prove
 
-            prove(model.config, ("float32",))
+            prove(model.config, ("float32",), training=False)
 
     def words(self, rows: list[Json], pad_id: int, top_k: int) -> list[Any]:
         """Rank words at the columns of each row: for each of them ids, logits and probabilities, the best first."""

@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 def at_rest(model: Any) -> AbstractContextManager[Any]:
     """Return the context in which a model computes results alone; its fast kernels are tried before."""
-    prove(model.config, (dtype_name(model.embeddings.word.weight),))
+    prove(model.config, (dtype_name(model.embeddings.word.weight),), training=False)
     return inference()
 
 

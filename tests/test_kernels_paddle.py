@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -121,6 +122,12 @@ def _first_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Cal
 
 def _result_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: change(right(*arguments))
+
+
+def found(device: Device, place: str, dtype: str, *sizes: int, dropping: bool = False) -> Any:
+    """What stands in on a device."""
+    with mock.patch.object(kernels, "current_device", return_value=device):
+        return find(place, dtype, *sizes, dropping=dropping)  # type: ignore[arg-type]
 
 
 def plant(place: str, run: Callable[..., Any], name: str = "planted", capability: tuple[int, int] = (5, 0)) -> Kernel:
@@ -387,9 +394,9 @@ def test_the_first_that_agrees_stands_in(monkeypatch: pytest.MonkeyPatch) -> Non
     with pretending(V100):
         verdicts = settle([NEEDS["projection"]], attempt)
     assert [(verdict.kernel, verdict.agrees) for verdict in verdicts] == [("bad", False), ("good", True)]
-    assert find("projection", "float32", *NEEDS["projection"].sizes) is projection
-    assert find("projection", "float16", *NEEDS["projection"].sizes) is None
-    assert find("projection", "float32", 7, 7) is None
+    assert found(V100, "projection", "float32", *NEEDS["projection"].sizes) is projection
+    assert found(V100, "projection", "float16", *NEEDS["projection"].sizes) is None
+    assert found(V100, "projection", "float32", 7, 7) is None
     assert choice.lines(verdicts) == [
         f"projection: bad in float32 is left out: {verdicts[0].why}",
         f"projection: good in float32, {verdicts[1].why}",
@@ -405,8 +412,34 @@ def test_a_kernel_that_is_wrong_in_one_type_serves_the_other(monkeypatch: pytest
         wide = replace(NEEDS["projection"], dtype="float64")
         verdicts = settle([NEEDS["projection"], wide], attempt)
     assert [verdict.agrees for verdict in verdicts] == [False, True]
-    assert find("projection", "float32", *wide.sizes) is None
-    assert find("projection", "float64", *wide.sizes) is run
+    assert found(V100, "projection", "float32", *wide.sizes) is None
+    assert found(V100, "projection", "float64", *wide.sizes) is run
+
+
+def test_a_kernel_stands_in_on_its_device_alone() -> None:
+    need = NEEDS["rotation"]
+    with mock.patch.object(kernels, "current_device", return_value=V100):
+        kernels.choose(plant("rotation", rotation), need.dtype, need.sizes, dropping=False)
+    assert found(V100, "rotation", need.dtype, *need.sizes) is rotation
+    assert found(Device("A100", (8, 0)), "rotation", need.dtype, *need.sizes) is None
+    assert find("rotation", need.dtype, *need.sizes) is None  # on the CPU
+
+
+def test_a_kernel_that_is_wrong_where_it_drops_serves_where_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        return _attention(query, key, value, lengths, lambda weights: weights)
+
+    monkeypatch.setattr(kernels, "KERNELS", (plant("attention", run),))
+    need = NEEDS["attention"]
+    assert need.dropout
+    with pretending(V100):
+        verdicts = settle([need, replace(need, dropout=0.0)], attempt)
+    assert [(verdict.agrees, verdict.why) for verdict in verdicts[:1]] == [
+        (False, "it drops 0.0 % of the elements, want 10.0 %")
+    ]
+    assert verdicts[1].agrees
+    assert found(V100, "attention", "float32", *need.sizes) is run
+    assert found(V100, "attention", "float32", *need.sizes, dropping=True) is None
 
 
 def test_the_kernels_of_paddle_are_left_out_here_one_by_one() -> None:
@@ -441,7 +474,7 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cpu_has_nothing_to_prove() -> None:
-    assert choice.prove(CONFIG, ("float32",)) == ()
+    assert choice.prove(CONFIG, ("float32",), training=True) == ()
 
 
 def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,19 +494,43 @@ def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> N
             asked.append((kernel.name, need))
             return Verdict(kernel.name, need, need.dtype == "float16", "told so")
 
-    monkeypatch.setattr(choice, "current_device", lambda: V100)
+    devices = {"gpu:0": V100, "gpu:1": Device("T4", (7, 5)), "cpu": Device("CPU", None)}
+    monkeypatch.setattr(kernels, "_device", devices.__getitem__)
     monkeypatch.setattr(choice, "_Elsewhere", Agreeing)
-    choice.prove.cache_clear()
+    choice._proven.cache_clear()
+    types = ("float16", "float32")
+    wanted = trials.needs(CONFIG, types)
     try:
-        verdicts = choice.prove(CONFIG, ("float16", "float32"))
-        assert choice.prove(CONFIG, ("float16", "float32")) == verdicts
+        for place in ("gpu:0", "gpu:1"):
+            monkeypatch.setattr(paddle.device, "get_device", lambda place=place: place)
+            asked.clear()
+            assert not any(find(need.place, need.dtype, *need.sizes) for need in wanted)
+            verdicts = choice.prove(CONFIG, types, training=True)
+            assert choice.prove(CONFIG, types, training=True) == verdicts
+            assert [need for _, need in asked] == wanted  # one candidate each on these devices
+            for need in wanted:
+                assert (find(need.place, need.dtype, *need.sizes) is not None) == (need.dtype == "float16")
+        monkeypatch.setattr(paddle.device, "get_device", lambda: "cpu")
+        assert not any(find(need.place, need.dtype, *need.sizes) for need in wanted)
     finally:
-        choice.prove.cache_clear()
-    wanted = trials.needs(CONFIG, ["float16", "float32"])
-    assert [need for _, need in asked] == wanted  # one candidate each on this device
-    for need in wanted:
-        assert (find(need.place, need.dtype, *need.sizes) is not None) == (need.dtype == "float16")
+        choice._proven.cache_clear()
     assert {need.dropout for need in wanted if need.place in ("attention", "add_norm")} == {0.1}
+
+
+@pytest.mark.parametrize(("training", "dropout"), [(True, 0.1), (False, 0.0)])
+def test_inference_is_not_denied_a_kernel_for_its_dropout(
+    training: bool, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Need] = []
+    monkeypatch.setattr(choice, "current_device", lambda: V100)
+    monkeypatch.setattr(choice, "settle", lambda wanted, attempt: asked.extend(wanted) or [])  # type: ignore[func-returns-value]
+    choice._proven.cache_clear()
+    try:
+        choice.prove(CONFIG, ("float32",), training=training)
+    finally:
+        choice._proven.cache_clear()
+    drops = {need.place: need.dropout for need in asked}
+    assert drops == {"attention": dropout, "rotation": 0.0, "add_norm": dropout, "projection": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])
@@ -483,8 +540,8 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
         verdicts = settle([need], lambda kernel, need: Verdict(kernel.name, need, kernel.name != "FlashAttention", ""))
     names = [verdict.kernel for verdict in verdicts]
     assert names == ["FlashAttention"] * (kind == "float16") + ["memory-efficient attention"]
-    found = find("attention", kind, *need.sizes)
-    assert found is next(kernel.run for kernel in KERNELS if kernel.name == "memory-efficient attention")
+    stands_in = found(Device("A100", (8, 0)), "attention", kind, *need.sizes)
+    assert stands_in is next(kernel.run for kernel in KERNELS if kernel.name == "memory-efficient attention")
 
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,11 +551,11 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
 
     model, asked = _model(), []
     for module in (choice, run_paddle):
-        monkeypatch.setattr(module, "prove", lambda config, types: asked.append((config, types)))
+        monkeypatch.setattr(module, "prove", lambda config, types, **how: asked.append((config, types, how)))
     worker.Worker("paddle").take(model)
     ids = np.ones((1, 3), np.int64)
     run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}))  # type: ignore[arg-type]
-    assert asked == [(CONFIG, ("float32",)), (CONFIG, ("float64",))]
+    assert asked == [(CONFIG, (dtype,), {"training": False}) for dtype in ("float32", "float64")]
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -561,7 +618,7 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
         return run
 
     for need in trials.needs(CONFIG, ["float64"]):
-        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes)
+        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     for name, value in _calls(model):
         assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
     layers = CONFIG.num_hidden_layers
@@ -598,11 +655,32 @@ def test_what_no_kernel_computes_is_left_to_plain_operators(fields: dict[str, An
         for name, value in _calls(model):
             assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
     for need in trials.needs(CONFIG, ["float64"]):
-        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes)
+        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     for name, value in _calls(model):
         assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
     left = {"add_norm"} if "norm_type" in fields else {"attention"}
     assert set(called) == set(kernels.PLACES) - left
+
+
+def test_kernels_that_were_not_tried_with_dropout_are_not_asked_to_drop() -> None:
+    model = _model()
+    called: list[str] = []
+
+    def counting(place: Any) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            called.append(place)
+            return RIGHT[place](*arguments)
+
+        return run
+
+    for need in trials.needs(CONFIG, ["float64"]):
+        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
+    model.train()
+    list(_calls(model))
+    assert set(called) == {"rotation", "projection"}
+    model.eval()
+    list(_calls(model))
+    assert set(called) == {"rotation", "projection", "attention", "add_norm"}
 
 
 def test_dropout_goes_to_the_kernels_while_training() -> None:
@@ -621,7 +699,7 @@ def test_dropout_goes_to_the_kernels_while_training() -> None:
     for need in trials.needs(CONFIG, ["float64"]):
         if need.place in heard:
             run = attending if need.place == "attention" else adding
-            kernels.choose(plant(need.place, run), need.dtype, need.sizes)
+            kernels.choose(plant(need.place, run), need.dtype, need.sizes, dropping=True)
     list(_calls(model))
     assert heard == {"attention": {0.1}, "add_norm": {0.1}}
 

@@ -237,7 +237,8 @@ def test_a_gpu_of_this_machine_is_planned_with_what_proved_itself(
 ) -> None:
     asked: list[Any] = []
 
-    def prove(config: RoFormerConfig, types: tuple[str, ...]) -> tuple[Verdict, ...]:
+    def prove(config: RoFormerConfig, types: tuple[str, ...], *, training: bool) -> tuple[Verdict, ...]:
+        assert training
         asked.append(types)
         return (Verdict("a kernel", Need("attention", "float16", (12, 64)), agrees, "told so"),)
 

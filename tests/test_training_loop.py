@@ -491,7 +491,8 @@ def test_the_log_says_what_became_of_each_kernel(
     verdicts = (Verdict("one", need, False, "it raises"), Verdict("other", need, True, "its error is small"))
     asked = []
 
-    def prove(config: RoFormerConfig, types: tuple[str, ...]) -> tuple[Verdict, ...]:
+    def prove(config: RoFormerConfig, types: tuple[str, ...], *, training: bool) -> tuple[Verdict, ...]:
+        assert training
         asked.append((config, types))
         return verdicts
 

@@ -61,7 +61,7 @@ def here(settings: Settings, config: RoFormerConfig, ranks: int | None) -> Targe
     half = settings.run.precision[:4]
     precision = settings.run.precision if half in device.types else "fp32"
     paddle.device.set_device("gpu:0" if on_gpu else "cpu")
-    verdicts = kernel_choice_paddle.prove(config, types_of(precision))
+    verdicts = kernel_choice_paddle.prove(config, types_of(precision), training=True)
 
     @cache
     def measure(rows: int, length: int) -> Pace:

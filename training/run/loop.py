@@ -59,7 +59,7 @@ def train(settings: Settings, *, resume: bool = False, terminal: bool = False) -
             position, changes = go_on(checkpoint, state, settings, sources)
         settings = in_sequences(settings, sources, position, run / "samples")
         trainer = Trainer(settings, sources, ranks)
-        verdicts = kernel_choice_paddle.prove(trainer.model.config, types_of(settings.run.precision))
+        verdicts = kernel_choice_paddle.prove(trainer.model.config, types_of(settings.run.precision), training=True)
         sentences = sentences_to_fill(settings.watch.fill_mask, sources.tokenizer, trainer.model.config)
         if state is not None:
             trainer.restore(checkpoint, state, changes)
