@@ -11,6 +11,7 @@ from .choices import NameChoice
 from .command_group import OnePath, echo
 from .converters.amounts import amount
 from .converters.json_output import render_json
+from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 1 << 17),
     help="Raise the longest sequence, in tokens, above the configuration's max_position_embeddings.",
 )
+@DEVICE
 @FROM
 @CONFIG
 @SET
@@ -54,6 +56,7 @@ def export_command(
     output: Path | None,
     force: bool,
     max_length: int | None,
+    device: Any,
     dialect: Any,
     config: Path | None,
     settings: tuple[str, ...],
@@ -69,8 +72,8 @@ def export_command(
     Every export takes input_ids, token_type_ids and attention_mask, int64 (batch, length), of any batch and length up
     to the model's limit, and gives logits, float32: of a masked or causal LM (batch, length, vocabulary), of labels
     (batch, labels) or (batch, length, labels). Multiple choice takes (batch, choices, length). A bare encoder gives
-    hidden and, with a pooler, pooled. The tokenizer's files travel along. The result is run in its runtime and compared
-    with the model before it gets its name.
+    hidden and, with a pooler, pooled. The tokenizer's files travel along. The result is run in its runtime, on the CPU
+    or on --device, and compared with the model before it gets its name.
 
     \b
         roformer-convert export ckpt/ --to onnx
@@ -98,6 +101,7 @@ def export_command(
         model_class=model_class,
         parts=take_parts(given),
         trial=not no_trial,
+        device=device,
         report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),
     )
     if as_json:

@@ -12,6 +12,7 @@ import click
 from .choices import NameChoice
 from .command_group import echo
 from .converters.json_output import render_json
+from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def text_options(content: str) -> Callable[[Function], Function]:
                 type=click.IntRange(1, 1 << 17),
                 help="Raise the longest text, in tokens, above the configuration's max_position_embeddings.",
             ),
+            DEVICE,
             FROM,
             CONFIG,
             SET,
@@ -109,6 +111,7 @@ def show(
         set=parse_settings(given["settings"]),
         model_class=given["model_class"],
         parts=take_parts(given),
+        device=given["device"],
         report=(lambda line: echo(line, err=True)) if given["verbose"] else (lambda line: None),
         note=lambda line: echo(f"{command}: note: {line}", err=True),
     )

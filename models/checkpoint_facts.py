@@ -12,6 +12,7 @@ from ..converters.source.location import locate
 from ..converters.source.renaming import Parts
 from ..converters.table.mapping import Dialect
 from .config import RoFormerConfig, with_limit
+from .devices import DeviceName
 from .pretrained import assumptions
 from .tokenizer import Tokenizer
 
@@ -27,7 +28,7 @@ class CheckpointFacts:
         config: Its configuration, with the raised limit.
         pooler: Whether there is a pooler.
         tokenizer: What lies beside its weights.
-        options: What :meth:`~.worker.Worker.load` takes, but for the class to load.
+        options: What :meth:`~.worker.Worker.load` takes, but for the class to load and the device.
     """
 
     path: Path
@@ -38,9 +39,9 @@ class CheckpointFacts:
     tokenizer: Tokenizer
     options: Mapping[str, Any]
 
-    def load(self, model_class: str) -> dict[str, Any]:
-        """The request that loads it into a class of the frameworks' models."""
-        return {"model_class": model_class, **self.options}
+    def load(self, model_class: str, device: DeviceName) -> dict[str, Any]:
+        """The request that loads it into a class of the frameworks' models on a device."""
+        return {"model_class": model_class, "device": str(device), **self.options}
 
 
 def learn(

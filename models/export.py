@@ -25,6 +25,7 @@ from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect, ModelClass
 from ..converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from .config import RoFormerConfig, supported, with_limit
+from .devices import CPU, ENVIRONMENT, DeviceName
 from .export_signature import INPUTS, input_axes, labels, outputs, pools, served
 from .frameworks import FRAMEWORKS, require_packages
 from .pretrained import assumptions
@@ -148,6 +149,7 @@ def export(
     model_class: str | None = None,
     parts: Parts = ALL,
     trial: bool = True,
+    device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
 ) -> Export:
     """Export a checkpoint in float32, with free batch and length axes.
@@ -169,6 +171,7 @@ def export(
         model_class: Name of the checkpoint's class, where no file says it.
         parts: Which tensors of its files are meant.
         trial: Run the export in its runtime and compare it with the model.
+        device: Where both run then. The export is the same from everywhere.
         report: Called with a line on what happens, for ``--verbose``.
 
     Raises:
@@ -195,7 +198,7 @@ def export(
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)
     with OutputDirectory(goal, source=read_from, force=force, replaces=EXPORT) as output:
-        made = _make(kind, exported, source, output.path, options, trial, report)
+        made = _make(kind, exported, source, output.path, options, trial, device, report)
         for companion in companions:
             shutil.copyfile(companion, output.path / companion.name)
         notes += made["notes"]
@@ -228,6 +231,7 @@ def _make(
     into: Path,
     options: Mapping[str, Any],
     trial: bool,
+    device: DeviceName,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Have the framework's process write the export into a directory and try it."""
@@ -236,10 +240,10 @@ def _make(
         **options,
         "config": None if options["config"] is None else str(options["config"]),
     }
-    # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
-    with Process(kind.framework, f"{__package__}.{kind.module}", [], {"OPENBLAS_NUM_THREADS": None}) as process:
+    with Process(kind.framework, f"{__package__}.{kind.module}", [], ENVIRONMENT) as process:
         report(f"{kind.framework}: {FRAMEWORKS[kind.framework].package} writes the export in a process of its own")
-        process.ask({"load": load, "kind": exported.name, "into": str(into), "trial": trial})
+        request = {"load": load, "kind": exported.name, "into": str(into), "trial": trial, "device": str(device)}
+        process.ask(request)
         made = process.answer()
         for line in process.words().splitlines():
             report(f"{kind.framework}: {line}")

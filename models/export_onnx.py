@@ -14,14 +14,17 @@ from torch import Tensor, nn
 from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_torch
+from .devices import CPU, DeviceError, DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
 from .frameworks import is_installed
+from .ops_torch import as_numpy, compute_on, to_tensor
 from .pretrained import class_of
 from .process import Json, serve
 from .roformer_torch import RoFormerModel
 
 FILE = "model.onnx"
+_CUDA = "CUDAExecutionProvider"
 _LARGEST_MESSAGE = 2_000_000_000  # a protobuf message ends at 2 GiB: beyond, weights lie in a file of their own
 
 
@@ -32,16 +35,23 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
-    kind = CLASSES[request["kind"]]
+    device, kind = DeviceName.of(request["device"]), CLASSES[request["kind"]]
+    tried = request["trial"] and is_installed("onnxruntime")
+    compute_on(device)  # refuses what is not there before anything is loaded
+    if tried:
+        require_provider(device)
+    compute_on(CPU)  # where a graph is made, so that it is the same from everywhere
     load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
     model: Any = getattr(roformer_torch, kind.class_name).from_pretrained(**load, dtype="float32")
     path = Path(request["into"]) / FILE
     write(model, path)
     notes = []
     runtime = trial = None
-    if request["trial"] and is_installed("onnxruntime"):
+    if tried:
+        compute_on(device)
+        model = model.to(to_tensor(np.zeros(0)).device)
         runtime = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, kind, runtime)
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path, device), model.config, kind, runtime)
     elif request["trial"]:
         notes.append("not tried: onnxruntime is not installed (pip install '.[onnx]' in a checkout)")
     return {
@@ -104,17 +114,44 @@ def _forget_origin(model: Any) -> None:
 def run_model(model: RoFormerModel, *batch: Int64) -> tuple[NDArray[Any], ...]:
     """Run the model itself."""
     with torch.inference_mode():
-        found = model(*(torch.from_numpy(np.ascontiguousarray(one)) for one in batch))
-        return tuple(one.numpy() for one in results(found))
+        found = model(*(to_tensor(np.ascontiguousarray(one)) for one in batch))
+        return tuple(as_numpy(one) for one in results(found))
 
 
-def open_export(path: Path) -> Run:
-    """Open the file in onnxruntime."""
+def require_provider(device: DeviceName) -> None:
+    """Refuse a GPU that onnxruntime cannot use.
+
+    Raises:
+        DeviceError: This build of it has no code for GPUs.
+    """
+    import onnxruntime
+
+    if device.kind == "gpu" and _CUDA not in onnxruntime.get_available_providers():
+        raise DeviceError(
+            f"onnxruntime {onnxruntime.__version__} is built for CPUs alone, and the export is to be tried on {device}",
+            "Install onnxruntime-gpu in its place, try it on the CPU by leaving --device out, or add --no-trial.",
+        )
+
+
+def open_export(path: Path, device: DeviceName = CPU) -> Run:
+    """Open the file in onnxruntime.
+
+    Raises:
+        DeviceError: onnxruntime cannot start on the GPU.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.kind == "gpu":
+        providers.insert(0, (_CUDA, {"device_id": device.number, "use_tf32": 0}))
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if device.kind == "gpu" and _CUDA not in session.get_providers():  # it would run on the CPU and say nothing
+        raise DeviceError(
+            f"onnxruntime {onnxruntime.__version__} cannot start on {device}",
+            "It wants the CUDA and cuDNN that it is built for; try the export on the CPU by leaving --device out.",
+        )
 
     def run(*batch: Int64) -> tuple[NDArray[Any], ...]:
         return tuple(session.run(None, dict(zip(INPUTS, batch, strict=True))))

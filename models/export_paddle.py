@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_paddle
+from .devices import CPU, DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
+from .ops_paddle import compute_on
 from .pretrained import class_of
 from .process import Json, serve
 from .start_paddle import NOTES, paddle
 
 NAME = "inference"
+_MEMORY = 100  # MB of a GPU that Paddle Inference takes to begin with
 #: What Paddle 3 calls a graph, and what Paddle 2 does.
 GRAPHS = (".json", ".pdmodel")
 _UNNAMED = '"fetch_name_{}"'
@@ -33,14 +36,18 @@ def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
     for note in NOTES:
         print(note, file=sys.stderr)
-    kind = CLASSES[request["kind"]]
+    device, kind = DeviceName.of(request["device"]), CLASSES[request["kind"]]
+    compute_on(device)  # refuses what is not there before anything is loaded
+    compute_on(CPU)  # where a graph is made, so that it is the same from everywhere
     load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
     model: Any = getattr(roformer_paddle, kind.class_name).from_pretrained(**load, dtype="float32")
     path = write(model, Path(request["into"]))
     runtime = trial = None
     if request["trial"]:
+        compute_on(device)
+        model = model.to(device=str(device))
         runtime = f"paddle.inference {paddle.version.full_version}"
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path), model.config, kind, runtime)
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path, device), model.config, kind, runtime)
     return {
         "file": path.name,
         "version": f"paddle {paddle.version.full_version}",
@@ -94,10 +101,13 @@ def run_model(model: Any, *batch: Int64) -> tuple[NDArray[Any], ...]:
         return tuple(one.numpy() for one in results(model(*(paddle.to_tensor(one) for one in batch))))
 
 
-def open_export(path: Path) -> Run:
+def open_export(path: Path, device: DeviceName = CPU) -> Run:
     """Open a graph and the weights beside it in Paddle Inference."""
     config = paddle.inference.Config(str(path), str(path.with_suffix(".pdiparams")))
-    config.disable_gpu()
+    if device.kind == "gpu":
+        config.enable_use_gpu(_MEMORY, device.number)
+    else:
+        config.disable_gpu()
     config.disable_glog_info()
     predictor = paddle.inference.create_predictor(config)
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ..converters.source.renaming import Parts
 from ..converters.table.mapping import CLASSES
 from . import roformer_tf
+from .devices import DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
+from .ops_tf import compute_on
 from .pretrained import class_of
 from .process import Json, serve
 
@@ -28,6 +30,7 @@ def main() -> None:
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
     kind = CLASSES[request["kind"]]
+    compute_on(DeviceName.of(request["device"]))  # the graph names no device
     load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
     model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**load, dtype="float32")
     path = Path(request["into"])

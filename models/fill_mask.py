@@ -16,6 +16,7 @@ from ..converters.errors import ConvertError, quoted
 from ..converters.source.renaming import ALL, Parts
 from ..converters.table.mapping import Dialect
 from .checkpoint_facts import learn
+from .devices import CPU, DeviceName
 from .framework_processes import Row
 from .frameworks import require_frameworks
 from .guesses import Guess, bracketed, check_top_k, guesses, spelled
@@ -130,6 +131,7 @@ def fill_mask(
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
     parts: Parts = ALL,
+    device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Filled]:
@@ -148,11 +150,13 @@ def fill_mask(
         set: Field of the configuration → value, whatever its file says.
         model_class: Overrules the class that the files say.
         parts: Which tensors of the files are meant.
+        device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing.
 
     Raises:
-        ConvertError: The checkpoint, its tokenizer or a text is unusable, or a framework's process failed.
+        ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
+            process failed.
     """
     require_frameworks(frameworks, "fill-mask")
     facts = learn(
@@ -178,4 +182,4 @@ def fill_mask(
         )
     check_top_k(top_k, facts.config)
     task = FillMask(facts.tokenizer, top_k)
-    yield from run(task, texts, frameworks, facts.load("RoFormerForMaskedLM"), facts.config, report)
+    yield from run(task, texts, frameworks, facts.load("RoFormerForMaskedLM", device), facts.config, report)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from .devices import ENVIRONMENT
 from .frameworks import FRAMEWORKS
 from .process import Process
 
@@ -52,9 +53,7 @@ def loaded(
     """
     with ExitStack() as stack:
         processes = [
-            # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
-            stack.enter_context(Process(name, f"{__package__}.worker", [name], {"OPENBLAS_NUM_THREADS": None}))
-            for name in frameworks
+            stack.enter_context(Process(name, f"{__package__}.worker", [name], ENVIRONMENT)) for name in frameworks
         ]
         for process in processes:
             process.ask({"load": load})

@@ -24,6 +24,7 @@ class Framework:
         model: The module of this package that holds the model.
         operations: The module of this package that holds the operations it is written with.
         label: What JunnYu's model cards put before its line.
+        gpu_build: What installs the build that computes on GPUs.
     """
 
     name: str
@@ -32,14 +33,18 @@ class Framework:
     model: str
     operations: str
     label: str
+    gpu_build: str
 
 
 # fmt: off
 FRAMEWORKS: Mapping[str, Framework] = {
     framework.name: framework for framework in (
-        Framework("paddle", "paddle",     "paddle",     "roformer_paddle", "ops_paddle", "paddle"),
-        Framework("torch",  "torch",      "torch",      "roformer_torch",  "ops_torch",  "pytorch"),
-        Framework("tf",     "tensorflow", "tensorflow", "roformer_tf",     "ops_tf",     "tf"),
+        Framework("paddle", "paddle",     "paddle",     "roformer_paddle", "ops_paddle", "paddle",
+                  "pip install paddlepaddle-gpu (in place of paddlepaddle)"),
+        Framework("torch",  "torch",      "torch",      "roformer_torch",  "ops_torch",  "pytorch",
+                  "pip install torch --index-url https://download.pytorch.org/whl/cu126 (or another CUDA there)"),
+        Framework("tf",     "tensorflow", "tensorflow", "roformer_tf",     "ops_tf",     "tf",
+                  "pip install 'tensorflow[and-cuda]'"),
     )
 }
 # fmt: on

@@ -8,6 +8,7 @@ signatures; how each is computed is the framework's own business. The model itse
 # mypy: disable-error-code="no-any-return,no-untyped-call"
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
+from .devices import NO_TF32, DeviceName, require_gpu
+from .frameworks import FRAMEWORKS
 from .kernels_paddle import find, on_cpu, product_type
 from .layout import Layout
 from .packing import packed_positions, require_inside
@@ -37,6 +40,22 @@ _LARGEST_EPSILON = 1e-3  # that Paddle's norms take
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
 DIALECT: Dialect = "paddle"
+
+
+def compute_on(device: DeviceName) -> None:
+    """Have this process compute on a device from now on, in full float32: what is made next is made there.
+
+    Call it before anything is made.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    if device.kind == "gpu":
+        computes = paddle.device.is_compiled_with_cuda() or paddle.device.is_compiled_with_rocm()
+        build, count = f"paddle {paddle.version.full_version}", paddle.device.cuda.device_count() if computes else 0
+        require_gpu(device, FRAMEWORKS["paddle"], build=build, computes=computes, count=count)
+        os.environ[NO_TF32] = "0"  # Paddle has no switch of its own; cuBLAS reads this at its first product
+    paddle.device.set_device(str(device))
 
 
 def traced() -> bool:

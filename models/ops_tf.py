@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, ModelError, RoFormerConfig, check_length
+from .devices import DeviceError, DeviceName, require_gpu
+from .frameworks import FRAMEWORKS
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .tf_module import Module
@@ -32,6 +34,28 @@ ModuleList = list
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
 DIALECT: Dialect = "tf"
+
+
+def compute_on(device: DeviceName) -> None:
+    """Have this process compute on a device from now on, in full float32: what is made next is made there.
+
+    Call it before anything is made.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if device.kind == "gpu":
+        build, computes = f"tensorflow {tf.__version__}", tf.test.is_built_with_gpu_support()
+        require_gpu(device, FRAMEWORKS["tf"], build=build, computes=computes, count=len(gpus))
+    chosen = gpus[device.number : device.number + 1] if device.kind == "gpu" else []
+    try:
+        tf.config.set_visible_devices(chosen, "GPU")
+        for gpu in chosen:
+            tf.config.experimental.set_memory_growth(gpu, True)  # or it takes all memory, which others need too
+    except RuntimeError as error:  # it is at work already
+        raise DeviceError(f"TensorFlow cannot change to {device} any more: {error}", "Choose it first.") from None
+    tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def traced() -> bool:

@@ -21,6 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
+from .devices import DeviceName, require_gpu
+from .frameworks import FRAMEWORKS
 from .layout import Layout
 from .packing import packed_positions, require_inside
 
@@ -31,6 +33,28 @@ ModuleList = nn.ModuleList
 
 #: The dialect that ``save_pretrained`` writes, whose files hold kernels as this framework does.
 DIALECT: Dialect = "torch"
+
+
+#: Where this process computes: where tensors are made that follow no other.
+_device = torch.device("cpu")
+
+
+def compute_on(device: DeviceName) -> None:
+    """Have this process compute on a device from now on, in full float32: what is made next is made there.
+
+    Call it before anything is made.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    global _device
+    if device.kind == "gpu":
+        computes = torch.version.cuda is not None or torch.version.hip is not None
+        build, count = f"torch {torch.__version__}", torch.cuda.device_count()
+        require_gpu(device, FRAMEWORKS["torch"], build=build, computes=computes, count=count)
+    torch.set_float32_matmul_precision("highest")  # no TF32, whatever was chosen before
+    torch.backends.cudnn.allow_tf32 = False
+    _device = torch.device("cpu" if device.kind == "cpu" else f"cuda:{device.number}")
 
 
 def traced() -> bool:
@@ -56,7 +80,7 @@ def inference() -> AbstractContextManager[Any]:
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
     tensor = torch.from_numpy(values)
-    return tensor if like is None else tensor.to(like.device)
+    return tensor.to(_device if like is None else like.device)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -92,13 +116,13 @@ def kernel_shape(inputs: int, outputs: int) -> tuple[int, int]:
 
 def normal(shape: tuple[int, ...], dtype: str, deviation: float, fresh: bool) -> Parameter:
     """Make a parameter at random, or of any values where they do not matter because a checkpoint will fill it."""
-    values = torch.empty(shape, dtype=getattr(torch, dtype))
+    values = torch.empty(shape, dtype=getattr(torch, dtype), device=_device)
     return Parameter(values.normal_(0.0, deviation) if fresh else values)
 
 
 def constant(shape: tuple[int, ...], dtype: str, value: float) -> Parameter:
     """Make a parameter of one value."""
-    return Parameter(torch.full(shape, value, dtype=getattr(torch, dtype)))
+    return Parameter(torch.full(shape, value, dtype=getattr(torch, dtype), device=_device))
 
 
 class FixedTable(Module):
@@ -113,7 +137,7 @@ class FixedTable(Module):
         super().__init__()
         self.table: Tensor
         self.values = values
-        self.register_buffer("table", self._cast(getattr(torch, dtype)), persistent=False)
+        self.register_buffer("table", self._cast(getattr(torch, dtype)).to(_device), persistent=False)
 
     def _cast(self, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(self.values).to(torch.float64 if dtype == torch.float64 else torch.float32)

@@ -18,6 +18,7 @@ from .answer_spans import QuestionAnswering
 from .checkpoint_facts import CheckpointFacts, learn
 from .classification import SequenceClassification, TokenClassification
 from .continuation import CausalLM
+from .devices import CPU, DeviceName
 from .fill_mask import FILLED
 from .frameworks import require_frameworks
 from .guesses import check_top_k
@@ -76,6 +77,7 @@ def predict(
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
     parts: Parts = ALL,
+    device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
@@ -95,11 +97,13 @@ def predict(
         set: Field of the configuration → value, whatever its file says.
         model_class: Overrules the class that the files say.
         parts: Which tensors of the files are meant.
+        device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing.
 
     Raises:
-        ConvertError: The checkpoint, its tokenizer or a text is unusable, or a framework's process failed.
+        ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
+            process failed.
     """
     require_frameworks(frameworks, "predict")
     facts = learn(
@@ -125,7 +129,7 @@ def predict(
     if compare and kind == "base":
         several = list(texts)
         texts = ["\t".join(several)] if not any("\t" in text for text in several) else several
-    yield from run(task, texts, frameworks, facts.load(loaded), facts.config, report)
+    yield from run(task, texts, frameworks, facts.load(loaded, device), facts.config, report)
 
 
 def _choose(facts: CheckpointFacts, wanted: Wanted) -> tuple[str, str]:

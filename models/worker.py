@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.source.renaming import ALL, Parts
+from .devices import DeviceName
 from .frameworks import FRAMEWORKS
 from .process import Json, serve
 from .ranking import best, finite
@@ -70,11 +71,13 @@ class Worker:
         kind: str | None,
         extend_to: int | None,
         parts: Json | None = None,
+        device: str = "cpu",
     ) -> Json:
-        """Import the framework and load the model in float32; say what was loaded, and in how many seconds."""
+        """Import the framework and load the model in float32 on a device; say what was loaded, in how many seconds."""
         started = time.monotonic()
         module = importlib.import_module(f".{self.framework.model}", __package__)
         imported = time.monotonic()
+        importlib.import_module(f".{self.framework.operations}", __package__).compute_on(DeviceName.of(device))
         self.take(
             getattr(module, model_class).from_pretrained(
                 directory,
