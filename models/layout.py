@@ -20,6 +20,7 @@ class Layout(NamedTuple):
         lengths: Tokens of each row in a packed run, or None.
         tokens: (P,) index in the batch of each token of a packed run, or None.
         slots: (B * T,) place in a packed run of each of the batch's tokens, P where it is masked, or None.
+        host_slots: The same as an array, so that places can be looked up without waiting for a device.
         order: (P,) number of each token of a packed run in the order in which its row is read: a key is hidden from
             queries whose number is lower. None where every token sees every key.
         causal: Whether a key is hidden from the tokens before it in its row, and nothing else is hidden: what a kernel
@@ -33,5 +34,6 @@ class Layout(NamedTuple):
     lengths: tuple[int, ...] | None = None
     tokens: Any = None
     slots: Any = None
+    host_slots: Any = None
     order: Any = None
     causal: bool = False

@@ -240,7 +240,7 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
             packed and one is masked.
     """
     if layout.slots is not None:
-        found = packed_positions(layout.slots.numpy(), np.asarray(positions), x.shape[0])
+        found = packed_positions(layout.host_slots, np.asarray(positions), x.shape[0])
         return paddle.gather(x, paddle.to_tensor(found))
     positions = positions.reshape([-1])
     if at_hand(positions):

@@ -23,6 +23,8 @@ from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
 from .devices import DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
+from .kernel_choice_torch import find
+from .kernels_torch import device_of, packed_way
 from .layout import Layout
 from .packing import packed_positions, require_inside
 
@@ -80,7 +82,8 @@ def inference() -> AbstractContextManager[Any]:
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
     tensor = torch.from_numpy(values)
-    return tensor.to(_device if like is None else like.device)
+    # the host need not wait until they have arrived
+    return tensor.to(_device if like is None else like.device, non_blocking=True)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -178,7 +181,7 @@ def key_mask(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) 
         like: Names the type.
         order: (B or 1, T): a key is hidden from queries whose number is lower; None where order hides nothing.
     """
-    hidden = ~attention_mask.bool()[:, None, None, :]
+    hidden = ~attention_mask.to(like.device).bool()[:, None, None, :]
     return (hidden if order is None else hidden | _later(order)).to(like.dtype) * MASKED
 
 
@@ -195,7 +198,9 @@ def packed_mask(
     tokens: Tensor, slots: Tensor, shape: tuple[int, int], like: Tensor, order: Tensor | None
 ) -> Tensor | None:
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
-    return None
+    # made of the slots, for attention_mask may have stayed on the host; small beside the batch, whoever needs it
+    rows = packed_way(device_of(like), kernel=False) == "rows"
+    return None if rows else key_mask((slots < tokens.shape[0]).reshape(shape), like, order)
 
 
 def causal_mask(columns: int, like: Tensor) -> Tensor | None:
@@ -248,13 +253,15 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
         ModelError: One of them is outside the batch, where that is known without waiting for a device; or the run is
             packed and one is masked.
     """
-    if layout.slots is not None:
-        found = packed_positions(layout.slots.cpu().numpy(), torch.as_tensor(positions).cpu().numpy(), x.shape[0])
-        return x[torch.from_numpy(found).to(x.device)]
-    positions = torch.as_tensor(positions, device=x.device).reshape(-1)
-    if at_hand(positions):
-        require_inside(positions.numpy(), layout.rows * layout.columns)
-    return x[positions]
+    positions = torch.as_tensor(positions).reshape(-1)
+    known = at_hand(positions)
+    if layout.slots is None:
+        if known:
+            require_inside(positions.numpy(), layout.rows * layout.columns)
+        return x[positions.to(x.device, non_blocking=True)]
+    if known:
+        return x[to_tensor(packed_positions(layout.host_slots, positions.numpy(), x.shape[0]), x)]
+    return spread(x, layout).flatten(0, 1)[positions]  # not looked at: zero where masked
 
 
 def turns_of_rows(table: Tensor, rows: int, columns: int, heads: int) -> Tensor:
@@ -398,22 +405,37 @@ def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: f
     """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
     width = query.shape[1] * query.shape[2]
     if layout.lengths is not None:
-        # a row at a time, of its own length: no mask, and no work on padding
-        runs = zip(*(torch.split(x, list(layout.lengths)) for x in (query, key, value)), strict=True)
-        rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
-        masks: list[Tensor | None] = [None] * len(rows)
-        if layout.order is not None and not layout.causal:
-            orders = torch.split(layout.order, list(layout.lengths))
-            masks = [order_mask(order[None], query) for order in orders if len(order)]
-        out = [
-            F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=layout.causal)
-            for (q, k, v), mask in zip(rows, masks, strict=True)
-        ]
-        return torch.cat([x[0].transpose(0, 1) for x in out]).reshape(-1, width)
-    batch = (layout.rows, layout.columns, *query.shape[1:])
-    q, k, v = (x.reshape(batch).transpose(1, 2) for x in (query, key, value))
-    context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout, is_causal=layout.causal)
-    return context.transpose(1, 2).reshape(-1, width)
+        kernel = _packed_kernel(query, layout, dropout)
+        if kernel is not None:
+            return kernel(query, key, value, layout.lengths).reshape(-1, width)
+        if packed_way(device_of(query), kernel=False) == "rows":
+            return _attend_rows(query, key, value, layout, dropout).reshape(-1, width)
+    q, k, v = (spread(x, layout).transpose(1, 2) for x in (query, key, value))
+    causal = layout.causal and layout.mask is None  # a packed batch's mask knows the order too
+    context = F.scaled_dot_product_attention(q, k, v, attn_mask=layout.mask, dropout_p=dropout, is_causal=causal)
+    context = context.transpose(1, 2).reshape(-1, width)
+    return context if layout.tokens is None else context[layout.tokens]
+
+
+def _packed_kernel(query: Tensor, layout: Layout, dropout: float) -> Callable[..., Tensor] | None:
+    if dropout or (layout.order is not None and not layout.causal):
+        return None  # there is none that drops weights or is told of UniLM's order
+    return find("causal_attention" if layout.causal else "attention", query, *query.shape[1:])
+
+
+def _attend_rows(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
+    # a row at a time, of its own length: no mask, and no work on padding
+    lengths = list(layout.lengths or ())
+    runs = zip(*(torch.split(x, lengths) for x in (query, key, value)), strict=True)
+    rows = [[x.transpose(0, 1).unsqueeze(0) for x in run] for run in runs if len(run[0])]
+    masks: list[Tensor | None] = [None] * len(rows)
+    if layout.order is not None and not layout.causal:
+        masks = [order_mask(order[None], query) for order in torch.split(layout.order, lengths) if len(order)]
+    out = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=layout.causal)
+        for (q, k, v), mask in zip(rows, masks, strict=True)
+    ]
+    return torch.cat([x[0].transpose(0, 1) for x in out])
 
 
 def recompute(layer: Module, hidden: Tensor, layout: Layout, name: str) -> Tensor:

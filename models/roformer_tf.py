@@ -453,7 +453,8 @@ class RoFormerModel(Module):
             found = (packing.columns, packing.tokens, packing.slots)
             places, tokens, slots = (to_tensor(array, input_ids) for array in found)
             mask = packed_mask(tokens, slots, (rows, columns), like, order)
-            layout = Layout(rows, columns, self.rotary.look_up(places), mask, packing.lengths, tokens, slots)
+            turns = self.rotary.look_up(places)
+            layout = Layout(rows, columns, turns, mask, packing.lengths, tokens, slots, packing.slots)
             if order is None:
                 return layout
             return layout._replace(order=places if causal else flatten(order, layout), causal=causal)

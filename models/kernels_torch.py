@@ -1,0 +1,164 @@
+"""Fast kernels that PyTorch has for GPUs: which of them may stand in for a function of the model.
+
+``ops_torch.py`` is written in operators that exist everywhere, and asks :func:`~.kernel_choice_torch.find` whether
+something faster stands ready. Which kernel may be tried is a function of the device, the type and the version of
+PyTorch (:func:`candidates`); which is used is decided by a trial on the device at hand.
+
+To teach the model a kernel is to add a row.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from .packing_choice import Way
+
+#: The functions of the model that a kernel can stand in for: attend within the rows of a packed batch, where each token
+#: sees its whole row, or its row up to itself.
+Place = Literal["attention", "causal_attention"]
+HALVES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that computes.
+
+    Attributes:
+        kind: PyTorch's type of device: ``"cpu"``, ``"cuda"``.
+        name: Its name, as its maker gives it.
+        capability: CUDA's compute capability; None where there is none.
+    """
+
+    kind: str
+    name: str
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A fast kernel that may stand in for a function of the model.
+
+    Attributes:
+        name: For messages.
+        place: What it stands in for.
+        version: The first version of PyTorch that has it.
+        capability: The lowest compute capability that it has machine code for.
+        types: Types that it computes in, forward and backward.
+        takes: Whether it takes so many heads of such a size.
+        run: The kernel: query, key and value (P, N, D) and the tokens of each row, to (P, N, D).
+        source: Where these facts come from.
+    """
+
+    name: str
+    place: Place
+    version: tuple[int, int]
+    capability: tuple[int, int]
+    types: tuple[str, ...]
+    takes: Callable[[int, int], bool]
+    run: Callable[[Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]
+    source: str
+
+
+@lru_cache(maxsize=64)
+def _rows(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
+    real = [length for length in lengths if length]  # a row without a token has no part in the run
+    with torch.inference_mode(False):  # kept, and maybe needed for a way back another time
+        starts = torch.tensor([0, *real]).cumsum(0).to(torch.int32)
+        return starts.to(device, non_blocking=True), max(real)
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], **more: Any) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    starts, longest = _rows(lengths, query.device)
+    return cast(Tensor, varlen_attn(query, key, value, starts, starts, longest, longest, **more))
+
+
+def _causal_varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # 2.10 has a flag for it; from 2.11 on it is a window of all tokens before and none after
+    flag = "is_causal" in inspect.signature(varlen_attn).parameters
+    more: dict[str, Any] = {"is_causal": True} if flag else {"window_size": (-1, 0)}
+    return _varlen(query, key, value, lengths, **more)
+
+
+def _flash_takes(heads: int, size: int) -> bool:
+    return size % 8 == 0 and size <= 256
+
+
+_VARLEN = (
+    "documentation of torch.nn.attention.varlen, 2.10 to 2.13; FlashAttention 2, which it calls: types, sizes, 8.0"
+)
+
+#: All candidates; of those of one place, the first that may and does.
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("varlen_attn", "attention", (2, 10), (8, 0), HALVES, _flash_takes, _varlen, _VARLEN),
+    Kernel("varlen_attn", "causal_attention", (2, 10), (8, 0), HALVES, _flash_takes, _causal_varlen, _VARLEN),
+)
+
+#: The version of PyTorch that runs.
+VERSION: tuple[int, int] = tuple(int(part) for part in torch.__version__.split(".")[:2])  # type: ignore[assignment]
+
+_pretended: list[Device] = []
+
+
+def device_of(x: Tensor) -> Device:
+    """Return the device that a tensor is on; nothing else asks PyTorch for it."""
+    return _pretended[-1] if _pretended else _device(x.device)
+
+
+@lru_cache(maxsize=16)
+def _device(device: torch.device) -> Device:
+    if device.type != "cuda":
+        return Device(device.type, device.type)
+    major, minor = torch.cuda.get_device_capability(device)
+    return Device("cuda", torch.cuda.get_device_name(device), (major, minor))
+
+
+@contextmanager
+def pretending(device: Device) -> Iterator[None]:
+    """Take the branches of another device within this, and compute on this one."""
+    _pretended.append(device)
+    try:
+        yield
+    finally:
+        _pretended.pop()
+
+
+def candidates(
+    device: Device, place: Place, dtype: str, sizes: tuple[int, int], version: tuple[int, int] = VERSION
+) -> list[Kernel]:
+    """List the kernels that may be tried on a device at a place in a type, best first.
+
+    Args:
+        device: The device.
+        place: The function of the model.
+        dtype: Name of the type that it computes in.
+        sizes: Heads and the size of one.
+        version: PyTorch's.
+    """
+    return [
+        kernel
+        for kernel in KERNELS
+        if kernel.place == place
+        and device.capability is not None
+        and device.capability >= kernel.capability
+        and dtype in kernel.types
+        and version >= kernel.version
+        and kernel.takes(*sizes)
+    ]
+
+
+def packed_way(device: Device, kernel: bool) -> Way:
+    """Say how a packed batch is attended on a device, with or without a kernel for rows of different lengths."""
+    # a GPU would wait for the hundred small kernels of a row at a time
+    return "rows" if device.kind == "cpu" else "kernel" if kernel else "batch"
