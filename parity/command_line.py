@@ -116,7 +116,8 @@ def parity_command(
     """Run DIR in Paddle, PyTorch and TensorFlow and say whether they agree.
 
     One directory is converted into each framework's dialect first; several are compared as they are, whatever their
-    dialects. Exit status: 0 they agree, 1 they differ, 2 it could not run.
+    dialects. Exit status: 0 they agree, 1 they differ, 2 it could not run, 3 nothing differs, but a bound is so wide
+    that it proves nothing.
 
     \b
         roformer-convert parity ckpt/ --report parity.html
@@ -142,17 +143,17 @@ def parity_command(
         from .participants import require_gate
 
         require_gate(directories, options["frameworks"])
-    status, tried = 0, {}
+    statuses, tried = [0], {}
     if conversions is not None:
         for directory in directories:
             different, directions = convert_every_way(directory, **stated, quiet=quiet or as_json)
-            status = max(status, different)
+            statuses.append(different)
             tried[str(directory)] = [asdict(direction) for direction in directions]
     if conversions != "only":
-        status = max(status, run_gate(directories, **stated, sentences=texts, conversions=tried, **options))
+        statuses.append(run_gate(directories, **stated, sentences=texts, conversions=tried, **options))
     elif as_json:
-        click.echo(render_json({"passed": status == 0, "conversions": tried}))
-    ctx.exit(status)
+        click.echo(render_json({"passed": not any(statuses), "conversions": tried}))
+    ctx.exit(1 if 1 in statuses else max(statuses))
 
 
 def _try_outputs(options: Mapping[str, Any], *, without_run: bool) -> None:
@@ -253,10 +254,11 @@ def run_gate(
         elif not quiet:
             click.echo(printable_lines("\n".join([screen(result), *notes])))
         if update_golden and not result.passed:
-            click.echo(f"{printable(str(golden))}: not recorded, because the participants differ", err=True)
+            why = "the participants differ" if result.exit_status == 1 else "a verdict proves nothing"
+            click.echo(f"{printable(str(golden))}: not recorded, because {why}", err=True)
         if problems:
             raise ConvertError("\n  ".join(problems), "Everything else that was asked for is written.")
-        return 0 if result.passed else 1
+        return result.exit_status
 
 
 def _write(

@@ -3,7 +3,8 @@
     directories → participants → cases → processes (dump) → distances (measure) → verdicts
                                                           ↘ first divergence and causes, where one fails
 
-Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 could not run (a ConvertError).
+Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 could not run (a ConvertError),
+3 nothing differs, but a bound is so wide that it proves nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from .participants import (
 )
 from .rankings import Ranking, rank
 from .targets import make_training
-from .verdicts import Verdict, different_parameters, judge, single_bound, tap_bound
+from .verdicts import Verdict, different_parameters, exit_status, judge, single_bound, status_of, tap_bound
 
 Array = NDArray[Any]
 
@@ -107,6 +108,11 @@ class Result:
         return all(verdict.passed for verdict in self.verdicts)
 
     @property
+    def exit_status(self) -> int:
+        """0 where all agree, 1 where something differs, 3 where nothing does and a bound proves nothing."""
+        return exit_status(self.verdicts)
+
+    @property
     def environment(self) -> dict[str, str]:
         """The software and the machine that it ran on."""
         found = {
@@ -130,6 +136,7 @@ class Result:
         """Render as data for ``--json``."""
         return {
             "passed": self.passed,
+            "exit_status": self.exit_status,
             "directories": [str(path) for path in self.directories],
             "model_class": self.model.class_name,
             "traits": self.model.traits,
@@ -356,7 +363,14 @@ def _explain(
         steps = check_steps(reference, dump, cases, order)
         causes += explain_steps(reference, dump, cases, steps)
         verdicts.append(
-            Verdict("every step recomputed in numpy", (dump.label,), steps.worst, BOUND, not steps.wrong, steps.at)
+            Verdict(
+                "every step recomputed in numpy",
+                (dump.label,),
+                steps.worst,
+                BOUND,
+                status_of(not steps.wrong),
+                steps.at,
+            )
         )
     return verdicts, causes
 

@@ -25,7 +25,7 @@ from .dumps import Dump
 from .gate import Result
 from .measure import BOUND
 from .tasks import results
-from .verdicts import CANCELLED, Verdict
+from .verdicts import CANCELLED, Verdict, status_of
 
 Array = NDArray[Any]
 
@@ -103,10 +103,11 @@ def record(path: Path, result: Result) -> int:
     """Record a run that passed; return the file's bytes.
 
     Raises:
-        ConvertError: The participants differ, or the file cannot be written.
+        ConvertError: The participants differ, a verdict proves nothing, or the file cannot be written.
     """
     if not result.passed:
-        raise ConvertError(f"{path}: not recorded, because the participants differ", "Mend that first.")
+        why = "the participants differ" if result.exit_status == 1 else "a verdict proves nothing"
+        raise ConvertError(f"{path}: not recorded, because {why}", "Mend that first.")
     first = result.dumps[0]
     samples, doubles = _sampled(first, result, "float64")
     singles, floats = _sampled(first, result, "float32")
@@ -201,7 +202,7 @@ def _traits(golden: Golden, result: Result) -> list[Verdict]:
         if recorded.get(name) != value
     ]
     about = tuple(dump.label for dump in result.dumps)
-    return [Verdict("golden traits", about, float(len(wrong)), 0.0, not wrong, "; ".join(wrong)[:500])]
+    return [Verdict("golden traits", about, float(len(wrong)), 0.0, status_of(not wrong), "; ".join(wrong)[:500])]
 
 
 def _verdict(
@@ -222,12 +223,12 @@ def _verdict(
             if sample.case == "gradients" and not dump.names(file):
                 continue  # nobody asked for them this time
             return Verdict(
-                f"golden {dtype}", (dump.label,), float("inf"), bound, False, f"{sample.name} is absent", note
+                f"golden {dtype}", (dump.label,), float("inf"), bound, "differs", f"{sample.name} is absent", note
             )
         array = dump.read(file, sample.name)
         if array.size != sample.size:
             where = f"{sample.case}: {sample.name} has {array.size:,} elements, {sample.size:,} were recorded"
-            return Verdict(f"golden {dtype}", (dump.label,), float("inf"), bound, False, where, note)
+            return Verdict(f"golden {dtype}", (dump.label,), float("inf"), bound, "differs", where, note)
         got = sample.take(array).astype(np.float64)
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.abs(got - want)
@@ -242,7 +243,7 @@ def _verdict(
     first = next((name for name in [*order, *drifted] if name in drifted), None)
     if first is not None:
         where = f"first drift in {first} of {drifted[first]}; {where}"
-    return Verdict(f"golden {dtype}", (dump.label,), worst, bound, worst <= bound, where, note)
+    return Verdict(f"golden {dtype}", (dump.label,), worst, bound, status_of(worst <= bound), where, note)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -16,18 +16,18 @@ from .screen import explanation, screen
 
 
 def write_junit(path: Path, result: Result) -> None:
-    """Write a test case a verdict.
+    """Write a test case a verdict; one that proves nothing is an error, by which a CI system does not let it pass.
 
     Raises:
         ConvertError: The file cannot be written.
     """
-    failed = [verdict for verdict in result.verdicts if not verdict.passed]
+    statuses = [verdict.status for verdict in result.verdicts]
     suite = ElementTree.Element(
         "testsuite",
         name="parity",
         tests=str(len(result.verdicts)),
-        failures=str(len(failed)),
-        errors="0",
+        failures=str(statuses.count("differs")),
+        errors=str(statuses.count("inconclusive")),
         time=f"{sum(result.seconds.values()):.2f}",
         timestamp=time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()),
         hostname="localhost",  # the machine's own name is nobody's business
@@ -40,7 +40,8 @@ def write_junit(path: Path, result: Result) -> None:
         case = ElementTree.SubElement(suite, "testcase", classname=about, name=_plain(verdict.check), time="0.00")
         if not verdict.passed:
             measured = f"{verdict.value:.3g}, at most {verdict.bound:.3g}; {verdict.where}; {verdict.note}"
-            failure = ElementTree.SubElement(case, "failure", type="parity", message=_plain(measured))
+            kind = "failure" if verdict.status == "differs" else "error"
+            failure = ElementTree.SubElement(case, kind, type="parity", message=_plain(measured))
             failure.text = _plain("\n".join([measured, *explanation(result)]))
     ElementTree.SubElement(suite, "system-out").text = _plain(screen(result))
     ElementTree.SubElement(suite, "system-err")

@@ -16,8 +16,8 @@ from .chart import chart, legend
 from .gate import Result
 from .measure import BOUND, DTYPES
 from .rankings import Ranking, answer_name, asked
-from .screen import conclusion, explanation
-from .verdicts import Verdict
+from .screen import between, conclusion, conclusion_word, counted, explanation, in_words
+from .verdicts import Verdict, worst_of
 
 _MOST_SHOWN = 60
 
@@ -48,18 +48,14 @@ def render(result: Result) -> str:
 
 
 def _head(result: Result) -> str:
-    state = "agree" if result.passed else "differ"
-    word = "They agree" if result.passed else "They differ"
-    failed = sum(not verdict.passed for verdict in result.verdicts)
-    count = (
-        f"{failed} of {len(result.verdicts)} verdicts fail" if failed else f"{len(result.verdicts)} verdicts, all good"
-    )
+    state = conclusion_word(result)
+    word = {"agree": "They agree", "differ": "They differ", "inconclusive": "Inconclusive"}[state]
     tokens = sum(case.input_ids.size for case in result.cases)
     where = _breakable(", ".join(map(str, result.directories)))
     return (
         f'<header class="{state}"><p class="badge">{word}</p><h1>{where}</h1>'
-        f"<p>{escape(result.model.called)} in {escape(', '.join(dump.label for dump in result.dumps))}: {count}, "
-        f"on {len(result.cases)} batches of {tokens:,} tokens.</p></header>"
+        f"<p>{escape(result.model.called)} in {escape(', '.join(dump.label for dump in result.dumps))}: "
+        f"{counted(result)}, on {len(result.cases)} batches of {tokens:,} tokens.</p></header>"
     )
 
 
@@ -78,16 +74,13 @@ def _verdicts(result: Result) -> str:
     rows = []
     for check in dict.fromkeys(verdict.check for verdict in result.verdicts):
         mine = [verdict for verdict in result.verdicts if verdict.check == check]
-        failed = [verdict for verdict in mine if not verdict.passed]
-        worst = max(failed or mine, key=lambda verdict: verdict.value)
-        state = "bad" if failed else "good"
-        word = f"{len(failed)} of {len(mine)} differ" if failed else "agree" if len(worst.about) > 1 else "good"
-        note = "; ".join(text for text in (worst.where if failed else "", worst.note) if text)
+        worst = worst_of(mine)
+        state, word = "good" if worst.passed else "bad", in_words(mine).lower()
+        note = "; ".join(text for text in ("" if worst.passed else worst.where, worst.note) if text)
         rows.append(
             f'<tr class="{state}"><th scope="row">{escape(check)}</th><td class="number">{_value(worst)}</td>'
             f'<td class="number limit">{_bound(worst)}</td><td><span class="state">{word}</span></td>'
-            f"<td>{escape(' · '.join(worst.about)) if failed or len(mine) == 1 else f'{len(mine)} compared'}</td>"
-            f"<td>{_breakable(note)}</td></tr>"
+            f"<td>{escape(between(mine))}</td><td>{_breakable(note)}</td></tr>"
         )
     detail = [
         f'<tr class="{"good" if one.passed else "bad"}"><th scope="row">{escape(one.check)}</th>'

@@ -8,7 +8,7 @@ from ..converters.amounts import amount
 from ..converters.rendering import table
 from .causes import fold
 from .gate import Result
-from .verdicts import Verdict
+from .verdicts import Verdict, worst_of
 
 
 def screen(result: Result) -> str:
@@ -35,20 +35,39 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for check in dict.fromkeys(verdict.check for verdict in verdicts):
         mine = [verdict for verdict in verdicts if verdict.check == check]
-        failed = [verdict for verdict in mine if not verdict.passed]
-        worst = max(failed or mine, key=lambda verdict: verdict.value)
+        worst = worst_of(mine)
         counted = worst.bound == 0.0
         rows.append(
             [
                 check,
                 ("0" if worst.passed else f"{worst.value:.0f}") if counted else f"{worst.value:.1e}",
                 "0" if counted else f"{worst.bound:.1e}",
-                f"{len(failed)} of {len(mine)} DIFFER" if failed else "agree" if len(worst.about) > 1 else "good",
-                " · ".join(worst.about) if failed or len(mine) == 1 else f"{len(mine)} compared",
-                _shortened(worst.where if failed else worst.note if counted else ""),
+                in_words(mine),
+                between(mine),
+                _shortened(worst.where if worst.status == "differs" else worst.note if _is_told(worst) else ""),
             ]
         )
     return table(["check", "worst", "at most", "verdict", "between", ""], rows, right=[1, 2])
+
+
+def _is_told(worst: Verdict) -> bool:
+    """Say whether the note stands in the table: what a count is of, and why a bound proves nothing."""
+    return worst.bound == 0.0 or worst.status == "inconclusive"
+
+
+def in_words(verdicts: Sequence[Verdict]) -> str:
+    """Say what verdicts of one check say together, those that are not good by their number."""
+    worst = worst_of(verdicts)
+    if worst.passed:
+        return "agree" if len(worst.about) > 1 else "good"
+    many = f"{sum(verdict.status == worst.status for verdict in verdicts)} of {len(verdicts)}"
+    return f"{many} DIFFER" if worst.status == "differs" else f"{many} PROVE NOTHING"
+
+
+def between(verdicts: Sequence[Verdict]) -> str:
+    """Say whom verdicts of one check compare: the worst's where it is not good, otherwise how many there are."""
+    worst = worst_of(verdicts)
+    return " · ".join(worst.about) if not worst.passed or len(verdicts) == 1 else f"{len(verdicts)} compared"
 
 
 def _shortened(text: str) -> str:
@@ -62,7 +81,7 @@ def explanation(result: Result) -> list[str]:
         lines.append(f"first difference: {result.divergence}")
     if result.causes:
         lines += [f"likely cause: {line}" for line in fold(result.causes)]
-    elif not result.passed:
+    elif result.exit_status == 1:
         lines.append("likely cause: none found; each step follows from the one before it, with the right parameters")
     return lines
 
@@ -79,8 +98,21 @@ def parts(result: Result) -> str:
 
 def conclusion(result: Result) -> str:
     """Say in one line whether they agree."""
-    failed = [verdict for verdict in result.verdicts if not verdict.passed]
     who = ", ".join(dump.label for dump in result.dumps)
-    if failed:
-        return f"DIFFER: {len(failed)} of {len(result.verdicts)} verdicts fail ({who})"
-    return f"AGREE: {len(result.verdicts)} verdicts, all good ({who})"
+    return f"{conclusion_word(result).upper()}: {counted(result)} ({who})"
+
+
+def conclusion_word(result: Result) -> str:
+    """Say in a word what the exit status says: ``agree``, ``differ`` or ``inconclusive``."""
+    return {0: "agree", 1: "differ", 3: "inconclusive"}[result.exit_status]
+
+
+def counted(result: Result) -> str:
+    """Say how many verdicts are not good."""
+    total = len(result.verdicts)
+    failed = sum(verdict.status == "differs" for verdict in result.verdicts)
+    open_ = sum(verdict.status == "inconclusive" for verdict in result.verdicts)
+    said = [f"{failed} of {total} verdicts fail"] * (failed > 0)
+    nothing = "proves nothing: its bound is" if open_ == 1 else "prove nothing: their bounds are"
+    said += [f"{open_} of {total} {nothing} too wide"] * (open_ > 0)
+    return ", ".join(said) or f"{total} verdicts, all good"

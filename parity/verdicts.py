@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ CANCELLED = 64 * 2.0**-52 / BOUND
 _FLOAT32 = 2.0**-23
 
 
+#: What a verdict says; ``inconclusive`` where its bound is so wide that keeping it proves nothing.
+Status = Literal["good", "differs", "inconclusive"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One line of the result.
@@ -37,8 +41,8 @@ class Verdict:
         check: E.g. ``float64 logits``.
         about: Who: a pair of labels, or one.
         value: What was measured.
-        bound: What it may be at most.
-        passed: Whether it is.
+        bound: What it may be at most; 0 where the value is a count.
+        status: Whether it is, and whether that proves anything.
         where: Where the largest difference is.
         note: Where the bound comes from, or what else is to be said.
     """
@@ -47,14 +51,43 @@ class Verdict:
     about: tuple[str, ...]
     value: float
     bound: float
-    passed: bool
+    status: Status
     where: str = ""
     note: str = ""
 
+    @property
+    def passed(self) -> bool:
+        """Whether it is good; one that proves nothing is not."""
+        return self.status == "good"
+
+    @property
+    def share(self) -> float:
+        """The value over its bound, by which verdicts of one check are compared; a count is its own."""
+        return self.value / self.bound if self.bound > 0.0 else self.value
+
     def as_dict(self) -> dict[str, Any]:
         """Render as data; what JSON cannot hold becomes text."""
-        value = self.value if np.isfinite(self.value) else str(self.value)
-        return {**self.__dict__, "about": list(self.about), "value": value}
+        numbers = {"value": self.value, "bound": self.bound}
+        told = {name: number if np.isfinite(number) else str(number) for name, number in numbers.items()}
+        return {**self.__dict__, "about": list(self.about), **told, "passed": self.passed}
+
+
+def status_of(good: bool) -> Status:
+    """Say in a verdict's word whether what was compared is within its bound."""
+    return "good" if good else "differs"
+
+
+def worst_of(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return what a line that folds verdicts of one check shows: the farthest past its bound, of the worst status."""
+    order: tuple[Status, ...] = ("differs", "inconclusive", "good")
+    worst = min((verdict.status for verdict in verdicts), key=order.index)
+    return max((verdict for verdict in verdicts if verdict.status == worst), key=lambda verdict: verdict.share)
+
+
+def exit_status(verdicts: Sequence[Verdict]) -> int:
+    """Return what a run of these verdicts exits with: 1 where one differs, else 3 where one proves nothing, else 0."""
+    found = {verdict.status for verdict in verdicts}
+    return 1 if "differs" in found else 3 if "inconclusive" in found else 0
 
 
 def single_bound(measured: Measured) -> tuple[float, str]:
@@ -104,7 +137,7 @@ def _called(name: str) -> str:
 
 def _apart(check: str, about: tuple[str, ...], case: str, one: Distance, bound: float, note: str = "") -> Verdict:
     where = "" if one.largest == 0.0 else f"{case} {list(one.index)}: {one.values[0]:.9g} and {one.values[1]:.9g}"
-    return Verdict(check, about, one.relative, bound, one.relative <= bound, where, note)
+    return Verdict(check, about, one.relative, bound, status_of(one.relative <= bound), where, note)
 
 
 def _finite(dumps: Sequence[Dump], measured: Measured) -> list[Verdict]:
@@ -114,7 +147,7 @@ def _finite(dumps: Sequence[Dump], measured: Measured) -> list[Verdict]:
             (dump.label,),
             float(dump.label in measured.not_finite),
             0.0,
-            dump.label not in measured.not_finite,
+            status_of(dump.label not in measured.not_finite),
             measured.not_finite.get(dump.label, ""),
         )
         for dump in dumps
@@ -137,7 +170,9 @@ def _same_parameters(dumps: Sequence[Dump]) -> list[Verdict]:
         wrong = different_parameters(one, other)
         where = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         found.append(
-            Verdict("parameters as loaded", (one.label, other.label), float(len(wrong)), 0.0, not wrong, where)
+            Verdict(
+                "parameters as loaded", (one.label, other.label), float(len(wrong)), 0.0, status_of(not wrong), where
+            )
         )
     return found
 
@@ -164,7 +199,7 @@ def _by_parameter(dumps: Sequence[Dump], file: str, check: str) -> list[Verdict]
         verdict = _apart(check, (one.label, other.label), name, apart, BOUND)
         lacking = sorted(others ^ set(names))
         if lacking:
-            verdict = Verdict(check, verdict.about, float("inf"), BOUND, False, f"only one has {lacking[0]}")
+            verdict = Verdict(check, verdict.about, float("inf"), BOUND, "differs", f"only one has {lacking[0]}")
         found.append(verdict)
     return found
 
@@ -193,4 +228,4 @@ def _ranked(dumps: Sequence[Dump], listed: Sequence[Ranking], task: Task, k: int
     note = f"{len(listed)} places, least gap {closest:.2g}, {ties} tie{'s' * (ties != 1)}"
     about = tuple(dump.label for dump in dumps)
     check = f"top {k} in order" if task.mlm else f"{asked(task)} in order"
-    return [Verdict(check, about, float(len(wrong)), 0.0, not wrong, where, note)]
+    return [Verdict(check, about, float(len(wrong)), 0.0, status_of(not wrong), where, note)]

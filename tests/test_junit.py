@@ -21,6 +21,7 @@ from parity_faults import Bench  # noqa: E402
 
 from roformer_convert.parity.gate import Result  # noqa: E402
 from roformer_convert.parity.junit import write_junit  # noqa: E402
+from roformer_convert.parity.verdicts import Status  # noqa: E402
 
 SCHEMA = Path(__file__).with_name("junit.xsd")
 #: Control characters, markup, what ends markup, half a surrogate pair, what no encoding has, and a right-to-left mark.
@@ -68,9 +69,10 @@ def test_the_file_is_valid_and_complete(bench: Bench, tmp_path: Path, good: bool
         assert "likely cause" in (case.findtext("failure") or "")
 
 
-def test_a_number_that_is_none_and_an_hour_are_valid(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", ["differs", "inconclusive"])
+def test_a_number_that_is_none_and_an_hour_are_valid(bench: Bench, tmp_path: Path, status: Status) -> None:
     result = judged(bench, good=True)
-    wrong = [replace(one, value=float(np.nan), bound=float("inf"), passed=False) for one in result.verdicts]
+    wrong = [replace(one, value=float(np.nan), bound=float("inf"), status=status) for one in result.verdicts]
     write_junit(tmp_path / "p.xml", replace(result, verdicts=wrong, seconds={"frameworks": 4e7}))
     xmlschema.XMLSchema(SCHEMA).validate(tmp_path / "p.xml")
 
