@@ -1,7 +1,7 @@
-"""Honest implementations beside PyTorch's: the same mathematics with sums in another order, as another framework has them.
+"""Honest implementations beside PyTorch's: the same mathematics with sums in another order, as frameworks have them.
 
-Planted like the faults of :mod:`parity_faults`, but nothing about them is wrong: what they differ by is rounding, so the
-gate's bounds must let them pass.
+Planted like the faults of :mod:`parity_faults`, but nothing about them is wrong: what they differ by is rounding, so
+the gate's bounds must let them pass.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ def one_by_one(block: int) -> Plant:
             out = out + weights[..., start : start + block] @ value[:, :, start : start + block]
         return out
 
-    return _planted(
-        project, normalize, lambda query, key, value, layout: _attend(query, key, value, layout, mix)
-    )
+    return _planted(project, normalize, lambda query, key, value, layout: _attend(query, key, value, layout, mix))
 
 
 def _attend(query: Any, key: Any, value: Any, layout: Any, mix: Callable[[Any, Any], Any]) -> Any:
