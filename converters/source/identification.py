@@ -345,12 +345,14 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
     Raises:
         OtherDialectError: More than twice as many names are another dialect's.
     """
+    own = count_known_names(dialect, names)
+    if 2 * own >= len(names):
+        return
     counts = {other: count_known_names(other, names) for other in DIALECTS}
     best = max(counts, key=lambda other: counts[other])
-    if counts[best] > 2 * counts[dialect]:
+    if counts[best] > 2 * own:
         raise OtherDialectError(
-            f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s "
-            f"({counts[dialect]})",
+            f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s ({own})",
             "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`.",
         )
 

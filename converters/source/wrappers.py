@@ -149,12 +149,13 @@ class _View:
             prefix: What its names begin with.
             anchor: One of its names, in the file.
         """
-        holder, known = self.dict_of(anchor), self.known(prefix)
+        holder = self.dict_of(anchor)
+        known = cache(lambda: self.known(prefix))  # not asked in a file that is one state dict
         taken: dict[str, str] = {}
         beside: list[str] = []
         for name, own in self.inner.items():
             rest, here = own[len(prefix) :], self.dict_of(name) == holder
-            if own.startswith(prefix) and (rest in known or (here and not _TRAINING.search(rest))):
+            if own.startswith(prefix) and ((here and not _TRAINING.search(rest)) or rest in known()):
                 taken[name] = rest
             elif here and _FLOATING.match(self.stored[name]) and not _TRAINING.search(own):
                 beside.append(name)

@@ -14,7 +14,7 @@ Sources: bert4keras 0.11.5 ``models.BERT`` and ``layers.py``; bert4torch 0.6.2 `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -95,7 +95,7 @@ def respell(names: Iterable[str]) -> tuple[dict[str, Respelled], tuple[str, ...]
 def _old_norms(names: Iterable[str]) -> dict[str, Respelled]:
     """Respell what torch files called a norm's weight and bias before 2019."""
     leaves = {"gamma": "weight", "beta": "bias"}
-    matches = ((name, _old_norm().fullmatch(name)) for name in names)
+    matches = ((name, _old_norm().fullmatch(name)) for name in names if name.endswith((".gamma", ".beta")))
     return {name: Respelled(match[1] + leaves[match[2]]) for name, match in matches if match is not None}
 
 
@@ -109,8 +109,10 @@ def _rows(kind: object) -> list[Tensor]:
     return [tensor for row, tensor in outline(PRETRAINING) if row.kind is kind]
 
 
-def _bert4torch(names: Iterable[str]) -> dict[str, Respelled]:
+def _bert4torch(names: Collection[str]) -> dict[str, Respelled]:
     """Respell bert4torch's modules, wherever its encoder is."""
+    if not any(_ENCODER_OF_BERT4TORCH in name for name in names):
+        return {}
     pattern, targets = _bert4torch_names()
     matches = [(name, match) for name in names if (match := pattern.fullmatch(name)) is not None]
     encoders = {match["before"] for _, match in matches if match["module"].startswith(_ENCODER_OF_BERT4TORCH)}
@@ -137,6 +139,9 @@ def _bert4torch_names() -> tuple[re.Pattern[str], dict[str, str]]:
 
 def _bert4keras(names: Iterable[str]) -> dict[str, Respelled]:
     """Respell bert4keras' layers."""
+    names = [name for name in names if "-" in name]  # each of these has one
+    if not names:
+        return {}
     pattern, targets = _bert4keras_names()
     matches = [(name, match) for name in names if (match := pattern.fullmatch(name)) is not None]
     dense: dict[tuple[str, str], set[int]] = {}
