@@ -10,7 +10,7 @@ from ..tensors.stored import OpenFiles, StoredTensor
 #: Bytes compared at a time where two copies of one tensor must be equal.
 _CHUNK = 1 << 20
 #: Rows of a rotary table that are recomputed at a time.
-_TABLE_ROWS = 1 << 10
+_TABLE_ROWS = 1 << 7
 
 
 def first_difference(files: OpenFiles, one: StoredTensor, other: StoredTensor) -> int | None:

@@ -14,6 +14,8 @@ from ..table.rotary import embed_positions
 from ..tensors.stored import OpenFiles, StoredTensor
 
 _ITEM_BYTES = 4
+#: Bytes computed at a time.
+_PIECE = 1 << 15
 #: The longest table that is written, 32 MB at a head size of 128. A number in a small file must not fill a disk.
 MOST_POSITIONS = 1 << 16
 
@@ -31,6 +33,10 @@ class RotaryTable:
 
     def read_into(self, files: OpenFiles, start: int, out: memoryview) -> None:
         """Fill ``out`` with the table's bytes from ``start``; nothing is read from ``files``."""
+        for done in range(0, len(out), _PIECE):
+            self._compute(start + done, out[done : done + _PIECE])
+
+    def _compute(self, start: int, out: memoryview) -> None:
         import numpy as np
 
         row_bytes = self.head_size * _ITEM_BYTES
