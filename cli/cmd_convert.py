@@ -374,6 +374,14 @@ def _direction(dialect: Dialect, to: Dialect) -> click.Command:
     )(_options(run, to))
 
 
-COMMANDS: dict[str, click.Command] = {"convert": convert_command}
-for _pair in permutations(DIALECTS, 2):
-    COMMANDS["2".join(_pair)] = _direction(*_pair)
+_PAIRS = {"2".join(pair): pair for pair in permutations(DIALECTS, 2)}
+
+
+class _Commands(dict[str, click.Command]):
+    """Command by name; a direction is made, with all its options, when it is asked for."""
+
+    def __missing__(self, name: str) -> click.Command:
+        return self.setdefault(name, _direction(*_PAIRS[name]))
+
+
+COMMANDS = _Commands(convert=convert_command)
