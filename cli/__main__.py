@@ -11,7 +11,6 @@ with Interruptible():
     from .command_group import LazyGroup, run
     from .converters.other_names import usual_direction
     from .converters.table.mapping import DIALECTS
-    from .pretrain import COMMANDS as PRETRAIN_COMMANDS
 
 #: Command → module. In the order of ``--help``, which does not list the directions of TF1.
 COMMANDS = {
@@ -37,6 +36,9 @@ def _hint(typed: str) -> str:
     first, _, second = usual_direction(typed).partition("2")
     if first == second and first in DIALECTS:
         return f" For other types or files in the same dialect: roformer-convert convert SOURCE --to {first}"
+
+    from .pretrain import COMMANDS as PRETRAIN_COMMANDS
+
     if typed in PRETRAIN_COMMANDS:
         return f" It is one of the other program's: roformer-pretrain {typed}"
     return f" Did you mean '--{typed}'?" if typed in ("help", "version") else ""

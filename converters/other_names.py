@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from .table.mapping import CLASSES, DIALECTS
@@ -42,6 +41,8 @@ def usual_name(typed: str, names: Iterable[str]) -> str:
 
 def did_you_mean(typed: str, names: Iterable[str]) -> str:
     """Ask for the nearest of ``names`` in a sentence that begins with a space; nothing where none is near."""
+    import difflib
+
     near = difflib.get_close_matches(typed.lower(), list(names), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -7,7 +7,6 @@ it along.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -118,6 +117,8 @@ def _files_read(checkpoint: Checkpoint, beside: tuple[Path, ...]) -> list[dict[s
 
 
 def _sha256(path: Path) -> str:
+    import hashlib  # loads OpenSSL, which takes 3 ms
+
     digest = hashlib.sha256()
     with reading(path), open(path, "rb") as file:
         while piece := file.read(1 << 20):

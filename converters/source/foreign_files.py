@@ -6,7 +6,6 @@ run leaves beside them is not taken for them.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -180,6 +179,8 @@ def _by_content(path: Path, start: bytes) -> Iterator[tuple[str, str]]:
     if start[_TAR[0] :].startswith(_TAR[1]):
         yield "a packed archive", _UNPACK
     if start.startswith(b"PK\x03\x04"):
+        import zipfile
+
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()

@@ -13,7 +13,6 @@ import errno
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -235,6 +234,8 @@ def _with_links(snapshot: Path) -> Path:
     texts = {path.name: blob for path in _listed(snapshot) if (blob := _text_link(path)) is not None}
     if not texts:
         return snapshot
+    import tempfile
+
     made = Path(tempfile.mkdtemp(prefix="roformer-snapshot-")) / snapshot.name
     atexit.register(shutil.rmtree, made.parent, ignore_errors=True)
     made.mkdir()

@@ -58,16 +58,16 @@ SLOT = re.compile(
 )
 
 #: What an unknown tensor looks like, for the message: the first pattern found in its name decides.
-LOOKS_LIKE: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"qa_outputs"), "a question-answering head"),
-    (re.compile(r"classifier\.(dense|out_proj)"), "a sequence-classification head of transformers"),
-    (re.compile(r"classifier|output_weights|output_bias"), "a fine-tuned head (token, sequence or multiple choice)"),
-    (re.compile(r"sequence_summary|summary\."), "a multiple-choice head"),
-    (re.compile(r"^cls[./]"), "a masked-LM head"),
-    (re.compile(r"position_embeddings"), "BERT's learned positions: not a RoFormer, whose positions are rotary"),
-    (re.compile(r"crossattention|encoder_attn"), "a decoder's cross-attention"),
-    (re.compile(r"(moment[12]|beta[12]_pow_acc|exp_avg|optimizer|lr_scheduler|master_weights)"), "optimizer state"),
-    (re.compile(r"discriminator"), "an ELECTRA discriminator head"),
+LOOKS_LIKE: tuple[tuple[str, str], ...] = (
+    (r"qa_outputs", "a question-answering head"),
+    (r"classifier\.(dense|out_proj)", "a sequence-classification head of transformers"),
+    (r"classifier|output_weights|output_bias", "a fine-tuned head (token, sequence or multiple choice)"),
+    (r"sequence_summary|summary\.", "a multiple-choice head"),
+    (r"^cls[./]", "a masked-LM head"),
+    (r"position_embeddings", "BERT's learned positions: not a RoFormer, whose positions are rotary"),
+    (r"crossattention|encoder_attn", "a decoder's cross-attention"),
+    (r"(moment[12]|beta[12]_pow_acc|exp_avg|optimizer|lr_scheduler|master_weights)", "optimizer state"),
+    (r"discriminator", "an ELECTRA discriminator head"),
 )
 
 #: Layers whose names are looked for in a file; no RoFormer that was published has more than 24.
@@ -85,7 +85,7 @@ _LAYER_NUMBER = {
 
 def looks_like(name: str) -> str:
     """Say in words what an unknown tensor's name reminds of, or an empty string."""
-    return next((words for pattern, words in LOOKS_LIKE if pattern.search(name)), "")
+    return next((words for pattern, words in LOOKS_LIKE if re.search(pattern, name)), "")
 
 
 def count_layers(dialect: Dialect, names: Iterable[str]) -> int:

@@ -33,27 +33,27 @@ _ANOTHER = "Another model's weights cannot be a RoFormer's: name a RoFormer chec
 _ADAPTED = re.compile(
     r"(^|[./])(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|ia3_l|hada_w[12]_[ab]|prompt_embeddings)([./]|$)"
 )
-_ANY_STATE = re.compile(
+_ANY_STATE = (
     r"(^|[./_])(exp_avg|exp_avg_sq|momentum_buffer|moment[12](_0)?|beta[12]_pow_acc(_0)?|master_weights|"
     r"param_groups|optimizer_states?|lr_schedulers?)([./]|$)"
 )
 #: Pattern of a name → whose it is; the first that some name has decides.
-_WHOSE: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(^|\.)bert[./]"), "BERT's"),
-    (re.compile(r"(^|\.)ernie[_.]?"), "ERNIE's"),
-    (re.compile(r"(^|\.)(xlm_)?roberta[./]"), "RoBERTa's"),
-    (re.compile(r"(^|\.)albert[./]"), "ALBERT's"),
-    (re.compile(r"(^|\.)electra[./]"), "ELECTRA's"),
-    (re.compile(r"(^|\.)nezha[./]"), "NEZHA's"),
-    (re.compile(r"(^|\.)deberta[./]"), "DeBERTa's"),
-    (re.compile(r"(^|\.)distilbert[./]"), "DistilBERT's"),
-    (re.compile(r"(^|\.)esm[./]"), "ESM's"),
-    (re.compile(r"(^|\.)(wte|h\.\d+\.attn\.c_attn)\."), "GPT-2's"),
-    (re.compile(r"\.layers\.\d+\.self_attn\.(q|k|v)_proj\..*"), "those of a decoder such as LLaMA, Qwen or BART"),
-    (re.compile(r"block\.\d+\.layer\.\d+\.SelfAttention"), "T5's"),
-    (re.compile(r"transformer\.layer\.\d+\.(rel_attn|attention\.q_lin)"), "XLNet's or DistilBERT's"),
-    (re.compile(r"^(conv1|layer[1-4]\.\d+\.conv\d)\."), "ResNet's"),
-    (re.compile(r"vision_model|patch_embed|visual\."), "those of a vision model"),
+_WHOSE: tuple[tuple[str, str], ...] = (
+    (r"(^|\.)bert[./]", "BERT's"),
+    (r"(^|\.)ernie[_.]?", "ERNIE's"),
+    (r"(^|\.)(xlm_)?roberta[./]", "RoBERTa's"),
+    (r"(^|\.)albert[./]", "ALBERT's"),
+    (r"(^|\.)electra[./]", "ELECTRA's"),
+    (r"(^|\.)nezha[./]", "NEZHA's"),
+    (r"(^|\.)deberta[./]", "DeBERTa's"),
+    (r"(^|\.)distilbert[./]", "DistilBERT's"),
+    (r"(^|\.)esm[./]", "ESM's"),
+    (r"(^|\.)(wte|h\.\d+\.attn\.c_attn)\.", "GPT-2's"),
+    (r"\.layers\.\d+\.self_attn\.(q|k|v)_proj\..*", "those of a decoder such as LLaMA, Qwen or BART"),
+    (r"block\.\d+\.layer\.\d+\.SelfAttention", "T5's"),
+    (r"transformer\.layer\.\d+\.(rel_attn|attention\.q_lin)", "XLNet's or DistilBERT's"),
+    (r"^(conv1|layer[1-4]\.\d+\.conv\d)\.", "ResNet's"),
+    (r"vision_model|patch_embed|visual\.", "those of a vision model"),
 )
 
 
@@ -69,9 +69,9 @@ def whose(names: Collection[str]) -> Stranger | None:
         return None
     if not names:
         return Stranger("none is there at all", "Name a file with weights, or save it again.")
-    if any(_ANY_STATE.search(name) for name in names):
+    if any(re.search(_ANY_STATE, name) for name in names):
         return Stranger("the state of an optimizer or of a training run", _STATE)
-    owner = next((words for pattern, words in _WHOSE if any(pattern.search(name) for name in names)), None)
+    owner = next((words for pattern, words in _WHOSE if any(re.search(pattern, name) for name in names)), None)
     if owner is not None:
         return Stranger(owner, _ANOTHER)
     example = quoted(next(iter(names)))

@@ -5,14 +5,16 @@ numpy has no bfloat16: such tensors are held as uint16 bit patterns and say so b
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ConvertError
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 
 def numpy_dtype(dtype: str) -> Any:
