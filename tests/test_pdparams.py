@@ -306,7 +306,7 @@ def test_strings_of_python_2_hold_payloads_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_fortran_matrices_are_marked_and_cubes_refused(tmp_path: Path, protocol: int) -> None:
+def test_fortran_matrices_are_marked_and_cubes_not_read(tmp_path: Path, protocol: int) -> None:
     generator = np.random.default_rng(2)
     matrix = np.asfortranarray(generator.standard_normal((5, 3)))
     row = np.asfortranarray(generator.standard_normal((1, 4)))
@@ -314,8 +314,9 @@ def test_fortran_matrices_are_marked_and_cubes_refused(tmp_path: Path, protocol:
     assert [tensor.order for tensor in index.tensors] == ["F", "C"]
     assert read_stored(index.tensors[0]) == matrix.T.tobytes()
     assert_same(arrays(index), {"m": matrix, "r": row})
-    with pytest.raises(FormatError, match="Fortran-order array of 3 dimensions"):
-        pdparams.index(save(tmp_path / "cube", {"c": np.asfortranarray(np.zeros((2, 3, 4)))}, protocol))
+    cube = pdparams.index(save(tmp_path / "cube", {"c": np.asfortranarray(np.zeros((2, 3, 4)))}, protocol))
+    assert cube.unread == {"c"}
+    assert cube.metadata["c"].startswith("a Fortran-order array of 3 dimensions")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -360,11 +361,6 @@ def test_protocol_2_text_that_is_no_latin_1_is_refused_on_reading(tmp_path: Path
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"w": np.arange(3.0).astype(">f8")}, "big-endian"),
-        ({"w": np.array([object()])}, "numpy type 'O8'"),
-        ({"w": np.array(["text"])}, "numpy type 'U4'"),
-        ({"w": np.zeros(2, "M8[s]")}, "numpy type 'M8'"),
-        ({"w": np.zeros(2, [("a", "f4")])}, "numpy type 'V4'"),
         (np.arange(3.0), "holds one tensor"),
         ((1, 2), "holds a tuple"),
         (7, "holds a number"),
@@ -398,9 +394,10 @@ def test_leaves_that_are_no_arrays_become_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["zz", "StructuredToParameterName@@"])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_function_that_is_only_held_is_refused(tmp_path: Path, protocol: int, key: str) -> None:
-    with pytest.raises(FormatError, match=rf"holds (__builtin__|builtins)\.eval under '{key}'"):
-        pdparams.index(save(tmp_path / "state", {"w": np.arange(2.0), key: eval}, protocol))
+def test_a_function_that_is_only_held_is_named(tmp_path: Path, protocol: int, key: str) -> None:
+    index = pdparams.index(save(tmp_path / "state", {"w": np.arange(2.0), key: eval}, protocol))
+    assert [tensor.name for tensor in index.tensors] == ["w"]
+    assert index.metadata[key] in ("__builtin__.eval", "builtins.eval")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -455,8 +452,6 @@ def edited(directory: Path, old: bytes, new: bytes, value: object = None, protoc
         (b"K\x03K\x05\x86", b"]", "a list stands where the shape"),
         (b"K\x03K\x05\x86", b"(" + b"K\x01" * 100 + b"t", "100 dimensions"),
         (b"\x8c\x02f4", b"\x8c\x02f8", "want 120"),
-        (b"\x8c\x02f4", b"\x8c\x02g4", "numpy type 'g4'"),
-        (b"\x8c\x01<", b"\x8c\x01>", "big-endian"),
         (b"\x8c\x01<", b"\x8c\x01?", "byte order '?'"),
         (b"\x8c\x01<\x94NNN", b"\x8c\x01<\x94NNK\x01", "fields"),
         (b"C\x3c", b"\x8c\x3c", "payload"),

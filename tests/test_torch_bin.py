@@ -187,11 +187,54 @@ SCATTERED: dict[str, Callable[[Any], Any]] = {
 
 @BOTH
 @pytest.mark.parametrize("kind", SCATTERED)
-def test_a_tensor_that_is_not_one_run_of_bytes_is_refused(tmp_path: Path, kind: str, zipped: bool) -> None:
+def test_a_tensor_that_is_not_one_run_of_bytes_is_not_read(tmp_path: Path, kind: str, zipped: bool) -> None:
     path = save(tmp_path / "m.bin", {"fine": torch.ones(3), "w": SCATTERED[kind](torch.randn(6, 10))}, zipped)
-    with pytest.raises(FormatError, match=r"'w' of shape .* has the strides .* not one run of bytes") as caught:
-        torch_bin.index(path)
-    assert "contiguous()" in str(caught.value)
+    index = torch_bin.index(path)
+    assert [tensor.name for tensor in index.tensors] == ["fine"]
+    assert index.unread == {"w"}
+    assert "with scattered or repeated elements" in index.metadata["w"]
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
+@BOTH
+def test_tensors_of_other_kinds_are_not_read(tmp_path: Path, zipped: bool) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(3), 0.5, 0, torch.qint8)
+    lazy = torch.randn(3, dtype=torch.complex64).conj()
+    sparse = torch.nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
+    negative = torch.randn(3, dtype=torch.complex64).conj().imag
+    state = {"q": quantized, "c": lazy, "n": negative, "s": sparse, "fine": torch.ones(3)}
+    index = torch_bin.index(save(tmp_path / "m.bin", state, zipped))
+    assert [tensor.name for tensor in index.tensors] == ["fine"]
+    assert index.unread == {"c", "n"}
+    assert set(index.metadata) == {"q", "c", "n", "s"}
+    assert "conjugated or negated" in index.metadata["n"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.complex64, torch.int8])
+def test_numbers_of_a_big_endian_machine_are_read_as_torch_reads_them(tmp_path: Path, dtype: Any) -> None:
+    base = (torch.arange(60).reshape(6, 10) - 7).to(dtype)
+    state = {"w": base, "turned": base.t(), "rows": base[2:4]}
+    path = save(tmp_path / "m.bin", state)
+    width = base.element_size() // (2 if dtype.is_complex else 1)
+    with zipfile.ZipFile(path) as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        held = [(name, archive.read(name)) for name in archive.namelist()]
+    swapped = [
+        (name, content.reshape(-1, width)[:, ::-1].tobytes() if name.startswith(f"{folder}/data/") else bytes(content))
+        for name, stored in held
+        for content in [np.frombuffer(stored, np.uint8) if stored else np.zeros(0, np.uint8)]
+    ]
+    swapped = [(name, b"big" if name.endswith("/byteorder") else content) for name, content in swapped]
+    make_zip(path, swapped)
+    theirs = torch.load(path)
+    index = torch_bin.index(path)
+    assert {name: bits(value) for name, value in theirs.items()} == {name: bits(value) for name, value in state.items()}
+    assert_same(index, state)
+    rows = next(tensor for tensor in index.tensors if tensor.name == "rows")
+    piece = bytearray(7)  # that begins and ends inside of numbers
+    with OpenFiles() as files:
+        rows.data.read_into(files, 3, memoryview(piece))
+    assert piece == bits(state["rows"])[3:10]
 
 
 @BOTH
@@ -235,10 +278,9 @@ def test_training_checkpoints_are_flattened(tmp_path: Path, zipped: bool) -> Non
 
 
 @BOTH
-def test_a_function_that_is_only_held_is_refused(tmp_path: Path, zipped: bool) -> None:
+def test_a_function_that_is_only_held_is_named(tmp_path: Path, zipped: bool) -> None:
     path = save(tmp_path / "m.pt", {"w": torch.ones(2), "zz": torch._utils._rebuild_parameter}, zipped)
-    with pytest.raises(FormatError, match=r"holds torch\._utils\._rebuild_parameter under 'zz': a function"):
-        torch_bin.index(path)
+    assert torch_bin.index(path).metadata == {"zz": "torch._utils._rebuild_parameter"}
 
 
 @pytest.mark.parametrize("name", ["uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"])
@@ -249,7 +291,6 @@ def test_types_without_a_storage_class_are_indexed_under_torchs_name(tmp_path: P
     assert read_stored(tensor) == bytes(range(24))
 
 
-@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions")
 @BOTH
 def test_what_is_no_state_dict_is_named_for_what_it_is(tmp_path: Path, zipped: bool) -> None:
     for value, message in (
@@ -257,8 +298,6 @@ def test_what_is_no_state_dict_is_named_for_what_it_is(tmp_path: Path, zipped: b
         ([torch.ones(2)], "holds a list"),
         (5, "holds a number"),
         (slice(1), "slice makes, which was not run"),
-        ({"w": torch.quantize_per_tensor(torch.ones(3), 0.5, 0, torch.qint8)}, "QInt8"),
-        ({"w": torch.randn(3, dtype=torch.complex64).conj()}, "conjugated"),
     ):
         with pytest.raises(FormatError, match=message):
             torch_bin.index(save(tmp_path / "m.bin", value, zipped))
@@ -466,7 +505,7 @@ def test_a_zip_made_by_another_tool_is_read(tmp_path: Path) -> None:
         (members(data__0=b"x" * 23), "has 23 bytes in the zip, want 24: 6 of float32"),
         (members(data__0=b"x" * 25), "has 25 bytes"),
         (members(data_pkl=None), "0 members named"),
-        (members(byteorder=b"big"), "byte order is b'big'"),
+        (members(byteorder=b"middle"), "byte order is b'middle'"),
         (members(constants_pkl=b"x"), "TorchScript"),
         ([*members(), ("m/data/0", b"x" * 24)], "'m/data/0' twice"),
         ([*members(), ("n/data.pkl", b"x")], "2 members named"),
@@ -654,15 +693,11 @@ def pickled(*, pid: bytes = b"", arguments: bytes = b"", function: bytes = b"_re
         (pickled(arguments=b"K\x00J\xff\xff\xff\xffK\x03\x86K\x03K\x01\x86\x89N"), "is -1"),
         (pickled(arguments=b"K\x00\x8a\x08" + b"\xff" * 7 + b"\x7fK\x03\x86K\x03K\x01\x86\x89N"), "any memory"),
         (pickled(arguments=b"K\x00\x8a\x09" + b"\xff" * 8 + b"\x7fK\x03\x86K\x03K\x01\x86\x89N"), "is 23611"),
-        (pickled(arguments=b"K\x00J\0\0\0\x7f\x85K\x00\x85\x89N"), "not one run of bytes"),
         (pickled(arguments=b"K\x00K\x02K\x03\x86]\x89N"), "a list stands where"),
         (pickled(arguments=b"NK\x02K\x03\x86K\x03K\x01\x86\x89N"), "None stands where"),
-        (pickled(arguments=b"K\x00K\x06\x85K\x01\x85\x89N}X\x04\0\0\0conj\x88s"), "conjugated"),
         (pickled(arguments=b"K\x00K\x06\x85K\x01\x85\x89N}X\x04\0\0\0conj\x89s"), None),
-        (pickled(arguments=b"K\x00K\x06\x85K\x01\x85\x89N]"), "conjugated"),
         (pickled(arguments=b"K\x00"), "2 arguments"),
         (pickled(function=b"_rebuild_tensor"), None),
-        (pickled(function=b"_rebuild_parameter"), "_rebuild_parameter is called"),
         (pickled(function=b"_rebuild_tensor_v3"), "6 arguments"),
         (pickled(pid=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x009X\x03\0\0\0cpuK\x06t"), "'9' is missing"),
         (pickled(pid=b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x04\0\0\x00../0X\x03\0\0\0cpuK\x06t"), "missing"),

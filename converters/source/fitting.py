@@ -14,7 +14,7 @@ from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, count_layers, encoder_names, looks_like
+from ..table.recognition import IGNORED, count_layers, encoder_names, known_names, looks_like
 from ..table.statements import ANOTHERS
 from ..table.strangers import adapters, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
@@ -96,7 +96,8 @@ class _Fitting:
         for name, text in self.found.index.metadata.items():
             parts = name.split(".")
             for first in range(len(parts)):
-                said.setdefault(".".join(parts[first:]), f"the file has {text} under {name}")
+                where = f" under {'.'.join(parts[:first])}" if first else ""
+                said.setdefault(".".join(parts[first:]), f"the file has {text}{where}")
         return said
 
     @property
@@ -129,6 +130,7 @@ class _Fitting:
         bound = {item.stored.name for item in bindings.values()}
         rest = [name for name in by_name if name not in bound]
         tied, derived, ignored = self._explain(rest, by_name, bindings, source.config, base)
+        self._report_unread(by_name)
         again = [(tensor, same) for same in copies.values() for tensor in same[:1] if len(same) > 1]
         for tensor, same in again:
             for other in same[1:]:
@@ -227,7 +229,8 @@ class _Fitting:
             wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
             if found is None:
                 if wanted and not tensor.optional:
-                    self.problems.append(Problem("missing", name, self._others.get(name, "")))
+                    other = self._others.get(name)
+                    self.problems.append(Problem("missing", name) if other is None else Problem("unread", name, other))
                 continue
             transposed = tensor.transposed(self.dialect)
             shape = tensor.shape(config.sizes)
@@ -270,6 +273,16 @@ class _Fitting:
                 detail = f"shape {by_name[name].shape}" + (f": looks like {likeness}" if likeness else "")
                 self.problems.append(Problem("unknown", name, detail))
         return tied, derived, ignored
+
+    def _report_unread(self, by_name: dict[str, StoredTensor]) -> None:
+        """Report what has the name of a RoFormer's tensor and is of a kind that is not read."""
+        known = known_names(self.dialect, by_name) if self.found.index.unread else frozenset()
+        reported = {problem.name for problem in self.problems}
+        for stored in sorted(self.found.index.unread):
+            parts = stored.split(".")
+            name = next((own for first in range(len(parts)) if (own := ".".join(parts[first:])) in known), None)
+            if name is not None and name not in by_name and name not in reported:
+                self.problems.append(Problem("unread", name, self._others[name]))
 
     def _check_tie(self, duplicate: Duplicate, copy: StoredTensor, bindings: dict[str, Binding]) -> None:
         original = bindings.get(duplicate.of)
@@ -358,6 +371,8 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         )
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
+    if kinds == {"unread"}:
+        return "Save plain arrays or tensors under these names: of numbers, in one piece (tensor.contiguous())."
     if "dtype" in kinds:
         return "Save the weights in one of these types first; integers are not weights."
     if "derived" in kinds:

@@ -302,12 +302,14 @@ def index(weights: WeightSet) -> Index:
     tensors: list[StoredTensor] = []
     others: dict[str, str] = {}
     nested: set[str] = set()
+    unread: set[str] = set()
     home: dict[str, Path] = {}
     problems: list[Problem] = []
     for path, found in zip(weights.files, _index_each(weights), strict=True):
         own = weights.container.own_metadata
         others |= {name: text for name, text in found.metadata.items() if name not in own}
         nested |= found.nested
+        unread |= found.unread
         for tensor in found.tensors:
             if len(tensor.name) > _LONGEST_NAME:
                 what = f"the name {shown(tensor.name)} is too long for a tensor's: at most {_LONGEST_NAME} are read"
@@ -329,7 +331,7 @@ def index(weights: WeightSet) -> Index:
     if problems:
         where = weights.shard_index or weights.directory
         raise MisfitError(where, "its shards", problems, "Fetch the shards and their index again, from one place.")
-    return Index(tuple(tensors), others, frozenset(nested))
+    return Index(tuple(tensors), others, frozenset(nested), frozenset(unread))
 
 
 def _refuse_expansion(weights: WeightSet, tensors: Iterable[StoredTensor]) -> None:

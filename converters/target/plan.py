@@ -398,9 +398,12 @@ def _tensor_notes(
             f"left out because they are not weights: {source.ignored[0]}"
             + (f" and {len(source.ignored) - 1} more" if source.ignored[1:] else "")
         )
-    others = tuple(source.found.index.metadata)
+    of_other_kinds = source.found.index.unread
+    others = tuple(name for name in source.found.index.metadata if name not in of_other_kinds)
     if others:
         notes.append(f"left out because they are not tensors: {in_words(others)}")
+    if of_other_kinds:
+        notes.append(f"left out because they are of a kind that is not read: {in_words(sorted(of_other_kinds))}")
     kinds = source.dtypes()
     if dtype is not None and set(kinds) != {dtype}:
         notes.append(f"cast to {dtype} from {', '.join(sorted(kinds))}")

@@ -227,11 +227,13 @@ class Index:
         tensors: All of them.
         metadata: What else lies beside them: name → text.
         nested: Prefixes of names that are dicts or lists of the file (``"optimizer."``), where a format has them.
+        unread: Names of metadata that are tensors or arrays of a kind that is not read.
     """
 
     tensors: tuple[StoredTensor, ...]
     metadata: dict[str, str]
     nested: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@
 ``torch.load`` run whatever it names. This machine knows the opcodes that make data, and a table of globals given by
 its caller. A global is a symbol here (:class:`Global`); where the pickle would call it, the caller's own handler is
 given the arguments and answers with a description of what would have been made. What a name outside the table would
-make is an :class:`Unbuilt`: a training program's own objects lie beside the tensors, and nobody here needs them. Text
-and bytes stay in the file as a :class:`Span` until somebody asks for them, so that an index of half a gigabyte costs
-milliseconds and no memory.
+make is an :class:`Unbuilt`, and other things that are not read an :class:`OpaqueLeaf`: a training program's own objects
+lie beside the tensors, and nobody here needs them. Text and bytes stay in the file as a :class:`Span` until somebody
+asks for them, so that an index of half a gigabyte costs milliseconds and no memory.
 
 Everything is bounded: lengths by the file, opcodes by :data:`MAX_OPCODES`, decoded text by :data:`MAX_TEXT`. Nothing
 recurses, and of what a pickle made only text is ever hashed, so that nesting costs nothing and no keys can be made to
@@ -64,6 +64,18 @@ class Global:
         return named if len(named) < 200 and named.replace(".", "_").isidentifier() else quoted(named)
 
 
+class OpaqueLeaf:
+    """Something that is there and not read: ``str()`` says what it is."""
+
+    __slots__ = ("note",)
+
+    def __init__(self, note: str) -> None:
+        self.note = note
+
+    def __str__(self) -> str:
+        return self.note
+
+
 class Buildable:
     """What a handler answers when the pickle may hand the made object a state (BUILD) afterwards."""
 
@@ -101,7 +113,8 @@ class Unbuilt(dict[str, object], Buildable):
         self.fields.extend(state if type(state) is tuple and len(state) == 2 else (state,))
 
 
-#: Answers for one call of an allowed global: (the machine, the call's arguments) → a description of the result.
+#: Answers for one call of an allowed global: (the machine, the call's arguments) → a description of the result, or
+#: NotImplemented where it is called in another way than it knows: then the object is not made.
 Handler = Callable[["PickleMachine", "tuple[object, ...]"], object]
 #: (module, name) → its handler, or None for a global that may be named but not called (a type).
 Allowed = Mapping["tuple[str, str]", "Handler | None"]
@@ -183,8 +196,14 @@ class PickleMachine:
         """Raise a :class:`FormatError` that names the file and the current opcode's place."""
         raise FormatError(self.path, what, offset=self.offset, next_step=next_step)
 
-    def text(self, value: object, what: str = "text") -> str:
-        """Read a short text that the pickle gave; ``what`` says in an error what was expected."""
+    def text(self, value: object, what: str = "text", *, errors: str = "strict") -> str:
+        """Read a short text that the pickle gave.
+
+        Args:
+            value: What the pickle gave.
+            what: What was expected, for an error.
+            errors: What becomes of bytes that are no text, as ``bytes.decode`` has it.
+        """
         if type(value) is not Span or value.kind == "bytes":
             self.fail(f"{kind_of(value)} stands where {what} is wanted")
         if value.length > MAX_NAME:
@@ -193,7 +212,7 @@ class PickleMachine:
         if self._text_left < 0:
             self.fail(f"more than {MAX_TEXT:,} bytes of names in one pickle")
         try:
-            return self._read(value).decode("utf-8" if value.kind == "text" else self._string_encoding)
+            return self._read(value).decode("utf-8" if value.kind == "text" else self._string_encoding, errors)
         except UnicodeDecodeError as error:
             self.fail(f"{what} is not valid {error.encoding}")
 
@@ -218,10 +237,6 @@ class PickleMachine:
         if len(value) > 32:
             self.fail(f"{what} has {len(value):,} dimensions, at most 32 are read")
         return tuple(self.size(item, what) for item in value)
-
-    def is_function(self, value: Global) -> bool:
-        """Say whether a global is one of the table that is called, and so not a type."""
-        return self._allowed.get((value.module, value.name)) is not None
 
     def set_item(self, target: dict[str, object], key: object, value: object) -> None:
         """Put a value into a dict under the text of its key, once; an object that is not made may have it already."""
@@ -295,10 +310,10 @@ class PickleMachine:
     def _key(self, value: object, target: dict[str, object]) -> str:
         """Turn a dict key into text: Python salts the hashes of text alone, so a file cannot make text keys collide.
 
-        A key that is neither text nor a number is no tensor's name; it is called by its kind and its place.
+        A key that is neither a short text nor a number is no tensor's name; it is called by its kind and its place.
         """
-        if type(value) is Span and value.kind != "bytes":
-            return self.text(value, "a dict key")
+        if type(value) is Span and value.kind != "bytes" and value.length <= MAX_NAME:
+            return self.text(value, "a dict key", errors="backslashreplace")
         if value is None or type(value) in (int, float, bool):
             return str(value)
         return f"<{kind_of(value)} {len(target)}>"
@@ -343,9 +358,16 @@ class PickleMachine:
             self.fail(f"pickle protocol {protocol}, at most 5 is read")
 
     def _integer(self, length: int) -> None:
-        if not 0 <= length <= MAX_INTEGER:
-            self.fail(f"an integer of {length:,} bytes, at most {MAX_INTEGER} are read")
-        self._stack.append(int.from_bytes(self._take(length), "little", signed=True))
+        if length <= MAX_INTEGER:
+            if length < 0:
+                self.fail(f"an integer of {length} bytes")
+            self._stack.append(int.from_bytes(self._take(length), "little", signed=True))
+            return
+        left = self._end - self.position
+        if length > left:
+            self.fail(f"the pickle is cut short: an integer of {length:,} bytes, {left:,} left", FETCH_AGAIN)
+        self._stack.append(OpaqueLeaf(f"an integer of {length:,} bytes"))
+        self.position += length
 
     def _pop_one(self) -> None:
         if self._marks and self._marks[-1] == len(self._stack):
@@ -424,10 +446,10 @@ class PickleMachine:
             self.fail(f"the pickle calls {called} with {kind_of(arguments)} for arguments")
         if type(called) is Global and (called.module, called.name) in self._allowed and known:
             handler = self._allowed[called.module, called.name]
-            if handler is None:
-                self.fail(f"the pickle calls {called}, which may only be named; it was not called")
-            self._stack.append(handler(self, arguments))
-            return
+            answer = NotImplemented if handler is None else handler(self, arguments)
+            if answer is not NotImplemented:
+                self._stack.append(answer)
+                return
         maker = called.maker if isinstance(called, Unbuilt) else called
         self._stack.append(Unbuilt(maker, fields, () if fields else arguments))
 
@@ -550,14 +572,13 @@ _ACTIONS: dict[int, Callable[[PickleMachine], None]] = {
     ord("b"): lambda m: m._build(),
     ord("Q"): lambda m: m._persistent_id(),
     ord("i"): lambda m: m._instance(),
+    0x97: _push(lambda m: OpaqueLeaf("a buffer that was kept outside the file (protocol 5)")),  # NEXT_BUFFER
+    0x98: lambda m: m._stack.append(m._pop()),                          # READONLY_BUFFER: the same one
 }
 _TEXT_OPCODE = "a text opcode of pickle protocol 0, which holds no tensors; save the file with protocol 2 or later"
-_OUT_OF_BAND = "the pickle keeps its payload in a buffer outside the file (protocol 5); save it without buffer_callback"
 _EXTENSION = "a code of the copyreg extension registry, which stands for a global that the file does not name"
 _REFUSED = {
     **{ord(code): _TEXT_OPCODE for code in "ILFSVgpP"},
     **dict.fromkeys((130, 131, 132), _EXTENSION),
-    0x97: _OUT_OF_BAND,
-    0x98: _OUT_OF_BAND,
 }
 # fmt: on

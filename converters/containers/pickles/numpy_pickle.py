@@ -1,7 +1,8 @@
 """numpy arrays as pickles describe them: the globals a ``.pdparams`` file may name, and what each stands for.
 
 The handlers here are what :mod:`.machine` calls instead of numpy and paddle. Each accepts the one form of call
-that numpy's or paddle's own pickling writes, and nothing else.
+that numpy's or paddle's own pickling writes. An array of something else than numbers (text, Python objects, records,
+dates) is told from damage, and is no tensor: a training program keeps it beside them.
 
 Sources: numpy/_core/src/multiarray/methods.c ``array_reduce`` and ``array_setstate``, descriptor.c
 ``arraydescr_reduce``; paddle/framework/io.py ``_pickle_save`` (its ``tuple`` and ``eval`` forms).
@@ -16,9 +17,10 @@ from pathlib import Path
 from threading import Lock
 
 from ...errors import FormatError, quoted
+from ...tensors.byte_order import Swapped
 from ...tensors.stored import Data, Extent, OpenFiles
-from .machine import Allowed, Buildable, Global, PickleMachine, Span, kind_of
-from .state_tree import OpaqueLeaf, TensorLeaf
+from .machine import Allowed, Buildable, Global, OpaqueLeaf, PickleMachine, Span, Unbuilt, kind_of
+from .state_tree import TensorLeaf
 
 # fmt: off
 #: numpy's type code → (our name, bytes an element).
@@ -32,6 +34,15 @@ TYPES = {
 # fmt: on
 
 
+#: Classes that numpy names as the type of an array, where it has no code: a type of another package's.
+_CLASSES = {"ml_dtypes.bfloat16": ("bfloat16", 2)}
+#: Classes whose arrays are the same numbers: a mapped file's, a matrix.
+_ARRAYS = {
+    "numpy.ndarray", "numpy.memmap", "numpy.matrix",
+    *(f"numpy.{module}memmap.memmap" for module in ("core.", "_core.")), "numpy.matrixlib.defmatrix.matrix",
+}  # fmt: skip
+
+
 class OrderedState(dict[str, object], Buildable):
     """An ``OrderedDict``; its attributes (torch keeps ``_metadata`` there, module versions) say nothing of tensors."""
 
@@ -40,14 +51,14 @@ class OrderedState(dict[str, object], Buildable):
             machine.fail(f"{kind_of(state)} is the state of an OrderedDict, want a dict")
 
 
-def ordered_dict(machine: PickleMachine, arguments: tuple[object, ...]) -> OrderedState:
+def ordered_dict(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     """Describe ``OrderedDict()``, or Python 2's ``OrderedDict([[key, value], ...])``."""
     made = OrderedState()
     if len(arguments) > 1 or (arguments and type(arguments[0]) is not list):
-        machine.fail("OrderedDict is called with something other than a list of pairs")
+        return NotImplemented
     for pair in arguments[0] if arguments and isinstance(arguments[0], list) else ():
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            machine.fail("OrderedDict is called with something other than a list of pairs")
+            return NotImplemented
         machine.set_item(made, pair[0], pair[1])
     return made
 
@@ -64,43 +75,57 @@ class EncodedText:
 
 @dataclass(slots=True, eq=False)
 class DType(Buildable):
-    """A ``numpy.dtype``; its state says the byte order, which is little-endian or refused."""
+    """A ``numpy.dtype``; its state says the byte order.
+
+    Attributes:
+        name: Our name of the type; of what is no type of a tensor numpy's.
+        itemsize: Bytes an element, 0 of what is no type of a tensor.
+        big: Whether its numbers are big-endian.
+    """
 
     name: str
     itemsize: int
+    big: bool = False
 
     def __str__(self) -> str:
         return f"numpy.dtype {self.name}"
 
     def set_state(self, machine: PickleMachine, state: object) -> None:
+        if not self.itemsize:
+            return
         if type(state) is not tuple or len(state) < 5:
             machine.fail(f"{kind_of(state)} is the state of a numpy.dtype, want its tuple")
         order = machine.text(state[1], "a byte order")
-        if order == ">":
-            machine.fail(
-                f"a big-endian array (numpy.dtype '>' of {self.name}), which paddle does not write",
-                "Load it with numpy and save array.astype(array.dtype.newbyteorder('<')).",
-            )
-        if order not in ("<", "|", "="):
+        if order not in ("<", ">", "|", "="):
             machine.fail(f"numpy.dtype byte order {quoted(order)}, want '<'")
         if any(part is not None for part in state[2:5]):
-            machine.fail("a numpy.dtype with fields or sub-arrays; a tensor has none")
+            machine.fail("a numpy.dtype of numbers with fields or sub-arrays")
+        self.big = order == ">"
 
 
 @dataclass(slots=True, eq=False)
 class NumpyArray(Buildable, TensorLeaf):
-    """A ``numpy.ndarray``, empty until its state is set."""
+    """A ``numpy.ndarray``, empty until its state is set.
+
+    Attributes:
+        unread: What it is, where it is no tensor.
+    """
 
     offset: int
     dtype: DType | None = None
     shape: tuple[int, ...] = ()
     order: str = "C"
     data: Data | None = None
+    unread: str | None = None
 
     def __str__(self) -> str:
+        if self.unread is not None:
+            return self.unread
         return "a tensor" if self.dtype is None else f"one tensor ({self.dtype.name}, shape {self.shape})"
 
     def set_state(self, machine: PickleMachine, state: object) -> None:
+        if self.unread is not None:
+            return
         if type(state) is not tuple or len(state) != 5:
             machine.fail(f"{kind_of(state)} is the state of a numpy array, want (version, shape, dtype, order, bytes)")
         version, shape, dtype, fortran, payload = state
@@ -115,10 +140,17 @@ class NumpyArray(Buildable, TensorLeaf):
     def _fill(
         self, machine: PickleMachine, dtype: object, shape: tuple[int, ...], fortran: bool, payload: object
     ) -> None:
-        if type(dtype) is not DType:
+        if type(dtype) is not DType and type(dtype) is not Unbuilt:
             machine.fail(f"{kind_of(dtype)} is the dtype of a numpy array")
-        if isinstance(payload, list):
-            machine.fail("a numpy array of Python objects; a tensor holds numbers")
+        if not isinstance(dtype, DType) or not dtype.itemsize:
+            self.unread = f"an array of {'another' if type(dtype) is Unbuilt else str(dtype)}, shape {shape}"
+            return
+        if type(payload) is OpaqueLeaf:
+            self.unread = f"an array whose numbers are in {payload}"
+            return
+        if fortran and len(shape) > 2 and 0 not in shape:
+            self.unread = f"a Fortran-order array of {len(shape)} dimensions, of which two are read"
+            return
         nbytes = checked_nbytes(machine, shape, dtype.itemsize)
         if type(payload) is EncodedText:
             stored = payload.text.length
@@ -131,8 +163,8 @@ class NumpyArray(Buildable, TensorLeaf):
             self.data = Extent(machine.path, payload.offset, nbytes)
         else:
             machine.fail(f"{kind_of(payload)} is the payload of a numpy array, want bytes")
-        if fortran and len(shape) > 2 and nbytes:
-            machine.fail(f"a Fortran-order array of {len(shape)} dimensions; two are read, more are not")
+        if dtype.big and dtype.itemsize > 1:
+            self.data = Swapped(self.data, dtype.itemsize // (2 if dtype.name.startswith("complex") else 1))
         # A matrix of one row or one column is the same either way.
         self.order = "F" if fortran and len(shape) == 2 and min(shape) > 1 else "C"
         self.dtype, self.shape = dtype, shape
@@ -220,50 +252,54 @@ class _Marks:
                 self._positions.append((position, stored))
 
 
-def _encode(machine: PickleMachine, arguments: tuple[object, ...]) -> EncodedText:
+def _encode(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     if len(arguments) != 2 or type(arguments[0]) is not Span or arguments[0].kind == "bytes":
-        machine.fail("_codecs.encode is called with something other than a text and 'latin1'")
+        return NotImplemented
     if machine.text(arguments[1], "an encoding") not in ("latin1", "latin-1"):
-        machine.fail("_codecs.encode is called with an encoding other than 'latin1'")
+        return NotImplemented
     return EncodedText(arguments[0])
 
 
-def _no_bytes(machine: PickleMachine, arguments: tuple[object, ...]) -> EncodedText:
-    if arguments:
-        machine.fail("bytes is called with arguments, want none: protocol 2 writes empty bytes so")
-    return EncodedText(Span(machine.offset, 0, "text"))
+def _no_bytes(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
+    """Describe ``bytes()``, as protocol 2 writes empty ones."""
+    return NotImplemented if arguments else EncodedText(Span(machine.offset, 0, "text"))
 
 
-def _dtype(machine: PickleMachine, arguments: tuple[object, ...]) -> DType:
+def _dtype(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     if not 1 <= len(arguments) <= 3:
-        machine.fail(f"numpy.dtype is called with {len(arguments)} arguments, want 3")
+        return NotImplemented
+    if type(arguments[0]) is Global:
+        return DType(*_CLASSES.get(str(arguments[0]), (str(arguments[0]), 0)))
     code = machine.text(arguments[0], "a numpy type code")
-    if code not in TYPES:
-        machine.fail(f"numpy type {quoted(code)}; tensors have one of {', '.join(TYPES)}")
-    return DType(*TYPES[code])
+    return DType(*TYPES.get(code, (quoted(code), 0)))
 
 
-def _reconstruct(machine: PickleMachine, arguments: tuple[object, ...]) -> NumpyArray:
-    if len(arguments) != 3 or type(arguments[0]) is not Global or str(arguments[0]) != "numpy.ndarray":
-        machine.fail("_reconstruct is called with something other than (numpy.ndarray, (0,), b'b')")
-    return NumpyArray(machine.offset)
+def _reconstruct(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
+    if len(arguments) != 3 or type(arguments[0]) is not Global:
+        return NotImplemented
+    kind = str(arguments[0])
+    return NumpyArray(machine.offset, unread=None if kind in _ARRAYS else f"an array of the class {kind}")
 
 
-def _from_buffer(machine: PickleMachine, arguments: tuple[object, ...]) -> NumpyArray:
-    if len(arguments) != 4:
-        machine.fail(f"_frombuffer is called with {len(arguments)} arguments, want (bytes, dtype, shape, order)")
-    payload, dtype, shape, order = arguments
+def _from_buffer(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
+    """Describe ``_frombuffer(bytes, dtype, shape, order)``; of order ``K`` there follows that of the axes."""
+    if not 4 <= len(arguments) <= 5:
+        return NotImplemented
+    payload, dtype, shape, order = arguments[:4]
     letter = machine.text(order, "the order of a numpy array")
-    if letter not in ("C", "F"):
-        machine.fail(f"a numpy array in order {quoted(letter)}, want 'C' or 'F'")
+    if letter not in ("C", "F", "K"):
+        machine.fail(f"a numpy array in order {quoted(letter)}, want 'C', 'F' or 'K'")
     array = NumpyArray(machine.offset)
-    array._fill(machine, dtype, machine.sizes(shape, "the shape of a numpy array"), letter == "F", payload)
+    if letter == "K" and len(arguments) == 5 and arguments[4] is not None:
+        array.unread = "an array whose axes lie in an order of their own"
+    else:
+        array._fill(machine, dtype, machine.sizes(shape, "the shape of a numpy array"), letter == "F", payload)
     return array
 
 
-def _scalar(machine: PickleMachine, arguments: tuple[object, ...]) -> OpaqueLeaf:
+def _scalar(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     if len(arguments) != 2 or type(arguments[0]) is not DType:
-        machine.fail("numpy's scalar is called with something other than (dtype, bytes)")
+        return NotImplemented
     return OpaqueLeaf(f"a numpy scalar of {arguments[0].name}")
 
 
@@ -271,7 +307,7 @@ def _tuple(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     """Describe ``tuple((name, ndarray))``, which is how paddle pickles one of its tensors, or any other tuple."""
     inner = arguments[0] if len(arguments) == 1 else None
     if not isinstance(inner, tuple | list):
-        machine.fail("tuple is called with something other than one tuple")
+        return NotImplemented
     if len(inner) == 2 and type(inner[0]) is Span and type(inner[1]) is NumpyArray:
         return inner[1]
     return tuple(inner)

@@ -63,7 +63,7 @@ def index(path: Path | str) -> Index:
         if name in pieces:
             placed = replace(placed, shape=shapes[name], data=pieces[name], order="C")
         stored.append(placed)
-    return Index(tuple(stored), flat.metadata, flat.nested)
+    return Index(tuple(stored), flat.metadata, flat.nested, flat.unread)
 
 
 def read_tree(path: Path) -> dict[str, object]:

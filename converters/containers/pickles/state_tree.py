@@ -1,11 +1,10 @@
 """A pickled state dict as a tree: its tensors under flat names, everything else as a line of metadata.
 
-A global that stands there as a value is metadata, unless it is a function of the reader's own table: that is no data.
-
 Training checkpoints nest: ``{"model": {...}, "optimizer": {"state": {0: {...}}}, "epoch": 3}``. Whatever lies at
 ``k`` → ``inner`` is called ``k.inner``, be it in a dict, a list, or an object that was not made. The walk is a loop
 with a budget: a pickle of a hundred bytes can describe a graph with more paths than there are atoms, and a dict that
-contains itself. A program's own objects do refer to one another; each of them is entered once.
+contains itself. A program's own objects do refer to one another, and so do lists and dicts from which no tensor is
+reached: each of them is entered once, and none is a reason to refuse the tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import NamedTuple, cast
 
 from ...errors import FormatError, quoted
 from ...tensors.stored import StoredTensor
-from .machine import Global, PickleMachine, Span, Unbuilt, kind_of, named_items
+from .machine import PickleMachine, Span, Unbuilt, kind_of, named_items
 
 _DEEPEST = 32
 #: What a torch module keeps its parts in: modules, parameters, buffers (torch/nn/modules/module.py).
@@ -35,17 +34,10 @@ class TensorLeaf:
 
     __slots__ = ()
 
-
-class OpaqueLeaf:
-    """What a handler answers for an object that is neither tensor nor container: ``str()`` is its line of metadata."""
-
-    __slots__ = ("note",)
-
-    def __init__(self, note: str) -> None:
-        self.note = note
-
-    def __str__(self) -> str:
-        return self.note
+    @property
+    def unread(self) -> str | None:
+        """What it is, where it is none that is read: metadata like any other leaf."""
+        return None
 
 
 class Flat(NamedTuple):
@@ -55,11 +47,13 @@ class Flat(NamedTuple):
         tensors: Its tensors under flat names, in file order.
         metadata: Everything else, a line each.
         nested: What the names of the tensors in a dict or a list begin with.
+        unread: Names of metadata that are tensors or arrays of a kind that is not read.
     """
 
     tensors: list[tuple[str, TensorLeaf]]
     metadata: dict[str, str]
     nested: frozenset[str]
+    unread: frozenset[str]
 
 
 class _Place(NamedTuple):
@@ -78,12 +72,12 @@ class _Place(NamedTuple):
     depth: int = 0
     inside: bool = False
 
-    def below(self, path: Path, key: str, value: object) -> _Place:
+    def below(self, key: str, value: object) -> _Place:
         """Return the place of what ``value``, which lies here, holds under a key."""
         above, _, own = self.name.rpartition(".")
         module = own in _MODULE_DICTS or (type(value) is Unbuilt and f".{above}".endswith(f".{_MODULE_DICTS[0]}"))
         parent = self.parent if module else f"{self.name}." if self.name else ""
-        return _Place(_join(path, self.name, key), parent, self.depth + 1, self.inside or type(value) is Unbuilt)
+        return _Place(_join(self.name, key), parent, self.depth + 1, self.inside or type(value) is Unbuilt)
 
 
 def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
@@ -95,8 +89,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
         tree: What its ``run`` returned.
 
     Raises:
-        FormatError: No dict at the top, a tree that is too deep or repeats itself too often to be a state dict, or a
-            function in it.
+        FormatError: No dict at the top, or tensors that lie too deep or again and again as in no state dict.
     """
     if type(tree) in (list, tuple) and any(isinstance(item, dict) for item in cast(list[object], tree)):
         tree = dict(named_items(cast(list[object], tree)))  # somebody's (weights, epoch)
@@ -109,17 +102,20 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
     tensors: list[tuple[str, TensorLeaf]] = []
     notes: dict[str, str] = {}
     nested: set[str] = set()
+    unread: set[str] = set()
     entered: set[int] = set()
     objects: list[str] = []
     unlisted = 0
     names: set[str] = set()
     characters = 0
     budget = machine.opcodes + 1000
+    holding = _holders_of_tensors(tree)
     waiting: list[tuple[_Place, object]] = [(_Place(), tree)]
     while waiting:
         place, value = waiting.pop()
         name, unbuilt = place.name, type(value) is Unbuilt
-        if isinstance(value, dict | list | tuple) and not ((unbuilt or place.inside) and id(value) in entered):
+        once = unbuilt or place.inside or id(value) not in holding
+        if isinstance(value, dict | list | tuple) and not (once and id(value) in entered):
             holders: list[object] = [value]
             if isinstance(value, Unbuilt):
                 holders += [holder for holder in (*value.fields, value.arguments) if id(holder) not in entered]
@@ -128,7 +124,7 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
             if budget < 0:
                 raise FormatError(path, _REPEATED)
-            if place.depth == _DEEPEST and not (unbuilt or place.inside):
+            if place.depth == _DEEPEST and not once:
                 raise FormatError(path, _TOO_DEEP)
             # an empty dict is an entry like any other, below the top
             if place.depth < _DEEPEST and (
@@ -140,16 +136,12 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
                     for key, item in named_items(holder)
                     if not (isinstance(value, Unbuilt) and holder is value.arguments) or isinstance(item, dict)
                 ]
-                waiting.extend([(place.below(path, key, value), item) for key, item in held][::-1])
+                waiting.extend([(place.below(key, value), item) for key, item in held][::-1])
                 if not unbuilt:
                     continue
-        if type(value) is Global and machine.is_function(value) and not place.inside:
-            raise FormatError(
-                path,
-                f"the pickle holds {value} under {quoted(name)}: a function, which no state dict has; it was not run",
-                next_step="Load the file only with software that you trust it to, and save the plain state dict.",
-            )
-        if isinstance(value, TensorLeaf):
+        if isinstance(value, TensorLeaf) and value.unread is None:
+            if len(name) > _LONGEST_NAME:
+                raise FormatError(path, f"the name {quoted(name)} is longer than {_LONGEST_NAME} characters")
             characters += len(name)
             if characters > _LONGEST_NAMES:
                 raise FormatError(path, f"the names of its tensors are longer than {_LONGEST_NAMES:,} characters")
@@ -160,6 +152,9 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             tensors.append((name, value))
         elif place.inside:
             continue  # an object's attributes: the object is named, and is enough
+        elif isinstance(value, TensorLeaf):
+            notes[name] = _note(machine, value)
+            unread.add(name)
         elif len(notes) < _MOST_NOTES:
             notes[name] = _note(machine, value)
             if unbuilt:
@@ -180,7 +175,34 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             del notes[name]
     if unlisted:
         notes["…"] = f"and {unlisted:,} more"
-    return Flat(tensors, notes, frozenset(nested))
+    return Flat(tensors, notes, frozenset(nested), frozenset(unread))
+
+
+def _holders_of_tensors(tree: object) -> set[int]:
+    """Return the identities of the dicts, lists and objects from which a tensor can be reached."""
+    parents: dict[int, list[int]] = {id(tree): []}
+    reached: list[int] = []
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        items = [item for _, item in named_items(value)]
+        if isinstance(value, Unbuilt):
+            items += [*value.fields, value.arguments]
+        for item in items:
+            if isinstance(item, TensorLeaf):
+                reached.append(id(value))
+            elif isinstance(item, dict | list | tuple):
+                if id(item) not in parents:
+                    parents[id(item)] = []
+                    waiting.append(item)
+                parents[id(item)].append(id(value))
+    holding: set[int] = set()
+    while reached:
+        holder_id = reached.pop()
+        if holder_id not in holding:
+            holding.add(holder_id)
+            reached += parents[holder_id]
+    return holding
 
 
 class _Tree:
@@ -196,10 +218,10 @@ class _Tree:
             if self._budget < 0:
                 raise FormatError(self._path, _REPEATED)
             if depth == _DEEPEST:
-                raise FormatError(self._path, _TOO_DEEP)
-            made = {key: self.node(_join(self._path, name, key), item, depth + 1) for key, item in named_items(value)}
+                return kind_of(value)
+            made = {key: self.node(_join(name, key), item, depth + 1) for key, item in named_items(value)}
             return made if isinstance(value, dict) else list(made.values())
-        if isinstance(value, TensorLeaf):
+        if isinstance(value, TensorLeaf) and value.unread is None:
             return self._place(name, value)
         if value is None or type(value) in (bool, int, float):
             return value
@@ -220,7 +242,7 @@ def as_tree(
         place: Says where a tensor lies, given its flat name.
 
     Raises:
-        FormatError: No dict at the top, or a tree that is too deep or repeats itself too often to be a state dict.
+        FormatError: No dict at the top, or a tree that repeats itself too often to be a state dict.
     """
     made = _Tree(path, machine, place).node("", tree, 0)
     if not isinstance(made, dict):
@@ -228,11 +250,9 @@ def as_tree(
     return made
 
 
-def _join(path: Path, prefix: str, key: str) -> str:
-    name = f"{prefix}.{key}" if prefix else key
-    if len(name) > _LONGEST_NAME:
-        raise FormatError(path, f"the name {quoted(name)} is longer than {_LONGEST_NAME} characters")
-    return name
+def _join(prefix: str, key: str) -> str:
+    """Join the names of a place and of what it holds; one that is longer than a tensor's may be grows no further."""
+    return (f"{prefix}.{key}" if prefix else key)[: _LONGEST_NAME + 1]
 
 
 def _is_plain(value: object) -> bool:
@@ -240,13 +260,15 @@ def _is_plain(value: object) -> bool:
 
 
 def _note(machine: PickleMachine, value: object) -> str:
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and all(map(_is_plain, value)):
         inner = ", ".join(_note(machine, item) for item in value[:16])
         note = f"[{inner}, … {len(value):,} items]" if len(value) > 16 else f"[{inner}]"
     elif type(value) is Span and value.kind != "bytes" and value.length <= _LONGEST_NOTE * 4:
-        note = machine.text(value, "a text")
+        note = machine.text(value, errors="backslashreplace")
     elif type(value) is Span:
         note = f"{value.length:,} bytes"
+    elif isinstance(value, list | tuple | dict) and value and type(value) is not Unbuilt:
+        note = kind_of(value)
     else:
         note = str(value)
     return note if len(note) <= _LONGEST_NOTE else note[: _LONGEST_NOTE - 1] + "…"

@@ -86,8 +86,8 @@ def _follow_zip(path: Path, files: OpenFiles, size: int, finish: _Finish[Answer]
             next_step="Load it with torch.jit.load and save its state_dict() with torch.save.",
         )
     byte_order = _small(path, files, members.get(f"{folder}/byteorder"), "byteorder")
-    if byte_order not in (None, b"little"):
-        raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little'")
+    if byte_order not in (None, b"little", b"big"):
+        raise FormatError(path, f"the tensors' byte order is {byte_order!r}, want b'little' or b'big'")
     pickle = members[f"{folder}/data.pkl"]
     if pickle.nbytes > _LARGEST_PICKLE:
         raise FormatError(path, f"a pickle of {pickle.nbytes:,} bytes, at most {_LARGEST_PICKLE:,} are read")
@@ -117,6 +117,7 @@ def _follow_zip(path: Path, files: OpenFiles, size: int, finish: _Finish[Answer]
             )
         storage.offset = member.offset
         storage.crc = member.crc or None
+        storage.big = byte_order == b"big"
     return finish(path, machine, tree)
 
 
@@ -201,7 +202,8 @@ def _follow_legacy(path: Path, files: OpenFiles, size: int, start: bytes, finish
 
 def _to_index(path: Path, machine: PickleMachine, tree: object) -> Index:
     flat = flatten(path, machine, tree)
-    return Index(tuple(_place(path, name, tensor) for name, tensor in flat.tensors), flat.metadata, flat.nested)
+    stored = tuple(_place(path, name, tensor) for name, tensor in flat.tensors)
+    return Index(stored, flat.metadata, flat.nested, flat.unread)
 
 
 def _place(path: Path, name: str, tensor: TensorLeaf) -> StoredTensor:

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import FormatError, quoted
+from ...tensors.byte_order import Swapped
 from ...tensors.checksums import CheckedPart
 from ...tensors.stored import ChecksummedExtent, Data, Extent, StoredTensor
-from .machine import Allowed, Global, PickleMachine, Unbuilt, kind_of
+from .machine import Allowed, Global, OpaqueLeaf, PickleMachine, Span, Unbuilt, kind_of
 from .numpy_pickle import checked_nbytes, ordered_dict
-from .state_tree import OpaqueLeaf, TensorLeaf
+from .state_tree import TensorLeaf
 
 # fmt: off
 #: torch's storage class, without "Storage" → (our dtype, bytes an element).
@@ -29,6 +30,9 @@ STORAGES = {
     "Long": ("int64", 8), "Int": ("int32", 4), "Short": ("int16", 2), "Char": ("int8", 1),
     "Byte": ("uint8", 1), "Bool": ("bool", 1), "ComplexFloat": ("complex64", 8), "ComplexDouble": ("complex128", 16),
     "Untyped": ("uint8", 1),
+    # of quantized tensors, which are not read: one of several beside the weights has its place in the file
+    "QInt8": ("qint8", 1), "QUInt8": ("quint8", 1), "QInt32": ("qint32", 4), "QUInt4x2": ("quint4x2", 1),
+    "QUInt2x4": ("quint2x4", 1),
 }
 #: Types that have no storage class of their own: _rebuild_tensor_v3 names them beside an untyped storage.
 _DTYPES = {
@@ -50,6 +54,7 @@ class Storage:
         count: Elements.
         offset: Where its bytes lie; None until the container said so.
         crc: CRC-32 of its bytes, None where the container keeps none.
+        big: Whether its elements are big-endian.
     """
 
     key: str
@@ -58,6 +63,7 @@ class Storage:
     count: int
     offset: int | None = None
     crc: int | None = None
+    big: bool = False
 
     def __str__(self) -> str:
         return "a torch storage"
@@ -97,13 +103,13 @@ class TorchTensor(TensorLeaf):
     strides: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"one tensor ({self.dtype}, shape {self.shape})"
+        return self.unread or f"one tensor ({self.dtype}, shape {self.shape})"
 
     def stored(self, path: Path, name: str) -> StoredTensor:
         """Say where the tensor's bytes are, the storage's place in the file being known by now.
 
         Raises:
-            FormatError: The storage is not in the file, or the tensor is not one run of its bytes.
+            FormatError: The storage is not in the file.
         """
         if self.storage.offset is None:
             raise FormatError(path, f"the storage {quoted(self.storage.key)} of {quoted(name)} is not in the file")
@@ -111,26 +117,31 @@ class TorchTensor(TensorLeaf):
         nbytes = math.prod(self.shape) * self.itemsize
         if nbytes == 0:
             return StoredTensor(name, self.dtype, self.shape, Extent(path, self.storage.offset, 0))
-        # A dimension of one element is never stepped along, whatever its stride says.
-        steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
         data: Data = Extent(path, offset, nbytes)
-        order = "C"
-        if steps != _c_order(steps):
-            order = "F"
-            if len(self.shape) != 2 or len(steps) != 2 or steps[::-1] != _c_order(steps[::-1]):
-                raise FormatError(
-                    path,
-                    f"{quoted(name)} of shape {self.shape} has the strides {self.strides}: its elements are scattered "
-                    "over a larger tensor, or repeated, and not one run of bytes",
-                    offset=offset,
-                    next_step="Save it as one: state_dict[name] = tensor.contiguous(), then torch.save again.",
-                )
         whole = self.storage.whole(path)
         if whole is not None:
             # what is read from its first byte to its last is checked on the way
-            same = nbytes == whole.nbytes
+            same = nbytes == whole.nbytes and not self.storage.big
             data = whole if same else CheckedPart(data, whole, f"the storage {quoted(self.storage.key)}")
-        return StoredTensor(name, self.dtype, self.shape, data, order)
+        if self.storage.big and self.storage.itemsize > 1:
+            data = Swapped(data, self.storage.itemsize // (2 if self.storage.dtype.startswith("complex") else 1))
+        return StoredTensor(name, self.dtype, self.shape, data, self._order or "C")
+
+    @property
+    def unread(self) -> str | None:
+        """What it is, where its elements are not one run of bytes."""
+        if self._order is not None:
+            return None
+        return f"a tensor of shape {self.shape} and strides {self.strides}, with scattered or repeated elements"
+
+    @property
+    def _order(self) -> str | None:
+        """In which order its elements are one run, None for neither row by row nor, of a matrix, column by column."""
+        # A dimension of one element is never stepped along, whatever its stride says.
+        steps = [(size, stride) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1]
+        if 0 in self.shape or steps == _c_order(steps):
+            return "C"
+        return "F" if len(self.shape) == len(steps) == 2 and steps[::-1] == _c_order(steps[::-1]) else None
 
 
 def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -140,6 +151,23 @@ def _c_order(steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
         wanted.append((size, stride))
         stride *= size
     return wanted[::-1]
+
+
+class UnreadTensor(TensorLeaf):
+    """A tensor of a kind that is not read."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __str__(self) -> str:
+        return self._what
+
+    @property
+    def unread(self) -> str:
+        """What it is."""
+        return self._what
 
 
 class Storages:
@@ -200,7 +228,7 @@ class Storages:
             allowed["torch", name] = None
         return allowed
 
-    def _tensor(self, machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor:
+    def _tensor(self, machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor | UnreadTensor:
         """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)``."""
         if not 4 <= len(arguments) <= 7:
             machine.fail(f"_rebuild_tensor_v2 is called with {len(arguments)} arguments, want 6 or 7")
@@ -208,19 +236,21 @@ class Storages:
         owner = storage.base if isinstance(storage, StorageView) else storage
         if not isinstance(owner, Storage):
             machine.fail(f"{kind_of(storage)} is the storage of a tensor")
-        if len(arguments) == 7:
-            _refuse_lazy(machine, arguments[6])
+        if len(arguments) == 7 and _is_lazy(arguments[6]):
+            return _LAZY
         return self._view(machine, storage, owner.dtype, owner.itemsize, arguments)
 
-    def _typed_tensor(self, machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor:
+    def _typed_tensor(self, machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor | UnreadTensor:
         """``_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, metadata)``."""
         if not 7 <= len(arguments) <= 8:
             machine.fail(f"_rebuild_tensor_v3 is called with {len(arguments)} arguments, want 7 or 8")
         dtype = arguments[6]
-        if type(dtype) is not Global or dtype.module != "torch" or dtype.name not in _DTYPES:
+        if type(dtype) is not Global or dtype.module != "torch":
             machine.fail(f"{kind_of(dtype)} is the dtype of a tensor")
-        if len(arguments) == 8:
-            _refuse_lazy(machine, arguments[7])
+        if dtype.name not in _DTYPES:
+            return UnreadTensor(f"a tensor of {dtype}, which is not read")
+        if len(arguments) == 8 and _is_lazy(arguments[7]):
+            return _LAZY
         return self._view(machine, arguments[0], *_DTYPES[dtype.name], arguments)
 
     def _view(
@@ -271,26 +301,31 @@ def _storage_type(machine: PickleMachine, value: object) -> tuple[str, int]:
     return STORAGES[name]
 
 
-def _refuse_lazy(machine: PickleMachine, metadata: object) -> None:
-    """Refuse a view whose conjugate or negative is still to be taken: its bytes are not its values."""
-    if metadata is not None and not (isinstance(metadata, dict) and all(value is False for value in metadata.values())):
-        machine.fail("a tensor that is to be conjugated or negated on reading", "Save tensor.resolve_conj() instead.")
+_LAZY = UnreadTensor("a tensor to be conjugated or negated on reading (tensor.resolve_conj().resolve_neg() is not)")
 
 
-def _parameter(machine: PickleMachine, arguments: tuple[object, ...]) -> TorchTensor:
-    if not 3 <= len(arguments) <= 4 or type(arguments[0]) is not TorchTensor:
-        machine.fail("_rebuild_parameter is called with something other than (tensor, requires_grad, hooks)")
+def _is_lazy(metadata: object) -> bool:
+    """Say whether the conjugate or negative of a view is still to be taken: its bytes are not its values."""
+    return metadata is not None and not (
+        isinstance(metadata, dict) and all(value is False for value in metadata.values())
+    )
+
+
+def _parameter(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
+    """Describe ``_rebuild_parameter(tensor, requires_grad, hooks)``: the tensor, of whichever kind it is."""
+    if not 3 <= len(arguments) <= 4 or not isinstance(arguments[0], TensorLeaf | Unbuilt):
+        return NotImplemented
     return arguments[0]
 
 
-def _size(machine: PickleMachine, arguments: tuple[object, ...]) -> tuple[int, ...]:
+def _size(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
     if len(arguments) != 1:
-        machine.fail(f"torch.Size is called with {len(arguments)} arguments, want 1")
+        return NotImplemented
     inner = arguments[0]
     return machine.sizes(tuple(inner) if type(inner) is list else inner, "a torch.Size")
 
 
-def _device(machine: PickleMachine, arguments: tuple[object, ...]) -> OpaqueLeaf:
-    if not 1 <= len(arguments) <= 2:
-        machine.fail(f"torch.device is called with {len(arguments)} arguments, want 1 or 2")
+def _device(machine: PickleMachine, arguments: tuple[object, ...]) -> object:
+    if not 1 <= len(arguments) <= 2 or type(arguments[0]) is not Span:
+        return NotImplemented
     return OpaqueLeaf(machine.text(arguments[0], "a device"))
