@@ -306,7 +306,9 @@ def test_weights_in_a_row_of_things_are_seen(tmp_path: Path, held: Callable[[Any
     assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
 
 
-@pytest.mark.parametrize("name", ["pytorch_model", "BEST.PTH", "my.ckpt.best", "model_state.12"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model", "BEST.PTH", "my.ckpt.best", "model_state.12", "epoch_3.tar", "best.pth.tar", "last.pkl"]
+)
 def test_weights_under_a_name_that_somebody_made_up_are_found(tmp_path: Path, name: str) -> None:
     tensors = write_random(tmp_path / "ckpt", "torch", container="bin")
     (tmp_path / "ckpt" / "pytorch_model.bin").rename(tmp_path / "ckpt" / name)

@@ -178,6 +178,28 @@ def test_heads_beside_the_encoder_are_asked_about(tmp_path: Path, own: str) -> N
         assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
+def test_beside_a_model_with_a_head_of_its_own_nothing_is_asked_about(tmp_path: Path) -> None:
+    """A Lightning module's loss has class weights, and its metrics count."""
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    more: Arrays = {"loss.weight": np.ones(3, np.float32), "train_f1.tp": np.ones(1, np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("net.model.")(arrays) | more)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="tf")
+    assert sorted(report.plan.left_out) == sorted(more)
+    assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+def test_a_prefix_may_be_the_end_of_one(tmp_path: Path, tensors: Tensors) -> None:
+    directory = tmp_path / "ckpt"
+    edit(directory, prefixed("state_dict.model.", "state_dict.ema.model."))
+    for prefix in ("ema.model.", "ema.model"):
+        with open_checkpoint(directory, parts=Parts(prefix=prefix)) as checkpoint:
+            assert same_bits({name: checkpoint.read(name) for name in checkpoint}, tensors) == []
+            assert all(name.startswith("state_dict.model.") for name in checkpoint.found.left_out)
+    for prefix in ("model.", "odel.", "dict.ema.model"):  # the end of two; not whole parts of a name
+        with pytest.raises(ConvertError, match="no tensor's name begins with"):
+            open_checkpoint(directory, parts=Parts(prefix=prefix))
+
+
 def test_dropped_names_are_named_and_must_be_there(tmp_path: Path) -> None:
     tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
     more = {"head.0.weight": np.ones((3, 24), np.float32), "head.0.bias": np.ones(3, np.float32)}

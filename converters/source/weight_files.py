@@ -196,10 +196,11 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
     loose = [path for path in sorted(directory.iterdir()) if path.name.lower().endswith(endings) and path.is_file()]
     loose = [path for path in loose if not foreign_files.is_training_state(path.name)]
     found = [path for path in loose if sniff(path) is not None] or (loose if len(loose) == 1 else [])
-    if not loose:  # under a name that somebody made up: my.ckpt.best, pytorch_model
-        named = [path for path in sorted(directory.iterdir()) if _MADE_UP.search(path.name) and path.is_file()]
-        found = [path for path in named[:_MOST_SNIFFED] if sniff(path) is not None]
-        return found if len(found) == 1 else []
+    if not loose:  # under a name that somebody made up: my.ckpt.best, pytorch_model, best.tar (torch's tutorials)
+        named = [path for path in sorted(directory.iterdir()) if path.is_file()]
+        named = [path for path in named if not foreign_files.is_training_state(path.name)]
+        held = [path for path in named[:_MOST_SNIFFED] if sniff(path) is not None]
+        return [path for path in held if _MADE_UP.search(path.name) or _holds_model(path)]
     models = [path for path in found if len(found) > 1 and _holds_model(path)]
     return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
 

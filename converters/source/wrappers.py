@@ -15,7 +15,7 @@ from functools import cache
 
 from ..errors import ConvertError, Problem, printable, quoted
 from ..table.mapping import BASE, Dialect, Table, Traits
-from ..table.recognition import known_names
+from ..table.recognition import has_head, known_names
 
 #: Parts of a name that a module around a module adds anywhere in it, and the dicts of a pickled torch module.
 _TRANSPARENT = re.compile(
@@ -142,6 +142,11 @@ class _View:
         said = f"the names of {many} tensors begin so" if prefix else "names that nothing stands before"
         return Problem("wrapped", f"{prefix}*", f"{said}; a RoFormer's encoder is among them")
 
+    def has_head(self, names: Iterable[str]) -> bool:
+        """Say whether there is a head of some class of RoFormers among the names inside a state dict."""
+        names = frozenset(names)
+        return any(has_head(dialect, names, base=base) for dialect in self.dialects for base in (False, True))
+
     def split(self, prefix: str, anchor: str) -> tuple[dict[str, str], list[str]]:
         """Return the tensors of one state dict under their names inside, and those beside that may belong to it.
 
@@ -178,9 +183,13 @@ def _without_transparent(names: Iterable[str]) -> dict[str, str]:
 
 
 def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
-    """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it."""
+    """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it.
+
+    An encoder alone has its head beside it; one that comes with a head of its own is whole, and what is beside is not
+    its head: the class weights of a loss, a metric's counts.
+    """
     taken, beside = view.split(prefix, anchor)
-    if not beside or encoder_only:
+    if not beside or encoder_only or view.has_head(taken.values()):
         inside = dict.fromkeys(match[1] for name in taken for match in _TRANSPARENT.finditer(name[len(prefix) :]))
         notes = [f"{', '.join(inside)} inside the names is passed over"] if inside else []
         return Seen(taken, (*((_note(prefix, taken),) if prefix else ()), *notes))
@@ -196,10 +205,15 @@ def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
 def _given(view: _View, found: Mapping[str, str], prefix: str, where: object) -> Seen:
     """Take what begins with the prefix that a person gave, and leave out everything else.
 
+    Where no name begins so, it may be the end of what one encoder's names begin with: before it stands a dict of the
+    file, of which whoever knows the program does not think.
+
     Raises:
         ConvertError: No name begins so.
     """
-    for spelled in (prefix,) if prefix[-1:] in ("", ".", "/") else (f"{prefix}.", f"{prefix}/"):
+    ends = (prefix,) if prefix[-1:] in ("", ".", "/") else (f"{prefix}.", f"{prefix}/")
+    longer = [each for each in found for end in ends if end and each.endswith((f".{end}", f"/{end}"))]
+    for spelled in (*ends, *longer[: len(longer) == 1]):
         for each in (view, replace(view, inner={name: name for name in view.stored})):
             anchor = found.get(spelled) or next((n for n, own in each.inner.items() if own.startswith(spelled)), None)
             if anchor is not None:
