@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from unittest import mock
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.models import kernel_choice_paddle, kernel_trials_paddle
+from roformer_convert.models.continuation import CausalLM
 from roformer_convert.models.fill_mask import FillMask
+from roformer_convert.models.framework_processes import Row
 from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
 from roformer_convert.models.ops_paddle import F, attend, rotate
 from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
@@ -59,11 +62,16 @@ _MODEL = {
 }
 _STAGE = {"length": 48, "batch_size": 6, "steps": 2, "max_lr": 1e-3, "warmup_steps": 1, "micro_tokens": 4096}
 
+
+def _attend(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float, causal: bool = False) -> Any:
+    layout = kernel_trials_paddle._layout(lengths, causal)
+    return attend(query, key, value, layout, dropout).reshape(query.shape)
+
+
 #: The model's own operators with the arguments of a kernel of their place.
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    "attention": lambda query, key, value, lengths, dropout: attend(
-        query, key, value, kernel_trials_paddle._layout(lengths), dropout
-    ).reshape(query.shape),
+    "attention": _attend,
+    "causal_attention": partial(_attend, causal=True),
     "rotation": rotate,
     "add_norm": lambda x, residual, weight, bias, epsilon, dropout: F.layer_norm(
         residual + F.dropout(x, dropout), x.shape[-1], weight, bias, epsilon
@@ -93,6 +101,8 @@ def main(kernel_list: str) -> None:
                 recorder.record(f"train {precision}", capability, True, recorder.train, precision=precision)
         for fast in (False, True):
             recorder.record("fill-mask", V100, fast, recorder.fill_mask)
+            for attention in ("causal", "unilm"):
+                recorder.record(f"next words, {attention}", V100, fast, recorder.next_words, attention=attention)
             recorder.record("gate", V100, fast, recorder.gate)
         recorder.record("trials", V100, False, recorder.trials)
 
@@ -150,6 +160,16 @@ class _Recorder:
         encodings = [encoding for text in SENTENCES for encoding in task.read(text)[0]]
         worker.words([task.row(encoding).__dict__ for encoding in encodings], **task.options)
 
+    def next_words(self, *, attention: str) -> None:
+        """Answer as the worker of predict does for a language model that reads in order."""
+        worker = Worker("paddle")
+        model = RoFormerForMaskedLM.from_pretrained(_FIXTURES / "tiny", dtype="float32", set={"attention": attention})
+        worker.take(model)
+        task = CausalLM(Tokenizer.from_pretrained(_FIXTURES / "tiny"), model.config, top_k=5, words=1)
+        encodings = [encoding for text in SENTENCES for encoding in task.read(text)[0]]
+        rows = [Row(one.ids, one.token_type_ids, [len(one.ids) - 1]) for one in encodings]
+        worker.words([row.__dict__ for row in rows], **task.options)
+
     def gate(self) -> None:
         """Dump and differentiate as the gate's process does."""
         with open_checkpoint(_CHECKPOINT) as checkpoint:
@@ -166,7 +186,12 @@ class _Recorder:
         """Try stand-ins for the fast kernels: what a trial computes beside the kernel must work where kernels do."""
         with open_checkpoint(_CHECKPOINT) as checkpoint:
             config = replace(checkpoint.config, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-        for need in kernel_trials_paddle.needs(config, ("float16", "float32")):
+        types = ("float16", "float32")
+        needs = [
+            *kernel_trials_paddle.needs(config, types),
+            *kernel_trials_paddle.needs(replace(config, attention="causal"), types),
+        ]
+        for need in dict.fromkeys(needs):
             kernel = Kernel("stand-in", need.place, V100, (need.dtype,), (), _STAND_INS[need.place], "")
             verdict = kernel_trials_paddle.attempt(kernel, need)
             if not verdict.agrees:

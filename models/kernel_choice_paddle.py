@@ -106,11 +106,11 @@ class _Elsewhere:
 def main(device: str) -> None:
     """Serve trials on a device."""
     paddle.device.set_device(device)
-    by_name = {kernel.name: kernel for kernel in KERNELS}
+    kernels = {(kernel.place, kernel.name): kernel for kernel in KERNELS}
 
     def answer(request: Json) -> Json:
         need = Need(**{**request["need"], "sizes": tuple(request["need"]["sizes"])})
-        verdict = attempt(by_name[request["kernel"]], need)
+        verdict = attempt(kernels[need.place, request["kernel"]], need)
         return {"agrees": verdict.agrees, "why": verdict.why}
 
     serve(answer)

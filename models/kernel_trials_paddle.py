@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.rotary import rotary_angles
-from .config import RoFormerConfig
+from .config import MASKED, RoFormerConfig
 from .kernels_paddle import PLACES, Kernel, Place
 from .layout import Layout
-from .ops_paddle import F, Tensor, attend, key_mask, rotate
+from .ops_paddle import F, Tensor, attend, count_up, key_mask, rotate
 from .packing import pack
 from .start_paddle import paddle
 
@@ -80,12 +80,16 @@ class _DisagreesError(Exception):
 
 
 def needs(config: RoFormerConfig, dtypes: Iterable[str]) -> list[Need]:
-    """List what a model's layers compute that a kernel might, in some types."""
+    """List what a model's layers compute that a kernel might, in some types.
+
+    UniLM's mask is no kernel's; without token types it hides nothing, and attention is that of any row.
+    """
     heads, hidden, inner = config.num_attention_heads, config.hidden_size, config.intermediate_size
+    attention: Place = "causal_attention" if config.attention == "causal" else "attention"
     found = []
     for dtype in dtypes:
         found += [
-            Need("attention", dtype, (heads, config.head_size), config.attention_probs_dropout_prob),
+            Need(attention, dtype, (heads, config.head_size), config.attention_probs_dropout_prob),
             Need("rotation", dtype, (heads, config.head_size)),
             Need("add_norm", dtype, (hidden,), config.hidden_dropout_prob, config.layer_norm_eps),
             *(Need("projection", dtype, sizes) for sizes in ((hidden, hidden), (hidden, inner), (inner, hidden))),
@@ -113,7 +117,9 @@ def gist(words: str) -> str:
 
 def _try_attention(run: Function, need: Need) -> float:
     heads, size = need.sizes
-    layout, tokens = _layout(_LENGTHS), sum(_LENGTHS)
+    causal = need.place == "causal_attention"
+    layout, tokens = _layout(_LENGTHS, causal), sum(_LENGTHS)
+    seen = [np.tril(np.ones((length, length))) if causal else np.ones((length, length)) for length in _LENGTHS]
     arrays = _random(dict.fromkeys(("query", "key", "value", "upstream"), (tokens, heads, size)))
 
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -135,13 +141,16 @@ def _try_attention(run: Function, need: Need) -> float:
         return run(query, key, value, _LENGTHS, need.dropout)
 
     kept = _kept_weights(dropping, arrays, need)
-    _require_share(_flat(kept), need.dropout)
-    _require_others(_flat(kept), _flat(_kept_weights(following, arrays, need)))
+    _require_share(_flat(kept, seen), need.dropout)
+    _require_others(_flat(kept, seen), _flat(_kept_weights(following, arrays, need), seen))
 
     def plain_dropping(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rows = []
-        for q, k, v, mask in zip(*(_split(x) for x in (query, key, value)), kept, strict=True):
-            weights = F.softmax(paddle.matmul(q * size**-0.5, k, transpose_y=True), axis=-1)
+        runs = [_split(x) for x in (query, key, value)]
+        masks = [(mask, sees) for mask, sees in zip(kept, seen, strict=True) if mask.size]
+        for q, k, v, (mask, sees) in zip(*runs, masks, strict=True):
+            scores = paddle.matmul(q * size**-0.5, k, transpose_y=True)
+            weights = F.softmax(scores + paddle.to_tensor((1 - sees) * MASKED).astype(scores.dtype), axis=-1)
             weights = weights * paddle.to_tensor(mask / (1 - need.dropout)).astype(weights.dtype)
             rows.append(paddle.matmul(weights, v).transpose([1, 0, 2]))
         return paddle.concat(rows)
@@ -168,7 +177,7 @@ def _kept_weights(dropping: Function, arrays: Arrays, need: Need) -> list[NDArra
         for number, each in enumerate(kept):
             part = each[:, :, first : first + size]
             part[:] = out[row == number].transpose(1, 0, 2)[:, :, : part.shape[2]] != 0
-    return [each for each in kept if each.size]
+    return kept
 
 
 def _try_rotation(run: Function, need: Need) -> float:
@@ -233,6 +242,7 @@ def _try_projection(run: Function, need: Need) -> float:
 
 _TRIALS: dict[Place, Callable[[Function, Need], float]] = {
     "attention": _try_attention,
+    "causal_attention": _try_attention,
     "rotation": _try_rotation,
     "add_norm": _try_add_norm,
     "projection": _try_projection,
@@ -285,17 +295,20 @@ def _require_others(kept: NDArray[Any], next_kept: NDArray[Any]) -> None:
         raise _DisagreesError("its next call drops the same elements")
 
 
-def _flat(masks: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.concatenate([each.reshape(-1) for each in masks])
+def _flat(masks: list[NDArray[np.float64]], seen: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Line the masks (N, L, L) of all rows up, where a token sees the key at all."""
+    return np.concatenate([mask[:, sees != 0].reshape(-1) for mask, sees in zip(masks, seen, strict=True)])
 
 
-def _layout(lengths: tuple[int, ...]) -> Layout:
+def _layout(lengths: tuple[int, ...], causal: bool) -> Layout:
     real = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    packing = pack(real)
-    tokens, slots = paddle.to_tensor(packing.tokens), paddle.to_tensor(packing.slots)
-    mask = key_mask(paddle.to_tensor(real), paddle.zeros([1], "float32"))
     rows, columns = real.shape
-    return Layout(rows, columns, paddle.zeros([0]), mask, packing.lengths, tokens, slots)
+    packing = pack(real)
+    tokens, slots, places = (paddle.to_tensor(each) for each in (packing.tokens, packing.slots, packing.columns))
+    like = paddle.zeros([1], "float32")
+    mask = key_mask(paddle.to_tensor(real), like, count_up(columns, like) if causal else None)
+    layout = Layout(rows, columns, paddle.zeros([0]), mask, packing.lengths, tokens, slots)
+    return layout._replace(order=places, causal=True) if causal else layout
 
 
 def _split(x: Tensor) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Fast kernels that Paddle has for GPUs: which of them may stand in for a function of the model, and which do.
 
-``ops_paddle.py`` is written in operators that exist everywhere, and asks :func:`find` at four places whether
+``ops_paddle.py`` is written in operators that exist everywhere, and asks :func:`find` at five places whether
 something faster stands ready. What stands ready was a candidate by capability and type (:func:`candidates`), and then
 proved itself on the device at hand (:mod:`.kernel_choice_paddle`); before that, and on a CPU, nothing does.
 
@@ -14,15 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from .start_paddle import paddle
 
 Tensor = paddle.Tensor
-#: The functions of the model that a kernel can stand in for: attend, rotate, add_norm and project.
-Place = Literal["attention", "rotation", "add_norm", "projection"]
-PLACES: tuple[Place, ...] = ("attention", "rotation", "add_norm", "projection")
+#: The functions of the model that a kernel can stand in for: attend, where every token of a row sees all of it or those
+#: up to itself, rotate, add_norm and project.
+Place = Literal["attention", "causal_attention", "rotation", "add_norm", "projection"]
+PLACES: tuple[Place, ...] = ("attention", "causal_attention", "rotation", "add_norm", "projection")
 HALVES = ("float16", "bfloat16")
 
 
@@ -44,7 +45,7 @@ class Kernel:
     """A fast kernel that may stand in for a function of the model.
 
     Attributes:
-        name: For messages.
+        name: For messages; one name in each place.
         place: What it stands in for.
         capability: The lowest compute capability that it has machine code for.
         types: Types that it computes in, forward and backward.
@@ -76,21 +77,26 @@ def _rows_on(lengths: tuple[int, ...], device: str) -> tuple[Tensor, int, Any]:
     return mask.q_seqinfo.seqstart, max(real), mask
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], dropout: float, causal: bool = False
+) -> Tensor:
     from paddle.nn.functional.flash_attention import flash_attn_unpadded
 
     starts, longest, _ = _rows(lengths)
     context, _ = flash_attn_unpadded(
-        query, key, value, starts, starts, longest, longest, query.shape[2] ** -0.5, dropout, training=True
+        query, key, value, starts, starts, longest, longest, query.shape[2] ** -0.5, dropout, causal, training=True
     )
     return context
 
 
-def _memory_efficient(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], dropout: float) -> Tensor:
+def _memory_efficient(
+    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], dropout: float, causal: bool = False
+) -> Tensor:
     from paddle.incubate.nn.memory_efficient_attention import memory_efficient_attention
 
     q, k, v = (x.unsqueeze(0) for x in (query, key, value))  # the run is one row, within which blocks attend
     mask = _rows(lengths)[2]
+    mask = mask.make_causal() if causal else mask
     # "training" keeps what the backward pass needs, which costs next to nothing
     return memory_efficient_attention(q, k, v, mask, dropout, query.shape[2] ** -0.5, training=True).squeeze(0)
 
@@ -130,17 +136,25 @@ def _fused_projection(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 _WHEEL = "kernels that paddlepaddle-gpu 2.6.2 registers"
+_FLASH = ("flash_attn_unpadded", "flash_attn_unpadded_grad")
+_MEMORY_EFFICIENT = ("memory_efficient_attention", "memory_efficient_attention_grad")
 
 #: All candidates; of those of one place, the first that may and does.
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
-        "FlashAttention", "attention", (8, 0), HALVES, ("flash_attn_unpadded", "flash_attn_unpadded_grad"), _flash,
+        "FlashAttention", "attention", (8, 0), HALVES, _FLASH, _flash,
         f"{_WHEEL}; Paddle issue 63568: below 8.0 it is refused",
     ),
     Kernel(
-        "memory-efficient attention", "attention", (5, 0), ("float16", "bfloat16", "float32"),
-        ("memory_efficient_attention", "memory_efficient_attention_grad"), _memory_efficient,
-        f"{_WHEEL}; cutlass's forward and backward for sm 50, 70, 75 and 80",
+        "memory-efficient attention", "attention", (5, 0), ("float16", "bfloat16", "float32"), _MEMORY_EFFICIENT,
+        _memory_efficient, f"{_WHEEL}; cutlass's forward and backward for sm 50, 70, 75 and 80",
+    ),
+    Kernel(
+        "FlashAttention", "causal_attention", (8, 0), HALVES, _FLASH, partial(_flash, causal=True), "as above",
+    ),
+    Kernel(
+        "memory-efficient attention", "causal_attention", (5, 0), ("float16", "bfloat16", "float32"),
+        _MEMORY_EFFICIENT, partial(_memory_efficient, causal=True), "as above",
     ),
     Kernel(
         "fused rotation", "rotation", (5, 0), ("float16", "bfloat16", "float32"),

@@ -22,7 +22,7 @@ from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
 from .devices import NO_TF32, DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
-from .kernels_paddle import find, on_cpu, product_type
+from .kernels_paddle import Place, find, on_cpu, product_type
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .start_paddle import paddle
@@ -376,11 +376,11 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:
     """Attend within each row: query, key and value (P, N, D) to (P, H). The one place for a fused kernel."""
     heads, size = query.shape[1], query.shape[2]
-    ordered = layout.causal or layout.order is not None
-    # with a mask of whole rows nobody knows yet which tokens are real
-    if not ordered and (layout.mask is None or layout.lengths is not None):
+    # UniLM's order is no kernel's; and with a mask of whole rows nobody knows yet which tokens are real
+    if layout.causal or (layout.order is None and (layout.mask is None or layout.lengths is not None)):
         dtype: Any = product_type(query)
-        fused = find("attention", dtype, heads, size, dropping=dropout > 0)
+        place: Place = "causal_attention" if layout.causal else "attention"
+        fused = find(place, dtype, heads, size, dropping=dropout > 0)
         if fused is not None:
             q, k, v = (x.astype(dtype) for x in (query, key, value))
             return fused(q, k, v, _lengths(layout), dropout).reshape([-1, heads * size])

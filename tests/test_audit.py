@@ -80,6 +80,8 @@ def test_every_kind_of_work_was_recorded(recordings: list[Recording]) -> None:
         "bf16-o2",
         "2 ranks sharded, micro-batches, recompute",
         "fill-mask",
+        "next words, causal",
+        "next words, unilm",
         "gate",
         "trials",
     ):
@@ -124,6 +126,8 @@ def test_attention_is_chosen_by_capability_and_type(recordings: list[Recording])
         ("train fp16-o2, fast, 9.0", flash, {"float16"}),
         ("train bf16-o2, fast, 8.0", flash, {"bfloat16"}),
         ("train fp32, fast, 6.1", efficient, {"float32"}),
+        ("next words, causal, fast, 7.0", efficient, {"float32"}),
+        ("next words, unilm, fast, 7.0", efficient, set()),
     ]:
         found = recording(recordings, scenario)
         assert types_of(found, name) == types_of(found, f"{name}_grad") == want, scenario

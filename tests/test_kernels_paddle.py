@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -42,7 +42,8 @@ CONFIG = RoFormerConfig(
     attention_probs_dropout_prob=0.1,
 )
 V100 = Device("V100", (7, 0))
-NEEDS = {need.place: need for need in trials.needs(CONFIG, ["float32"])}
+CAUSAL = replace(CONFIG, attention="causal")
+NEEDS = {need.place: need for config in (CAUSAL, CONFIG) for need in trials.needs(config, ["float32"])}
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +59,24 @@ def attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropou
     return _attention(query, key, value, lengths, lambda weights: F.dropout(weights, dropout))
 
 
-def _attention(query: Any, key: Any, value: Any, lengths: Any, drop: Callable[[Any], Any], scale: float = 1.0) -> Any:
+def causal_attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float) -> Any:
+    """Attend row by row to what was read before."""
+    return _attention(query, key, value, lengths, lambda weights: F.dropout(weights, dropout), causal=True)
+
+
+def _attention(
+    query: Any, key: Any, value: Any, lengths: Any, drop: Callable[[Any], Any], scale: float = 1.0, causal: bool = False
+) -> Any:
     real = [length for length in lengths if length]
     rows = []
     for q, k, v in zip(*(paddle.split(x, real) for x in (query, key, value)), strict=True):
         q, k, v = (x.transpose([1, 0, 2]) for x in (q, k, v))
         scores = paddle.matmul(q * (scale * q.shape[2] ** -0.5), k, transpose_y=True)
-        rows.append(paddle.matmul(drop(F.softmax(scores, axis=-1)), v).transpose([1, 0, 2]))
+        if causal:
+            scores = scores + paddle.triu(paddle.full_like(scores[0], -np.inf), 1)
+        weights = F.softmax(scores, axis=-1)
+        weights = paddle.tril(weights) if causal else weights  # on a CPU the softmax of Paddle ends at exp(-64)
+        rows.append(paddle.matmul(drop(weights), v).transpose([1, 0, 2]))
     return paddle.concat(rows)
 
 
@@ -85,6 +97,7 @@ def projection(x: Any, weight: Any, bias: Any) -> Any:
 
 RIGHT: dict[str, Callable[..., Any]] = {
     "attention": attention,
+    "causal_attention": causal_attention,
     "rotation": rotation,
     "add_norm": add_norm,
     "projection": projection,
@@ -202,9 +215,34 @@ def test_numbers_that_are_not_finite_are_found(place: str) -> None:
     assert "nan" in verdict.why
 
 
-def test_rows_that_see_each_other_are_found() -> None:
-    verdict = attempt(plant("attention", lambda q, k, v, n, p: attention(q, k, v, (sum(n),), p)), NEEDS["attention"])
+@pytest.mark.parametrize("place", ["attention", "causal_attention"])
+def test_rows_that_see_each_other_are_found(place: str) -> None:
+    verdict = attempt(plant(place, lambda q, k, v, n, p: RIGHT[place](q, k, v, (sum(n),), p)), NEEDS[place])  # type: ignore[index]
     assert not verdict.agrees
+    assert verdict.why.startswith("the result is off by"), verdict
+
+
+@pytest.mark.parametrize(("place", "other"), [("attention", "causal_attention"), ("causal_attention", "attention")])
+def test_the_order_of_the_other_attention_is_found(place: str, other: str) -> None:
+    verdict = attempt(plant(place, RIGHT[other]), NEEDS[place])  # type: ignore[index]
+    assert not verdict.agrees
+    assert verdict.why.startswith("the result is off by"), verdict
+
+
+def test_a_causal_order_that_is_shifted_is_found() -> None:
+    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        return causal_attention(query, paddle.roll(key, 1, 0), paddle.roll(value, 1, 0), lengths, dropout)
+
+    assert not attempt(plant("causal_attention", run), NEEDS["causal_attention"]).agrees
+
+
+def test_keys_seen_where_elements_are_dropped_alone_are_found() -> None:
+    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
+        return (attention if dropout else causal_attention)(query, key, value, lengths, dropout)
+
+    verdict = attempt(plant("causal_attention", run), NEEDS["causal_attention"])
+    assert not verdict.agrees
+    assert "the result with dropout is off" in verdict.why, verdict
 
 
 @pytest.mark.parametrize(
@@ -217,11 +255,13 @@ def test_rows_that_see_each_other_are_found() -> None:
         (lambda w: w * F.dropout(paddle.ones_like(w[:, :1]), 0.1), "it drops"),
     ],
 )
-def test_wrong_dropout_of_attention_is_found(drop: Callable[[Any], Any], what: str) -> None:
+@pytest.mark.parametrize("place", ["attention", "causal_attention"])
+def test_wrong_dropout_of_attention_is_found(place: str, drop: Callable[[Any], Any], what: str) -> None:
     def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return _attention(query, key, value, lengths, drop if dropout else lambda weights: weights)
+        causal = place == "causal_attention"
+        return _attention(query, key, value, lengths, drop if dropout else lambda weights: weights, causal=causal)
 
-    verdict = attempt(plant("attention", run), NEEDS["attention"])
+    verdict = attempt(plant(place, run), NEEDS[place])  # type: ignore[index]
     assert not verdict.agrees
     assert what in verdict.why, verdict
 
@@ -306,12 +346,13 @@ def _memory_efficient_operator(
     longest: Any, longest_key: Any, causal: Any, dropout: float, scale: float, is_test: bool,
 ) -> Any:  # fmt: skip
     """Source: kernel_forward.h of cutlass's 41_fused_multi_head_attention, of which Paddle's is a copy."""
-    assert (bias, diagonal, lengths, causal, is_test) == (None, None, None, False, False)
+    assert (bias, diagonal, lengths, is_test) == (None, None, None, False)
     assert starts is key_starts
     rows = np.diff(starts.numpy())
     assert longest == longest_key == rows.max()
     q, k, v = (x.squeeze(0) for x in (query, key, value))
-    context = _attention(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale * query.shape[3] ** 0.5)
+    scale = scale * query.shape[3] ** 0.5
+    context = _attention(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal)
     return context.unsqueeze(0), None, None
 
 
@@ -320,12 +361,12 @@ def _flash_operator(
     longest_key: Any, scale: float, dropout: float, causal: bool, with_softmax: bool, is_test: bool, name: str,
 ) -> Any:  # fmt: skip
     """Source: flash_fwd.h of FlashAttention 2, ``mha_varlen_fwd``."""
-    assert (seed, mask, causal, with_softmax, is_test, name) == (None, None, False, False, False, "")
+    assert (seed, mask, with_softmax, is_test, name) == (None, None, False, False, "")
     assert starts.dtype == paddle.int32
     rows = np.diff(starts.numpy())
     assert longest == longest_key == rows.max()
     scale = scale * query.shape[2] ** 0.5
-    return _attention(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale), None
+    return _attention(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal), None
 
 
 def _rotary_operator(q: Any, k: Any, v: Any, sin: Any, cos: Any, positions: Any, neox: bool, *_: Any) -> Any:
@@ -368,7 +409,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name.replace(" ", "_"))
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.place}-{kernel.name}".replace(" ", "_"))
 def test_paddles_functions_are_given_what_their_kernels_want(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
@@ -425,12 +466,23 @@ def test_a_kernel_stands_in_on_its_device_alone() -> None:
     assert find("rotation", need.dtype, *need.sizes) is None  # on the CPU
 
 
+def test_where_rows_begin_is_known_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels._rows_on.cache_clear()
+    made = []
+    for place in ("gpu:0", "gpu:1", "gpu:0"):
+        monkeypatch.setattr(paddle.device, "get_device", lambda place=place: place)
+        made.append(kernels._rows((3, 0, 2))[0])
+    assert made[0] is made[2]
+    assert made[0] is not made[1]
+    assert made[1].tolist() == [0, 3, 5]
+
+
 def test_a_kernel_that_is_wrong_where_it_drops_serves_where_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return _attention(query, key, value, lengths, lambda weights: weights)
+        return _attention(query, key, value, lengths, lambda weights: weights, causal=True)
 
-    monkeypatch.setattr(kernels, "KERNELS", (plant("attention", run),))
-    need = NEEDS["attention"]
+    monkeypatch.setattr(kernels, "KERNELS", (plant("causal_attention", run),))
+    need = NEEDS["causal_attention"]
     assert need.dropout
     with pretending(V100):
         verdicts = settle([need, replace(need, dropout=0.0)], attempt)
@@ -438,18 +490,35 @@ def test_a_kernel_that_is_wrong_where_it_drops_serves_where_nothing_is_dropped(m
         (False, "it drops 0.0 % of the elements, want 10.0 %")
     ]
     assert verdicts[1].agrees
-    assert found(V100, "attention", "float32", *need.sizes) is run
-    assert found(V100, "attention", "float32", *need.sizes, dropping=True) is None
+    assert found(V100, "causal_attention", "float32", *need.sizes) is run
+    assert found(V100, "causal_attention", "float32", *need.sizes, dropping=True) is None
 
 
 def test_the_kernels_of_paddle_are_left_out_here_one_by_one() -> None:
     """A process tries each of them on a CPU, which has machine code for none; none of them is taken for good."""
     with choice._Elsewhere("cpu") as elsewhere:
         for kernel in KERNELS:
-            need = next(need for need in trials.needs(CONFIG, ["float32"]) if need.place == kernel.place)
-            verdict = elsewhere.attempt(kernel, need)
+            verdict = elsewhere.attempt(kernel, NEEDS[kernel.place])
             assert not verdict.agrees, verdict
             assert "Error" in verdict.why, verdict
+
+
+def test_the_process_of_trials_tries_the_kernel_of_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Kernel] = []
+
+    def serve(answer: Callable[[Any], Any]) -> None:
+        for kernel in KERNELS:
+            answer({"kernel": kernel.name, "need": asdict(NEEDS[kernel.place])})
+
+    monkeypatch.setattr(choice, "serve", serve)
+
+    def attempt(kernel: Kernel, need: Need) -> Verdict:
+        asked.append(kernel)
+        return Verdict(kernel.name, need, True, "")
+
+    monkeypatch.setattr(choice, "attempt", attempt)
+    choice.main("cpu")
+    assert asked == list(KERNELS)
 
 
 def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,11 +595,11 @@ def test_inference_is_not_denied_a_kernel_for_its_dropout(
     monkeypatch.setattr(choice, "settle", lambda wanted, attempt: asked.extend(wanted) or [])  # type: ignore[func-returns-value]
     choice._proven.cache_clear()
     try:
-        choice.prove(CONFIG, ("float32",), training=training)
+        choice.prove(CAUSAL, ("float32",), training=training)
     finally:
         choice._proven.cache_clear()
     drops = {need.place: need.dropout for need in asked}
-    assert drops == {"attention": dropout, "rotation": 0.0, "add_norm": dropout, "projection": 0.0}
+    assert drops == {"causal_attention": dropout, "rotation": 0.0, "add_norm": dropout, "projection": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])
@@ -623,6 +692,7 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
         assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
     layers = CONFIG.num_hidden_layers
     # two of the three batches say which tokens are real; the masked one is found out on a CPU alone
+    assert called["causal_attention"] == 0
     assert called["attention"] == 2 * layers
     assert called["rotation"] == 3 * 2 * layers
     assert called["add_norm"] == 3 * 2 * layers
@@ -630,22 +700,24 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "left"),
     [
-        {"attention": "causal"},
-        {"attention": "unilm"},
-        {"norm_type": "rms_norm", "use_bias": False, "embedding_size": CONFIG.hidden_size},
+        ({"attention": "causal"}, ()),
+        ({"attention": "unilm"}, ("attention",)),
+        ({"norm_type": "rms_norm", "use_bias": False, "embedding_size": CONFIG.hidden_size}, ("add_norm",)),
     ],
     ids=["causal", "UniLM", "RoFormerV2"],
 )
-def test_what_no_kernel_computes_is_left_to_plain_operators(fields: dict[str, Any]) -> None:
+def test_kernels_and_plain_operators_of_a_gpu_compute_what_a_cpu_does(
+    fields: dict[str, Any], left: tuple[str, ...]
+) -> None:
     model = _model(**fields)
     want = {name: value.numpy() for name, value in _calls(model)}
-    called: list[Any] = []
+    called = dict.fromkeys(kernels.PLACES, 0)
 
     def counting(place: Any) -> Callable[..., Any]:
         def run(*arguments: Any) -> Any:
-            called.append(place)
+            called[place] += 1
             assert all(argument is not None for argument in arguments)  # no kernel does without a bias
             return RIGHT[place](*arguments)
 
@@ -654,12 +726,16 @@ def test_what_no_kernel_computes_is_left_to_plain_operators(fields: dict[str, An
     with pretending(V100, fast=False):  # the plain operators of a GPU
         for name, value in _calls(model):
             assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    for need in trials.needs(CONFIG, ["float64"]):
-        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
+    for config in (CONFIG, CAUSAL):
+        for need in trials.needs(config, ["float64"]):
+            kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     for name, value in _calls(model):
         assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    left = {"add_norm"} if "norm_type" in fields else {"attention"}
-    assert set(called) == set(kernels.PLACES) - left
+    pair: list[kernels.Place] = ["attention", "causal_attention"]
+    attention, other = reversed(pair) if fields.get("attention") == "causal" else pair
+    assert {place for place, calls in called.items() if not calls} == {other, *left}
+    if attention not in left:  # of a batch that is masked and not packed nobody knows which tokens are real
+        assert called[attention] == 2 * CONFIG.num_hidden_layers
 
 
 def test_kernels_that_were_not_tried_with_dropout_are_not_asked_to_drop() -> None:
@@ -704,14 +780,17 @@ def test_dropout_goes_to_the_kernels_while_training() -> None:
     assert heard == {"attention": {0.1}, "add_norm": {0.1}}
 
 
-def test_a_gpu_asks_for_every_place_it_could_speed_up() -> None:
+@pytest.mark.parametrize("config", [CONFIG, CAUSAL], ids=["bidirectional", "causal"])
+def test_a_gpu_asks_for_every_place_it_could_speed_up(config: RoFormerConfig) -> None:
     paddle.seed(0)
-    model = RoFormerForPretraining(CONFIG)
+    model = RoFormerForPretraining(config)
     model.train()
     heard = set()
-    with pretending(V100, heard=lambda kernel, dtype: heard.add((kernel.name, dtype))):
+    with pretending(V100, heard=lambda kernel, dtype: heard.add((kernel.place, kernel.name, dtype))):
         list(_calls(model))
-    assert heard == {(kernel.name, "float32") for kernel in KERNELS if "float32" in kernel.types}
+    other = "attention" if config is CAUSAL else "causal_attention"
+    in_type = [kernel for kernel in KERNELS if "float32" in kernel.types and kernel.place != other]
+    assert heard == {(kernel.place, kernel.name, "float32") for kernel in in_type}
 
 
 def test_a_pretended_gpu_is_left_again() -> None:
