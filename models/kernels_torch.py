@@ -35,11 +35,13 @@ class Device:
         kind: PyTorch's type of device: ``"cpu"``, ``"cuda"``.
         name: Its name, as its maker gives it.
         capability: CUDA's compute capability; None where there is none.
+        multiprocessors: How many a GPU has.
     """
 
     kind: str
     name: str
     capability: tuple[int, int] | None = None
+    multiprocessors: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def _rows(lengths: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     real = [length for length in lengths if length]  # a row without a token has no part in the run
     with torch.inference_mode(False):  # kept, and maybe needed for a way back another time
         starts = torch.tensor([0, *real]).cumsum(0).to(torch.int32)
-        return starts.to(device, non_blocking=True), max(real)
+        return send(starts, device), max(real)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], **more: Any) -> Tensor:
@@ -120,8 +122,16 @@ def device_of(x: Tensor) -> Device:
 def _device(device: torch.device) -> Device:
     if device.type != "cuda":
         return Device(device.type, device.type)
-    major, minor = torch.cuda.get_device_capability(device)
-    return Device("cuda", torch.cuda.get_device_name(device), (major, minor))
+    found = torch.cuda.get_device_properties(device)
+    return Device("cuda", found.name, (found.major, found.minor), found.multi_processor_count)
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; the host does not wait until it has arrived."""
+    if x.device == device:
+        return x
+    # to the host there is nothing to be had without waiting; and pinned memory might change before it is read
+    return x.to(device, non_blocking=x.device.type == "cpu" and not x.is_pinned())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from .config import MASKED, RoFormerConfig, check_length
 from .devices import DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
 from .kernel_choice_torch import find
-from .kernels_torch import device_of, packed_way
+from .kernels_torch import device_of, packed_way, send
 from .layout import Layout
 from .packing import packed_positions, require_inside
 
@@ -81,9 +81,7 @@ def inference() -> AbstractContextManager[Any]:
 
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
-    tensor = torch.from_numpy(values)
-    # the host need not wait until they have arrived
-    return tensor.to(_device if like is None else like.device, non_blocking=True)
+    return send(torch.from_numpy(values), _device if like is None else like.device)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -258,7 +256,7 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
     if layout.slots is None:
         if known:
             require_inside(positions.numpy(), layout.rows * layout.columns)
-        return x[positions.to(x.device, non_blocking=True)]
+        return x[send(positions, x.device)]
     if known:
         return x[to_tensor(packed_positions(layout.host_slots, positions.numpy(), x.shape[0]), x)]
     return spread(x, layout).flatten(0, 1)[positions]  # not looked at: zero where masked
