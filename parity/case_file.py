@@ -24,22 +24,22 @@ def write_cases(path: Path, cases: Sequence[Case], training: Training | None) ->
         arrays |= {f"training.{name}": array for name, array in training.case.arrays().items()}
         arrays |= {name: getattr(training, name) for name in _TARGETS} | {"loss": np.array(training.loss)}
     np.savez(path, allow_pickle=False, **arrays)
-    return [{"name": case.name, "taps": case.taps} for case in cases]
+    return [{"name": case.name, "taps": case.taps, "packed": case.packed} for case in cases]
 
 
 def read_cases(path: Path, listed: Sequence[Mapping[str, Any]]) -> tuple[list[Case], Training | None]:
     """Read what :func:`write_cases` wrote."""
     with np.load(path) as arrays:
 
-        def case(prefix: str, name: str, taps: bool) -> Case:
+        def case(prefix: str, name: str, taps: bool, packed: bool = False) -> Case:
             found = {
                 key: arrays[f"{prefix}.{key}"]
                 for key in ("input_ids", "token_type_ids", "attention_mask", "positions")
                 if f"{prefix}.{key}" in arrays
             }
-            return Case(name, **found, taps=taps)
+            return Case(name, **found, taps=taps, packed=packed)
 
-        cases = [case(str(number), one["name"], one["taps"]) for number, one in enumerate(listed)]
+        cases = [case(str(number), **one) for number, one in enumerate(listed)]
         if "loss" not in arrays:
             return cases, None
         targets = {name: arrays[name] for name in _TARGETS}

@@ -29,7 +29,8 @@ KINDS = ("everyday", "news", "rare", "latin", "masks", "one-token", "pairs", "fu
 _BATCH = 8
 _MOST_SENTENCES = 2000
 _MOST_CHARACTERS = 1 << 16
-_LONGEST = 2048  # tokens of the full-length case, where the configuration allows more
+#: Tokens of the full-length case, where the configuration allows more.
+LONGEST = 2048
 _LARGEST_LOGITS = 4 << 20  # numbers of a case that are computed at every token; past it at chosen tokens
 _CHOSEN = 64
 _MOST_OPTIONS = 5  # of a question, where the configuration says more
@@ -50,6 +51,7 @@ class Case:
             the next word is predicted the last of each row.
         texts: What the rows say; empty for generated ids.
         taps: Whether every layer's activations are recorded, or the results alone.
+        packed: Whether the real tokens are computed alone.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Case:
     ranked: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     taps: bool = True
+    packed: bool = False
 
     @property
     def scored(self) -> Int64:
@@ -147,7 +150,7 @@ def _sentence_case(
     name: str, lines: Sequence[str], config: RoFormerConfig, task: Task, tokenizer: Tokenizer, *, own: bool
 ) -> Case:
     limit = config.max_position_embeddings
-    longest = min(limit, _LONGEST)
+    longest = min(limit, LONGEST)
     texts = [line.split("\t") for line in lines]
     options = count_options(config) if task.head == "options" else 1
     if options > 1:

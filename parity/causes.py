@@ -40,8 +40,8 @@ class Cause:
     Attributes:
         label: The participant.
         kind: ``norm``, ``epsilon``, ``activation``, ``position``, ``rotation``, ``bias``, ``untied``, ``transposed``,
-            ``exchanged``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``, ``corrupted``
-            or ``unknown``.
+            ``exchanged``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``, ``batch``,
+            ``corrupted`` or ``unknown``.
         what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.

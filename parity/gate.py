@@ -36,6 +36,7 @@ from .cases import Case, fingerprint, make_cases
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
+from .invariances import explain_invariances, judge_invariances
 from .measure import BOUND, Measured, measure
 from .participants import (
     ComparedModel,
@@ -47,6 +48,7 @@ from .participants import (
 )
 from .rankings import Ranking, rank
 from .targets import make_training
+from .variants import NO_VARIANTS, Variants, make_variants
 from .verdicts import Verdict, different_parameters, exit_status, judge, single_bound, status_of, tap_bound
 
 Array = NDArray[Any]
@@ -218,12 +220,13 @@ def run(
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
         cases = make_cases(supported(model.config), model.task, tokenizer, sentences)
         training = make_training(model.config, model.task) if gradients else None
-        listed = write_cases(scratch / "cases.npz", cases, training)
+        variants = make_variants(model.config, model.task)
+        listed = write_cases(scratch / "cases.npz", [*cases, *variants.cases], training)
         clock.lap("inputs")
         dumps = _compute(participants, model, scratch, listed, report, progress, environment)
         clock.lap("frameworks")
         progress("comparing")
-        yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock)
+        yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock, variants)
 
 
 def compare(
@@ -236,6 +239,7 @@ def compare(
     tokenizer: Tokenizer | None,
     top_k: int,
     clock: Clock,
+    variants: Variants = NO_VARIANTS,
 ) -> Result:
     """Compare what was computed, and explain what differs; ``first`` is the first directory as it is loaded."""
     task = model.task
@@ -245,6 +249,7 @@ def compare(
     single = single_bound(measured)
     rankings = rank(dumps, cases, task, single[0], top_k)
     verdicts = judge(dumps, measured, rankings, task, top_k)
+    verdicts += judge_invariances(dumps, variants.variants, model.config, task, measured)
     bounds: dict[str, Callable[[str], float]] = {"float64": lambda tap: BOUND}
     if not all(verdict.passed for verdict in verdicts):  # float32 taps on the way may be farther apart than results
         bounds["float32"] = lambda tap: tap_bound(measured, tap)
@@ -264,6 +269,7 @@ def compare(
         found, causes = _explain(dumps, cases, order, model, right, divergence, one=len(directories) == 1)
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
+    causes += explain_invariances(verdicts)
     return Result(
         directories=tuple(directories),
         model=model,

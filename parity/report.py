@@ -16,7 +16,7 @@ from .chart import chart, legend
 from .gate import Result
 from .measure import BOUND, DTYPES
 from .rankings import Ranking, answer_name, asked
-from .screen import between, conclusion, conclusion_word, counted, explanation, in_words
+from .screen import between, by_check, conclusion, conclusion_word, counted, explanation, in_words
 from .verdicts import Verdict, worst_of
 
 _MOST_SHOWN = 60
@@ -72,8 +72,7 @@ def _why(result: Result) -> str:
 
 def _verdicts(result: Result) -> str:
     rows = []
-    for check in dict.fromkeys(verdict.check for verdict in result.verdicts):
-        mine = [verdict for verdict in result.verdicts if verdict.check == check]
+    for check, mine in by_check(result.verdicts).items():
         worst = worst_of(mine)
         state, word = "good" if worst.passed else "bad", in_words(mine).lower()
         note = "; ".join(text for text in ("" if worst.passed else worst.where, worst.note) if text)

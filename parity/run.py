@@ -59,7 +59,8 @@ def _classifier_loss(runner: ModuleType, scores: Any, training: Training, task: 
 
 def _record(runner: ModuleType, model: Any, case: Case) -> dict[str, Any]:
     recorded: dict[str, Any] = {}
-    model(**{name: runner.to_tensor(array) for name, array in case.arrays().items()}, taps=recorded)
+    inputs = {name: runner.to_tensor(array) for name, array in case.arrays().items()}
+    model(**inputs, packed=case.packed, taps=recorded)
     if model.pooler is not None and "pooler" not in recorded:  # a class may keep a pooler that it does not compute
         model.pool(_last_hidden(model, recorded), recorded)
     return recorded

@@ -8,6 +8,7 @@ from ..converters.amounts import amount
 from ..converters.rendering import table
 from .causes import fold
 from .gate import Result
+from .invariances import SAME
 from .verdicts import Verdict, worst_of
 
 
@@ -33,8 +34,7 @@ _SHOWN = ("paddle", "torch", "tf")
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """Fold verdicts into a line a check: the worst of its pairs."""
     rows = []
-    for check in dict.fromkeys(verdict.check for verdict in verdicts):
-        mine = [verdict for verdict in verdicts if verdict.check == check]
+    for check, mine in by_check(verdicts).items():
         worst = worst_of(mine)
         counted = worst.bound == 0.0
         rows.append(
@@ -48,6 +48,19 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
             ]
         )
     return table(["check", "worst", "at most", "verdict", "between", ""], rows, right=[1, 2])
+
+
+def by_check(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
+    """Give each check its verdicts; the invariances of a row are one check where they hold."""
+    found: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.check, []).append(verdict)
+    held = [check for check, mine in found.items() if check.startswith(SAME) and worst_of(mine).passed]
+    folded: dict[str, list[Verdict]] = {}
+    for check, mine in found.items():
+        line = f"{SAME}in {len(held)} kinds of batch" if check in held and len(held) > 1 else check
+        folded.setdefault(line, []).extend(mine)
+    return folded
 
 
 def _is_told(worst: Verdict) -> bool:

@@ -26,7 +26,7 @@ ROUNDINGS = 4.0
 #: of 2**-52, of which the bound then lets 64 pass: the gradient of multiple choice's bias is nothing but such rounding.
 CANCELLED = 64 * 2.0**-52 / BOUND
 #: Spacing of float32 at 1: below this a float32-to-float64 distance says nothing.
-_FLOAT32 = 2.0**-23
+FLOAT32 = 2.0**-23
 
 
 #: What a verdict says; ``inconclusive`` where its bound is so wide that keeping it proves nothing.
@@ -101,15 +101,15 @@ def single_bound(measured: Measured) -> tuple[float, str]:
         if worst < closest:
             closest, label = worst, name
     if not np.isfinite(closest):
-        return ROUNDINGS * _FLOAT32, f"{ROUNDINGS:.0f} × the spacing of float32"
-    closest = max(closest, _FLOAT32)
+        return ROUNDINGS * FLOAT32, f"{ROUNDINGS:.0f} × the spacing of float32"
+    closest = max(closest, FLOAT32)
     return ROUNDINGS * closest, f"{ROUNDINGS:.0f} × the smallest float32-to-float64 distance ({closest:.1e}, {label})"
 
 
 def tap_bound(measured: Measured, tap: str) -> float:
     """Derive float32's bound at one tap, as :func:`single_bound` does for the results."""
     found = [taps[tap][1].relative for taps in measured.rounding.values() if tap in taps]
-    return ROUNDINGS * max(min(found, default=_FLOAT32), _FLOAT32)
+    return ROUNDINGS * max(min(found, default=FLOAT32), FLOAT32)
 
 
 def judge(

@@ -22,6 +22,7 @@ from roformer_convert.parity.dumps import Dump
 from roformer_convert.parity.gate import Clock, Result, compare
 from roformer_convert.parity.participants import ComparedModel, look_at
 from roformer_convert.parity.targets import make_training
+from roformer_convert.parity.variants import NO_VARIANTS, make_variants
 
 Plant = Callable[[ModuleType, Any], None]
 LABELS = ("paddle", "torch", "tf")
@@ -51,9 +52,12 @@ class Bench:
         folder: Where it all lies.
         name: A shape of :mod:`random_checkpoints`, or a model of :mod:`family_models`.
         gradients: Whether a loss is taken.
+        invariances: Whether a batch is also laid out in every way that must change nothing.
     """
 
-    def __init__(self, folder: Path, name: str = "everything", *, gradients: bool = False) -> None:
+    def __init__(
+        self, folder: Path, name: str = "everything", *, gradients: bool = False, invariances: bool = False
+    ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.directory = folder / "ckpt"
@@ -68,7 +72,8 @@ class Bench:
         self.model: ComparedModel = look_at([self.directory])[0]
         self.cases: list[Case] = make_cases(self.config, self.model.task, None)
         self.training = make_training(self.config, self.model.task) if gradients else None
-        self.listed = write_cases(folder / "cases.npz", self.cases, self.training)
+        self.variants = make_variants(self.config, self.model.task) if invariances else NO_VARIANTS
+        self.listed = write_cases(folder / "cases.npz", [*self.cases, *self.variants.cases], self.training)
         self.number = 0
         self.good = self.dump(None)
 
@@ -99,4 +104,6 @@ class Bench:
 
     def judge(self, faulty: dict[str, Dump], labels: tuple[str, ...] = LABELS) -> Result:
         dumps = [replace(faulty.get(label, self.good), label=label) for label in labels]
-        return compare([self.directory], self.directory, self.model, [], dumps, self.cases, None, 5, Clock())
+        return compare(
+            [self.directory], self.directory, self.model, [], dumps, self.cases, None, 5, Clock(), self.variants
+        )
