@@ -92,7 +92,11 @@ def fingerprint(cases: Sequence[Case]) -> str:
 
 
 def make_cases(
-    config: RoFormerConfig, task: Task, tokenizer: Tokenizer | None, sentences: Sequence[str] | None = None
+    config: RoFormerConfig,
+    task: Task,
+    tokenizer: Tokenizer | None,
+    sentences: Sequence[str] | None = None,
+    longest: int = LONGEST,
 ) -> list[Case]:
     """Make every case for a checkpoint.
 
@@ -101,6 +105,7 @@ def make_cases(
         task: What its class computes.
         tokenizer: None where the checkpoint has no vocabulary: then there are generated ids alone.
         sentences: The user's own, in place of the built-in ones.
+        longest: Tokens of the full-length case, where the configuration allows more.
 
     Raises:
         ConvertError: The user's sentences are unusable.
@@ -110,7 +115,7 @@ def make_cases(
         own = sentences is not None
         kinds = _own_kinds(sentences) if sentences is not None else _built_in_kinds()
         for name, lines in kinds:
-            cases.append(_sentence_case(name, lines, config, task, tokenizer, own=own))
+            cases.append(_sentence_case(name, lines, config, task, tokenizer, own, longest))
     elif sentences is not None:
         raise ConvertError("sentences are given, and the checkpoint has no vocabulary", "Put its vocab.txt beside it.")
     cases += _generated(config, task)
@@ -147,10 +152,16 @@ def _complaint(text: str) -> str | None:
 
 
 def _sentence_case(
-    name: str, lines: Sequence[str], config: RoFormerConfig, task: Task, tokenizer: Tokenizer, *, own: bool
+    name: str,
+    lines: Sequence[str],
+    config: RoFormerConfig,
+    task: Task,
+    tokenizer: Tokenizer,
+    own: bool,
+    longest: int,
 ) -> Case:
     limit = config.max_position_embeddings
-    longest = min(limit, LONGEST)
+    longest = min(limit, longest)
     texts = [line.split("\t") for line in lines]
     options = count_options(config) if task.head == "options" else 1
     if options > 1:
@@ -168,7 +179,8 @@ def _sentence_case(
         if len(one.ids) > limit
     ]
     if problems:
-        raise TextsError(problems, "Shorten the text.")
+        most = max(len(one.ids) for one in encoded)
+        raise TextsError(problems, f"Shorten the text, or raise the limit: --max-length {most}.")
     if max(max(one.ids) for one in encoded) >= config.vocab_size:
         raise ConvertError(
             f"the vocabulary has a token {max(max(one.ids) for one in encoded)}, past the embedding's "

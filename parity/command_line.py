@@ -83,6 +83,12 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     show_default=True,
     help="Answers compared: words at a mask, labels.",
 )
+@click.option(
+    "--max-length",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens of the longest batch, past the model's limit too.  [default: that limit, at most 2048]",
+)
 @click.option("--no-gradients", is_flag=True, help="Leave out the loss, its gradients and the step.")
 @click.option("--golden", type=click.Path(path_type=Path), help="Compare with a recorded run; drift is exit status 1.")
 @click.option("--update-golden", is_flag=True, help="Record this run as the golden, if everything agrees.")
@@ -204,6 +210,7 @@ def run_gate(
     conversions: Mapping[str, Any] | None = None,
     top_k: int = 5,
     no_gradients: bool = False,
+    max_length: int | None = None,
     golden: Path | None = None,
     update_golden: bool = False,
     yes: bool = False,
@@ -240,6 +247,7 @@ def run_gate(
             sentences=sentences,
             top_k=top_k,
             gradients=not no_gradients,
+            max_length=max_length,
             report=say,
             progress=status.show,
         ) as result,

@@ -58,14 +58,21 @@ class Dumper:
         return model, importlib.import_module(f".run_{self.framework.name}", __package__)
 
     def dump(
-        self, directory: str, class_name: str, out: str, cases_file: str, cases: list[Json], dialect: str | None
+        self,
+        directory: str,
+        class_name: str,
+        out: str,
+        cases_file: str,
+        cases: list[Json],
+        dialect: str | None,
+        extend_to: int | None = None,
     ) -> Json:
         """Run everything; say what was run, how long each part took and how much memory it needed."""
         clock = _Clock()
         module, runner = self.start()
         clock.lap("import")
         listed, training = read_cases(Path(cases_file), cases)
-        self._arguments = {"directory": directory, "dialect": dialect}
+        self._arguments = {"directory": directory, "dialect": dialect, "extend_to": extend_to}
         self._class_name = class_name
         digests: dict[str, str] = {}
         loss = None

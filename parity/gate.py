@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from ..converters import open_checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
-from ..models.config import supported, tap_names
+from ..models.config import supported, tap_names, with_limit
 from ..models.process import Process
 from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
 from .case_file import write_cases
-from .cases import Case, fingerprint, make_cases
+from .cases import LONGEST, Case, fingerprint, make_cases
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
@@ -182,6 +182,7 @@ def run(
     sentences: Sequence[str] | None = None,
     top_k: int = 5,
     gradients: bool = True,
+    max_length: int | None = None,
     report: ReportLine = lambda line: None,
     progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
@@ -197,6 +198,7 @@ def run(
         sentences: The user's, in place of the built-in ones.
         top_k: Answers a question: words at a mask, labels.
         gradients: Whether the class's loss is differentiated and a step taken.
+        max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
         report: Called with a line on what happens.
         progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
@@ -213,17 +215,18 @@ def run(
         progress("converting")
         loaded, told = write_stated(directories, set, model_class, parts, scratch)
         model, dialects = look_at(loaded, directories)
-        model = replace(model, notes=(*told, *model.notes))
+        model = replace(model, config=with_limit(model.config, max_length), notes=(*told, *model.notes))
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         clock.lap("convert")
         progress("choosing inputs")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
-        cases = make_cases(supported(model.config), model.task, tokenizer, sentences)
+        cases = make_cases(supported(model.config), model.task, tokenizer, sentences, max_length or LONGEST)
         training = make_training(model.config, model.task) if gradients else None
-        variants = make_variants(model.config, model.task)
+        variants = make_variants(model.config, model.task, max_length or LONGEST)
         listed = write_cases(scratch / "cases.npz", [*cases, *variants.cases], training)
         clock.lap("inputs")
-        dumps = _compute(participants, model, scratch, listed, report, progress, environment)
+        asked = {"cases_file": str(scratch / "cases.npz"), "cases": listed, "extend_to": max_length}
+        dumps = _compute(participants, model, scratch, asked, report, progress, environment)
         clock.lap("frameworks")
         progress("comparing")
         yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock, variants)
@@ -294,7 +297,7 @@ def _compute(
     participants: Sequence[Participant],
     model: ComparedModel,
     scratch: Path,
-    listed: list[dict[str, Any]],
+    asked: Mapping[str, Any],
     report: ReportLine,
     progress: ReportLine,
     environment: Mapping[str, str | None] | None,
@@ -317,9 +320,8 @@ def _compute(
                         "directory": str(one.directory),
                         "class_name": model.class_name,
                         "out": str(folders[-1]),
-                        "cases_file": str(scratch / "cases.npz"),
-                        "cases": listed,
                         "dialect": None,
+                        **asked,
                     }
                 }
             )

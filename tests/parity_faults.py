@@ -15,6 +15,7 @@ from typing import Any
 from family_models import MODELS
 from random_checkpoints import SHAPES, random_tensors, save
 
+from roformer_convert.models.config import with_limit
 from roformer_convert.parity.case_file import write_cases
 from roformer_convert.parity.cases import Case, make_cases
 from roformer_convert.parity.dump import Dumper
@@ -52,11 +53,18 @@ class Bench:
         folder: Where it all lies.
         name: A shape of :mod:`random_checkpoints`, or a model of :mod:`family_models`.
         gradients: Whether a loss is taken.
+        max_length: Tokens of the longest batch, past the model's limit too.
         invariances: Whether a batch is also laid out in every way that must change nothing.
     """
 
     def __init__(
-        self, folder: Path, name: str = "everything", *, gradients: bool = False, invariances: bool = False
+        self,
+        folder: Path,
+        name: str = "everything",
+        *,
+        gradients: bool = False,
+        invariances: bool = False,
+        max_length: int | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -69,7 +77,9 @@ class Bench:
             self.config = replace(config, layer_norm_eps=1e-6)  # another is seen beside it
             self.tensors = random_tensors(self.config, groups)
             save(self.directory, "torch", self.tensors, self.config)
-        self.model: ComparedModel = look_at([self.directory])[0]
+        self.config = with_limit(self.config, max_length)
+        self.max_length = max_length
+        self.model: ComparedModel = replace(look_at([self.directory])[0], config=self.config)
         self.cases: list[Case] = make_cases(self.config, self.model.task, None)
         self.training = make_training(self.config, self.model.task) if gradients else None
         self.variants = make_variants(self.config, self.model.task) if invariances else NO_VARIANTS
@@ -91,6 +101,7 @@ class Bench:
                     "cases_file": str(self.folder / "cases.npz"),
                     "cases": self.listed,
                     "dialect": None,
+                    "extend_to": self.max_length,
                 }
             }
         )

@@ -20,6 +20,7 @@ import pytest
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.models.config import with_limit
 from roformer_convert.models.process import DeathError
 from roformer_convert.models.tokenizer import Tokenizer
 from roformer_convert.parity import gate
@@ -96,6 +97,17 @@ def test_built_in_sentences_are_of_every_kind() -> None:
     assert set(np.unique(padded.token_type_ids)) == set(range(config.type_vocab_size))
     assert (cases["ids"].input_ids == 0).any()
     assert cases["ids"].attention_mask is None
+
+
+def test_the_longest_sentences_reach_past_the_trained_limit_where_that_is_asked_for() -> None:
+    with open_checkpoint(FIXTURE) as checkpoint:
+        config = checkpoint.config
+    tokenizer, task = Tokenizer.from_pretrained(FIXTURE), TASKS["RoFormerForPretraining"]
+    more = config.max_position_embeddings + 20
+    cases = make_cases(with_limit(config, more), task, tokenizer, longest=more)
+    assert next(case for case in cases if case.name == "full-length").input_ids.shape[1] == more
+    fewer = make_cases(config, task, tokenizer, longest=19)
+    assert next(case for case in fewer if case.name == "full-length").input_ids.shape[1] == 19
 
 
 def test_sentences_are_package_data() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -161,12 +162,15 @@ def no_number_where_no_key_is_seen(module: ModuleType, model: Any) -> None:
     within(module, "attend", attend, model)
 
 
-def clipped_positions(module: ModuleType, model: Any) -> None:
+def turns_clipped_at(last: int, module: ModuleType) -> Callable[..., Any]:
     def turns(table: Any, rows: int, columns: int, heads: int) -> Any:
-        places = torch.arange(columns).clamp(max=40).repeat(rows)
-        return module.turns_of_tokens(table, places, heads)
+        return module.turns_of_tokens(table, torch.arange(columns).clamp(max=last).repeat(rows), heads)
 
-    within(module, "turns_of_rows", turns, model)
+    return turns
+
+
+def clipped_positions(module: ModuleType, model: Any) -> None:
+    within(module, "turns_of_rows", turns_clipped_at(40, module), model)
 
 
 def another_type(module: ModuleType, model: Any) -> None:
@@ -226,6 +230,17 @@ def test_each_fault_breaks_its_invariances_and_is_explained(
 def test_a_causal_model_has_them_too(bench_of: Callable[[str], Bench], fault: str) -> None:
     plant, wanted = FAULTS[fault]
     assert set(broken(judged(bench_of("causal LM"), plant))) & ALL == wanted
+
+
+def test_a_limit_past_the_trained_one_is_reached(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, invariances=True, max_length=61)
+    assert not broken(judged(bench, None))
+
+    def clipped(module: ModuleType, model: Any) -> None:
+        within(module, "turns_of_rows", turns_clipped_at(46, module), model)  # the last that was trained
+
+    result = judged(bench, clipped)
+    assert set(broken(result)) == {"at the end of 61 tokens"}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
