@@ -103,7 +103,8 @@ def hidden_changed(change: Callable[[Any], Any]) -> Plant:
     """Change the last hidden states (B, T, H) of a batch that is not packed."""
 
     def plant(module: ModuleType, model: Any) -> None:
-        layer, layouts = model.layers[-1], []
+        layer = model.layers[-1]
+        layouts: list[Any] = []
         forward, add = layer.forward, layer.feed_forward_norm.add
 
         def noted(hidden: Any, layout: Any, *rest: Any) -> Any:
