@@ -6,7 +6,9 @@
 Every figure is a whole process: wall seconds from start to exit, or the peak of anonymous memory of its process tree,
 sampled every 2 ms. Whoever samples takes a tenth of a core, so memory is taken in a round of its own, before the rounds
 that are timed. Ours, ``cp`` and the peer take turns in one run, so that a machine's moods hit all of them; quote ratios
-of the medians. The weights are random, made on the spot: 12 layers, hidden 768, vocabulary 50,000.
+of the medians. Processor seconds, of user and system, say more where others use the machine. With ``--beside`` another
+version of the command takes turns, too. The weights are random, made on the spot: 12 layers, hidden 768, vocabulary
+50,000.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -44,9 +47,10 @@ PEER = {
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: wall seconds, peak anonymous memory in MB (None where nobody watched, or could)."""
+    """One finished process: wall and processor seconds, peak anonymous memory in MB (None where nobody watched it)."""
 
     seconds: float
+    processor: float
     anonymous: float | None
 
 
@@ -65,7 +69,7 @@ def anonymous_memory(pid: int) -> int:
 
 def run(command: list[str], env: dict[str, str] | None = None, *, watched: bool = False) -> Run:
     """Run a command to its end; a failure ends the benchmark with its last words."""
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor_seconds()
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(command, stdout=words, stderr=words, env=env)
         peak = 0
@@ -77,7 +81,14 @@ def run(command: list[str], env: dict[str, str] | None = None, *, watched: bool 
         if status:
             words.seek(0)
             raise SystemExit(f"{' '.join(command)} ended with {status}:\n{words.read().decode()[-2000:]}")
-    return Run(seconds, peak / 1e6 if watched and Path("/proc/self/status").exists() else None)
+    memory = peak / 1e6 if watched and Path("/proc/self/status").exists() else None
+    return Run(seconds, processor_seconds() - used, memory)
+
+
+def processor_seconds() -> float:
+    """Seconds of user and system that the processes which we waited for have taken."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def make_sources(directory: Path, args: argparse.Namespace) -> dict[str, Path]:
@@ -118,6 +129,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--vocab", type=int, default=50_000)
     parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
+    parser.add_argument("--beside", type=Path, metavar="COMMAND", help="roformer-convert of another version")
     parser.add_argument("--directory", type=Path, help="where to work; by default a temporary directory")
     parser.add_argument("options", nargs="*", help="options for our command, after --: e.g. -- --no-verify")
     args = parser.parse_args()
@@ -129,8 +141,9 @@ def main() -> None:
     try:
         sources = make_sources(base, args)
         for source, target in DIRECTIONS:
-            rows.append(measure(base, sources[source], source, target, args, environment))
-            print(rows[-1], file=sys.stderr, flush=True)
+            for row in measure(base, sources[source], source, target, args, environment):
+                rows.append(row)
+                print(row, file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
     print_table(rows, args)
@@ -138,11 +151,11 @@ def main() -> None:
 
 def measure(
     base: Path, source: Path, dialect: str, target: str, args: argparse.Namespace, environment: dict[str, str]
-) -> dict[str, object]:
-    """Run one direction: cp, ours and the peer in turn, after a round that is watched and not timed."""
+) -> list[dict[str, object]]:
+    """Run one direction: cp, ours and the others in turn, after a round that is watched and not timed."""
     files = [str(path) for path in weight_bytes(source)]
     out, copy = base / "out", base / "copy"
-    ours: list[Run] = []
+    ours: dict[Path, list[Run]] = {command: [] for command in (COMMAND, args.beside) if command is not None}
     copies: list[Run] = []
     peers: list[Run] = []
     peer = None if args.no_peers else PEER.get((dialect, target))
@@ -151,9 +164,10 @@ def measure(
         copy.mkdir()
         copies.append(run(["cp", *files, str(copy)]))
         shutil.rmtree(copy)
-        command = [str(COMMAND), "convert", str(source), "--from", dialect, "--to", target, "-o", str(out), "--quiet"]
-        ours.append(run([*command, *args.options], environment, watched=turn == 0))
-        shutil.rmtree(out)
+        words = ["convert", str(source), "--from", dialect, "--to", target, "-o", str(out), "--quiet", *args.options]
+        for command, runs in ours.items():
+            runs.append(run([str(command), *words], environment, watched=turn == 0))
+            shutil.rmtree(out)
         if peer and python is not None and python.exists() and turn <= args.peer_runs:
             script = [str(python), str(PEERS / peer[1]), str(source), str(out)]
             quiet = {**environment, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -166,19 +180,23 @@ def measure(
     def memory(runs: list[Run]) -> float:
         return runs[0].anonymous or 0
 
-    row: dict[str, object] = {
-        "direction": f"{dialect} → {target}",
-        "cp": seconds(copies),
-        "ours": seconds(ours),
-        "ratio": seconds(ours) / seconds(copies),
-        "memory": memory(ours),
-    }
+    rows: list[dict[str, object]] = [
+        {
+            "direction": f"{dialect} → {target}" + (", the other version" if command != COMMAND else ""),
+            "cp": seconds(copies),
+            "ours": seconds(runs),
+            "ratio": seconds(runs) / seconds(copies),
+            "processor": statistics.median(one.processor for one in runs[1:]),
+            "memory": memory(runs),
+        }
+        for command, runs in ours.items()
+    ]
     if len(peers) > 1:
         assert peer is not None
-        row |= {"peer": peer[2], "peer_seconds": seconds(peers), "peer_memory": memory(peers)}
+        rows[0] |= {"peer": peer[2], "peer_seconds": seconds(peers), "peer_memory": memory(peers)}
     elif peer is None and not args.no_peers:
-        row["peer"] = "no tool"
-    return row
+        rows[0]["peer"] = "no tool"
+    return rows
 
 
 def print_table(rows: list[dict[str, object]], args: argparse.Namespace) -> None:
@@ -188,11 +206,13 @@ def print_table(rows: list[dict[str, object]], args: argparse.Namespace) -> None
         f"{os.cpu_count()} processors, Python {platform.python_version()}, numpy {np.__version__}; "
         f"medians of {args.runs} runs (peers {args.peer_runs}), options: {' '.join(args.options) or 'none'}"
     )
-    print("| direction | cp, s | ours, s | ours / cp | ours, anonymous MB | peer | peer, s | peer / ours | peer, MB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["direction", "cp, s", "ours, s", "ours / cp", "ours, processor s", "ours, anonymous MB"]
+    columns += ["peer", "peer, s", "peer / ours", "peer, MB"]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
     for row in rows:
         cells = [str(row["direction"]), f"{row['cp']:.2f}", f"{row['ours']:.2f}", f"{row['ratio']:.1f}"]
-        cells.append(f"{row['memory']:.0f}")
+        cells += [f"{row['processor']:.2f}", f"{row['memory']:.0f}"]
         if "peer_seconds" in row:
             times = float(str(row["peer_seconds"])) / float(str(row["ours"]))
             cells += [str(row["peer"]), f"{row['peer_seconds']:.1f}", f"{times:.0f}", f"{row['peer_memory']:.0f}"]
