@@ -13,6 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+#: Directories that this program made → the one of a person's that each stands for.
+_STANDINS: dict[str, str] = {}
+
+
+def stand_for(made: Path, directory: Path) -> None:
+    """Let errors from now on name a person's directory where they would name one that stands for it."""
+    _STANDINS[printable(str(made))] = printable(str(directory))
+
 
 class ConvertError(Exception):
     """Base of every error that a user's input can cause; ``str()`` is the message to show."""
@@ -20,6 +28,8 @@ class ConvertError(Exception):
     exit_status = 2
 
     def __init__(self, what: str, next_step: str | None = None) -> None:
+        for made, directory in _STANDINS.items():
+            what = what.replace(made, directory)
         super().__init__(what)
         self.what = what
         self.next_step = next_step

@@ -286,7 +286,7 @@ def cached(root: Path, name: str, *, main: str | None = SHA, snapshots: tuple[st
     return folder
 
 
-@pytest.mark.parametrize("level", ["top", "model", "snapshot"])
+@pytest.mark.parametrize("level", ["top", "model", "snapshots", "blobs", "refs", "snapshot"])
 def test_a_cache_folder_converts_from_each_level(hub: Hub, tmp_path: Path, level: str) -> None:
     folder = cached(tmp_path / "cache", "junnyu/roformer_x", snapshots=(OLD, SHA))
     blobs = tmp_path / "cache" / "blobs-of"
@@ -294,7 +294,8 @@ def test_a_cache_folder_converts_from_each_level(hub: Hub, tmp_path: Path, level
     for file in blobs.iterdir():
         file.unlink()
     blobs.rmdir()
-    named = {"top": folder.parent, "model": folder, "snapshot": folder / "snapshots" / SHA}[level]
+    (tmp_path / "cache" / "version.txt").write_text("1")
+    named = {"top": folder.parent, "model": folder, "snapshot": folder / "snapshots" / SHA}.get(level, folder / level)
     done = run(hub, tmp_path, "torch2paddle", str(named), "-o", "out")
     assert done.returncode == 0, done.stderr
     assert same_bits(read_all(tmp_path / "here" / "out"), tensors) == []
@@ -309,11 +310,11 @@ def test_a_cache_folder_of_several_snapshots_and_no_main_asks(hub: Hub, tmp_path
     assert OLD in done.stderr
 
 
-@pytest.mark.parametrize("level", ["model", "snapshot"])
+@pytest.mark.parametrize("level", ["model", "blobs", "snapshot"])
 def test_what_a_cache_folder_becomes_does_not_lie_in_the_cache(hub: Hub, tmp_path: Path, level: str) -> None:
     folder = cached(tmp_path / "cache", "junnyu/roformer_x")
     before = sorted(path for path in folder.rglob("*"))
-    named = {"model": folder, "snapshot": folder / "snapshots" / SHA}[level]
+    named = {"model": folder, "blobs": folder / "blobs", "snapshot": folder / "snapshots" / SHA}[level]
     done = run(hub, tmp_path, "torch2paddle", str(named))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "roformer_x-paddle" / "model_state.pdparams").is_file()
@@ -332,6 +333,24 @@ def test_a_cache_whose_links_a_copy_made_to_texts_converts_and_leaves_nothing(hu
     assert done.returncode == 0, done.stderr
     assert same_bits(read_all(tmp_path / "here" / "roformer_x-paddle"), tensors) == []
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_what_is_wrong_with_a_copied_cache_is_said_of_the_copy(hub: Hub, tmp_path: Path, damage: str) -> None:
+    folder = cached(tmp_path / "cache", "junnyu/roformer_x")
+    for link in (folder / "snapshots" / SHA).iterdir():
+        text = os.readlink(link)
+        if link.name == "model.safetensors" and damage == "missing":
+            link.resolve().unlink()
+        elif link.name == "model.safetensors":
+            os.truncate(link.resolve(), 1000)
+        link.unlink()
+        link.write_text(text)
+    done = run(hub, tmp_path, "torch2paddle", str(folder))
+    assert done.returncode == 2
+    assert str(folder / "snapshots" / SHA / "model.safetensors") in done.stderr
+    assert "roformer-snapshot" not in done.stderr
+    assert ("a link to a blob of the hub's cache, which is not there" in done.stderr) is (damage == "missing")
 
 
 @pytest.mark.parametrize("text", ["../../blobs/../refs/main", "../../../blobs/0000", "/etc/passwd", "../../blobs/zz"])

@@ -69,6 +69,7 @@ def test_adapters_come_with_the_call_that_merges_them() -> None:
     ("name", "content", "words"),
     [
         ("model.onnx", b"\x08\x07", "an exported ONNX graph"),
+        ("__0_0.distcp", b"PK", "a distributed checkpoint"),
         ("saved_model.pb", b"\x08\x01", "a TensorFlow SavedModel"),
         ("roformer.tflite", b"\x1c\0\0\0TFL3", "a TensorFlow SavedModel or frozen graph"),
         ("openvino_model.bin", b"\0" * 64, "a program exported for OpenVINO"),
@@ -163,6 +164,45 @@ def test_weights_one_level_down_are_named(tmp_path: Path) -> None:
     error = refused(tmp_path / "run")
     assert "no weights at its top; they are in checkpoint-500/" in error
     assert error.endswith(f"Name that: {tmp_path / 'run' / 'checkpoint-500'}")
+
+
+@pytest.mark.parametrize("names", [("models", "junnyu", "roformer_x"), ("hub", "models--junnyu--roformer_x")])
+def test_weights_in_a_cache_of_any_hub_are_named(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = (tmp_path / "cache").joinpath(*names)
+    if len(names) == 2:
+        folder.joinpath("blobs").mkdir(parents=True)
+        write_random(folder / "snapshots" / "abcdef01", "torch")
+    else:
+        write_random(folder, "torch")
+    error = refused(tmp_path / "cache")
+    assert error.endswith(f"Name that: {folder}")
+    assert convert(folder, tmp_path / "out", to="paddle").written
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_step_of_deepspeeds_one_level_down_is_named_by_the_folder_above_it(tmp_path: Path, divided: bool) -> None:
+    step = tmp_path / "run" / "checkpoint-500" / "global_step500"
+    step.mkdir(parents=True)
+    for rank in range(1 + divided):
+        name = f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt" if divided else "mp_rank_00_model_states.pt"
+        (step / name).write_bytes(b"PK")
+    assert refused(tmp_path / "run").endswith(f"Name that: {tmp_path / 'run' / 'checkpoint-500'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pytorch_model_fsdp_0/__0_0.distcp", "a distributed checkpoint"),
+        ("saved/saved_model.pb", "a TensorFlow SavedModel"),
+        ("checkpoint-500/adapter_model.safetensors", "adapters"),
+    ],
+)
+def test_what_no_weights_one_level_down_are_is_said(tmp_path: Path, name: str, words: str) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert f"{path.parent}: no weights here, but {words}" in refused(tmp_path / "run")
 
 
 def test_weights_two_levels_down_are_named(tmp_path: Path) -> None:

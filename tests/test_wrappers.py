@@ -374,6 +374,8 @@ def test_deepspeeds_newest_step_is_taken(deepspeed: Path) -> None:
     assert same_bits(read_all(report.target), whole) == []
     assert any("zero_pp_rank_0_mp_rank_00_optim_states.pt, from which" in note for note in report.notes)
     assert "not copied: global_step50, latest" in report.notes
+    (deepspeed / "latest").unlink()
+    assert same_bits(read_all(newest), whole) == []  # a step is told by its name too: the configuration lies above
 
 
 def test_of_deepspeeds_steps_without_a_newest_one_is_asked_for(deepspeed: Path) -> None:

@@ -18,6 +18,7 @@ from ..errors import MisfitError, Problem, quoted
 _MODEL = re.compile(r"mp_rank_(\d{2})_model_states\.pt")
 _DIVIDED = re.compile(r"zero_pp_rank_\d+_mp_rank_\d{2}_model_states\.pt")
 _MASTERS = re.compile(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d{2}_optim_states\.pt")
+_STEP = re.compile(r"global_step\d+")
 _LATEST = "latest"
 _LONGEST_NAME = 255
 
@@ -46,8 +47,9 @@ def find_model_states(directory: Path) -> Path | None:
 def home_of(model_states: Path) -> Path | None:
     """Return the folder in which a configuration lies that belongs to a step, the step's own left aside; else None."""
     above = model_states.parent.parent
-    known = _MODEL.fullmatch(model_states.name) is not None and os.path.lexists(above / _LATEST)
-    return above if known else None
+    alone = _STEP.fullmatch(model_states.parent.name) and not (model_states.parent / "config.json").exists()
+    is_step = alone or os.path.lexists(above / _LATEST)
+    return above if is_step and _MODEL.fullmatch(model_states.name) else None
 
 
 def say_masters(model_states: Path) -> tuple[str, ...]:

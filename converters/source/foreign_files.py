@@ -52,6 +52,13 @@ _UNPACK = "Unpack it and name the folder with the weights."
 KINDS: tuple[Kind, ...] = (
     ADAPTERS,
     Kind(
+        "a distributed checkpoint, of which each rank wrote its part",
+        "Put it together first. torch's and accelerate's (FSDP): python -m torch.distributed.checkpoint.format_utils "
+        "dcp_to_torch FOLDER pytorch_model.bin. Paddle's: load it with paddle.distributed.load_state_dict where it was "
+        "trained, and paddle.save the model's state_dict().",
+        ("*.distcp",),
+    ),
+    Kind(
         "an exported Paddle program (paddle.jit.save)",
         f"{_ORIGINAL}the model_state.pdparams of save_pretrained, or a state_dict() of paddle.save.",
         ("*.pdmodel", "*.pdiparams", "*.pdiparams.info", "__model__", "*.nb"),

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..containers.registry import containers_of
-from ..errors import ConvertError, quoted, reading
+from ..errors import ConvertError, quoted, reading, stand_for
 from ..table.dialects import COMPANIONS, DIALECT_FILES
 from ..table.mapping import DIALECTS, Dialect
 
@@ -34,6 +34,10 @@ _LINK_TEXT, _LONGEST_LINK = re.compile(rb"\.\./\.\./blobs/([0-9a-f]{8,64})\s*"),
 #: Directory of links of our own → the snapshot that it stands for.
 _MADE: dict[Path, Path] = {}
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
+#: Files that huggingface_hub leaves at the top of its cache.
+_OF_THE_CACHE = ("version.txt", "CACHEDIR.TAG")
+#: What is in a model's folder of the cache.
+_INSIDE = ("blobs", "refs", "snapshots")
 #: Whose files are taken where a repository or a directory has several: transformers' first, which a hub is full of.
 PREFERRED: tuple[Dialect, ...] = ("torch", "paddle", "tf", "tf1")
 
@@ -51,7 +55,7 @@ def shown_name(source: str | Path) -> str | None:
     if is_hub_name(source):
         return str(source).removeprefix(PREFIX).partition("@")[0].rpartition("/")[2]
     path = Path(os.path.abspath(source))
-    cached = (path, path.parent.parent if path.parent.name == "snapshots" else path)
+    cached = (path, path.parent, path.parent.parent if path.parent.name == "snapshots" else path)
     return next((match[2] for each in cached if (match := _CACHED.fullmatch(each.name))), None)
 
 
@@ -67,7 +71,14 @@ def locate(source: str | Path) -> Path:
     if is_hub_name(source):
         return _fetch(str(source).removeprefix(PREFIX))
     path = Path(source)
+    if path.name in _INSIDE and is_cached_model(path.parent):
+        path = path.parent
     return _with_links(_snapshot_of(path)) if path.is_dir() else path
+
+
+def is_cached_model(directory: Path) -> bool:
+    """Say whether a folder is that of a model in a hub's cache."""
+    return _CACHED.fullmatch(directory.name) is not None and (directory / "snapshots").is_dir()
 
 
 def root_of(directory: Path) -> Path:
@@ -202,7 +213,8 @@ def _snapshot_of(directory: Path, revision: str = "main") -> Path:
     """
     if not (directory / "snapshots").is_dir():
         models = sorted(path for path in _listed(directory) if _CACHED.fullmatch(path.name))
-        if not models or any(path.is_file() for path in _listed(directory)):
+        others = [path for path in _listed(directory) if path.is_file() and path.name not in _OF_THE_CACHE]
+        if not models or others:
             return directory
         if len(models) > 1:
             names = ", ".join(path.name for path in models[:8])
@@ -228,6 +240,9 @@ def _with_links(snapshot: Path) -> Path:
     """Return a snapshot whose links a copy made to texts, as git and zip do, with links again; any other as it is.
 
     The links are made in a directory of their own, which is gone when the process ends.
+
+    Raises:
+        ConvertError: A link's text names a blob that was not copied.
     """
     if snapshot.parent.name != "snapshots":
         return snapshot
@@ -240,6 +255,7 @@ def _with_links(snapshot: Path) -> Path:
     atexit.register(shutil.rmtree, made.parent, ignore_errors=True)
     made.mkdir()
     _MADE[made] = snapshot
+    stand_for(made, snapshot)
     for path in _listed(snapshot):
         (made / path.name).symlink_to(texts.get(path.name, path).resolve())
     return made
@@ -251,8 +267,15 @@ def _text_link(path: Path) -> Path | None:
         return None
     with reading(path):
         match = _LINK_TEXT.fullmatch(path.read_bytes())
-    blob = None if match is None else path.parent.parent.parent / "blobs" / match[1].decode()
-    return blob if blob is not None and blob.is_file() else None
+    if match is None:
+        return None
+    blob = path.parent.parent.parent / "blobs" / match[1].decode()
+    if not blob.is_file():
+        raise ConvertError(
+            f"{path}: the text of a link to a blob of the hub's cache, which is not there",
+            f"Copy the whole folder {blob.parent.parent.name} with blobs/ in it, or fetch the model again.",
+        )
+    return blob
 
 
 def _listed(directory: Path) -> Iterable[Path]:

@@ -21,7 +21,7 @@ from ..table.recognition import detect_dialect
 from ..tensors.stored import Index, StoredTensor
 from . import foreign_files
 from .deepspeed import find_model_states, home_of, say_masters
-from .location import PREFERRED, hint_for
+from .location import PREFERRED, hint_for, is_cached_model
 from .what_lies_here import explain, newest
 from .wrappers import holds_model
 
@@ -205,6 +205,11 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
     return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
 
 
+def _has_weights(directory: Path) -> bool:
+    """Say whether a folder can be named for weights: its own, a step's of DeepSpeed, those of a model in a hub's cache."""
+    return is_cached_model(directory) or bool(_in(directory, DIALECTS)) or find_model_states(directory) is not None
+
+
 def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
     wanted: tuple[Dialect, ...] = PREFERRED if dialect is None else (dialect,)
     found = _in(directory, wanted)
@@ -215,7 +220,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         names = [each.entry(each.single) for name in wanted for each in containers_of(name)]
         looked_for = list(dict.fromkeys(names))
         if not others:
-            raise explain(directory, looked_for, lambda folder: bool(_in(folder, DIALECTS)))
+            raise explain(directory, looked_for, _has_weights)
         step = f"It holds {others[0].name}. Without --from the dialect is detected: "
         step += "`roformer-convert convert SOURCE --to …`."
         raise OtherDialectError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)

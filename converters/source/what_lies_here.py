@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError, printable, quoted
+from ..errors import ConvertError, FormatError, MisfitError, printable, quoted
 from ..json_input import read_json
 from . import foreign_files
 
 #: How far below a folder weights are looked for, and in how many folders at most.
-_DEPTH, _MOST_FOLDERS = 2, 200
+_DEPTH, _MOST_FOLDERS = 4, 200
 #: Files that are opened to see whether they are pointers.
 _MOST_LOOKED_INTO = 1000
 #: Folders or files that a message lists.
@@ -37,18 +37,20 @@ def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[P
     if pointers:
         what = f"{directory}: {_listed(pointers)} is Git LFS's pointer, not the file itself; there are no weights here"
         return ConvertError(what, "Fetch the files with `git lfs pull` in the repository, or download them themselves.")
-    kind = next(
-        (kind for kind in foreign_files.KINDS if any(foreign_files.kind_of(name) is kind for name in names)), None
-    )
-    weak = kind is None or kind in foreign_files.KINDS[foreign_files.KINDS.index(foreign_files.OPTIMIZER) :]
-    if not weak and kind is not None:
-        return _foreign(directory, kind, names)
+    told = _tell(directory, names)
+    if told is not None:
+        return told
     below = _below(directory, has_weights)
     if below:
         return _one_level_down(directory, below)
     if directory.parent.name == "snapshots" and (directory.parent.parent / "blobs").is_dir():
         what = f"{directory}: a snapshot of a hub's cache, in which there are no weights: only a part was fetched"
         return ConvertError(what, "Name the model as hub:owner/name, with the hub in reach: that fetches the rest.")
+    for folder in _folders(directory)[:_MOST_FOLDERS]:
+        told = _tell(Path(folder.path), [entry.name for entry in _entries(folder)])
+        if told is not None:
+            return told
+    kind = _kind_of(names)
     if kind is not None:
         return _foreign(directory, kind, names)
     looked = f"no RoFormer weights here; looked for {', '.join(looked_for)}"
@@ -58,6 +60,20 @@ def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[P
     return ConvertError(
         f"{directory}: {looked}; {held}", "Name the directory that holds them, or the weight file itself."
     )
+
+
+def _tell(directory: Path, names: Sequence[str]) -> ConvertError | None:
+    """Make the error for a folder whose files' names say what it is, as an optimizer's or a tokenizer's do not."""
+    kind, kinds = _kind_of(names), foreign_files.KINDS
+    if kind is None or kinds.index(kind) >= kinds.index(foreign_files.OPTIMIZER):
+        return None
+    return _foreign(directory, kind, names)
+
+
+def _kind_of(names: Sequence[str]) -> foreign_files.Kind | None:
+    """Return the kind that says most about a folder."""
+    kinds = [foreign_files.kind_of(name) for name in names]
+    return next((kind for kind in foreign_files.KINDS if kind in kinds), None)
 
 
 def newest(directory: Path, names: Sequence[str]) -> tuple[str, str]:
@@ -149,9 +165,14 @@ def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
 
 
 def _folders(directory: Path) -> list[os.DirEntry[str]]:
+    return [entry for entry in _entries(directory) if entry.is_dir(follow_symlinks=False)]
+
+
+def _entries(directory: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
+    """Return what is in a folder by name, nothing where it cannot be read."""
     try:
         with os.scandir(directory) as entries:
-            return sorted((each for each in entries if each.is_dir(follow_symlinks=False)), key=lambda each: each.name)
+            return sorted(entries, key=lambda each: each.name)
     except OSError:
         return []
 
@@ -159,6 +180,8 @@ def _folders(directory: Path) -> list[os.DirEntry[str]]:
 def _quietly(has_weights: Callable[[Path], bool], folder: Path) -> bool:
     try:
         return has_weights(folder)
+    except MisfitError:  # weights in several pieces: who names the folder is told
+        return True
     except (ConvertError, OSError):
         return False
 
