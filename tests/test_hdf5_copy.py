@@ -346,7 +346,7 @@ SAME = [
     "one chunk not written",
     "bomb",
     "keras 3",
-    "whole model",
+    "whole model of nothing",
     "no keras file",
 ]
 

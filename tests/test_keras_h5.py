@@ -221,6 +221,56 @@ def test_weights_of_no_layer_are_indexed(tmp_path: Path) -> None:
     assert keras_h5.index(tmp_path / "tf_model.h5").tensors[-1].name == "own/bias"
 
 
+KERAS_MODEL = """
+import keras, numpy as np
+model = keras.Sequential([keras.Input((4,), dtype="int32"), keras.layers.Embedding(11, 6, name="Embedding-Token"),
+    keras.layers.Dense(5, name="MLM-Dense"), keras.layers.Dense(3)])
+model.compile("adam", "mse")
+model.fit(np.ones((2, 4)), np.ones((2, 4, 3)), verbose=0)
+model.save("whole.h5")
+np.savez("values.npz", *[np.asarray(value) for value in model.get_weights()])
+"""
+
+
+def test_a_whole_model_of_keras_is_indexed_by_its_weights(tmp_path: Path) -> None:
+    pytest.importorskip("keras", reason="SKIPPED: no Keras")
+    subprocess.run([sys.executable, "-c", KERAS_MODEL], cwd=tmp_path, capture_output=True, check=True)
+    index = keras_h5.index(tmp_path / "whole.h5")
+    with np.load(tmp_path / "values.npz") as values:
+        assert [read_stored(tensor) for tensor in index.tensors] == [array.tobytes() for array in values.values()]
+    assert [tensor.shape for tensor in index.tensors] == [(11, 6), (6, 5), (5,), (5, 3), (3,)]
+    assert "Embedding-Token" in index.tensors[0].name
+    assert index.metadata["optimizer_weights"] == "the optimizer's state"
+
+
+@pytest.mark.parametrize("packed", [None, "gzip"])
+def test_a_whole_model_holds_what_its_weights_alone_do(tmp_path: Path, packed: str | None) -> None:
+    path = ROOT / "fixtures/cases/03-bert4keras-save-weights/best_model.weights"
+
+    def put(name: str, found: h5py.Group | h5py.Dataset) -> None:
+        made = (
+            inner.create_dataset(name, data=found[()], compression=packed if found.size > 1 else None)
+            if isinstance(found, h5py.Dataset)
+            else inner.require_group(name)
+        )
+        for key, value in found.attrs.items():
+            made.attrs[key] = value
+
+    with h5py.File(path) as weights, h5py.File(tmp_path / "whole.h5", "w") as whole:
+        inner = whole.create_group("model_weights")
+        weights.visititems(put)
+        for key, value in weights.attrs.items():
+            inner.attrs[key] = value
+        whole.create_group("optimizer_weights").attrs["weight_names"] = [b"Adam/iterations:0"]
+        whole.attrs["model_config"] = "{" + " " * 60_000 + "}"
+    expected, found = keras_h5.index(path), keras_h5.index(tmp_path / "whole.h5")
+    assert [(tensor.name, read_stored(tensor)) for tensor in found.tensors] == [
+        (tensor.name, read_stored(tensor)) for tensor in expected.tensors
+    ]
+    assert len(found.tensors) == 47
+    assert found.metadata["optimizer_weights"] == "the optimizer's state"
+
+
 def test_indexing_imports_neither_h5py_nor_numpy(tmp_path: Path) -> None:
     write(tmp_path / "tf_model.h5", small_weights())
     (tmp_path / "numpy.py").write_text("raise SystemExit('a module beside the checkpoint was imported')")

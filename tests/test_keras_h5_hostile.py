@@ -156,7 +156,7 @@ HOSTILE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
         "its tensors unpack to more than 64 times the file's size",
     ),
     "keras 3": (keras_3, "Keras 3 .weights.h5 file: it holds no weight names"),
-    "whole model": (whole_model, "whole Keras model"),
+    "whole model of nothing": (whole_model, "it has no layer_names"),
     "no keras file": (lambda f: f.attrs.__delitem__("layer_names"), "it has no layer_names"),
 }
 

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import pickle
 import random
+import shutil
 from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -314,3 +315,14 @@ def test_weights_under_a_name_that_somebody_made_up_are_found(tmp_path: Path, na
     (tmp_path / "ckpt" / "pytorch_model.bin").rename(tmp_path / "ckpt" / name)
     (tmp_path / "ckpt" / "model_notes").write_text("no weights")
     assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+
+
+@pytest.mark.parametrize("name", ["model_epoch3.hdf5", "best.model", "run"])
+def test_weights_of_any_names_are_found_under_a_name_that_somebody_made_up(tmp_path: Path, name: str) -> None:
+    """The names in the file are Keras's layers', by which no RoFormer is known before they are respelled."""
+    source = Path(__file__).parents[1] / "fixtures/cases/03-bert4keras-save-weights"
+    (tmp_path / "ckpt").mkdir()
+    shutil.copy(source / "best_model.weights", tmp_path / "ckpt" / name)
+    shutil.copy(source / "bert_config.json", tmp_path / "ckpt")
+    (tmp_path / "ckpt" / "args.pkl").write_bytes(pickle.dumps({"rate": 0.1}, 4))
+    assert same_bits(read_all(tmp_path / "ckpt"), read_all(source)) == []

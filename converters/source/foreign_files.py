@@ -81,7 +81,13 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "a program exported for one runtime",
         f"{_ORIGINAL}the weights that the model was trained as.",
-        ("*.engine", "*.trt", "*.mlmodel", "*.mlpackage", "*.torchscript", "*.ptl", "*.mar", "*.keras"),
+        ("*.engine", "*.trt", "*.mlmodel", "*.mlpackage", "*.torchscript", "*.ptl", "*.mar"),
+    ),
+    Kind(
+        "a whole Keras 3 model",
+        "Its weights have no names. Load it with Keras where it was made, and save the weights alone: tf_model.h5 of "
+        "save_pretrained, or what bert4keras' save_weights writes with a name ending in .h5.",
+        ("*.keras",),
     ),
     Kind(
         "weights for llama.cpp",

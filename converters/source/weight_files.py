@@ -200,13 +200,13 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
         named = [path for path in sorted(directory.iterdir()) if path.is_file()]
         named = [path for path in named if not foreign_files.is_training_state(path.name)]
         held = [path for path in named[:_MOST_SNIFFED] if sniff(path) is not None]
-        return [path for path in held if _MADE_UP.search(path.name) or _holds_model(path)]
+        found = [path for path in held if _MADE_UP.search(path.name) or _holds_tensors(path)]
     models = [path for path in found if len(found) > 1 and _holds_model(path)]
     return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
 
 
 def _has_weights(directory: Path) -> bool:
-    """Say whether a folder can be named for weights: its own, a step's of DeepSpeed, those of a model in a hub's cache."""
+    """Say whether a folder can be named for weights: with its own, with DeepSpeed's, a model's of a hub's cache."""
     return is_cached_model(directory) or bool(_in(directory, DIALECTS)) or find_model_states(directory) is not None
 
 
@@ -277,6 +277,14 @@ def _holds_model(path: Path) -> bool:
     try:
         weights = _of_file(path, None)
         return holds_model((tensor.name for tensor in index(weights).tensors), weights.dialects)
+    except ConvertError:
+        return False
+
+
+def _holds_tensors(path: Path) -> bool:
+    """Say whether a file has tensors in it, whosever they are."""
+    try:
+        return bool(index(_of_file(path, None)).tensors)
     except ConvertError:
         return False
 

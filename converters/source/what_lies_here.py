@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ConvertError, FormatError, MisfitError, printable, quoted
@@ -46,10 +46,11 @@ def explain(directory: Path, looked_for: Sequence[str], has_weights: Callable[[P
     if directory.parent.name == "snapshots" and (directory.parent.parent / "blobs").is_dir():
         what = f"{directory}: a snapshot of a hub's cache, in which there are no weights: only a part was fetched"
         return ConvertError(what, "Name the model as hub:owner/name, with the hub in reach: that fetches the rest.")
-    for folder in _folders(directory)[:_MOST_FOLDERS]:
-        told = _tell(Path(folder.path), [entry.name for entry in _entries(folder)])
-        if told is not None:
-            return told
+    for level in _levels(directory):
+        for folder in level:
+            told = _tell(folder, [entry.name for entry in _entries(folder)])
+            if told is not None:
+                return told
     kind = _kind_of(names)
     if kind is not None:
         return _foreign(directory, kind, names)
@@ -151,16 +152,21 @@ def _one_level_down(directory: Path, below: Sequence[str]) -> ConvertError:
     return ConvertError(what, f"Name one, for example {directory / printable(name)}{why}.")
 
 
-def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
-    """Return the folders below that have weights, those at one depth: in the nearest ones nothing is looked for."""
+def _levels(directory: Path) -> Iterator[list[Path]]:
+    """Give the folders below one, level by level."""
     level, seen = [directory], 0
     for _ in range(_DEPTH):
-        folders = [Path(entry.path) for folder in level for entry in _folders(folder)][: _MOST_FOLDERS - seen]
-        seen += len(folders)
-        found = [folder for folder in folders if _quietly(has_weights, folder)]
+        level = [Path(entry.path) for folder in level for entry in _folders(folder)][: _MOST_FOLDERS - seen]
+        seen += len(level)
+        yield level
+
+
+def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
+    """Return the folders below that have weights, those at one depth: in the nearest ones nothing is looked for."""
+    for level in _levels(directory):
+        found = [folder.relative_to(directory).as_posix() for folder in level if _quietly(has_weights, folder)]
         if found:
-            return [folder.relative_to(directory).as_posix() for folder in found]
-        level = folders
+            return found
     return []
 
 

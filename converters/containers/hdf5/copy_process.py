@@ -29,7 +29,7 @@ from ...errors import quoted
 from .copying import REFUSED, seconds_allowed
 from .datatypes import DATATYPES
 from .file import DAMAGED
-from .keras_h5_layout import ATTRIBUTE_LIMIT, TOP_LEVEL
+from .keras_h5_layout import ATTRIBUTE_LIMIT, OPTIMIZER, TOP_LEVEL, WHOLE_MODEL
 
 #: Bytes of address space. h5py and numpy take 0.2 GB of it, and a chunk of a dataset must fit in the rest twice.
 MEMORY = 1 << 30
@@ -113,7 +113,7 @@ class _Copy:
         most: Bytes that all datasets may have together.
     """
 
-    def __init__(self, old: h5py.File, new: h5py.File, most: int) -> None:
+    def __init__(self, old: h5py.Group, new: h5py.File, most: int) -> None:
         self._old, self._new, self._most = old, new, most
         #: Address of a dataset in the old file → its path in the new one.
         self._copied: dict[int, str] = {}
@@ -125,6 +125,13 @@ class _Copy:
             if isinstance(value, str | bytes):
                 self._new.attrs[key] = value
         layers = self._copy_names(self._old, self._new, "layer_names")
+        if layers is None and isinstance(self._old.get(WHOLE_MODEL, getlink=True), h5py.HardLink):
+            inner = self._old[WHOLE_MODEL]
+            layers = self._copy_names(inner, self._new, "layer_names") if isinstance(inner, h5py.Group) else None
+            if layers is not None:
+                if OPTIMIZER in self._old:
+                    self._new.create_group(OPTIMIZER)
+                self._old = inner
         if layers is None:
             for name in itertools.islice(self._old.id, _MOST_NAMES):
                 self._new.create_group(name)

@@ -3,8 +3,9 @@
 A weight lies at ``<layer>/<weight name>``; the root's ``layer_names`` and each layer's ``weight_names`` list them. A
 weight name ends in ``:0``. What it starts with is one and the same in files of transformers, the model's own prefix
 (``tf_ro_former_for_masked_lm_1/``), which readers ignore; in those of models that are made of layers, as bert4keras',
-it is the layer (``Embedding-Token/``). Keras writes payloads contiguous and uncompressed, so that the index gives
-extents and the engine copies them.
+it is the layer (``Embedding-Token/``). ``model.save`` writes the same a group deeper, beside the model's program and
+the optimizer's state, which are not looked at. Keras writes payloads contiguous and uncompressed, so that the index
+gives extents and the engine copies them.
 Keras stores weights that two layers share under each of them: we write hard links instead.
 
 A file as Keras writes it is read by our own reader of HDF5 (:mod:`.file` and its neighbours). Of any other form of
@@ -31,7 +32,7 @@ from .datasets import Dataset, is_dataset, read_dataset
 from .file import Hdf5File, UnfamiliarError, open_content, open_file
 from .groups import Link, is_group, read_links
 from .headers import Header, read_header
-from .keras_h5_layout import TOP_LEVEL, lay_out
+from .keras_h5_layout import OPTIMIZER, TOP_LEVEL, WHOLE_MODEL, lay_out
 
 __all__ = ["index", "lay_out"]
 
@@ -40,10 +41,6 @@ KERAS_3 = (
     "this is a Keras 3 .weights.h5 file: it holds no weight names, only attribute paths and positions of the class "
     "that wrote it, so nothing in it says which tensor is which",
     "Load it with the class that wrote it and save that model as transformers 4 does (save_pretrained: tf_model.h5).",
-)
-WHOLE_MODEL = (
-    "this is a whole Keras model (weights under model_weights/), not a weight file as transformers wrote it",
-    "Load it with Keras and save its weights alone (save_pretrained, or model.save_weights with a name ending in .h5).",
 )
 NO_KERAS = (
     "not a Keras weight file: it has no layer_names",
@@ -54,7 +51,6 @@ OTHER_FILES = {
     "_layer_checkpoint_dependencies": KERAS_3,
     "layers": KERAS_3,
     "vars": KERAS_3,
-    "model_weights": WHOLE_MODEL,
 }
 
 
@@ -109,6 +105,13 @@ class WeightFile:
         self._root = self._header(root)
         if not is_group(self._root):
             raise file.broken("the superblock's root is not a group", root)
+        #: The group that lists the layers: the root, or in a whole model the one of its weights.
+        self._top = self._root
+        self._layers = self._names(self._described(self._root), "layer_names")
+        if self._layers is None and self._has(self._root, WHOLE_MODEL):
+            self._top = self._follow(self._root, WHOLE_MODEL, "group")
+            if is_group(self._top):
+                self._layers = self._names(self._described(self._top), "layer_names")
 
     def weights(self) -> Iterator[tuple[str, str, str, Header]]:
         """Give (model or layer with ``/``, name without it and ``:0``, path, object) in the file's own order.
@@ -116,16 +119,16 @@ class WeightFile:
         Raises:
             FormatError: The file is not a Keras weight file, or a name is not a path to an object in it.
         """
-        layers = self._names(self._described(self._root), "layer_names")
+        layers = None if self._layers is None else list(self._layers)
         if layers is None:
             words = (answer for name, answer in OTHER_FILES.items() if self._has(self._root, name))
             what, next_step = next(words, NO_KERAS)
             raise self._file.broken(what, next_step=next_step)
-        if TOP_LEVEL not in layers and self._has(self._root, TOP_LEVEL):
+        if TOP_LEVEL not in layers and self._has(self._top, TOP_LEVEL):
             layers.append(TOP_LEVEL)
         self._refuse_repeats(layers, "layer_names")
         for layer in layers:
-            here = self._follow(self._root, layer, "layer")
+            here = self._follow(self._top, layer, "layer")
             if is_dataset(here):
                 yield "", self._checked(layer, layer), layer, here
                 continue
@@ -144,10 +147,11 @@ class WeightFile:
                 yield first, self._checked(name, f"{layer}/{weight}"), f"{layer}/{weight}", header
 
     def metadata(self) -> dict[str, str]:
-        """Return what Keras wrote about itself."""
+        """Return what Keras wrote about itself, and what lies beside the weights of a whole model."""
         attributes = self._described(self._root)
         keys = [key for key in ("backend", "keras_version") if key in attributes]
-        return {key: "".join(attributes.texts(key, 0)) for key in keys}
+        said = {OPTIMIZER: "the optimizer's state"} if self._has(self._root, OPTIMIZER) else {}
+        return {key: "".join(attributes.texts(key, 0)) for key in keys} | said
 
     # Each of these is read once, by its header's address: no structure may be claimed twice.
 

@@ -31,6 +31,8 @@ ATTRIBUTE_LIMIT = 64512
 KERAS_VERSION = "2.21.0"
 #: A model's own weights, not of any layer; transformers' models have none, and Keras writes the group all the same.
 TOP_LEVEL = "top_level_model_weights"
+#: Where ``model.save`` keeps what ``save_weights`` writes into the root, and the optimizer's state beside it.
+WHOLE_MODEL, OPTIMIZER = "model_weights", "optimizer_weights"
 
 #: Payloads start at a multiple of this many bytes, a cache line: a reader that maps the file finds every element
 #: aligned, and so does vector code. HDF5 itself wants nothing.
