@@ -16,7 +16,7 @@ import pytest
 from random_checkpoints import read_all, same_bits, write_random
 from safetensors.numpy import save_file
 
-from roformer_convert.converters import ConvertError, MisfitError, convert
+from roformer_convert.converters import ConvertError, ConvertOptions, MisfitError, convert
 from roformer_convert.converters.inspection import inspect
 
 CASES = Path(__file__).parents[1] / "fixtures" / "cases"
@@ -203,6 +203,20 @@ def test_what_no_weights_one_level_down_are_is_said(tmp_path: Path, name: str, w
     path.write_bytes(b"")
     (tmp_path / "run" / "config.json").write_text("{}")
     assert f"{path.parent}: no weights here, but {words}" in refused(tmp_path / "run")
+
+
+def test_a_saved_models_variables_are_named_and_read(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "tf1", "masked-lm")
+    (tmp_path / "saved" / "variables").mkdir(parents=True)
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
+    for path in (tmp_path / "ckpt").glob("bert_model.ckpt.*"):
+        path.rename(tmp_path / "saved" / "variables" / path.name.replace("bert_model.ckpt", "variables"))
+    error = refused(tmp_path / "saved")
+    prefix = tmp_path / "saved" / "variables" / "variables"
+    assert f"{prefix} with --config FILE" in error
+    config = tmp_path / "ckpt" / "bert_config.json"
+    report = convert(prefix, tmp_path / "out", to="torch", options=ConvertOptions(config=config))
+    assert same_bits(read_all(report.target), tensors) == []
 
 
 def test_weights_two_levels_down_are_named(tmp_path: Path) -> None:

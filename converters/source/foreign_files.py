@@ -36,6 +36,11 @@ ADAPTERS = Kind(
     "Merge them into it first.",
     ("adapter_model.*", "adapter_config.json", "lora_model_state*.pdparams", "lora_config.json", "prefix_config.json"),
 )
+SAVED_MODEL = Kind(
+    "a TensorFlow SavedModel or frozen graph",
+    f"{_ORIGINAL}the tf_model.h5 of save_pretrained, or the .ckpt files of training.",
+    ("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "*.pb", "*.tflite"),
+)
 OPTIMIZER = Kind(
     "the state of an optimizer or of a training run",
     "The model is another file of the same run: pytorch_model.bin, model.safetensors or model_state.pdparams.",
@@ -68,11 +73,7 @@ KINDS: tuple[Kind, ...] = (
         f"{_ORIGINAL}pytorch_model.bin or model.safetensors of save_pretrained.",
         ("*.onnx", "*.onnx.data", "*.onnx_data", "*.ort"),
     ),
-    Kind(
-        "a TensorFlow SavedModel or frozen graph",
-        f"{_ORIGINAL}the tf_model.h5 of save_pretrained, or the .ckpt files of training.",
-        ("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "*.pb", "*.tflite"),
-    ),
+    SAVED_MODEL,
     Kind(
         "a program exported for OpenVINO",
         f"{_ORIGINAL}pytorch_model.bin or model.safetensors of save_pretrained.",

@@ -124,7 +124,13 @@ def _stated(text: str) -> str:
 def _foreign(directory: Path, kind: foreign_files.Kind, names: Sequence[str]) -> ConvertError:
     these = [name for name in names if foreign_files.kind_of(name) is kind]
     what = f"{directory}: no weights here, but {kind.what}: {_listed(these)}"
-    return ConvertError(what, merging(directory) if kind is foreign_files.ADAPTERS else kind.step)
+    step = merging(directory) if kind is foreign_files.ADAPTERS else kind.step
+    if kind is foreign_files.SAVED_MODEL and (directory / "variables" / "variables.index").is_file():
+        step += (
+            "\n  If that is lost: its variables are a TF2 checkpoint, which is read where they kept their names: "
+            f"{directory}/variables/variables with --config FILE."
+        )
+    return ConvertError(what, step)
 
 
 def merging(directory: Path) -> str:
