@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from .choices import NameChoice
 from .command_group import OnePath, echo, end_once, hold_signals
 from .converters.amounts import amount
 from .converters.containers.registry import all_containers, containers_of
 from .converters.conversion import ConvertOptions, Watcher, convert
 from .converters.errors import ConvertError, OtherDialectError, fold_key, fold_names, printable
 from .converters.json_output import render_json
+from .converters.name_choice import NameChoice
 from .converters.rendering import MANY_ROWS, table
 from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
 from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_parts_of
+from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM_BERT_TOO, SET, parts_options, take_parts_of
 
 if TYPE_CHECKING:
     from .converters.conversion import ConversionReport
@@ -100,11 +101,7 @@ def _options(function: Function, to: str = "TO") -> Function:
             is_flag=True,
             help="Leave the rotary table out of torch and tf files: they then load with any max_position_embeddings.",
         ),
-        click.option(
-            "--follow-links",
-            is_flag=True,
-            help="Copy tokenizer files and licences, too, that are links out of SOURCE.",
-        ),
+        FOLLOW_LINKS,
         click.option("--any-vocab", is_flag=True, help="Accept a vocab.txt of another length than vocab_size."),
         click.option(
             "--dry-run",
@@ -159,7 +156,9 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     settings = parse_settings(given.pop("settings"))
     adam = _adam(given.pop("adam"), given)
     # click.Choice and the command's name have checked the dialects
+    begin = given.pop("begin", None)
     dialect, parts = take_parts_of(dialect, given)
+    parts = replace(parts, bert=True) if begin == "bert" else parts
     given |= {"set": settings, "parts": parts, "adam": adam, "verify": verify, "positions": positions}
     options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
@@ -198,7 +197,7 @@ def _right_direction(source: Path, to: str, options: ConvertOptions) -> str:
     """Say which command converts what is of another dialect than was said."""
     from .converters.source.identification import identify
 
-    path = shlex.quote(str(source))
+    path = shlex.quote(str(source)) + " --from bert" * options.parts.bert
     command = f"roformer-convert convert {path} --to {to}"
     try:
         found = identify(source, config=options.config, set=options.set, model_class=options.model_class).dialect
@@ -350,6 +349,12 @@ def convert_command(source: Path, to: str, dialect: str | None, **options: Any) 
     _run(source, to, dialect, options)
 
 
+#: A direction's name says the dialect; what is left to say is that the files are a BERT's.
+_BEGIN = click.option(
+    "--from", "begin", type=NameChoice(["bert"]), help="The files are a BERT's, with which a RoFormer is to begin."
+)
+
+
 def _direction(dialect: Dialect, to: Dialect) -> click.Command:
     def run(source: Path, **options: Any) -> None:
         _run(source, to, dialect, options)
@@ -371,7 +376,7 @@ def _direction(dialect: Dialect, to: Dialect) -> click.Command:
         help=text,
         short_help=f"{DIALECT_FILES[dialect].software} → {DIALECT_FILES[to].software}",
         hidden="tf1" in (dialect, to),
-    )(_options(run, to))
+    )(_BEGIN(_options(run, to)))
 
 
 _PAIRS = {"2".join(pair): pair for pair in permutations(DIALECTS, 2)}

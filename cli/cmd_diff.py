@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .choices import NameChoice
 from .command_group import echo
 from .converters.errors import fold_names
 from .converters.json_output import render_json
+from .converters.name_choice import NameChoice
 from .converters.rendering import MANY_ROWS, table
 from .converters.table.mapping import CLASSES, DIALECTS
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .choices import NameChoice
 from .command_group import OnePath, echo
 from .converters.amounts import amount
 from .converters.json_output import render_json
+from .converters.name_choice import NameChoice
 from .device_option import DEVICE
-from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
+from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
     from .models.export import Export
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @SET
 @CLASS
 @parts_options
+@FOLLOW_LINKS
 @click.option("--no-trial", is_flag=True, help="Do not run the result and compare its logits with the model's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
@@ -61,6 +62,7 @@ def export_command(
     config: Path | None,
     settings: tuple[str, ...],
     model_class: str | None,
+    follow_links: bool,
     no_trial: bool,
     as_json: bool,
     quiet: bool,
@@ -100,6 +102,7 @@ def export_command(
         set=parse_settings(settings),
         model_class=model_class,
         parts=take_parts(given),
+        follow_links=follow_links,
         trial=not no_trial,
         device=device,
         report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .choices import NameChoice
+from .converters.name_choice import NameChoice
 from .converters.source.renaming import Parts
 from .converters.table.mapping import CLASSES, DIALECTS
 
@@ -38,6 +38,11 @@ CLASS = click.option(
     "model_class",
     type=NameChoice(CLASSES),
     help="The model's class, where no file says it; overrules the configuration.",
+)
+FOLLOW_LINKS = click.option(
+    "--follow-links",
+    is_flag=True,
+    help="Copy tokenizer files and licences, too, that are links out of their directory.",
 )
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .choices import NameChoice
 from .command_group import echo
 from .converters.json_output import render_json
+from .converters.name_choice import NameChoice
 from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 

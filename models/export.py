@@ -148,6 +148,7 @@ def export(
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
     parts: Parts = ALL,
+    follow_links: bool = False,
     trial: bool = True,
     device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
@@ -170,6 +171,7 @@ def export(
         set: Field of the configuration → value, whatever its file says.
         model_class: Name of the checkpoint's class, where no file says it.
         parts: Which tensors of its files are meant.
+        follow_links: Copy tokenizer files that are links out of the directory, too.
         trial: Run the export in its runtime and compare it with the model.
         device: Where both run then. The export is the same from everywhere.
         report: Called with a line on what happens, for ``--verbose``.
@@ -190,10 +192,11 @@ def export(
         exported = served(checkpoint.kind)
         limits = supported(with_limit(checkpoint.config, extend_to))
         pooler = pools(exported) and "pooler.weight" in checkpoint
-        read_from, companions = checkpoint.directory, checkpoint.companions
+        found = checkpoint.found.with_links_followed() if follow_links else checkpoint.found
+        read_from, companions = checkpoint.directory, found.companions
         widths = checkpoint.dtypes()
         room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
-        notes = [*assumptions(checkpoint), *checkpoint.found.stray_notes]
+        notes = [*assumptions(checkpoint), *found.stray_notes]
     options |= {"extend_to": extend_to, "parts": asdict(parts)}
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)

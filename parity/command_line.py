@@ -15,6 +15,7 @@ import click
 
 from ..converters.errors import ConvertError, printable, printable_lines
 from ..converters.json_output import render_json
+from ..converters.name_choice import NameChoice
 from ..converters.other_names import did_you_mean, usual_name
 from ..converters.source.renaming import ALL, Parts
 from ..converters.table.field_values import parse_settings
@@ -60,7 +61,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 @click.option(
     "--class",
     "model_class",
-    type=click.Choice(list(CLASSES)),
+    type=NameChoice(CLASSES),
     help="What every DIR is, where its files do not say it: names alone do not tell some heads apart.",
 )
 @click.option("--prefix", metavar="P", help="The model is what begins with P in every DIR's file.")

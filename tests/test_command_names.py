@@ -87,6 +87,17 @@ def test_the_other_names_reach_the_commands(tmp_path: Path) -> None:
     done = run("pytorch2paddle", tmp_path / "ckpt-torch")
     assert done.exit_code == 0, done.output
     assert (tmp_path / "ckpt-torch-paddle").is_dir()
+    done = run("parity", tmp_path / "ckpt", "--class", "RoFormerForPreTraining", "--conversions", "only")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_direction_begins_a_roformer_with_a_bert_where_it_is_said(tmp_path: Path) -> None:
+    source = Path(__file__).parents[1] / "fixtures/cases/10-bert-to-roformer"
+    done = run("torch2paddle", source, "--from", "bert", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "it must be trained before it is of use" in done.output
+    other = run("paddle2torch", source, "--from", "bert", "-o", tmp_path / "no")
+    assert f"torch2paddle {source} --from bert" in str(other.exception)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +112,8 @@ def test_the_other_names_reach_the_commands(tmp_path: Path) -> None:
         (["xyzzy"], "No such command 'xyzzy'."),
         (["convert", "x", "--to", "trch"], "Did you mean 'torch'?"),
         (["inspect", "x", "--class", "masked"], "Did you mean 'masked-lm'?"),
+        (["parity", "x", "--class", "masked"], "Did you mean 'masked-lm'?"),
+        (["torch2paddle", "x", "--from", "brt"], "'brt' is not 'bert'. Did you mean 'bert'?"),
         (["paddle2torch", "x", "--dtype", "flaot16"], "Did you mean 'float16'?"),
         (["parity", "x", "--frameworks", "paddle,pytroch"], "Did you mean 'torch'?"),
         (["paddle2torch", "x", "my out"], "('my out'). The output is named with -o: -o 'my out'"),

@@ -390,6 +390,24 @@ def test_a_conversion_does_not_replace_an_export(checkpoint: Path, no_framework:
         convert(checkpoint, target, to="paddle", options=ConvertOptions(force=True))
 
 
+def test_a_tokenizer_file_that_is_a_link_out_of_the_directory_is_copied_when_it_is_said(
+    checkpoint: Path, tmp_path: Path, no_framework: None
+) -> None:
+    words = "\n".join("w" * (n + 1) for n in range(CONFIG.vocab_size)) + "\n"
+    (tmp_path / "elsewhere.txt").write_text(words)
+    (checkpoint / "vocab.txt").unlink(missing_ok=True)
+    (checkpoint / "vocab.txt").symlink_to(tmp_path / "elsewhere.txt")
+    left = export(checkpoint, tmp_path / "one", to="onnx")
+    assert not (left.target / "vocab.txt").exists()
+    assert any("--follow-links copies it" in note for note in left.notes)
+    done = CliRunner().invoke(
+        export_command, [str(checkpoint), "-o", str(tmp_path / "two"), "--to", "onnx", "--follow-links"]
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "two" / "vocab.txt").read_text() == words
+    assert "link" not in done.output
+
+
 def test_output_in_the_source_is_refused(checkpoint: Path) -> None:
     with pytest.raises(ConvertError, match="inside the source"):
         export(checkpoint, checkpoint / "served", to="savedmodel")

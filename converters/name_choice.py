@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .converters.other_names import did_you_mean, usual_name
+from .other_names import did_you_mean, usual_name
 
 if TYPE_CHECKING:
     _Choice = click.Choice[str]
