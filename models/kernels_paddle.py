@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
+from .packing_choice import Way
 from .start_paddle import paddle
 
 Tensor = paddle.Tensor
@@ -229,15 +230,33 @@ def find(place: Place, dtype: str, *sizes: int, dropping: bool = False) -> Calla
         sizes: Attention and rotation: heads and head size. The norm: its width. A projection: inputs and outputs.
         dropping: Whether it will drop elements.
     """
-    if _pretended:
-        device, fast, heard = _pretended[-1]
-        if fast and (found := candidates(device, place, dtype)):
-            heard(found[0], dtype)
+    kernel = _ready(place, dtype, sizes, dropping)
+    if kernel is not None and _pretended:
+        _pretended[-1][2](kernel, dtype)
         return None
+    return None if kernel is None else kernel.run
+
+
+def packed_way(place: Place | None, dtype: str, *sizes: int) -> Way:
+    """Say how a packed batch is attended on the current device, where nothing is dropped.
+
+    Args:
+        place: What a kernel would stand in for; None where none could.
+        dtype: Name of the type that it would compute in.
+        sizes: Heads and head size.
+    """
+    if on_cpu():
+        return "rows"
+    return "batch" if place is None or _ready(place, dtype, sizes, False) is None else "kernel"
+
+
+def _ready(place: Place, dtype: str, sizes: tuple[int, ...], dropping: bool) -> Kernel | None:
+    if _pretended:
+        device, fast, _ = _pretended[-1]
+        return next(iter(candidates(device, place, dtype)), None) if fast else None
     if not _chosen or not paddle.in_dynamic_mode():
         return None
-    kernel = _chosen.get((current_device(), place, dtype, sizes, dropping))
-    return None if kernel is None else kernel.run
+    return _chosen.get((current_device(), place, dtype, sizes, dropping))
 
 
 def product_type(x: Tensor) -> str:

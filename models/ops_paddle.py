@@ -22,9 +22,10 @@ from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
 from .devices import NO_TF32, DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
-from .kernels_paddle import Place, find, on_cpu, product_type
+from .kernels_paddle import Place, find, on_cpu, packed_way, product_type
 from .layout import Layout
 from .packing import packed_positions, require_inside
+from .packing_choice import how_to_batch
 from .start_paddle import paddle
 from .start_paddle import recompute as paddle_recompute
 
@@ -81,6 +82,11 @@ def inference() -> AbstractContextManager[Any]:
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
     return paddle.to_tensor(values)
+
+
+def on_host(values: NDArray[Any]) -> Tensor:
+    """Make a tensor of an array that stays where its values can be looked at without waiting for a device."""
+    return paddle.to_tensor(values, place=paddle.CPUPlace())
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -168,8 +174,12 @@ def key_mask(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) 
         like: Names the type.
         order: (B or 1, T): a key is hidden from queries whose number is lower; None where order hides nothing.
     """
-    hidden = attention_mask.astype("bool").logical_not()[:, None, None, :]
+    hidden = _here(attention_mask).astype("bool").logical_not()[:, None, None, :]
     return (hidden if order is None else hidden | _later(order)).astype(like.dtype) * MASKED
+
+
+def _here(x: Tensor) -> Tensor:
+    return to_tensor(x.numpy()) if at_hand(x) and not on_cpu() else x
 
 
 def _later(order: Tensor) -> Tensor:
@@ -187,6 +197,22 @@ def packed_mask(
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
     # a CPU needs none; a GPU's is made of the slots, for attention_mask may have stayed on the host
     return None if on_cpu() else key_mask((slots < tokens.shape[0]).reshape(shape), like, order)
+
+
+def worth_packing(like: Tensor, config: RoFormerConfig, real: int, slots: int) -> bool:
+    """Say whether a batch is computed faster packed than padded.
+
+    Args:
+        like: One of the model's weights: it names the device and the type.
+        config: Its configuration.
+        real: Tokens that are not masked.
+        slots: Tokens with the masked ones, B * T.
+    """
+    place: Place | None = None
+    if config.attention != "unilm":
+        place = "causal_attention" if config.attention == "causal" else "attention"
+    way = packed_way(place, product_type(like), config.num_attention_heads, config.head_size)
+    return how_to_batch("cpu" if on_cpu() else "gpu", way, real, slots) == "packed"
 
 
 def causal_mask(columns: int, like: Tensor) -> Tensor | None:
@@ -245,7 +271,7 @@ def take(x: Tensor, positions: Any, layout: Layout) -> Tensor:
     positions = positions.reshape([-1])
     if at_hand(positions):
         require_inside(positions.numpy(), layout.rows * layout.columns)
-    return paddle.gather(x, positions)
+    return paddle.gather(x, _here(positions))
 
 
 def turns_of_rows(table: Tensor, rows: int, columns: int, heads: int) -> Tensor:

@@ -24,6 +24,7 @@ from .devices import DeviceError, DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
 from .layout import Layout
 from .packing import packed_positions, require_inside
+from .packing_choice import how_to_batch
 from .tf_module import Module
 
 __all__ = ["Module"]
@@ -81,6 +82,12 @@ def inference() -> AbstractContextManager[Any]:
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
     return tf.constant(values)
+
+
+def on_host(values: NDArray[Any]) -> Tensor:
+    """Make a tensor of an array that stays where its values can be looked at without waiting for a device."""
+    with tf.device("CPU:0"):
+        return tf.constant(values)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -181,6 +188,18 @@ def packed_mask(
 ) -> Tensor | None:
     """Return the mask of a packed batch of a ``shape`` (B, T) where :func:`attend` needs one beside the lengths."""
     return key_mask(tf.reshape(slots < tokens.shape[0], shape), like, order)
+
+
+def worth_packing(like: Tensor, config: RoFormerConfig, real: int, slots: int) -> bool:
+    """Say whether a batch is computed faster packed than padded.
+
+    Args:
+        like: One of the model's weights: it names the device and the type.
+        config: Its configuration.
+        real: Tokens that are not masked.
+        slots: Tokens with the masked ones, B * T.
+    """
+    return how_to_batch("cpu" if at_hand(like) else "gpu", "batch", real, slots) == "packed"
 
 
 def causal_mask(columns: int, like: Tensor) -> Tensor | None:

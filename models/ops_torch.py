@@ -24,9 +24,10 @@ from .config import MASKED, RoFormerConfig, check_length
 from .devices import DeviceName, require_gpu
 from .frameworks import FRAMEWORKS
 from .kernel_choice_torch import find
-from .kernels_torch import device_of, packed_way, send
+from .kernels_torch import Place, device_of, packed_way, send
 from .layout import Layout
 from .packing import packed_positions, require_inside
+from .packing_choice import how_to_batch
 
 __all__ = ["Parameter", "Tensor"]
 
@@ -82,6 +83,11 @@ def inference() -> AbstractContextManager[Any]:
 def to_tensor(values: NDArray[Any], like: Tensor | None = None) -> Tensor:
     """Put an array where ``like`` is, or where this process computes."""
     return send(torch.from_numpy(values), _device if like is None else like.device)
+
+
+def on_host(values: NDArray[Any]) -> Tensor:
+    """Make a tensor of an array that stays where its values can be looked at without waiting for a device."""
+    return torch.from_numpy(values)
 
 
 def as_numpy(x: Tensor) -> NDArray[Any]:
@@ -199,6 +205,23 @@ def packed_mask(
     # made of the slots, for attention_mask may have stayed on the host; small beside the batch, whoever needs it
     rows = packed_way(device_of(like), kernel=False) == "rows"
     return None if rows else key_mask((slots < tokens.shape[0]).reshape(shape), like, order)
+
+
+def worth_packing(like: Tensor, config: RoFormerConfig, real: int, slots: int) -> bool:
+    """Say whether a batch is computed faster packed than padded.
+
+    Args:
+        like: One of the model's weights: it names the device and the type.
+        config: Its configuration.
+        real: Tokens that are not masked.
+        slots: Tokens with the masked ones, B * T.
+    """
+    kernel = None
+    if config.attention != "unilm":
+        place: Place = "causal_attention" if config.attention == "causal" else "attention"
+        kernel = find(place, like, config.num_attention_heads, config.head_size)
+    device = device_of(like)
+    return how_to_batch(device.kind, packed_way(device, kernel is not None), real, slots) == "packed"
 
 
 def causal_mask(columns: int, like: Tensor) -> Tensor | None:

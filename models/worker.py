@@ -143,19 +143,32 @@ class Worker:
         return found
 
     def compute(self, batch: Batch, positions: Int64 | None = None, packed: bool = True) -> list[NDArray[Any] | Any]:
-        """Run the model: each of its outputs as a numpy array, or None."""
-        tensor, array = self.ops.to_tensor, self.ops.as_numpy
-        chosen = {} if positions is None else {"positions": tensor(positions)}
-        with self.ops.inference():
+        """Run the model: each of its outputs as a numpy array, or None.
+
+        Args:
+            batch: The batch.
+            positions: (K,) where the result is wanted alone, in the batch read row by row.
+            packed: Whether the batch may be packed, where that is faster.
+        """
+        ops, config = self.ops, self.model.config
+        if packed:
+            real, slots = int(batch.real.sum()), batch.real.size
+            packed = ops.worth_packing(self.model.embeddings.word.weight, config, real, slots)
+        with ops.inference():
             outputs = self.model(
-                tensor(batch.ids),
-                token_type_ids=tensor(batch.types),
-                attention_mask=tensor(batch.real),
+                ops.to_tensor(batch.ids),
+                token_type_ids=ops.to_tensor(batch.types),
+                attention_mask=ops.on_host(batch.real),
                 packed=packed,
-                **chosen,
+                **({} if positions is None else {"positions": ops.on_host(positions)}),
             )
             several = outputs if isinstance(outputs, tuple) else (outputs,)
-            return [None if output is None else array(output) for output in several]
+            return [None if output is None else self.array(output) for output in several]
+
+    def array(self, output: Any) -> NDArray[Any]:
+        """Return an output's values on the host."""
+        found: NDArray[Any] = self.ops.as_numpy(output)
+        return found
 
 
 def padded(rows: list[Json], pad_id: int) -> Batch:

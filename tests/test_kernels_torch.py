@@ -25,6 +25,7 @@ from roformer_convert.models.config import ModelError, RoFormerConfig
 from roformer_convert.models.kernel_trials_torch import Need, attempt, attend_rows
 from roformer_convert.models.kernels_torch import KERNELS, Device, Kernel, candidates, packed_way, pretending
 from roformer_convert.models.layout import Layout
+from roformer_convert.models.ops_torch import worth_packing
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 
 CPU = Device("cpu", "cpu")
@@ -283,6 +284,28 @@ def test_no_kernel_is_asked_where_none_knows_the_order_or_drops(monkeypatch: pyt
         dropping = RoFormerForMaskedLM(replace(CONFIG, attention_probs_dropout_prob=0.5), dtype="float32").train()
         dropping(**inputs(), packed=True)
     assert not choice.verdicts
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "attention", "worth"),
+    [
+        (CPU, "float32", "bidirectional", True),
+        (H200, "float32", "bidirectional", True),
+        (H200, "float32", "causal", True),
+        (H200, "float32", "unilm", False),
+        (H200, "float64", "bidirectional", False),
+        (V100, "float32", "bidirectional", False),
+        (MPS, "float32", "bidirectional", False),
+    ],
+)
+def test_little_padding_is_worth_packing_where_a_kernel_attends_the_run(
+    device: Device, dtype: str, attention: Any, worth: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "KERNELS", (planted(right), planted(right_causal, "causal_attention")))
+    config, like = replace(CONFIG, attention=attention), torch.zeros(1, dtype=getattr(torch, dtype))
+    with pretending(device):
+        assert worth_packing(like, config, 900, 1000) == worth
+        assert worth_packing(like, config, 500, 1000)  # laid out for attention alone, it is faster all the same
 
 
 # --- what is known on the host is not asked of the device -------------------------------------------------------------

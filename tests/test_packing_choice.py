@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
 from roformer_convert.models.packing_choice import Batching, Way, how_to_batch
 
 
@@ -28,3 +32,17 @@ def test_a_batch_of_a_thousand_tokens_is_packed_where_that_is_faster(
     device: str, way: Way, real: int, want: Batching
 ) -> None:
     assert how_to_batch(device, way, real, 1000) == want
+
+
+@pytest.mark.skipif(not is_installed(FRAMEWORKS["tf"].package), reason="needs TensorFlow")
+def test_tensorflow_packs_on_a_gpu_where_much_is_padding() -> None:
+    """In a process of its own, as every test of TensorFlow: no GPU is needed to ask."""
+    program = """
+from types import SimpleNamespace
+from roformer_convert.models import ops_tf
+for device in ("CPU", "GPU"):
+    like = SimpleNamespace(device=f"/job:localhost/replica:0/task:0/device:{device}:0")
+    print(device, *(ops_tf.worth_packing(like, None, real, 1000) for real in (500, 900)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "CPU True True\nGPU True False\n"

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models import ops_paddle
 from ...models.config import RoFormerConfig
 from ...models.fill_mask import FillMask
 from ...models.framework_processes import Groups
 from ...models.start_paddle import paddle
 from ...models.text_windows import Item, TextsError, read_window
 from ...models.tokenizer import Tokenizer
-from ...models.worker import Batch, Worker
+from ...models.worker import Worker
 from ..reporting.records import EvaluationRecord
 from ..samples.batches import StageData
 from ..step.objective import losses
@@ -158,17 +159,9 @@ class _Worker(Worker):
 
     def __init__(self, model: Any) -> None:
         super().__init__("paddle")
-        self.model = model
+        self.model, self.ops = model, ops_paddle
 
-    def compute(
-        self, batch: Batch, positions: NDArray[np.int64] | None = None, packed: bool = True
-    ) -> list[NDArray[Any] | Any]:
-        """Score words at positions of a batch, in float32."""
-        assert positions is not None
-        logits, _ = self.model(
-            paddle.to_tensor(batch.ids),
-            attention_mask=paddle.to_tensor(batch.real),
-            positions=paddle.to_tensor(positions),
-            packed=packed,
-        )
-        return [logits.astype("float32").numpy()]
+    def array(self, output: Any) -> NDArray[Any]:
+        """Return an output's values on the host, in float32."""
+        found: NDArray[Any] = output.astype("float32").numpy()
+        return found

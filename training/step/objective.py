@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...models.ops_paddle import Tensor
+from ...models.ops_paddle import Tensor, on_host
 from ...models.roformer_paddle import RoFormerForPretraining, Taps
 from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
@@ -59,7 +59,7 @@ def losses(model: RoFormerForPretraining, batch: Batch, *, taps: Taps | None = N
         paddle.to_tensor(batch.input_ids),
         paddle.to_tensor(batch.token_type_ids),
         # packed, so that padding costs nothing; the mask stays on the host, where lengths are read
-        paddle.to_tensor(batch.attention_mask, place=paddle.CPUPlace()),
+        on_host(batch.attention_mask),
         positions=paddle.to_tensor(positions),
         packed=True,
         taps=taps,
