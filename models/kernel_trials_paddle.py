@@ -1,9 +1,8 @@
 """Trials of fast kernels: each is held against the model's own operators, on the device at hand.
 
 A trial computes the same numbers three times, forward and backward: with the kernel, with the model's own operators in
-the same type, and with those in float64. The second's distance to the third is what the type costs; the kernel may cost
-:data:`SHARE` times as much. A share of dropout is part of the trial: what the kernel dropped is read off its results,
-and the same elements are dropped from the other two.
+the same type, and with those in float64 (:mod:`.kernel_agreement` says how far off it may be). A share of dropout is part
+of it: what the kernel dropped is read off its results, and the same elements are dropped from the other two.
 """
 
 # mypy: disable-error-code="no-untyped-call,arg-type"
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..converters.table.rotary import rotary_angles
 from .config import MASKED, RoFormerConfig
+from .kernel_agreement import DisagreesError, require_agreement
 from .kernels_paddle import PLACES, Kernel, Place
 from .layout import Layout
 from .ops_paddle import F, Tensor, attend, count_up, key_mask, rotate
@@ -28,12 +28,6 @@ Arrays = dict[str, NDArray[np.float64]]
 #: A place's arithmetic: tensors by name to its result.
 Function = Callable[..., Tensor]
 
-#: How many times the plain operators' error a kernel's may be. Both round, each in another order: were their errors of
-#: one distribution, the largest of thousands would differ by far less, and a kernel that computes something else is off
-#: by hundreds of times as much.
-SHARE = 4.0
-
-_EPSILONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _LENGTHS = (130, 1, 0, 64, 37)  # rows of one block of a kernel and of several, with and without a rest
 _SEED = 20
 _SIGMAS = 6.0  # of the share that is dropped
@@ -75,10 +69,6 @@ class Verdict:
     why: str
 
 
-class _DisagreesError(Exception):
-    """A kernel computes something other than the plain operators."""
-
-
 def needs(config: RoFormerConfig, dtypes: Iterable[str]) -> list[Need]:
     """List what a model's layers compute that a kernel might, in some types.
 
@@ -101,7 +91,7 @@ def attempt(kernel: Kernel, need: Need) -> Verdict:
     """Try a kernel on the current device; nothing that it raises gets out."""
     try:
         worst = _TRIALS[need.place](kernel.run, need)
-    except _DisagreesError as error:
+    except DisagreesError as error:
         return Verdict(kernel.name, need, False, str(error))
     except Exception as error:
         return Verdict(kernel.name, need, False, f"{type(error).__name__}: {gist(str(error))}")
@@ -254,22 +244,14 @@ def _compare(fast: Function, plain: Function, arrays: Arrays, dtype: str, when: 
     """Hold a kernel's result and gradients against the plain operators'; return the largest error in their errors.
 
     Raises:
-        _DisagreesError: One is off by more than :data:`SHARE` times the plain operators' error, or than so many
-            roundings of the largest value, where those were lucky.
+        DisagreesError: One is off by more.
     """
     rounded = {name: _array(_tensor(array, dtype)) for name, array in arrays.items()}
-    exact = _differentiate(plain, rounded, "float64")
-    ours, theirs = _differentiate(plain, rounded, dtype), _differentiate(fast, rounded, dtype)
-    worst = 0.0
-    for name, want in exact.items():
-        unit = max(_largest(ours[name] - want), _EPSILONS[dtype] * _largest(want))
-        if theirs[name].shape != want.shape:
-            raise _DisagreesError(f"{name}{when} has shape {theirs[name].shape}, want {want.shape}")
-        error = _largest(theirs[name] - want)
-        if not error <= SHARE * unit:
-            raise _DisagreesError(f"{name}{when} is off by {error:.2g}; {SHARE * unit:.2g} is allowed")
-        worst = max(worst, error / unit)
-    return worst
+    exact, ours, theirs = (
+        {f"{name}{when}": found for name, found in _differentiate(function, rounded, kind).items()}
+        for function, kind in ((plain, "float64"), (plain, dtype), (fast, dtype))
+    )
+    return require_agreement(exact, ours, theirs, dtype)
 
 
 def _differentiate(function: Function, arrays: Arrays, dtype: str) -> Arrays:
@@ -286,13 +268,13 @@ def _differentiate(function: Function, arrays: Arrays, dtype: str) -> Arrays:
 def _require_share(kept: NDArray[Any], dropout: float) -> None:
     share, deviation = 1 - kept.mean(), (dropout * (1 - dropout) / kept.size) ** 0.5
     if not abs(share - dropout) <= _SIGMAS * deviation:
-        raise _DisagreesError(f"it drops {100 * share:.1f} % of the elements, want {100 * dropout:.1f} %")
+        raise DisagreesError(f"it drops {100 * share:.1f} % of the elements, want {100 * dropout:.1f} %")
 
 
 def _require_others(kept: NDArray[Any], next_kept: NDArray[Any]) -> None:
     """Refuse a mask that stays: the layers of a step, and its steps, would all drop the same elements."""
     if (kept == next_kept).all():
-        raise _DisagreesError("its next call drops the same elements")
+        raise DisagreesError("its next call drops the same elements")
 
 
 def _flat(masks: list[NDArray[np.float64]], seen: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -328,7 +310,3 @@ def _tensor(array: NDArray[Any], dtype: str) -> Tensor:
 def _array(tensor: Tensor) -> NDArray[np.float64]:
     found: NDArray[np.float64] = tensor.detach().astype("float64").numpy()
     return found
-
-
-def _largest(array: NDArray[Any]) -> float:
-    return float(abs(array).max())
