@@ -60,6 +60,11 @@ def record_on(device: torch.device) -> Record:
     return record
 
 
+def graphed(model: Any) -> Graphed | None:
+    """Return a model with graphs for its small batches, or None where it is not on a GPU."""
+    return None if device_of(model.embeddings.word.weight).capability is None else Graphed(model)
+
+
 class Graphed:
     """A model whose small batches are computed by graphs, for inference.
 
@@ -120,7 +125,7 @@ class Graphed:
         """
         if self._addresses != [weight.data_ptr() for weight in self._weights]:
             self._begin()  # a graph would read where the weights were
-        shape = None if more else self.shape(input_ids, attention_mask, positions)
+        shape = None if more else self.shape(input_ids.shape, attention_mask, positions)
         if shape is None:
             types = None if token_type_ids is None else token_type_ids.to(self._device)
             chosen = {} if positions is None else {"positions": positions}
@@ -140,11 +145,11 @@ class Graphed:
         found = (first, *(_cut(each, rows, columns) for each in others))
         return found if others else first
 
-    def shape(self, input_ids: Tensor, attention_mask: Tensor | None, positions: Tensor | None) -> Shape | None:
-        """Return the shape that a batch is padded to, or None where the model computes it as it is."""
-        if input_ids.dim() != 2 or self.model.training or traced() or torch.is_autocast_enabled(self._device.type):
+    def shape(self, tokens: tuple[int, ...], attention_mask: Tensor | None, positions: Tensor | None) -> Shape | None:
+        """Return the shape that a batch of ids (B, T) is padded to, or None where the model computes it as it is."""
+        if len(tokens) != 2 or self.model.training or traced() or torch.is_autocast_enabled(self._device.type):
             return None
-        rows, columns = input_ids.shape
+        rows, columns = tokens
         count = None if positions is None else positions.numel()
         masked = attention_mask is not None and not all_real(attention_mask)
         return fit(rows, columns, count, masked, self.model.config.max_position_embeddings, self._most)
@@ -209,7 +214,7 @@ class _Batch:
         _put(self.ids, ids)
         _put(self.types, types)
         if self.real is not None:
-            _put(self.real, torch.ones_like(ids, dtype=torch.bool) if real is None else real.bool())
+            _put(self.real, torch.ones_like(ids) if real is None else real)
         if self.positions is not None:
             _put(self.positions, positions)
 

@@ -47,6 +47,7 @@ class Worker:
         self.framework = FRAMEWORKS[framework]
         self.model: Any = None
         self.ops: Any = None
+        self.graphed: Any = None
 
     def answer(self, request: Json) -> Json:
         """Answer one request: its name, and its arguments."""
@@ -107,6 +108,10 @@ class Worker:
             from .kernel_choice_paddle import prove
 
             prove(model.config, ("float32",), training=False)
+        if self.framework.name == "torch":
+            from .graphs_torch import graphed
+
+            self.graphed = graphed(model)
 
     def words(self, rows: list[Json], pad_id: int, top_k: int) -> list[Any]:
         """Rank words at the columns of each row: for each of them ids, logits and probabilities, the best first."""
@@ -146,28 +151,34 @@ class Worker:
         """Run the model: each of its outputs as a numpy array, or None.
 
         Args:
-            batch: The batch.
-            positions: (K,) where the result is wanted alone, in the batch read row by row.
-            packed: Whether the batch may be packed, where that is faster.
+            batch: The rows.
+            positions: (K,) indices in the batch read row by row, where the output is wanted at these alone.
+            packed: What is computed at padding does not count, so the batch may be computed in its fastest way.
         """
-        ops, config = self.ops, self.model.config
-        if packed:
-            real, slots = int(batch.real.sum()), batch.real.size
-            packed = ops.worth_packing(self.model.embeddings.word.weight, config, real, slots)
+        ops, model = self.ops, self.model
+        # lengths and positions are read on the host, which need not wait for a device then
+        real = ops.on_host(batch.real)
+        chosen = None if positions is None else ops.on_host(positions)
         with ops.inference():
-            outputs = self.model(
+            if packed and self.graphed is not None and self.graphed.shape(batch.ids.shape, real, chosen) is not None:
+                compute, more = self.graphed, {}
+            else:
+                compute, more = model, {"packed": packed and self.worth_packing(batch.real)}
+            outputs = compute(
                 ops.to_tensor(batch.ids),
                 token_type_ids=ops.to_tensor(batch.types),
-                attention_mask=ops.on_host(batch.real),
-                packed=packed,
-                **({} if positions is None else {"positions": ops.on_host(positions)}),
+                attention_mask=real,
+                **({} if chosen is None else {"positions": chosen}),
+                **more,
             )
             several = outputs if isinstance(outputs, tuple) else (outputs,)
-            return [None if output is None else self.array(output) for output in several]
+            return [None if output is None else ops.as_numpy(output) for output in several]
 
-    def array(self, output: Any) -> NDArray[Any]:
-        """Return an output's values on the host."""
-        found: NDArray[Any] = self.ops.as_numpy(output)
+    def worth_packing(self, real: Int64) -> bool:
+        """Say whether a batch whose tokens these are, (B, T), is computed faster packed than padded."""
+        found: bool = self.ops.worth_packing(
+            self.model.embeddings.word.weight, self.model.config, int(np.count_nonzero(real)), real.size
+        )
         return found
 
 

@@ -167,7 +167,7 @@ def test_chosen_positions_move_with_the_padding(name: str) -> None:
             if want is not None:
                 assert got.shape == want.shape
                 assert abs(got - want).max() < 1e-4
-    assert graphed.shape(given["input_ids"], given["attention_mask"], chosen) == Shape(4, 24, 16, True)
+    assert graphed.shape(given["input_ids"].shape, given["attention_mask"], chosen) == Shape(4, 24, 16, True)
 
 
 @pytest.mark.parametrize("attention", ["causal", "unilm"])
@@ -349,7 +349,16 @@ def test_the_shapes_longest_not_asked_for_make_room(monkeypatch: pytest.MonkeyPa
     recorder = Recorder()
     graphed = Graphed(model(), recorder)
     one, two = Shape(1, 16, None, False), Shape(2, 16, None, False)
-    for shape, left in ((one, [one]), (one, [one]), (two, [one, two]), (two, [two]), (one, [two, one]), (one, [one])):
+    came = (
+        (one, [one]),
+        (one, [one]),
+        (two, [one, two]),
+        (one, [two, one]),
+        (two, [two]),
+        (one, [two, one]),
+        (one, [one]),
+    )
+    for shape, left in came:
         graphed(batch(shape.rows, shape.columns)["input_ids"])
         assert list(graphed._met) == left
     assert recorder.recorded == 3
