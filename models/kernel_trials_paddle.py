@@ -1,7 +1,7 @@
 """Trials of fast kernels: each is held against the model's own operators, on the device at hand.
 
 A trial computes the same numbers three times, forward and backward: with the kernel, with the model's own operators in
-the same type, and with those in float64 (:mod:`.kernel_agreement` says how far off it may be). A share of dropout is
+the same type, and with those in float64. :mod:`.kernel_agreement` says how far off it may be. A share of dropout is
 part of it: what the kernel dropped is read off its results, and the same elements are dropped from the other two.
 """
 

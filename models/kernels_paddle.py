@@ -5,7 +5,8 @@ something faster stands ready. What stands ready was a candidate by capability a
 proved itself on the device at hand (:mod:`.kernel_choice_paddle`); before that, and on a CPU, nothing does.
 
 Every capability and type below is a fact of Paddle's own sources or of the kernels that its GPU wheels register, named
-beside it. To teach the model a kernel is to add a row.
+beside it. Paddle 2.6 and 3.x have them all under these names; where a version has one no more, its trial says so. To
+teach the model a kernel is to add a row.
 """
 
 # mypy: disable-error-code="no-untyped-call,attr-defined,no-any-return"
