@@ -25,6 +25,8 @@ from roformer_convert.models.ops_paddle import worth_packing
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.models.start_paddle import paddle
 from roformer_convert.models.worker import Worker
+from roformer_convert.training.samples.batches import Batch
+from roformer_convert.training.step import objective
 
 CONFIG = RoFormerConfig(
     vocab_size=60,
@@ -119,6 +121,38 @@ def _flat(nested: Any) -> Iterator[float]:
             yield from _flat(each)
         else:
             yield each
+
+
+def test_a_micro_batch_is_computed_without_waiting_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read but what was left on the host, and one number that says whether all of it is real."""
+    real = np.arange(17) < np.array([17, 3, 2, 9])[:, None]
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, real.shape) * real
+    places = np.flatnonzero(real.reshape(-1))[::5]
+    order = np.array([0, 1, 1, 0])
+    batch = Batch(ids, np.zeros_like(ids), real.astype(np.int64), places, ids.reshape(-1)[places], order, order)
+    read, left, numpy, on_host = [], [], paddle.Tensor.numpy, objective.on_host
+
+    def leave(values: Any) -> Any:
+        left.append(on_host(values))
+        return left[-1]
+
+    def stayed(tensor: Any) -> bool:
+        return any(tensor is each for each in left)
+
+    def record(tensor: Any, *more: Any) -> Any:
+        if tensor.ndim and not stayed(tensor):
+            read.append(tensor)
+        return numpy(tensor, *more)
+
+    model = RoFormerForPretraining(CONFIG)
+    monkeypatch.setattr(objective, "on_host", leave)
+    monkeypatch.setattr(ops_paddle, "at_hand", stayed)
+    monkeypatch.setattr(paddle.Tensor, "numpy", record)
+    with pretending(V100, fast=False):
+        found = objective.losses(model, batch)
+    assert not read
+    assert len(left) == 2
+    assert found.mlm_count == len(places)
 
 
 def test_what_stayed_on_the_host_is_taken_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

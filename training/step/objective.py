@@ -58,9 +58,9 @@ def losses(model: RoFormerForPretraining, batch: Batch, *, taps: Taps | None = N
     words, order = model(
         paddle.to_tensor(batch.input_ids),
         paddle.to_tensor(batch.token_type_ids),
-        # packed, so that padding costs nothing; the mask stays on the host, where lengths are read
+        # packed, so that padding costs nothing; mask and positions stay on the host, where places are looked up
         on_host(batch.attention_mask),
-        positions=paddle.to_tensor(positions),
+        positions=on_host(positions),
         packed=True,
         taps=taps,
     )
