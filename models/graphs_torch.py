@@ -61,7 +61,7 @@ def record_on(device: torch.device) -> Record:
 
 
 def graphed(model: Any) -> Graphed | None:
-    """Return a model with graphs for its small batches, or None where it is not on a GPU."""
+    """Have a model's small batches computed by graphs where it is on a GPU; None elsewhere."""
     return None if device_of(model.embeddings.word.weight).capability is None else Graphed(model)
 
 
@@ -125,7 +125,7 @@ class Graphed:
         """
         if self._addresses != [weight.data_ptr() for weight in self._weights]:
             self._begin()  # a graph would read where the weights were
-        shape = None if more else self.shape(input_ids.shape, attention_mask, positions)
+        shape = None if more else self.shape(input_ids, token_type_ids, attention_mask, positions)
         if shape is None:
             types = None if token_type_ids is None else token_type_ids.to(self._device)
             chosen = {} if positions is None else {"positions": positions}
@@ -145,11 +145,17 @@ class Graphed:
         found = (first, *(_cut(each, rows, columns) for each in others))
         return found if others else first
 
-    def shape(self, tokens: tuple[int, ...], attention_mask: Tensor | None, positions: Tensor | None) -> Shape | None:
-        """Return the shape that a batch of ids (B, T) is padded to, or None where the model computes it as it is."""
-        if len(tokens) != 2 or self.model.training or traced() or torch.is_autocast_enabled(self._device.type):
+    def shape(
+        self,
+        input_ids: Tensor,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Shape | None:
+        """Return the shape that a batch is padded to, or None where the model computes it as it is."""
+        if input_ids.dim() != 2 or self.model.training or traced() or torch.is_autocast_enabled(self._device.type):
             return None
-        rows, columns = tokens
+        rows, columns = input_ids.shape
         count = None if positions is None else positions.numel()
         masked = attention_mask is not None and not all_real(attention_mask)
         return fit(rows, columns, count, masked, self.model.config.max_position_embeddings, self._most)

@@ -151,34 +151,30 @@ class Worker:
         """Run the model: each of its outputs as a numpy array, or None.
 
         Args:
-            batch: The rows.
-            positions: (K,) indices in the batch read row by row, where the output is wanted at these alone.
-            packed: What is computed at padding does not count, so the batch may be computed in its fastest way.
+            batch: The batch.
+            positions: (K,) where the result is wanted alone, in the batch read row by row.
+            packed: Whether the batch may be computed in another way where that is faster: packed, or with more padding.
         """
-        ops, model = self.ops, self.model
-        # lengths and positions are read on the host, which need not wait for a device then
-        real = ops.on_host(batch.real)
-        chosen = None if positions is None else ops.on_host(positions)
+        ops = self.ops
+        given = {
+            "input_ids": ops.to_tensor(batch.ids),
+            "token_type_ids": ops.to_tensor(batch.types),
+            "attention_mask": ops.on_host(batch.real),
+            **({} if positions is None else {"positions": ops.on_host(positions)}),
+        }
         with ops.inference():
-            if packed and self.graphed is not None and self.graphed.shape(batch.ids.shape, real, chosen) is not None:
-                compute, more = self.graphed, {}
+            if packed and self.graphed is not None and self.graphed.shape(**given) is not None:
+                outputs = self.graphed(**given)
             else:
-                compute, more = model, {"packed": packed and self.worth_packing(batch.real)}
-            outputs = compute(
-                ops.to_tensor(batch.ids),
-                token_type_ids=ops.to_tensor(batch.types),
-                attention_mask=real,
-                **({} if chosen is None else {"positions": chosen}),
-                **more,
-            )
+                real, slots = int(batch.real.sum()), batch.real.size
+                weight, config = self.model.embeddings.word.weight, self.model.config
+                outputs = self.model(**given, packed=packed and ops.worth_packing(weight, config, real, slots))
             several = outputs if isinstance(outputs, tuple) else (outputs,)
-            return [None if output is None else ops.as_numpy(output) for output in several]
+            return [None if output is None else self.array(output) for output in several]
 
-    def worth_packing(self, real: Int64) -> bool:
-        """Say whether a batch whose tokens these are, (B, T), is computed faster packed than padded."""
-        found: bool = self.ops.worth_packing(
-            self.model.embeddings.word.weight, self.model.config, int(np.count_nonzero(real)), real.size
-        )
+    def array(self, output: Any) -> NDArray[Any]:
+        """Return an output's values on the host."""
+        found: NDArray[Any] = self.ops.as_numpy(output)
         return found
 
 

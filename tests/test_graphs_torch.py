@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from roformer_convert.models.config import ModelError, RoFormerConfig
 from roformer_convert.models.graph_shapes import Shape
 from roformer_convert.models.graphs_torch import Graphed, Record, Results, Run, record_on
 from roformer_convert.models.kernels_torch import Device, pretending
+from roformer_convert.models.worker import Worker
 
 H200 = Device("cuda", "H200", (9, 0), 132)
 CONFIG = RoFormerConfig(
@@ -167,7 +169,7 @@ def test_chosen_positions_move_with_the_padding(name: str) -> None:
             if want is not None:
                 assert got.shape == want.shape
                 assert abs(got - want).max() < 1e-4
-    assert graphed.shape(given["input_ids"].shape, given["attention_mask"], chosen) == Shape(4, 24, 16, True)
+    assert graphed.shape(**given, positions=chosen) == Shape(4, 24, 16, True)
 
 
 @pytest.mark.parametrize("attention", ["causal", "unilm"])
@@ -320,6 +322,51 @@ def test_positions_outside_the_batch_are_refused_as_by_the_model() -> None:
 def test_a_model_on_a_cpu_has_no_graphs() -> None:
     with pretending(Device("cpu", "cpu")), pytest.raises(ModelError, match="CUDA graphs want a model on a GPU"):
         Graphed(model())
+
+
+# --- in the process of fill-mask and predict --------------------------------------------------------------------------
+
+
+def rows() -> list[dict[str, Any]]:
+    generator = np.random.default_rng(1)
+    return [
+        {"ids": generator.integers(5, 60, length).tolist(), "types": generator.integers(0, 2, length).tolist()}
+        for length in (20, 3, 7)
+    ]
+
+
+def worker(made: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Worker, Recorder]:
+    """Take a model on the CPU and on a GPU."""
+    recorder = Recorder()
+    monkeypatch.setattr(graphs_torch, "Graphed", partial(Graphed, recorder=recorder))
+    plain, fast = Worker("torch"), Worker("torch")
+    with pretending(Device("cpu", "cpu")):
+        plain.take(made)
+    fast.take(made)
+    assert plain.graphed is None
+    return plain, fast, recorder
+
+
+def test_words_are_ranked_by_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, fast, recorder = worker(model(), monkeypatch)
+    asked = [{**row, "columns": [1, 2]} for row in rows()]
+    found = [fast.words(asked, 0, 3) for _ in range(3)]
+    assert recorder.replayed == 3  # one of them to try it
+    assert found[0] == found[1] == found[2]  # whether it was replayed or not
+    got, want = np.array(found[0]), np.array(plain.words(asked, 0, 3))
+    assert (got[:, :, 0] == want[:, :, 0]).all()
+    assert abs(got - want).max() < 1e-4
+
+
+def test_vectors_come_from_graphs_and_choices_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, fast, recorder = worker(model("RoFormerModel"), monkeypatch)
+    for _ in range(3):
+        assert np.abs(np.subtract(fast.vectors(rows(), 0), plain.vectors(rows(), 0))).max() < 1e-5
+    assert recorder.replayed == 3
+    plain, fast, recorder = worker(model("RoFormerForMultipleChoice", summary_type="last"), monkeypatch)
+    for _ in range(3):
+        assert fast.choices(rows(), 0) == plain.choices(rows(), 0)
+    assert recorder.replayed == 0
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ A100 = Device("A100", (8, 0))
     ],
 )
 def test_little_padding_is_worth_packing_where_a_kernel_attends_the_run(
-    device: Device, fast: bool, dtype: str, attention: Any, worth: bool
+    device: Device, fast: bool, dtype: Any, attention: Any, worth: bool
 ) -> None:
     config, like = replace(CONFIG, attention=attention), paddle.zeros([1], dtype)
     with pretending(device, fast=fast):
@@ -67,7 +67,7 @@ def test_little_padding_is_worth_packing_where_a_kernel_attends_the_run(
 
 def test_what_is_worth_packing_is_asked_in_the_type_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_chosen", {})
-    kernel = Kernel("planted", "attention", (5, 0), ("bfloat16",), (), lambda *given: given, "here")
+    kernel = Kernel("planted", "attention", (5, 0), ("bfloat16",), (), lambda query, *_: query, "here")
     like, sizes = paddle.zeros([1], "float32"), (CONFIG.num_attention_heads, CONFIG.head_size)
     with mock.patch.object(kernels, "current_device", return_value=V100):
         kernels.choose(kernel, "bfloat16", sizes, dropping=False)
