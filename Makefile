@@ -67,6 +67,9 @@ bench-convert: $(READY)  ## conversion at base size beside cp and, where install
 bench-inference: $(READY)  ## tokens a second of the three models beside, where installed, their peers
 	$(BIN)/python benchmarks/bench_inference.py $(BENCH)
 
+bench-gpu: $(READY)  ## on a GPU: whether the PyTorch model is right there, then how fast, beside transformers
+	$(BIN)/python benchmarks/gpu.py $(BENCH)
+
 bench-training: $(READY)  ## tokens a second of a training step beside the peers', data preparation, the loader
 	$(BIN)/python benchmarks/bench_training.py $(BENCH)
 
@@ -97,4 +100,4 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test coverage mutants fuzz kills typing lint check format fixtures bench-convert bench-inference bench-training bench-parity audit-gpu peers peer-fixtures clean
+.PHONY: help env parity test coverage mutants fuzz kills typing lint check format fixtures bench-convert bench-inference bench-gpu bench-training bench-parity audit-gpu peers peer-fixtures clean

@@ -77,7 +77,6 @@ class Row:
 
 UNPADDED = ("8 × 128", "2 × 512")
 MIXED = "32 sentences"
-GPU = "32 × 512"
 ROWS = (
     Row("torch", ("torch", ("eager",)), ("transformers5", ("eager",)), {"8 × 128": 1.0, "2 × 512": 1.05, MIXED: 1.5}),
     Row(
@@ -102,7 +101,6 @@ ROWS = (
         ("paddlenlp", ("static", "inference", "inference-onednn")),
         {"8 × 128": 1.1, "2 × 512": 1.1, MIXED: 1.1},
     ),
-    Row("torch-gpu", ("torch", ("cuda-bfloat16",)), ("transformers5", ("cuda-bfloat16",)), {GPU: 2.0}),
 )
 
 
@@ -137,7 +135,7 @@ def make_batches(directory: Path, config: RoFormerConfig) -> tuple[dict[str, Pat
     """Write each case's batch; return the files, the real tokens of each, and where the sentences come from."""
     generator = np.random.default_rng(0)
     files, tokens = {}, {}
-    for rows, columns in ((8, 128), (2, 512), (32, 512)):
+    for rows, columns in ((8, 128), (2, 512)):
         name = f"{rows} × {columns}"
         ids = generator.integers(0, config.vocab_size, (rows, columns))
         files[name], tokens[name] = directory / f"{rows}x{columns}.npz", ids.size
@@ -221,8 +219,6 @@ class Bench:
         print(f"{time.perf_counter() - self.began:4.0f} s  {what}", file=sys.stderr, flush=True)
 
     def _absent(self, row: Row) -> str:
-        if "gpu" in row.name:
-            return "" if self.args.gpu else "no GPU was asked for (--gpu, with a CUDA build of torch)"
         for name, _ in (row.ours, row.peer):
             if not CONTESTANTS[name].python.exists():
                 return f"{CONTESTANTS[name].python} is absent (make peers)"
@@ -238,7 +234,7 @@ class Bench:
     @property
     def cases(self) -> set[str]:
         """Cases chosen by ``--cases``, which types no ×."""
-        known = {case.replace(" ", "").replace("×", "x"): case for case in (*UNPADDED, MIXED, GPU)}
+        known = {case.replace(" ", "").replace("×", "x"): case for case in (*UNPADDED, MIXED)}
         return {known[one] for one in self.args.cases}
 
     def _case(self, row: Row, case: str, workers: Mapping[str, Worker]) -> dict[str, Any] | None:
@@ -375,7 +371,7 @@ class Bench:
             if len(line["others"]) > 2:
                 every = ", ".join(f"{name} {rate:,}" for name, rate in line["others"].items())
                 told.append(f"{line['row']}, {line['case']}, every mode's tokens/s: {every}")
-            if line["difference"] > _MOST_DIFFERENCE and "bfloat16" not in line["row"] and "gpu" not in line["row"]:
+            if line["difference"] > _MOST_DIFFERENCE and "bfloat16" not in line["row"]:
                 told.append(f"{line['row']}, {line['case']}: LOGITS DIFFER by {line['difference']:.1g}")
         told += self.notes
         return "\n".join(told)
@@ -386,10 +382,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     names = [row.name for row in ROWS]
     parser.add_argument("--only", action="append", metavar="ROW", help=f"rows that begin so: {', '.join(names)}")
-    parser.add_argument("--cases", nargs="*", choices=["8x128", "2x512", "32sentences", "32x512"], help="cases [all]")
+    parser.add_argument("--cases", nargs="*", choices=["8x128", "2x512", "32sentences"], help="cases [all]")
     parser.add_argument("--runs", type=int, default=3, help="timed runs of each contestant, in turn [3]")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gpu", action="store_true", help="measure the row on a GPU too")
     parser.add_argument(
         "--processor-time",
         action="store_true",

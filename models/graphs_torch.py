@@ -19,6 +19,7 @@ from torch import Tensor
 from .config import ModelError, RoFormerConfig
 from .graph_shapes import Shape, fit, most_tokens
 from .kernel_agreement import DisagreesError
+from .kernel_trials_torch import gist
 from .kernels_torch import device_of, send
 from .ops_torch import all_real, at_hand, dtype_name, inference, traced
 from .packing import require_inside
@@ -179,8 +180,7 @@ class Graphed:
             try:
                 graph = self._make(shape)
             except Exception as error:
-                why = str(error) if isinstance(error, DisagreesError) else f"{type(error).__name__}: {error}"
-                self.refused[shape] = why.partition("\n")[0]
+                self.refused[shape] = str(error) if isinstance(error, DisagreesError) else gist(error)
                 _log.warning("a graph of %s is left out: %s", shape, self.refused[shape])
                 return None
         self._met[shape] = graph

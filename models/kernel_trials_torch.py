@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -72,8 +73,13 @@ def attempt(kernel: Kernel, need: Need, device: torch.device) -> Verdict:
     except DisagreesError as error:
         return Verdict(kernel.name, need, False, str(error))
     except Exception as error:
-        return Verdict(kernel.name, need, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        return Verdict(kernel.name, need, False, gist(error))
     return Verdict(kernel.name, need, True, f"its error is at most {worst:.2g} times the plain operators'")
+
+
+def gist(error: Exception) -> str:
+    """Say in a line what went wrong, whatever PyTorch says beside it."""
+    return shorten(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", 160, placeholder=" …")
 
 
 def attend_rows(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], causal: bool) -> Tensor:

@@ -130,7 +130,7 @@ def test_a_micro_batch_is_computed_without_waiting_for_the_gpu(monkeypatch: pyte
     places = np.flatnonzero(real.reshape(-1))[::5]
     order = np.array([0, 1, 1, 0])
     batch = Batch(ids, np.zeros_like(ids), real.astype(np.int64), places, ids.reshape(-1)[places], order, order)
-    read, left, numpy, on_host = [], [], paddle.Tensor.numpy, objective.on_host
+    read, left, numpy, on_host = [], [], paddle.Tensor.numpy, ops_paddle.on_host
 
     def leave(values: Any) -> Any:
         left.append(on_host(values))

@@ -1,4 +1,4 @@
-"""Our torch model: eager, packed where the batch is padded; ``bfloat16``, ``cuda-bfloat16`` and ``compiled`` too."""
+"""Our torch model: eager, packed where the batch is padded; ``bfloat16`` and ``compiled`` too."""
 
 import sys
 from pathlib import Path
@@ -15,22 +15,17 @@ models = {}
 
 
 def prepare(mode, batch):
-    device, dtype = ("cuda", "bfloat16") if mode == "cuda-bfloat16" else ("cpu", "float32")
-    if mode == "bfloat16":
-        dtype = mode
-    if (device, dtype) not in models:
-        models[device, dtype] = RoFormerForMaskedLM.from_pretrained(source, dtype=dtype).to(device)
-    model = models[device, dtype]
-    inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+    dtype = mode if mode == "bfloat16" else "float32"
+    if dtype not in models:
+        models[dtype] = RoFormerForMaskedLM.from_pretrained(source, dtype=dtype)
+    model = models[dtype]
+    inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
     run = torch.compile(model, dynamic=False) if mode == "compiled" else model
     packed = "attention_mask" in batch and mode != "compiled"
 
     def job():
         with torch.inference_mode():
-            logits = run(**inputs, packed=packed)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return logits
+            return run(**inputs, packed=packed)
 
     return job
 
@@ -40,7 +35,4 @@ def product(m, k, n):
     return lambda: torch.nn.functional.linear(a, b)
 
 
-versions = {"torch": torch.__version__}
-if torch.cuda.is_available():
-    versions["gpu"] = torch.cuda.get_device_name()
-serve(prepare, lambda logits: logits.float().cpu().numpy(), versions, product)
+serve(prepare, lambda logits: logits.float().numpy(), {"torch": torch.__version__}, product)

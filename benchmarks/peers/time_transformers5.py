@@ -14,26 +14,19 @@ models = {}
 
 
 def prepare(mode, batch):
-    device, dtype = ("cuda", torch.bfloat16) if mode == "cuda-bfloat16" else ("cpu", torch.float32)
-    if mode == "bfloat16":
-        dtype = torch.bfloat16
-    if (device, dtype) not in models:
-        loaded = transformers.RoFormerForMaskedLM.from_pretrained(source, dtype=dtype)
-        models[device, dtype] = loaded.eval().to(device)
-    model = models[device, dtype]
-    inputs = {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+    dtype = torch.bfloat16 if mode == "bfloat16" else torch.float32
+    if dtype not in models:
+        models[dtype] = transformers.RoFormerForMaskedLM.from_pretrained(source, dtype=dtype).eval()
+    model = models[dtype]
+    inputs = {name: torch.from_numpy(array) for name, array in batch.items()}
     positions = inputs.pop("positions", None)
 
     def job():
         with torch.inference_mode():
             if positions is None:
-                logits = model(**inputs).logits
-            else:
-                hidden = model.roformer(**inputs).last_hidden_state
-                logits = model.cls(hidden.reshape(-1, hidden.shape[-1])[positions])
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return logits
+                return model(**inputs).logits
+            hidden = model.roformer(**inputs).last_hidden_state
+            return model.cls(hidden.reshape(-1, hidden.shape[-1])[positions])
 
     return job
 
@@ -45,7 +38,7 @@ def product(m, k, n):
 
 serve(
     prepare,
-    lambda logits: logits.float().cpu().numpy(),
+    lambda logits: logits.float().numpy(),
     {"transformers": transformers.__version__, "torch": torch.__version__},
     product,
 )
