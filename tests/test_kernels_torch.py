@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,26 @@ def test_a_row_at_a_time_is_for_the_cpu_alone(device: Device, kernel: bool, way:
 
 def test_the_running_version_is_two_numbers() -> None:
     assert ".".join(map(str, kernels.VERSION)) == ".".join(torch.__version__.split(".")[:2])
+
+
+def test_a_gpu_is_described_by_its_properties(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = SimpleNamespace(name="H200", major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", {torch.device("cuda:1"): found}.get)
+    assert kernels._device(torch.device("cuda:1")) == Device("cuda", "H200", (9, 0), 132)
+    assert kernels._device(HERE) == CPU
+
+
+def test_what_leaves_the_host_is_waited_for_where_it_could_still_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(2)
+    told: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: told.append((device.type, non_blocking)))
+    meta = torch.device("meta")
+    assert kernels.send(x, HERE) is x
+    kernels.send(x, meta)
+    kernels.send(torch.zeros(2, device="meta"), HERE)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: True)
+    kernels.send(x, meta)
+    assert told == [("meta", True), ("cpu", False), ("meta", False)]
 
 
 # --- the trial --------------------------------------------------------------------------------------------------------
