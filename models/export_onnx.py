@@ -18,7 +18,8 @@ from .devices import CPU, DeviceError, DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
 from .frameworks import is_installed
-from .ops_torch import as_numpy, compute_on, to_tensor
+from .memory import needing_memory
+from .ops_torch import as_numpy, compute_on, ran_out, to_tensor
 from .pretrained import class_of
 from .process import Json, serve
 from .roformer_torch import RoFormerModel
@@ -35,7 +36,14 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
-    device, kind = DeviceName.of(request["device"]), CLASSES[request["kind"]]
+    device = DeviceName.of(request["device"])
+    with needing_memory(device, ran_out, "the model and its export do not fit"):
+        return make(request, device)
+
+
+def make(request: Json, device: DeviceName) -> Json:
+    """Load, write, try, on a device."""
+    kind = CLASSES[request["kind"]]
     tried = request["trial"] and is_installed("onnxruntime")
     compute_on(device)  # refuses what is not there before anything is loaded
     if tried:

@@ -15,7 +15,8 @@ from . import roformer_paddle
 from .devices import CPU, DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
-from .ops_paddle import compute_on
+from .memory import needing_memory
+from .ops_paddle import compute_on, ran_out
 from .pretrained import class_of
 from .process import Json, serve
 from .start_paddle import NOTES, paddle
@@ -34,9 +35,16 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
+    device = DeviceName.of(request["device"])
+    with needing_memory(device, ran_out, "the model and its export do not fit"):
+        return make(request, device)
+
+
+def make(request: Json, device: DeviceName) -> Json:
+    """Load, write, try, on a device."""
     for note in NOTES:
         print(note, file=sys.stderr)
-    device, kind = DeviceName.of(request["device"]), CLASSES[request["kind"]]
+    kind = CLASSES[request["kind"]]
     compute_on(device)  # refuses what is not there before anything is loaded
     compute_on(CPU)  # where a graph is made, so that it is the same from everywhere
     load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}

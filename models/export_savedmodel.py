@@ -15,7 +15,8 @@ from . import roformer_tf
 from .devices import DeviceName
 from .export_signature import INPUTS, input_axes, outputs, pools, results
 from .export_trial import Int64, Run, compare
-from .ops_tf import compute_on
+from .memory import needing_memory
+from .ops_tf import compute_on, ran_out
 from .pretrained import class_of
 from .process import Json, serve
 
@@ -29,8 +30,15 @@ def main() -> None:
 
 def answer(request: Json) -> Json:
     """Load, write, try; say what was done."""
+    device = DeviceName.of(request["device"])
+    with needing_memory(device, ran_out, "the model and its export do not fit"):
+        return make(request, device)
+
+
+def make(request: Json, device: DeviceName) -> Json:
+    """Load, write, try, on a device."""
     kind = CLASSES[request["kind"]]
-    compute_on(DeviceName.of(request["device"]))  # the graph names no device
+    compute_on(device)  # the graph names no device
     load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
     model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**load, dtype="float32")
     path = Path(request["into"])

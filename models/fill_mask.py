@@ -152,7 +152,7 @@ def fill_mask(
         parts: Which tensors of the files are meant.
         device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
-        note: Called with what was assumed where the files say nothing.
+        note: Called with what was assumed where the files say nothing, and with a batch that did not fit in memory.
 
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
@@ -182,4 +182,4 @@ def fill_mask(
         )
     check_top_k(top_k, facts.config)
     task = FillMask(facts.tokenizer, top_k)
-    yield from run(task, texts, frameworks, facts.load("RoFormerForMaskedLM", device), facts.config, report)
+    yield from run(task, texts, frameworks, facts.load("RoFormerForMaskedLM", device), facts.config, report, note)

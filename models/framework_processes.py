@@ -72,7 +72,13 @@ def loaded(
 
 
 def ask(
-    processes: Sequence[Process], request: str, work: Sequence[Groups], options: Mapping[str, Any], *, together: bool
+    processes: Sequence[Process],
+    request: str,
+    work: Sequence[Groups],
+    options: Mapping[str, Any],
+    *,
+    together: bool,
+    note: Callable[[str], None],
 ) -> list[list[list[Any]]]:
     """Have every process answer for its rows: process → text → row → answer.
 
@@ -82,6 +88,7 @@ def ask(
         work: For each process, the rows of each text.
         options: The rest of the request.
         together: Whether the rows of a text make a batch of their own; otherwise batches hold rows of about one length.
+        note: Called with a line on a batch that did not fit.
     """
     flat = [[row for group in groups for row in group] for groups in work]
     plans = [
@@ -94,7 +101,10 @@ def ask(
         for i in busy:
             processes[i].ask({request: {"rows": [flat[i][row].__dict__ for row in plans[i][number]], **options}})
         for i in busy:
-            for row, answer in zip(plans[i][number], processes[i].answer()["rows"], strict=True):
+            found = processes[i].answer()
+            for line in found["notes"]:
+                note(f"{processes[i].name}: {line}")
+            for row, answer in zip(plans[i][number], found["rows"], strict=True):
                 answers[i][row] = answer
     return [_regrouped(groups, each) for groups, each in zip(work, answers, strict=True)]
 

@@ -59,6 +59,11 @@ def compute_on(device: DeviceName) -> None:
     paddle.device.set_device(str(device))
 
 
+def ran_out(error: BaseException) -> bool:
+    """Say whether an error means that a device's memory, or the host's, ran out."""
+    return isinstance(error, MemoryError) or "ResourceExhausted" in str(error) or "ALLOC_FAILED" in str(error)
+
+
 def traced() -> bool:
     """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
     return not paddle.in_dynamic_mode()

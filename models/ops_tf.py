@@ -59,6 +59,11 @@ def compute_on(device: DeviceName) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
+def ran_out(error: BaseException) -> bool:
+    """Say whether an error means that a device's memory, or the host's, ran out."""
+    return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
+
+
 def traced() -> bool:
     """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
     return not tf.executing_eagerly()

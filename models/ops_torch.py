@@ -60,6 +60,16 @@ def compute_on(device: DeviceName) -> None:
     _device = torch.device("cpu" if device.kind == "cpu" else f"cuda:{device.number}")
 
 
+#: What PyTorch says where it has no class of its own for it: on a CPU, and in libraries under it.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Say whether an error means that a device's memory, or the host's, ran out."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return told or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+
+
 def traced() -> bool:
     """Say whether a graph is being made: values are then unknown, and what only this machine can run is no use."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]

@@ -99,7 +99,7 @@ def predict(
         parts: Which tensors of the files are meant.
         device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
-        note: Called with what was assumed where the files say nothing.
+        note: Called with what was assumed where the files say nothing, and with a batch that did not fit in memory.
 
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
@@ -129,7 +129,7 @@ def predict(
     if compare and kind == "base":
         several = list(texts)
         texts = ["\t".join(several)] if not any("\t" in text for text in several) else several
-    yield from run(task, texts, frameworks, facts.load(loaded, device), facts.config, report)
+    yield from run(task, texts, frameworks, facts.load(loaded, device), facts.config, report, note)
 
 
 def _choose(facts: CheckpointFacts, wanted: Wanted) -> tuple[str, str]:

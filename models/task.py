@@ -100,6 +100,7 @@ def run(
     load: Mapping[str, Any],
     limits: RoFormerConfig,
     report: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Iterator[Result]:
     """Take texts through a task: for each text, in order, one result a framework.
 
@@ -112,6 +113,7 @@ def run(
         load: What :meth:`~.worker.Worker.load` takes.
         limits: The configuration, whose longest sequence and vocabulary no text may pass.
         report: Called with a line on what happens, for ``--verbose``.
+        note: Called with a line on a batch that did not fit in memory.
 
     Raises:
         ConvertError: A text cannot be used, or a framework's process failed.
@@ -121,7 +123,7 @@ def run(
     if not window:
         return
     with loaded(frameworks, load, report) as processes:
-        asked = partial(ask, processes, task.request, options=task.options, together=task.together)
+        asked = partial(ask, processes, task.request, options=task.options, together=task.together, note=note)
         while window:
             yield from task.results(frameworks, window, asked)
             window = read_window(numbered, task.read, limits, task.form)

@@ -9,14 +9,16 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.source.renaming import ALL, Parts
-from .devices import DeviceName
+from .devices import CPU, DeviceName
 from .frameworks import FRAMEWORKS
+from .memory import FittingBatches, needing_memory
 from .process import Json, serve
 from .ranking import best, finite
 
@@ -40,7 +42,7 @@ class Worker:
     """Answers ``{"load": …}`` and, once it is loaded, ``{"words": …}``, ``scores``, ``choices`` or ``vectors``.
 
     The methods of those names say what is in each. ``rows`` are those of :class:`~.framework_processes.Row`, and the
-    answer has ``rows`` in the same order.
+    answer has ``rows`` in the same order, and ``notes`` on what happened.
     """
 
     def __init__(self, framework: str) -> None:
@@ -48,6 +50,8 @@ class Worker:
         self.model: Any = None
         self.ops: Any = None
         self.graphed: Any = None
+        self.device = CPU
+        self.batches: FittingBatches | None = None
 
     def answer(self, request: Json) -> Json:
         """Answer one request: its name, and its arguments."""
@@ -60,7 +64,11 @@ class Worker:
             "choices": self.choices,
             "vectors": self.vectors,
         }
-        return {"rows": methods[name](**arguments)}
+        rows = arguments.pop("rows")
+        compute = partial(methods[name], **arguments)
+        assert self.batches is not None
+        found, notes = self.batches.run(compute, rows, divisible=name != "choices")
+        return {"rows": found, "notes": notes}
 
     def load(
         self,
@@ -78,19 +86,22 @@ class Worker:
         started = time.monotonic()
         module = importlib.import_module(f".{self.framework.model}", __package__)
         imported = time.monotonic()
-        importlib.import_module(f".{self.framework.operations}", __package__).compute_on(DeviceName.of(device))
-        self.take(
-            getattr(module, model_class).from_pretrained(
-                directory,
-                dtype="float32",
-                dialect=dialect,
-                config=config,
-                set=set,
-                model_class=kind,
-                parts=ALL if parts is None else Parts.of(parts),
-                extend_to=extend_to,
+        ops: Any = importlib.import_module(f".{self.framework.operations}", __package__)
+        self.device = DeviceName.of(device)
+        ops.compute_on(self.device)
+        with needing_memory(self.device, ops.ran_out, "the weights do not fit"):
+            self.take(
+                getattr(module, model_class).from_pretrained(
+                    directory,
+                    dtype="float32",
+                    dialect=dialect,
+                    config=config,
+                    set=set,
+                    model_class=kind,
+                    parts=ALL if parts is None else Parts.of(parts),
+                    extend_to=extend_to,
+                )
             )
-        )
         package = sys.modules[self.framework.package]
         start = sys.modules.get(f"{__package__}.start_{self.framework.name}")
         return {
@@ -104,6 +115,7 @@ class Worker:
         """Answer with ``model`` from now on."""
         self.model = model
         self.ops = importlib.import_module(f".{self.framework.operations}", __package__)
+        self.batches = FittingBatches(self.device, self.ops.ran_out)
         if self.framework.name == "paddle":
             from .kernel_choice_paddle import prove
 
