@@ -4,6 +4,7 @@ Started by :mod:`.gate` through :mod:`..models.process`; the only place there th
 
     float64.<case>.npz, float32.<case>.npz    activations under the names of :func:`~..models.config.tap_names`
     float64.again.npz                         the first case once more: a model at rest computes the same twice
+    before cast.<case>.npz                    results of a source that is compared as its cast leaves it, in float64
     gradients.npz, updated.npz                under canonical names and (out, in), as every file of ours
 """
 
@@ -17,6 +18,7 @@ import platform
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +30,7 @@ from ..converters.table.mapping import CLASSES, Table, Tensor
 from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
 from .case_file import read_cases
+from .cases import Case
 from .run import parameters, run, take_loss
 from .targets import Training
 from .tasks import RESULTS, TASKS
@@ -66,6 +69,7 @@ class Dumper:
         cases: list[Json],
         dialect: str | None,
         extend_to: int | None = None,
+        before_cast: str | None = None,
     ) -> Json:
         """Run everything; say what was run, how long each part took and how much memory it needed."""
         clock = _Clock()
@@ -94,6 +98,9 @@ class Dumper:
             del model
             if large:
                 gc.collect()  # before the next one is loaded; it takes a quarter of a second
+        if before_cast is not None:
+            self.run_before_cast(module, runner, before_cast, listed, Path(out))
+            clock.lap("before the cast")
         package = sys.modules[self.framework.package]
         start = sys.modules.get(f"{__package__.rpartition('.')[0]}.models.start_{self.framework.name}")
         return {
@@ -110,6 +117,16 @@ class Dumper:
     def load(self, module: ModuleType, dtype: str) -> Any:
         """Load the model."""
         return getattr(module, self._class_name).from_pretrained(dtype=dtype, **self._arguments)
+
+    def run_before_cast(
+        self, module: ModuleType, runner: ModuleType, directory: str, cases: list[Case], out: Path
+    ) -> None:
+        """Write the results of what the directory is a rounded copy of."""
+        model = getattr(module, self._class_name).from_pretrained(
+            dtype="float64", **{**self._arguments, "directory": directory}
+        )
+        for case in cases:
+            self.run(runner, model, replace(case, taps=False), out / f"before cast.{case.name}.npz")
 
     def run(self, runner: ModuleType, model: Any, case: Any, path: Path) -> None:
         """Run one case and write its taps."""

@@ -33,6 +33,7 @@ from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
 from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases
+from .casts import find_cast, tell_moved
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
@@ -216,7 +217,13 @@ def run(
         loaded, told = write_stated(directories, set, model_class, parts, scratch)
         model, dialects = look_at(loaded, directories)
         model = replace(model, config=with_limit(model.config, max_length), notes=(*told, *model.notes))
+        cast = find_cast(loaded, directories, scratch)
+        if cast is not None:
+            model = replace(model, notes=(*model.notes, str(cast)))
+            loaded = [cast.rounded or loaded[0], *loaded[1:]]
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
+        if cast is not None and cast.rounded is not None:
+            participants[0] = replace(participants[0], before_cast=cast.original)
         clock.lap("convert")
         progress("choosing inputs")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
@@ -273,6 +280,8 @@ def compare(
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
     causes += explain_invariances(verdicts)
+    if participants and participants[0].before_cast is not None:
+        model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases)))
     return Result(
         directories=tuple(directories),
         model=model,
@@ -321,6 +330,7 @@ def _compute(
                         "class_name": model.class_name,
                         "out": str(folders[-1]),
                         "dialect": None,
+                        "before_cast": None if one.before_cast is None else str(one.before_cast),
                         **asked,
                     }
                 }

@@ -35,11 +35,13 @@ class Participant:
         label: The framework, with the directory where several are compared.
         framework: ``paddle``, ``torch`` or ``tf``.
         directory: What it loads.
+        before_cast: What ``directory`` is a rounded copy of, where this one shall also say how far that is.
     """
 
     label: str
     framework: str
     directory: Path
+    before_cast: Path | None = None
 
 
 @dataclass(frozen=True)
