@@ -6,7 +6,7 @@ Whether the frameworks agree on a checkpoint, and where a difference starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ..converters.other_names import did_you_mean, usual_name
 from ..converters.source.renaming import ALL, Parts
 from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
+from ..converters.tensors.stored import HALF_TYPES
 from ..models.frameworks import FRAMEWORKS
 from ..models.text_lines import read_lines
 from .status_line import StatusLine
@@ -30,16 +31,19 @@ if TYPE_CHECKING:
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
-    """Frameworks, separated by commas."""
+    """Some of several names, separated by commas."""
 
     name = "names"
 
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        names = [usual_name(name.strip(), FRAMEWORKS) for name in str(value).split(",") if name.strip()]
-        wrong = [name for name in names if name not in FRAMEWORKS]
+        names = [usual_name(name.strip(), self.known) for name in str(value).split(",") if name.strip()]
+        wrong = [name for name in names if name not in self.known]
         if wrong or not names:
-            near = did_you_mean(wrong[0], FRAMEWORKS) if wrong else ""
-            self.fail(f"{value!r}: wanted some of {', '.join(FRAMEWORKS)}, separated by commas.{near}", param, ctx)
+            near = did_you_mean(wrong[0], self.known) if wrong else ""
+            self.fail(f"{value!r}: wanted some of {', '.join(self.known)}, separated by commas.{near}", param, ctx)
         return tuple(dict.fromkeys(names))
 
 
@@ -47,7 +51,7 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--frameworks",
-    type=_Names(),
+    type=_Names(FRAMEWORKS),
     metavar="NAMES",
     help="Frameworks that compute, e.g. paddle,torch.  [default: all three; of several directories each in its own]",
 )
@@ -89,6 +93,12 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     type=click.IntRange(min=1),
     metavar="N",
     help="Tokens of the longest batch, past the model's limit too.  [default: that limit, at most 2048]",
+)
+@click.option(
+    "--half-types",
+    type=_Names(HALF_TYPES),
+    metavar="NAMES",
+    help="Compute in float16, bfloat16 or both too.  [default: in the one that a DIR is stored in]",
 )
 @click.option("--no-gradients", is_flag=True, help="Leave out the loss, its gradients and the step.")
 @click.option("--golden", type=click.Path(path_type=Path), help="Compare with a recorded run; drift is exit status 1.")
@@ -212,6 +222,7 @@ def run_gate(
     top_k: int = 5,
     no_gradients: bool = False,
     max_length: int | None = None,
+    half_types: Sequence[str] | None = None,
     golden: Path | None = None,
     update_golden: bool = False,
     yes: bool = False,
@@ -249,6 +260,7 @@ def run_gate(
             top_k=top_k,
             gradients=not no_gradients,
             max_length=max_length,
+            half_types=half_types,
             report=say,
             progress=status.show,
         ) as result,

@@ -3,6 +3,7 @@
 Started by :mod:`.gate` through :mod:`..models.process`; the only place there that imports a framework. What it writes:
 
     float64.<case>.npz, float32.<case>.npz    activations under the names of :func:`~..models.config.tap_names`
+    float16.<case>.npz, bfloat16.<case>.npz   the same, where they are asked for, of cases whose taps are recorded
     float64.again.npz                         the first case once more: a model at rest computes the same twice
     before cast.<case>.npz                    results of a source that is compared as its cast leaves it, in float64
     gradients.npz, updated.npz                under canonical names and (out, in), as every file of ours
@@ -18,6 +19,7 @@ import platform
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +33,7 @@ from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
 from .case_file import read_cases
 from .cases import Case
+from .rounding import round_to
 from .run import parameters, run, take_loss
 from .targets import Training
 from .tasks import RESULTS, TASKS
@@ -70,6 +73,7 @@ class Dumper:
         dialect: str | None,
         extend_to: int | None = None,
         before_cast: str | None = None,
+        half_types: Sequence[str] = (),
     ) -> Json:
         """Run everything; say what was run, how long each part took and how much memory it needed."""
         clock = _Clock()
@@ -98,6 +102,15 @@ class Dumper:
             del model
             if large:
                 gc.collect()  # before the next one is loaded; it takes a quarter of a second
+        widened = []
+        for dtype in half_types:
+            model = self.load_half(module, runner, dtype)
+            widened += [] if module.computes(dtype) else [dtype]
+            for case in listed:
+                if case.taps:
+                    self.run(runner, model, case, Path(out) / f"{dtype}.{case.name}.npz")
+            del model
+            clock.lap(dtype)
         if before_cast is not None:
             self.run_before_cast(module, runner, before_cast, listed, Path(out))
             clock.lap("before the cast")
@@ -112,11 +125,21 @@ class Dumper:
             "digests": digests,
             "loss": loss,
             "notes": list(getattr(start, "NOTES", ())),
+            "widened": widened,
         }
 
     def load(self, module: ModuleType, dtype: str) -> Any:
         """Load the model."""
         return getattr(module, self._class_name).from_pretrained(dtype=dtype, **self._arguments)
+
+    def load_half(self, module: ModuleType, runner: ModuleType, dtype: str) -> Any:
+        """Load the model as it is served in a half type: widened after rounding, where the device lacks it."""
+        if module.computes(dtype):
+            return self.load(module, dtype)
+        model = self.load(module, "float32")
+        for value in parameters(model).values():
+            module.assign(value, round_to(runner.as_numpy(value).astype(np.float64), dtype).astype(np.float32))
+        return model
 
     def run_before_cast(
         self, module: ModuleType, runner: ModuleType, directory: str, cases: list[Case], out: Path
@@ -130,7 +153,7 @@ class Dumper:
 
     def run(self, runner: ModuleType, model: Any, case: Any, path: Path) -> None:
         """Run one case and write its taps."""
-        found = run(runner, model, case)
+        found = {name: _numbers(value) for name, value in run(runner, model, case).items()}
         last = next(reversed([name for name in found if name.startswith("layers.") or name == "embeddings"]))
         kept = {name: value for name, value in found.items() if case.taps or name in RESULTS or name == last}
         np.savez(path, allow_pickle=False, **kept)
@@ -192,6 +215,11 @@ class _Clock:
         now = time.monotonic()
         self.seconds[part] = round(self.seconds.get(part, 0.0) + now - self._then, 3)
         self._then = now
+
+
+def _numbers(array: Array) -> Array:
+    """Give bfloat16, whose bit patterns come as uint16, a type that numpy has."""
+    return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
 
 
 def _digest(array: Array) -> str:

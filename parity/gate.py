@@ -37,6 +37,7 @@ from .casts import find_cast, tell_moved
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
+from .half_types import HalfTypes, stored_half_types, tell_widened
 from .invariances import explain_invariances, judge_invariances
 from .measure import BOUND, Measured, measure
 from .participants import (
@@ -184,6 +185,7 @@ def run(
     top_k: int = 5,
     gradients: bool = True,
     max_length: int | None = None,
+    half_types: Sequence[str] | None = None,
     report: ReportLine = lambda line: None,
     progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
@@ -200,6 +202,7 @@ def run(
         top_k: Answers a question: words at a mask, labels.
         gradients: Whether the class's loss is differentiated and a step taken.
         max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
+        half_types: Which of float16 and bfloat16 are computed in too; None for those that a checkpoint is stored in.
         report: Called with a line on what happens.
         progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
@@ -232,11 +235,20 @@ def run(
         variants = make_variants(model.config, model.task, max_length or LONGEST)
         listed = write_cases(scratch / "cases.npz", [*cases, *variants.cases], training)
         clock.lap("inputs")
-        asked = {"cases_file": str(scratch / "cases.npz"), "cases": listed, "extend_to": max_length}
+        if half_types is None:
+            half_types = sorted({dtype for one in participants for dtype in stored_half_types(one.directory)})
+        asked = {
+            "half_types": list(half_types),
+            "cases_file": str(scratch / "cases.npz"),
+            "cases": listed,
+            "extend_to": max_length,
+        }
         dumps = _compute(participants, model, scratch, asked, report, progress, environment)
         clock.lap("frameworks")
         progress("comparing")
-        yield compare(directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock, variants)
+        yield compare(
+            directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock, variants, half_types
+        )
 
 
 def compare(
@@ -250,6 +262,7 @@ def compare(
     top_k: int,
     clock: Clock,
     variants: Variants = NO_VARIANTS,
+    half_types: Sequence[str] = (),
 ) -> Result:
     """Compare what was computed, and explain what differs; ``first`` is the first directory as it is loaded."""
     task = model.task
@@ -279,6 +292,15 @@ def compare(
         found, causes = _explain(dumps, cases, order, model, right, divergence, one=len(directories) == 1)
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
+    with open_checkpoint(first) as checkpoint:
+        for dtype in half_types:
+            half = HalfTypes(dtype, cases, order, supported(model.config), task, checkpoint, dumps[0])
+            for dump in dumps:
+                found = half.judge(dump)
+                verdicts += found
+                causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
+    model = replace(model, notes=(*model.notes, *tell_widened(dumps)))
+    clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
         model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases)))

@@ -98,12 +98,20 @@ class Reference:
         parameters: Canonical name → array, kernels as (out, in), in float64. A norm without parameters, a kernel or a
             classifier without a bias and a head without a pooler are computed as what they are.
         task: What the model's class computes.
+        rounded: What a type leaves of a number, called with every array that a framework stores on the way.
     """
 
-    def __init__(self, config: RoFormerConfig, parameters: Mapping[str, Array], task: Task) -> None:
+    def __init__(
+        self,
+        config: RoFormerConfig,
+        parameters: Mapping[str, Array],
+        task: Task,
+        rounded: Callable[[Array], Array] = lambda x: x,
+    ) -> None:
         self.config = config
         self.parameters = parameters
         self.task = task
+        self.rounded = rounded
 
     def predict(self, name: str, taps: Mapping[str, Array], case: Case, switches: Switches = RIGHT) -> Array:
         """Compute one tap from the taps before it."""
@@ -119,12 +127,12 @@ class Reference:
                 return self._attend(name, taps, case, switches)
             if module == "attention_norm":
                 change = taps[f"layers.{layer}.attention.out"]
-                return self._norm(name, before + change, switches)
+                return self._norm(name, self.rounded(before + change), switches)
             middle = taps[f"layers.{layer}.attention_norm"]
             if module == "feed_forward":
                 inner = self._activate(self._linear(f"{name}.up", middle, switches), switches)
                 return self._linear(f"{name}.down", inner, switches)
-            return self._norm(name, middle + taps[f"layers.{layer}.feed_forward"], switches)
+            return self._norm(name, self.rounded(middle + taps[f"layers.{layer}.feed_forward"]), switches)
         if name == "pooler":
             return self._activate_pooled(self._linear(name, self._pick(taps, case, switches), switches), switches)
         if name == "mlm.transform":
@@ -133,7 +141,7 @@ class Reference:
             return self._norm(name, taps["mlm.transform"], switches)
         if name == "logits":
             word = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
-            return self._add_bias("mlm", self.scored(taps, case) @ word.T, switches)
+            return self._add_bias("mlm", self.rounded(self.scored(taps, case) @ word.T), switches)
         if name == "classifier":
             return self._classify(taps, case, switches)
         assert name == "sop", name
@@ -152,8 +160,7 @@ class Reference:
         last = self._hidden(taps)
         position = switches.position or (self.config.summary_type if self.task.head == "options" else "first")
         if position == "mean":
-            mean: Array = last.mean(1)
-            return mean
+            return self.rounded(last.mean(1))
         if position == "last real" and case.attention_mask is not None:
             real = case.attention_mask.reshape(-1, case.attention_mask.shape[-1]) != 0
             place = real.shape[1] - 1 - real[:, ::-1].argmax(1)
@@ -182,17 +189,18 @@ class Reference:
 
     def _linear(self, name: str, x: Array, switches: Switches) -> Array:
         weight = self.parameters[f"{name}.weight"]
-        return self._add_bias(name, x @ (weight if f"{name}.weight" in switches.transposed else weight.T), switches)
+        product = x @ (weight if f"{name}.weight" in switches.transposed else weight.T)
+        return self._add_bias(name, self.rounded(product), switches)
 
     def _add_bias(self, name: str, x: Array, switches: Switches) -> Array:
         bias = None if f"{name}.bias" in switches.no_bias else self.parameters.get(f"{name}.bias")
-        return x if bias is None else x + bias
+        return x if bias is None else self.rounded(x + bias)
 
     def _activate(self, x: Array, switches: Switches) -> Array:
-        return ACTIVATIONS[switches.activation or self.config.hidden_act](x)
+        return self.rounded(ACTIVATIONS[switches.activation or self.config.hidden_act](x))
 
     def _activate_pooled(self, x: Array, switches: Switches) -> Array:
-        return ACTIVATIONS[switches.pooler_activation or self.config.pooler_activation](x)
+        return self.rounded(ACTIVATIONS[switches.pooler_activation or self.config.pooler_activation](x))
 
     def _norm(self, name: str, x: Array, switches: Switches) -> Array:
         epsilon = self.config.layer_norm_eps if switches.epsilon is None else switches.epsilon
@@ -201,7 +209,7 @@ class Reference:
             x = x - x.mean(-1, keepdims=True)
         normal = x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon)
         weight = self.parameters.get(f"{name}.weight")
-        return self._add_bias(name, normal if weight is None else normal * weight, switches)
+        return self._add_bias(name, self.rounded(normal if weight is None else normal * weight), switches)
 
     def _embed(self, case: Case, switches: Switches) -> Array:
         words = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
@@ -209,7 +217,7 @@ class Reference:
         segments = self.parameters["embeddings.segment.weight"]
         if switches.types != "absent":
             x = x + segments[np.zeros_like(_types(case)) if switches.types == "ignored" else _types(case)]
-        x = self._norm("embeddings.norm", x, switches)
+        x = self._norm("embeddings.norm", self.rounded(x), switches)
         return self._linear("embeddings.project", x, switches) if "embeddings.project.weight" in self.parameters else x
 
     def _project_heads(self, name: str, x: Array, switches: Switches) -> Array:
@@ -228,7 +236,8 @@ class Reference:
         by_halves = switches.rotation == "half"
         a, b = (heads[..., :half], heads[..., half:]) if by_halves else (heads[..., 0::2], heads[..., 1::2])
         pair = (a * cosine - b * sine, b * cosine + a * sine)
-        return np.concatenate(pair, -1) if by_halves else np.stack(pair, -1).reshape(heads.shape)
+        turned = np.concatenate(pair, -1) if by_halves else np.stack(pair, -1).reshape(heads.shape)
+        return self.rounded(turned)
 
     def _attend(self, name: str, taps: Mapping[str, Array], case: Case, switches: Switches) -> Array:
         prefix = name.removesuffix("out")
@@ -238,10 +247,10 @@ class Reference:
             scores = scores / math.sqrt(query.shape[-1])
         visible = self._visible(case, switches)
         masked = MASKED if switches.masked is None else switches.masked
-        scores = scores + np.where(visible, 0.0, masked)[:, None]
+        scores = self.rounded(scores + np.where(visible, 0.0, masked)[:, None])
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        context = (weights @ value).transpose(0, 2, 1, 3)
+        weights = self.rounded(weights / weights.sum(-1, keepdims=True))
+        context = self.rounded(weights @ value).transpose(0, 2, 1, 3)
         return self._linear(name, context.reshape(*context.shape[:2], -1), switches)
 
     def _visible(self, case: Case, switches: Switches) -> NDArray[np.bool_]:

@@ -53,6 +53,7 @@ class Bench:
         folder: Where it all lies.
         name: A shape of :mod:`random_checkpoints`, or a model of :mod:`family_models`.
         gradients: Whether a loss is taken.
+        half_types: Which are computed in too.
         max_length: Tokens of the longest batch, past the model's limit too.
         invariances: Whether a batch is also laid out in every way that must change nothing.
     """
@@ -65,6 +66,7 @@ class Bench:
         gradients: bool = False,
         invariances: bool = False,
         max_length: int | None = None,
+        half_types: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -78,7 +80,7 @@ class Bench:
             self.tensors = random_tensors(self.config, groups)
             save(self.directory, "torch", self.tensors, self.config)
         self.config = with_limit(self.config, max_length)
-        self.max_length = max_length
+        self.max_length, self.half_types = max_length, half_types
         self.model: ComparedModel = replace(look_at([self.directory])[0], config=self.config)
         self.cases: list[Case] = make_cases(self.config, self.model.task, None)
         self.training = make_training(self.config, self.model.task) if gradients else None
@@ -102,6 +104,7 @@ class Bench:
                     "cases": self.listed,
                     "dialect": None,
                     "extend_to": self.max_length,
+                    "half_types": self.half_types,
                 }
             }
         )
@@ -116,5 +119,15 @@ class Bench:
     def judge(self, faulty: dict[str, Dump], labels: tuple[str, ...] = LABELS) -> Result:
         dumps = [replace(faulty.get(label, self.good), label=label) for label in labels]
         return compare(
-            [self.directory], self.directory, self.model, [], dumps, self.cases, None, 5, Clock(), self.variants
+            [self.directory],
+            self.directory,
+            self.model,
+            [],
+            dumps,
+            self.cases,
+            None,
+            5,
+            Clock(),
+            self.variants,
+            self.half_types,
         )

@@ -37,6 +37,7 @@ ITEMSIZE = {
 }
 #: The types a model's weights may have, and that ``--dtype`` may ask for.
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+HALF_TYPES = ("float16", "bfloat16")
 
 
 class OpenFiles:

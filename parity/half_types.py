@@ -1,0 +1,144 @@
+"""Half types as they are served: what a framework computes in float16 or bfloat16, held against its own float64.
+
+How far that may be is measured in the same run, by a computation that no framework takes part in: the numpy reference
+goes through the whole model and rounds every array that a framework stores, the weights among them, to the type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..converters import open_checkpoint
+from ..converters.source.checkpoint import Checkpoint
+from ..converters.table.config import RoFormerConfig
+from ..converters.tensors.stored import HALF_TYPES
+from .cases import Case
+from .causes import Cause
+from .dumps import Distance, Dump, distance, farthest
+from .reference import Reference
+from .rounding import UNIT, round_to
+from .stored_parameters import StoredParameters
+from .tasks import Task, results
+from .verdicts import ROUNDINGS, Status, Verdict
+
+Array = NDArray[Any]
+
+#: Widest bound that proves anything: past a quarter of the largest, results have little to do with one another.
+LIMIT = 0.25
+
+
+class HalfTypes:
+    """What rounding to a half type does to one model, and what participants' half types are by it.
+
+    Args:
+        dtype: ``float16`` or ``bfloat16``.
+        cases: What was run; those whose taps are recorded were run in half types too.
+        order: Names of the taps, as they are computed.
+        config: With activations under the table's names.
+        task: What the model's class computes.
+        checkpoint: The right parameters.
+        exact: A participant, whose float64 says what is right.
+    """
+
+    def __init__(
+        self,
+        dtype: str,
+        cases: Sequence[Case],
+        order: Sequence[str],
+        config: RoFormerConfig,
+        task: Task,
+        checkpoint: Checkpoint,
+        exact: Dump,
+    ) -> None:
+        self.dtype = dtype
+        self._cases = [case for case in cases if case.taps]
+        self._order = [name for name in order if name in exact.names(f"float64.{self._cases[0].name}")]
+        parameters = StoredParameters(checkpoint, self._round)
+        self._rounding = Reference(config, parameters, task, self._round)
+        self._plain = Reference(config, parameters, task)
+        self._lost = self._measure(exact, self._emulate)
+
+    def judge(self, dump: Dump) -> list[Verdict]:
+        """Hold a participant's results against its float64."""
+        found = self._measure(dump, lambda case: _read(dump, f"{self.dtype}.{case.name}"))
+        return [self._judge(dump, name, *found[name]) for name in results(self._order)]
+
+    def explain(self, dump: Dump) -> Iterator[Cause]:
+        """Name the first step of a participant that loses more than rounding explains, judged by its own inputs."""
+        for name in self._order:
+            for case in self._cases:
+                taps = _read(dump, f"{self.dtype}.{case.name}")
+                right = self._plain.predict(name, taps, case)
+                off = distance(right, taps[name]).relative
+                rounded = distance(right, self._rounding.predict(name, taps, case)).relative
+                most = ROUNDINGS * max(rounded, UNIT[self.dtype])
+                if not off <= most:
+                    what = f"{self.dtype} loses {off:.1e} of the largest here, and rounding at most {most:.1e}"
+                    yield Cause(dump.label, "half type", what, name, False)
+                    return
+
+    def _judge(self, dump: Dump, name: str, case: str, apart: Distance) -> Verdict:
+        # a result of a few numbers may be right by chance: what it is computed from says how much is lost as well
+        hidden = next(tap for tap in reversed(self._order) if tap.endswith("feed_forward_norm") or tap == "embeddings")
+        lost = max(self._lost[tap][1].relative for tap in (name, hidden))
+        derived = ROUNDINGS * max(lost, UNIT[self.dtype])
+        bound = min(derived, LIMIT)
+        status: Status = "good" if apart.relative <= bound else "differs"
+        if status == "differs" and derived > LIMIT and np.isfinite(apart.relative):
+            status = "inconclusive"
+        called = "last hidden states" if name == hidden else name
+        where = f"{case} {list(apart.index)}: {apart.values[0]:.6g} in float64 and {apart.values[1]:.6g}"
+        note = f"{ROUNDINGS:.0f} × what is lost where every array is rounded ({lost:.1e}, numpy)"
+        check = f"{self.dtype} {called} against float64"
+        return Verdict(check, (dump.label,), apart.relative, bound, status, where, note)
+
+    def _measure(self, exact: Dump, compute: Callable[[Case], Mapping[str, Array]]) -> dict[str, tuple[str, Distance]]:
+        """Measure how far every result is from float64: (case, distance), the farthest on the scale of all cases."""
+        hidden = [tap for tap in self._order if tap.endswith("feed_forward_norm") or tap == "embeddings"][-1:]
+        found: dict[str, list[tuple[str, Distance]]] = {}
+        for case in self._cases:
+            got = compute(case)
+            for name in dict.fromkeys([*hidden, *results(self._order)]):
+                found.setdefault(name, []).append(
+                    (case.name, distance(exact.read(f"float64.{case.name}", name), got[name]))
+                )
+        scales = {name: max(one.scale for _, one in listed) for name, listed in found.items()}
+        return {
+            name: farthest(((case, replace(one, scale=scales[name])) for case, one in listed), lambda one: one.relative)
+            for name, listed in found.items()
+        }
+
+    def _emulate(self, case: Case) -> dict[str, Array]:
+        taps: dict[str, Array] = {}
+        for name in self._order:
+            taps[name] = self._rounding.predict(name, taps, case)
+        return taps
+
+    def _round(self, x: Array) -> Array:
+        return round_to(x, self.dtype)
+
+
+def _read(dump: Dump, file: str) -> dict[str, Array]:
+    with dump.opened(file) as arrays:
+        return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def tell_widened(dumps: Sequence[Dump]) -> list[str]:
+    """Say which participants did not compute in a half type, and what they did."""
+    return [
+        f"{dump.label} does not compute in {dtype} on this device: its weights are rounded and computed in float32"
+        for dump in dumps
+        for dtype in dump.facts.get("widened", ())
+    ]
+
+
+def stored_half_types(directory: Path) -> set[str]:
+    """Return the half types in which a checkpoint has tensors: those that it would be served in."""
+    with open_checkpoint(directory) as checkpoint:
+        return set(HALF_TYPES) & set(checkpoint.dtypes())

@@ -1,0 +1,191 @@
+"""What is computed in a half type is held to what rounding explains: honest models are within, more is found."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import parity_faults
+import pytest
+from family_models import MODELS
+from honest_models import one_by_one, shuffled
+from parity_faults import Bench, Plant
+from random_checkpoints import Tensors, random_tensors
+from test_parity_faults import within
+
+from roformer_convert.converters import ConvertOptions, convert
+from roformer_convert.converters.tensors.stored import HALF_TYPES
+from roformer_convert.parity.gate import Result, run
+from roformer_convert.parity.half_types import LIMIT
+from roformer_convert.parity.screen import screen
+from roformer_convert.parity.verdicts import Verdict
+
+torch = pytest.importorskip("torch")
+
+FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
+
+_benches: dict[str, Bench] = {}
+
+
+@pytest.fixture
+def bench_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bench]:
+    def find(name: str) -> Bench:
+        if name not in _benches:
+            _benches[name] = Bench(tmp_path_factory.mktemp("halves"), name, half_types=HALF_TYPES)
+        return _benches[name]
+
+    return find
+
+
+def of_type(result: Result, dtype: str) -> list[Verdict]:
+    return [one for one in result.verdicts if one.check.startswith(f"{dtype} ") and "against float64" in one.check]
+
+
+def in_halves(plant: Plant) -> Plant:
+    """Plant a fault in models of half types alone."""
+
+    def planted(module: ModuleType, model: Any) -> None:
+        if model.embeddings.word.weight.dtype in (torch.float16, torch.bfloat16):
+            plant(module, model)
+
+    return planted
+
+
+@pytest.mark.parametrize("name", ["everything", *MODELS])
+def test_every_class_and_trait_is_within_what_rounding_explains(bench_of: Callable[[str], Bench], name: str) -> None:
+    bench = bench_of(name)
+    result = bench.judge({}, ("torch",))
+    assert result.passed, screen(result)
+    for dtype in HALF_TYPES:
+        found = of_type(result, dtype)
+        assert found
+        assert all(0.0 < one.value <= one.bound < LIMIT for one in found)
+        assert max(one.share for one in found) > 1 / 32  # it was not computed in float32
+
+
+@pytest.mark.parametrize("plant", [shuffled(3), one_by_one(3)], ids=["shuffled", "one by one"])
+@pytest.mark.parametrize("name", ["everything", "causal LM", "labels"])
+def test_sums_in_another_order_are_within_too(bench_of: Callable[[str], Bench], name: str, plant: Plant) -> None:
+    bench = bench_of(name)
+    result = bench.judge({"torch": bench.dump(in_halves(plant))}, ("torch",))
+    assert result.passed, screen(result)
+
+
+# Faults --------------------------------------------------------------------------------------------------------------
+
+
+def moved(size: float) -> Plant:
+    """Move one channel of the last hidden states."""
+
+    def plant(module: ModuleType, model: Any) -> None:
+        norm = model.layers[-1].feed_forward_norm
+        add = norm.add
+
+        def more(*inputs: Any) -> Any:
+            hidden = add(*inputs)
+            return hidden + size * torch.eye(hidden.shape[-1], dtype=hidden.dtype)[5]
+
+        norm.add = more
+
+    return in_halves(plant)
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_twice_the_bound_is_found_and_half_of_it_is_not(bench_of: Callable[[str], Bench], dtype: str) -> None:
+    bench = bench_of("base")
+    good = bench.judge({}, ("torch",))
+    scale = good.measured.rounding["torch"]["layers.2.feed_forward_norm"][1].scale
+    (verdict,) = of_type(good, dtype)
+    for share in (2.5, 0.5):  # rounding, up to half of the bound, may be the other way
+        result = bench.judge({"torch": bench.dump(moved(share * verdict.bound * scale))}, ("torch",))
+        (found,) = of_type(result, dtype)
+        assert (found.status == "differs") == (share > 1.0), found
+        assert all(one.passed for one in result.verdicts if "float16" not in one.check)
+
+
+def weak_feed_forward(module: ModuleType, model: Any) -> None:
+    layer = model.layers[1].feed_forward
+    forward = layer.forward
+    layer.forward = lambda x: 0.5 * forward(x)
+
+
+def overflowing_scores(module: ModuleType, model: Any) -> None:
+    plain = module.attend
+
+    def attend(query: Any, key: Any, *rest: Any) -> Any:
+        return plain(query * 3e4, key * 3e4, *rest)
+
+    within(module, "attend", attend, model)
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_the_step_that_loses_more_than_rounding_is_named(bench_of: Callable[[str], Bench], dtype: str) -> None:
+    bench = bench_of("everything")
+    result = bench.judge({"tf": bench.dump(in_halves(weak_feed_forward))}, ("torch", "tf"))
+    assert result.exit_status == 1
+    assert {one.about for one in result.verdicts if not one.passed} == {("tf",)}
+    assert "float16 loses " in screen(result)
+    where = [cause.where for cause in result.causes if cause.what.startswith(f"{dtype} loses")]
+    assert where == ["layers.1.feed_forward"]
+
+
+def test_numbers_that_overflow_are_a_difference(bench_of: Callable[[str], Bench]) -> None:
+    bench = bench_of("everything")
+    result = bench.judge({"torch": bench.dump(in_halves(overflowing_scores))}, ("torch",))
+    assert {one.status for one in of_type(result, "float16")} == {"differs"}
+
+
+def test_where_a_type_loses_everything_that_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores in the hundreds are rounded to whole numbers: what bfloat16 makes of that is no result."""
+
+    def steep(*shape: Any) -> Tensors:
+        kernels = ("query.weight", "key.weight")
+        return {
+            name: array * np.float32(20.0) if name.endswith(kernels) else array
+            for name, array in random_tensors(*shape).items()
+        }
+
+    monkeypatch.setattr(parity_faults, "random_tensors", steep)
+    bench = Bench(tmp_path, half_types=("bfloat16",))
+    found = of_type(bench.judge({}, ("torch",)), "bfloat16")
+    print([(one.value, one.bound, one.status) for one in found])
+    assert "inconclusive" in {one.status for one in found}
+    assert "differs" not in {one.status for one in found}
+
+
+# Whole runs ----------------------------------------------------------------------------------------------------------
+
+
+needs_all = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("paddle", "tensorflow")),
+    reason="not all three frameworks are installed",
+)
+
+
+@needs_all
+def test_a_checkpoint_that_is_stored_in_a_half_type_is_run_in_it(tmp_path: Path) -> None:
+    convert(FIXTURE, tmp_path / "half", to="torch", options=ConvertOptions(dtype="float16"))
+    with run([tmp_path / "half"], gradients=False) as result:
+        assert result.passed, screen(result)
+        found = of_type(result, "float16")
+        assert {one.about for one in found} == {("paddle",), ("torch",), ("tf",)}
+        assert not of_type(result, "bfloat16")
+        note = "paddle does not compute in float16 on this device: its weights are rounded and computed in float32"
+        assert note in result.model.notes
+        # rounded weights alone: less is lost than where every step rounds, and more than nothing
+        for one in found:
+            if one.about == ("paddle",):
+                assert 0.0 <= one.value < 1e-5  # the weights are float16's as they are stored
+
+
+@needs_all
+def test_what_a_framework_lacks_is_widened_after_rounding() -> None:
+    with run([FIXTURE], frameworks=["paddle"], gradients=False, half_types=["bfloat16"]) as result:
+        assert result.passed, screen(result)
+        assert all(one.value > 1e-4 for one in of_type(result, "bfloat16")), screen(result)
+    with run([FIXTURE], frameworks=["paddle"], gradients=False) as result:
+        assert not of_type(result, "float16") + of_type(result, "bfloat16")
