@@ -47,6 +47,20 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
         return tuple(dict.fromkeys(names))
 
 
+class _Devices(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
+    """A device for all, or one for each of several frameworks."""
+
+    name = "devices"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from .computing import read_devices
+
+        try:
+            return read_devices(str(value))
+        except ConvertError as error:
+            self.fail(f"{error.what}. {error.next_step}", param, ctx)
+
+
 @click.command("parity", short_help="Run DIR in all three frameworks and say whether they agree.")
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
@@ -93,6 +107,15 @@ class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
     type=click.IntRange(min=1),
     metavar="N",
     help="Tokens of the longest batch, past the model's limit too.  [default: that limit, at most 2048]",
+)
+@click.option(
+    "--device",
+    "devices",
+    type=_Devices(),
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, gpu or gpu:N for every framework, or each its own: paddle=gpu,torch=cpu. A GPU takes the build for it.",
 )
 @click.option(
     "--half-types",
@@ -223,6 +246,7 @@ def run_gate(
     no_gradients: bool = False,
     max_length: int | None = None,
     half_types: Sequence[str] | None = None,
+    devices: Mapping[str, str] | None = None,
     golden: Path | None = None,
     update_golden: bool = False,
     yes: bool = False,
@@ -261,6 +285,7 @@ def run_gate(
             gradients=not no_gradients,
             max_length=max_length,
             half_types=half_types,
+            devices=devices or {},
             report=say,
             progress=status.show,
         ) as result,

@@ -29,10 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.mapping import CLASSES, Table, Tensor
+from ..models.devices import DeviceName
 from ..models.frameworks import FRAMEWORKS
 from ..models.process import Json, serve
 from .case_file import read_cases
 from .cases import Case
+from .computing import require_full_float32
 from .rounding import round_to
 from .run import parameters, run, take_loss
 from .targets import Training
@@ -74,10 +76,14 @@ class Dumper:
         extend_to: int | None = None,
         before_cast: str | None = None,
         half_types: Sequence[str] = (),
+        device: str = "cpu",
     ) -> Json:
         """Run everything; say what was run, how long each part took and how much memory it needed."""
         clock = _Clock()
         module, runner = self.start()
+        operations = importlib.import_module(f"..models.{self.framework.operations}", __package__)
+        operations.compute_on(DeviceName.of(device))
+        require_full_float32(operations, device)
         clock.lap("import")
         listed, training = read_cases(Path(cases_file), cases)
         self._arguments = {"directory": directory, "dialect": dialect, "extend_to": extend_to}
@@ -126,6 +132,7 @@ class Dumper:
             "loss": loss,
             "notes": list(getattr(start, "NOTES", ())),
             "widened": widened,
+            "device": device,
         }
 
     def load(self, module: ModuleType, dtype: str) -> Any:

@@ -28,6 +28,7 @@ from ..converters import open_checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names, with_limit
+from ..models.devices import ENVIRONMENT
 from ..models.process import Process
 from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases
 from .casts import find_cast, tell_moved
 from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
+from .computing import require_participants, tell_devices
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
 from .half_types import HalfTypes, stored_half_types, tell_widened
@@ -161,6 +163,7 @@ class Result:
                     "label": dump.label,
                     "framework": dump.framework,
                     "directory": str(dump.checkpoint),
+                    "device": dump.facts.get("device"),
                     "seconds": dump.facts.get("seconds"),
                     "peak_bytes": dump.facts.get("peak_bytes"),
                 }
@@ -171,6 +174,8 @@ class Result:
 
 
 ReportLine = Callable[[str], None]
+#: Everything on the CPU.
+NO_DEVICES: Mapping[str, str] = {}
 
 
 @contextmanager
@@ -186,6 +191,7 @@ def run(
     gradients: bool = True,
     max_length: int | None = None,
     half_types: Sequence[str] | None = None,
+    devices: Mapping[str, str] = NO_DEVICES,
     report: ReportLine = lambda line: None,
     progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
@@ -203,6 +209,7 @@ def run(
         gradients: Whether the class's loss is differentiated and a step taken.
         max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
         half_types: Which of float16 and bfloat16 are computed in too; None for those that a checkpoint is stored in.
+        devices: Framework → device, as :func:`.computing.read_devices` reads them; the CPU where it names none.
         report: Called with a line on what happens.
         progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
@@ -227,6 +234,7 @@ def run(
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         if cast is not None and cast.rounded is not None:
             participants[0] = replace(participants[0], before_cast=cast.original)
+        require_participants(devices, [one.framework for one in participants])
         clock.lap("convert")
         progress("choosing inputs")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
@@ -243,7 +251,7 @@ def run(
             "cases": listed,
             "extend_to": max_length,
         }
-        dumps = _compute(participants, model, scratch, asked, report, progress, environment)
+        dumps = _compute(participants, model, scratch, asked, devices, report, progress, environment)
         clock.lap("frameworks")
         progress("comparing")
         yield compare(
@@ -299,7 +307,7 @@ def compare(
                 found = half.judge(dump)
                 verdicts += found
                 causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
-    model = replace(model, notes=(*model.notes, *tell_widened(dumps)))
+    model = replace(model, notes=(*model.notes, *tell_devices(dumps), *tell_widened(dumps)))
     clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
@@ -329,14 +337,14 @@ def _compute(
     model: ComparedModel,
     scratch: Path,
     asked: Mapping[str, Any],
+    devices: Mapping[str, str],
     report: ReportLine,
     progress: ReportLine,
     environment: Mapping[str, str | None] | None,
 ) -> list[Dump]:
     """Run every participant in a process of its own, side by side."""
     with ExitStack() as stack:
-        # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
-        changed: dict[str, str | None] = {"OPENBLAS_NUM_THREADS": None}
+        changed = dict(ENVIRONMENT)
         defaults = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
         changed |= {name: value for name, value in defaults.items() if name not in os.environ}
         changed |= environment or {}
@@ -352,6 +360,7 @@ def _compute(
                         "class_name": model.class_name,
                         "out": str(folders[-1]),
                         "dialect": None,
+                        "device": devices.get(one.framework, "cpu"),
                         "before_cast": None if one.before_cast is None else str(one.before_cast),
                         **asked,
                     }

@@ -80,7 +80,7 @@ class Bench:
             self.tensors = random_tensors(self.config, groups)
             save(self.directory, "torch", self.tensors, self.config)
         self.config = with_limit(self.config, max_length)
-        self.max_length, self.half_types = max_length, half_types
+        self.max_length, self.half_types, self.device = max_length, half_types, "cpu"
         self.model: ComparedModel = replace(look_at([self.directory])[0], config=self.config)
         self.cases: list[Case] = make_cases(self.config, self.model.task, None)
         self.training = make_training(self.config, self.model.task) if gradients else None
@@ -105,6 +105,7 @@ class Bench:
                     "dialect": None,
                     "extend_to": self.max_length,
                     "half_types": self.half_types,
+                    "device": self.device,
                 }
             }
         )
