@@ -623,7 +623,7 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, "prove", lambda config, types, **how: asked.append((config, types, how)))
     worker.Worker("paddle").take(model)
     ids = np.ones((1, 3), np.int64)
-    run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}))  # type: ignore[arg-type]
+    run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}, packed=False))  # type: ignore[arg-type]
     assert asked == [(CONFIG, (dtype,), {"training": False}) for dtype in ("float32", "float64")]
 
 
