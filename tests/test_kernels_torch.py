@@ -250,6 +250,7 @@ def test_a_gpu_without_a_kernel_attends_the_packed_run_as_its_batch(
 
     def record(query: Any, *rest: Any, **more: Any) -> Any:
         calls.append(query.shape)
+        assert more["attn_mask"] is None or not more["is_causal"]  # CUDA refuses both
         return attend(query, *rest, **more)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", record)
