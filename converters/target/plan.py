@@ -24,9 +24,6 @@ from ..tensors.stored import FLOATS, FileLayout, NewTensor
 from .positions import MOST_POSITIONS, computed_positions
 from .tokenizer_settings import settings_for
 
-#: Names listed in one note.
-_NAMED = 8
-
 
 @dataclass(frozen=True)
 class Step:
@@ -260,7 +257,7 @@ def _require_names(source: Checkpoint, target: Dialect) -> None:
         head = source.bindings[nameless[0]].tensor.group.name
         raise InexpressibleError(
             f"{source.path}: {DIALECT_FILES[target].software} builds no {head}, and {target} has no name for it: "
-            f"{', '.join(nameless[:_NAMED])}",
+            f"{', '.join(nameless)}",
             "Convert it to another dialect, or its encoder alone with --encoder-only.",
         )
 
