@@ -397,7 +397,7 @@ def places_of(data: StageData, steps: range) -> list[tuple[int, int, int]]:
 def test_another_batch_neither_repeats_nor_leaves_out_a_sample_of_the_epoch() -> None:
     corpus = random_corpus()
     whole = stage(corpus, batch_size=1)
-    epoch = whole.describe(0).samples[0]
+    epoch = whole.steps_per_epoch
     origin, taken, first, places = Origin(), 0, 0, []
     for batch in (7, 12, 5, 1):  # the last to the epoch's end
         data = stage(corpus, batch_size=batch, origin=origin)
@@ -445,15 +445,14 @@ def test_any_step_can_be_asked_for_at_once() -> None:
         assert rows_of(walked.batches(step)) == in_turn[step]
 
 
-def test_a_description_counts_what_is_there() -> None:
+def test_a_stage_counts_what_is_there() -> None:
     corpus = MemoryCorpus(numbered_shard([[5, 5]] * 30 + [[8]] * 10))
-    description = stage(corpus, batch_size=10, short_sequence_probability=0.0).describe(4)
-    assert description.samples == (40,)
-    assert description.tokens == (380,)
-    assert description.steps_per_epoch == 4
-    assert len(description.step_tokens) == len(description.step_pairs) == 4
-    assert sum(description.step_tokens) == 380 + 30 * 3 + 10 * 2
-    assert sum(description.step_pairs) == 30
+    data = stage(corpus, batch_size=10, short_sequence_probability=0.0)
+    assert data.tokens == (380,)
+    assert data.steps_per_epoch == 4
+    batches = [batch for step in range(4) for batch in data.batches(step)]
+    assert sum(int(batch.attention_mask.sum()) for batch in batches) == 380 + 30 * 3 + 10 * 2
+    assert sum(int((batch.order != NO_ORDER).sum()) for batch in batches) == 30
 
 
 def test_prefetching_gives_the_same_batches() -> None:

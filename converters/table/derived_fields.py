@@ -23,7 +23,7 @@ from .config import RoFormerConfig
 from .mapping import CAUSAL_LM, CLASSES, Dialect, ModelClass, Traits
 
 SEQUENCE, CHOICE = CLASSES["sequence-classification"], CLASSES["multiple-choice"]
-TOKENS, ANSWERS = CLASSES["token-classification"], CLASSES["question-answering"]
+ANSWERS = CLASSES["question-answering"]
 
 
 @dataclass(frozen=True)

@@ -36,31 +36,11 @@ __all__ = [
     "SamplingOptions",
     "SpecialIds",
     "StageData",
-    "StageDescription",
 ]
 
 _PURPOSE_CORPUS, _PURPOSE_SAMPLE = 1, 2
 
 _COUNTED = 1 << 16  # samples that are counted together
-
-
-@dataclass(frozen=True)
-class StageDescription:
-    """What a stage's data come to.
-
-    Attributes:
-        samples: Samples of each corpus in its first epoch.
-        tokens: Text tokens of each corpus in an epoch, on this side of the held-out split.
-        steps_per_epoch: See :attr:`StageData.steps_per_epoch`.
-        step_tokens: Tokens, special ones included, of each of the first steps.
-        step_pairs: Samples with a second segment in each of them.
-    """
-
-    samples: tuple[int, ...]
-    tokens: tuple[int, ...]
-    steps_per_epoch: int
-    step_tokens: tuple[int, ...]
-    step_pairs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -197,18 +177,6 @@ class StageData:
             )
             for rows in (by_length[first:end] for first, end in _micro_batches(sizes, micro_tokens))
         ]
-
-    def describe(self, count: int) -> StageDescription:
-        """Count samples and tokens, of the corpora and of the first ``count`` steps."""
-        first = self.origin.step
-        steps = [self.batches(step) for step in range(first, first + count)]
-        return StageDescription(
-            samples=self._epoch,
-            tokens=self.tokens,
-            steps_per_epoch=self.steps_per_epoch,
-            step_tokens=tuple(sum(int(batch.attention_mask.sum()) for batch in step) for step in steps),
-            step_pairs=tuple(sum(int((batch.order != NO_ORDER).sum()) for batch in step) for step in steps),
-        )
 
     def _first_sample(self, step: int) -> int:
         """Give the number of the sample with which a step begins."""
