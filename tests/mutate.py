@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import importlib.machinery
 import os
 import pickle
@@ -282,6 +283,8 @@ def main() -> int:
     temporary = Path(tempfile.mkdtemp(prefix="mutants-"))
     # what is compiled once, of tests and modules, serves every trial
     sys.pycache_prefix, sys.dont_write_bytecode = str(temporary / "compiled"), False
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.freeze()  # a trial collects its own garbage alone
     try:
         lines, survivors = reach(path, given.tests, temporary), []
         for number, mutant in enumerate(tried, 1):
