@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from random_checkpoints import CONFIG, add_rotary_table, random_array, random_tensors, save, write_random
+from peer_folders import PEERS
+from random_checkpoints import CONFIG, CONTAINERS, add_rotary_table, random_array, random_tensors, save, write_random
 from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import ConvertError, open_checkpoint
-from roformer_convert.converters.table.mapping import DIALECTS, Dialect
-from roformer_convert.converters.target.plan import choose_container, make_plan
+from roformer_convert.converters.errors import InexpressibleError
+from roformer_convert.converters.table.mapping import DIALECTS, POOLER, Dialect
+from roformer_convert.converters.target.plan import SideFile, choose_container, make_plan
+from roformer_convert.converters.target.positions import MOST_POSITIONS
 
 NOT_READ = "is written under BERT's names; {} does not read it and reports it as unexpected"
 TF = "transformers for TF"
@@ -167,3 +170,156 @@ def test_files_that_are_too_small_for_any_tensor_hold_one_each(tmp_path: Path) -
         assert [len(list(file.stored)) for file in plan.files] == [1] * len(tensors)
         assert len(make_plan(source, "paddle", max_shard_size=plan.nbytes).files) == 1
         assert len(make_plan(source, "paddle", max_shard_size=plan.nbytes - 1).files) == 2
+
+
+def test_the_bytes_to_write_are_every_files_and_the_rotary_table_is_computed(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch", "base")
+    own = sum(array.nbytes for array in tensors.values()) + 4 * 47 * CONFIG.head_size
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        plan = make_plan(source, "torch")
+    (file,) = plan.files
+    assert [step.new.name for step in file.steps if step.computed] == ["encoder.embed_positions.weight"]
+    assert plan.nbytes == plan.nbytes_in_all == own
+    beside = SideFile("optimizer", file.steps[:1], plan.lay_out(file), "a state")
+    assert beside.nbytes == file.steps[0].new.nbytes
+    assert replace(plan, beside=beside).nbytes_in_all == own + beside.nbytes
+
+
+def test_a_container_that_the_targets_software_does_not_read_is_refused(tmp_path: Path) -> None:
+    assert choose_container("torch", "bin").name == "bin"
+    with pytest.raises(
+        ConvertError, match="h5 files are not read by transformers; wanted safetensors or bin"
+    ) as caught:
+        choose_container("torch", "h5")
+    assert caught.value.next_step == "Leave --container out to write safetensors."
+
+
+def test_another_function_is_planned_where_that_is_allowed_and_noted(tmp_path: Path) -> None:
+    config = replace(CONFIG, layer_norm_eps=0.01)  # Paddle's kernels take none above 0.001
+    save(tmp_path / "ckpt", "torch", random_tensors(groups=(POOLER,)), config)
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        with pytest.raises(InexpressibleError) as caught:
+            make_plan(source, "paddle")
+        plan = make_plan(source, "paddle", allow_different=True)
+        assert make_plan(source, "torch").differences == ()
+    (different,) = plan.differences
+    assert caught.value.what.splitlines() == [
+        f"{tmp_path / 'ckpt'}: PaddleNLP would compute another function than the source says",
+        f"  {different}",
+    ]
+    assert (caught.value.next_step or "").startswith("If the source is misread, --set FIELD=VALUE says what is right")
+    assert plan.notes == (f"allowed to differ: {different}",)
+
+
+def test_heads_that_a_target_has_no_name_for_are_refused() -> None:
+    """Each of their tensors is named, though another function is allowed."""
+    path = PEERS / "hf4-TokenClassification_default_st"
+    with open_checkpoint(path) as source, pytest.raises(InexpressibleError) as caught:
+        make_plan(source, "tf1", allow_different=True)
+    named = "builds no token classifier, and tf1 has no name for it: classifier.weight, classifier.bias"
+    assert caught.value.what.endswith(f"bert4keras {named}")
+    assert (caught.value.next_step or "").startswith("Convert it to another dialect, or its encoder alone")
+
+
+def test_a_type_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    said = "dtype 'int8' is not known; wanted float32 or float16 or bfloat16 or"
+    with open_checkpoint(tmp_path / "ckpt") as source, pytest.raises(ConvertError, match=said):
+        make_plan(source, "torch", dtype="int8")
+
+
+def test_second_names_are_written_where_they_cost_nothing_or_are_worth_it(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf", "masked-lm")
+    word, bias = "embeddings.word_embeddings.weight", "cls.predictions"
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        found = {
+            (target, container): {
+                step.new.name: step.new.alias_of
+                for step in make_plan(source, target, container=container).steps
+                if "decoder" in step.new.name and step.new.name != f"{bias}.decoder_bias"
+            }
+            for target, container in CONTAINERS
+        }
+    assert found == {
+        ("paddle", "pdparams"): {f"{bias}.decoder_weight": f"roformer.{word}"},
+        ("paddle", "safetensors"): {},
+        ("torch", "safetensors"): {f"{bias}.decoder.bias": None},
+        ("torch", "bin"): {f"{bias}.decoder.weight": f"roformer.{word}", f"{bias}.decoder.bias": f"{bias}.bias"},
+    }
+
+
+def test_kernels_are_transposed_between_software_that_stores_them_otherwise(tmp_path: Path) -> None:
+    """Matrices that paddle, torch and TF1 store (in, out); a vector is none, whoever stores it."""
+    write_random(tmp_path / "ckpt", "paddle")
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        same, turned = make_plan(source, "paddle"), make_plan(source, "torch")
+    assert not any(step.transpose for step in same.steps)
+    kernels = {step.new.name: step.new.shape for step in turned.steps if step.transpose}
+    assert kernels["roformer.embeddings_project.weight"] == (CONFIG.hidden_size, CONFIG.embedding_size)
+    assert kernels["roformer.encoder.layer.2.output.dense.weight"] == (CONFIG.hidden_size, CONFIG.intermediate_size)
+    assert len(kernels) == 1 + 6 * CONFIG.num_hidden_layers + 3  # the projection, the layers', three of the heads
+    (shapes,) = ({step.new.name: step.new.shape for step in file.steps} for file in same.files)
+    assert shapes["roformer.encoder.layers.2.linear2.weight"] == (CONFIG.intermediate_size, CONFIG.hidden_size)
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "written"),
+    [
+        ("float16", None, {"torch": "float16", "tf": "float16"}),
+        ("bfloat16", None, {"torch": "bfloat16", "tf": "float32"}),  # HDF5 has no bfloat16
+        ("float16", "float64", {"torch": "float64", "tf": "float64"}),
+        (None, None, {"torch": "float32", "tf": "float32"}),
+    ],
+)
+def test_a_rotary_table_has_the_type_of_the_sources(
+    tmp_path: Path, held: str | None, asked: str | None, written: dict[Dialect, str]
+) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    if held is not None:
+        add_rotary_table(tmp_path / "ckpt", "torch", base=True, dtype="float16")
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        index = source.found.index
+        of_type = [replace(each, dtype=held or "") if each.name in source.derived else each for each in index.tensors]
+        source = replace(source, found=replace(source.found, index=replace(index, tensors=tuple(of_type))))
+        plans = {target: make_plan(source, target, dtype=asked) for target in written}
+    assert {target: [step.new.dtype for step in plan.steps if step.computed] for target, plan in plans.items()} == {
+        target: [dtype] for target, dtype in written.items()
+    }
+
+
+def test_a_rotary_table_that_is_not_wanted_or_too_long_is_left_out(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    again = "transformers computes it, and reports it as newly initialized"
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        assert make_plan(source, "torch", positions=False).notes == (f"embed_positions is left out; {again}",)
+    for length, notes_wanted in (
+        (MOST_POSITIONS, ()),
+        (MOST_POSITIONS + 1, ("max_position_embeddings is 65,537, and it is written for 65,536 at most",)),
+    ):
+        with open_checkpoint(tmp_path / "ckpt", set={"max_position_embeddings": length}) as source:
+            said = tuple(note for note in make_plan(source, "torch").notes if "embed_positions" in note)
+            assert said == tuple(f"embed_positions is left out: {why}; {again}" for why in notes_wanted)
+
+
+def test_a_container_of_one_file_is_not_split(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        with pytest.raises(ConvertError, match=r"tf_model\.h5 is always one file: shards of it are not read") as caught:
+            make_plan(source, "tf", max_shard_size=1 << 20)
+        whole = make_plan(source, "torch")
+        assert ([file.filename for file in whole.files], whole.shard_index) == (["model.safetensors"], None)
+        halves = make_plan(source, "torch", max_shard_size=whole.nbytes - 1)
+    assert caught.value.next_step == "Leave --max-shard-size out."
+    assert [file.filename for file in halves.files] == [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert halves.shard_index == "model.safetensors.index.json"
+    assert halves.config_name == "config.json"
+
+
+def test_settings_that_are_written_anew_travel_once(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (tmp_path / "ckpt" / name).write_text('{"auto_map": "there"}' if name.endswith("json") else "x\n" * 61)
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        plan = make_plan(source, "torch")
+    assert sorted(plan.travelling) == ["tokenizer_config.json", "vocab.txt"]
+    assert list(plan.settings) == ["tokenizer_config.json"]
