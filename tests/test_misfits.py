@@ -9,22 +9,25 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 from golden_names import stored_in
-from random_checkpoints import write_random
+from random_checkpoints import CONFIG, write_random
 
-from roformer_convert.converters.source import weight_files
+from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.source import fitting, weight_files
 from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
+from roformer_convert.converters.table.config_fields import CONFIGURATION
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
-from roformer_convert.converters.tensors.stored import StoredTensor
+from roformer_convert.converters.tensors.stored import OpenFiles, StoredTensor
 
 NOTHING_GUESSED = "Nothing is guessed"
 TWO_MODELS = "The configuration and the weights are of two models"
 FEW = "Few of the names"
-TIE = "cls.predictions.decoder.weight"
+TIE, TIED_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
 WORDS = "roformer.embeddings.word_embeddings.weight"
 
 
@@ -39,10 +42,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
     return {path.name: identify(path) for path in root.iterdir()}
 
 
-def without(found: Found, dropped: Callable[[str], bool], more: Iterable[StoredTensor] = ()) -> Fit:
+def without(found: Found, dropped: Callable[[str], bool], more: Iterable[StoredTensor] = (), **others: Any) -> Fit:
     """Fit what would be found if the file had other tensors: its dialect, class and configuration are found anew."""
     kept = [tensor for tensor in found.index.tensors if not dropped(tensor.name)]
-    index = replace(found.index, tensors=(*kept, *more))
+    index = replace(found.index, tensors=(*kept, *more), **others)
     with patch.object(weight_files, "index", lambda _: index):
         return fit(identify(found.path), any_vocab=True)
 
@@ -51,6 +54,12 @@ def called(found: Found, *names: str) -> list[StoredTensor]:
     """A tensor of the checkpoint, which has the shape (24,), under other names."""
     vector = next(tensor for tensor in found.index.tensors if tensor.shape == (24,))
     return [replace(vector, name=name) for name in names]
+
+
+def one(found: Found, name: str) -> StoredTensor:
+    """A tensor of the checkpoint."""
+    (tensor,) = (tensor for tensor in found.index.tensors if tensor.name == name)
+    return tensor
 
 
 def told(result: Fit) -> list[tuple[str, str, str]]:
@@ -122,7 +131,7 @@ def test_an_unknown_tensor_of_a_layer_is_told_with_what_it_looks_like(
 
 
 def test_a_copy_in_another_memory_order_is_told(found: dict[str, Found]) -> None:
-    word = next(tensor for tensor in found["torch"].index.tensors if tensor.name == WORDS)
+    word = one(found["torch"], WORDS)
     result = without(found["torch"], lambda _: False, [replace(word, name=TIE, order="F")])
     assert told(result) == [("tied", f"{TIE} (tied to {WORDS})", "the two copies lie in different memory orders")]
     assert result.next_step is not None
@@ -133,10 +142,119 @@ def test_a_copy_in_another_memory_order_is_told(found: dict[str, Found]) -> None
 def test_a_second_name_without_the_first_is_told_beside_what_is_missing(found: dict[str, Found]) -> None:
     """The word embedding shows the vocabulary's size; its second name does not stand in for it."""
     source = found["torch"]
-    word = next(tensor for tensor in source.index.tensors if tensor.name == WORDS)
+    word = one(source, WORDS)
     problems = told(without(source, lambda name: name == WORDS, [replace(word, name=TIE)]))
     assert ("missing", WORDS, "") in problems
     assert ("tied", TIE, "is in the file and embeddings.word.weight is not") in problems
+
+
+@pytest.mark.parametrize(("byte", "element"), [(0, "(0, 0)"), (4 * (3 * CONFIG.embedding_size + 5) + 3, "(3, 5)")])
+def test_the_first_element_that_differs_is_told(found: dict[str, Found], byte: int, element: str) -> None:
+    word = one(found["torch"], WORDS)
+    other = replace(word, name=TIE, data=replace(word.data, offset=0))  # type: ignore[type-var]
+    with patch.object(fitting, "first_difference", lambda *_: byte):
+        result = without(found["torch"], lambda name: name == TIED_BIAS, [other])
+    assert told(result) == [("tied", f"{TIE} (tied to {WORDS})", f"the two differ, first at element {element}")]
+
+
+@pytest.mark.parametrize(
+    ("change", "got"), [({"dtype": "float16"}, "float16 {}"), ({"shape": (2, 3)}, "float32 (2, 3)")]
+)
+def test_a_copy_of_another_shape_or_type_is_told(found: dict[str, Found], change: dict[str, Any], got: str) -> None:
+    word = one(found["torch"], WORDS)
+    result = without(found["torch"], lambda _: False, [replace(word, name=TIE, **change)])
+    detail = f"got {got.format(word.shape)} beside float32 {word.shape}"
+    assert told(result) == [("tied", f"{TIE} (tied to {WORDS})", detail)]
+
+
+def test_what_is_stored_twice_is_told_or_counts_as_a_copy(found: dict[str, Found]) -> None:
+    word, norm = one(found["torch"], WORDS), one(found["torch"], "roformer.embeddings.LayerNorm.bias")
+    same = without(found["torch"], lambda _: False, [word, norm, replace(word, name=TIE)])
+    assert same.require().duplicates == (TIED_BIAS, TIE, norm.name, WORDS)  # in the file's order
+    turned = replace(word, order="F")
+    for copies in ([turned], [word, turned]):
+        result = without(found["torch"], lambda _: False, [*copies, norm])
+        detail = "the two copies lie in different memory orders"
+        assert told(result) == [("tied", f"{WORDS} (stored twice)", detail)]
+        assert result.checkpoint is not None
+        assert result.checkpoint.bindings["embeddings.word.weight"].stored.order == "C"
+
+
+def test_files_stay_open_where_everything_fits_alone(found: dict[str, Found]) -> None:
+    """They are read on by whoever gets the checkpoint; a file that breaks while copies are compared is its error."""
+    source, closed = found["torch"], []
+
+    class Watched(OpenFiles):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def broken(*_: object) -> None:
+        raise FormatError(source.entry, "cannot be read")
+
+    with patch.object(fitting, "OpenFiles", Watched):
+        whole = without(source, lambda _: False)
+        assert (whole.problems, len(closed)) == ((), 0)
+        whole.require().files.close()
+        assert without(source, lambda name: name == WORDS).problems != ()
+        assert len(closed) == 2
+        with patch.object(fitting, "first_difference", broken), pytest.raises(FormatError, match="cannot be read"):
+            without(source, lambda _: False)
+        assert len(closed) == 3
+
+
+# --- what is there and is not read ----------------------------------------------------------------------------------
+
+
+def test_a_tensor_of_a_kind_that_is_not_read_is_told_under_its_name(found: dict[str, Found]) -> None:
+    """Under another tensor's prefix too; and nothing is told of what only ends like a tensor, or is there as one."""
+    source = found["torch"]
+    gone, there = "roformer.encoder.layer.1.output.dense.bias", "roformer.encoder.layer.0.output.dense.bias"
+    extra = "cls.predictions.decoder.weight"
+    kinds = {f"module.model.{gone}": "a sparse tensor", there: "a sparse tensor", "own.step": "a number"}
+    kinds[extra] = "a quantized tensor"
+    result = without(source, lambda name: name == gone, metadata=kinds, unread=frozenset(kinds) - {"own.step"})
+    assert told(result) == [
+        ("unread", gone, "the file has a sparse tensor under module.model"),
+        ("unread", extra, "the file has a quantized tensor"),
+    ]
+    assert (result.next_step or "").startswith("Save plain arrays or tensors under these names")
+
+
+# --- what a misread configuration leaves open -----------------------------------------------------------------------
+
+
+def rewritten(directory: Path, **fields: Any) -> Found:
+    """Write a torch model whose configuration says something else."""
+    write_random(directory, "torch")
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return identify(directory)
+
+
+@pytest.mark.parametrize("field", ["num_attention_heads", "max_position_embeddings"])
+def test_a_rotary_table_is_not_held_against_a_configuration_that_is_misread(tmp_path: Path, field: str) -> None:
+    source = rewritten(tmp_path / "ckpt", **{field: "many"})
+    table = replace(one(source, WORDS), name="roformer.encoder.embed_positions.weight", shape=(5,))  # shows no size
+    result = without(source, lambda _: False, [table])
+    assert [(kind, name) for kind, name, _ in told(result)] == [("configuration", field)]
+    assert result.undetermined == {field}
+    assert result.checkpoint is not None
+    assert result.checkpoint.derived == (table.name,)
+    assert (result.where, result.against) == (tmp_path / "ckpt" / "config.json", CONFIGURATION)
+
+
+def test_problems_of_the_configuration_the_tensors_and_the_vocabulary_come_in_this_order(tmp_path: Path) -> None:
+    source = rewritten(tmp_path / "ckpt", layer_norm_eps="tiny")
+    (tmp_path / "ckpt" / "vocab.txt").write_text("x\n" * 60)
+    gone = "roformer.encoder.layer.1.output.dense.bias"
+    kept = tuple(tensor for tensor in source.index.tensors if tensor.name != gone)
+    result = fit(replace(identify(source.path), index=replace(source.index, tensors=kept)), any_vocab=False)
+    assert [(kind, name) for kind, name, _ in told(result)] == [
+        ("configuration", "layer_norm_eps"), ("missing", gone), ("vocabulary", "vocab.txt"),
+    ]  # fmt: skip
+    assert result.next_step == source.config.next_step
+    assert result.where == source.entry
 
 
 # --- the next step --------------------------------------------------------------------------------------------------
@@ -252,3 +370,21 @@ def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(
     assert told_name == name
     assert words in detail
     assert (result.next_step or "").startswith(step)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [("float64", 2.0**-23), ("float32", 2.0**-23), ("float16", 2.0**-10), ("bfloat16", 2.0**-7)],
+)
+def test_a_rotary_table_may_be_off_by_its_types_rounding_twice(
+    found: dict[str, Found], dtype: str, bound: float
+) -> None:
+    source, name = found["torch"], "roformer.encoder.embed_positions.weight"
+    table = replace(one(source, WORDS), name=name, shape=(47, 6), dtype=dtype)
+    for distance, wrong in ((0.0, False), (bound, False), (bound * 1.01, True), (float("nan"), True)):
+        with patch.object(fitting, "rotary_distance", lambda *_, worst=distance: worst):
+            result = without(source, lambda _: False, [table])
+        words = f"differs from the rotary table of this configuration by {distance:.2g} (bound {bound:.2g})"
+        assert told(result) == ([("derived", name, words)] if wrong else [])
+        assert result.checkpoint is not None
+        assert result.checkpoint.derived == (() if wrong else (name,))
