@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .encodings import decode
+from .encodings import Decoded, decode
 from .errors import FormatError, reading
 
 Json = dict[str, Any]
@@ -34,7 +34,7 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     encoding = "UTF-8"
     try:
         if any_encoding:
-            text, encoding = decode(content)
+            text, encoding, _ = decode(content)
         else:
             text = content.decode("utf-8-sig")
         value = json.loads(
@@ -56,14 +56,14 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     return value
 
 
-def encoding_of(path: Path) -> str:
-    """Name the encoding in which :func:`read_json` reads a file, ``"UTF-8"`` in all but strange cases.
+def encoding_of(path: Path) -> Decoded:
+    """Say in which encoding :func:`read_json` reads a file, UTF-8 in all but strange cases.
 
     Raises:
         FormatError: It cannot be read.
     """
     with reading(path):
-        return decode(path.read_bytes())[1]
+        return decode(path.read_bytes())
 
 
 def refuse_constant(name: str) -> None:

@@ -33,6 +33,9 @@ def rewrite(directory: Path, extra: dict[str, Any], encoding: str) -> None:
         ("gbk", "GBK", CHINESE),
         ("gb18030", "GBK", {"note": "\u9555\u3400"}),
         ("latin-1", "Latin-1", FRENCH),
+        ("big5", "Big5", {"note": "\u81fa\u7063\u570b\u969b\u65b0\u805e"}),
+        ("big5", "Big5", {"note": "\u4e00\u4e00"}),  # each an accent's byte and @
+        ("shift_jis", "Shift_JIS", {"note": "\u611f\u60c5\u5206\u6790\u30e2\u30c7\u30eb"}),
     ],
 )
 def test_another_encoding_is_guessed_and_named(tmp_path: Path, encoding: str, name: str, extra: dict[str, Any]) -> None:
@@ -60,6 +63,28 @@ def test_what_no_encoding_makes_sense_of_is_one_error(tmp_path: Path, content: b
     (tmp_path / "ckpt" / "config.json").write_bytes(content)
     with pytest.raises(FormatError, match=r"config\.json"):
         convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions())
+
+
+def test_two_encodings_that_it_looks_like_alike_are_both_named(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    rewrite(tmp_path / "ckpt", {"note": "\u8d1f\u9762"}, "gbk")
+    said = "config.json is read as GBK, which it looks like: it is not UTF-8; it looks as much like Big5"
+    assert said in inspect(tmp_path / "ckpt").notes
+
+
+LABELS = {
+    "gbk": "负面 正面 体育 财经 房产 家居 教育 科技 情感分析",
+    "big5": "負面 正面 體育 財經 房產 教育 臺灣 情緒分析 國際新聞",
+    "shift_jis": "ポジティブ ネガティブ 肯定 否定 スポーツ 経済",
+    "latin-1": "modèle négatif Époque naïve Über Straße ça",
+}
+
+
+@pytest.mark.parametrize("encoding", LABELS)
+def test_a_single_label_is_enough_of_a_sign(encoding: str) -> None:
+    for label in (*LABELS[encoding].split(), LABELS[encoding]):
+        if not label.isascii():
+            assert decode(f'{{"label": "{label}"}}'.encode(encoding)).text == f'{{"label": "{label}"}}'
 
 
 def test_every_guess_decodes_to_the_text_that_was_written() -> None:

@@ -254,8 +254,8 @@ def _recognise(
         # not read unasked: what lies beside weights under another dialect's name may be another model's
         reading = reading.with_remark(_say_unread(other, detected))
     notes = renamed.notes
-    if config_file is not None and (encoding := encoding_of(config_file)) != "UTF-8":
-        said = f"{config_file.name} is read as {encoding}, which it looks like: it is not UTF-8"
+    if config_file is not None and (decoded := encoding_of(config_file)).encoding != "UTF-8":
+        said = f"{config_file.name} is read as {decoded.encoding}, which it looks like: it is not UTF-8{decoded.doubt}"
         notes = tuple(dict.fromkeys((*notes, said)))
     companions, strays = find_companions(directory)
     return Found(

@@ -99,13 +99,15 @@ def _step(words: _Words, vocab_size: int) -> str:
 
 
 def _not_utf8(path: Path) -> Misfit:
+    looks, encoding = "", "ENCODING"
     try:
         with reading(path):
-            encoding = decode(path.read_bytes())[1]
+            found = decode(path.read_bytes())
+        looks = f"; it looks like {found.encoding}{found.doubt}"
+        encoding = {"Latin-1": "ISO-8859-1"}.get(found.encoding, found.encoding)  # as iconv calls it
     except UnicodeDecodeError:
-        encoding = ""
-    looks = f"; it looks like {encoding}" if encoding else ""
-    step = f"Save it as UTF-8: iconv -f {encoding or 'ENCODING'} -t UTF-8 {path} > vocab-utf8.txt"
+        pass
+    step = f"Save it as UTF-8: iconv -f {encoding} -t UTF-8 {path} > vocab-utf8.txt"
     return Misfit(Problem("vocabulary", path.name, f"not UTF-8 text{looks}"), step)
 
 
