@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,27 @@ def test_a_person_s_head_is_no_part_of_the_model_unasked() -> None:
     with pytest.raises(MisfitError, match="dense/kernel"):
         convert(CASES / "03-bert4keras-head-tf", "unwritten", to="torch")
     assert not Path("unwritten").exists()
+
+
+def test_a_projection_that_only_bert4keras_has_is_said_to_be_one(tmp_path: Path) -> None:
+    """RoFormerV2 whose embeddings are narrower than its layers, as bert4keras saves one: Embedding-Mapping/kernel."""
+    h5py = pytest.importorskip("h5py")
+    shutil.copytree(CASES / "03-bert4keras-v2", tmp_path / "v2")
+    settings = json.loads((tmp_path / "v2" / "bert_config.json").read_text())
+    (tmp_path / "v2" / "bert_config.json").write_text(json.dumps({**settings, "embedding_size": 10}))
+    with h5py.File(tmp_path / "v2" / "best_model.h5", "r+") as file:
+        for layer in ("Embedding-Token", "Embedding-Segment"):
+            name = file[layer].attrs["weight_names"][0]
+            narrow = file[layer][name][:, :10]
+            del file[layer][name]
+            file[layer][name] = narrow
+        mapping = file.create_group("Embedding-Mapping")
+        mapping.attrs["weight_names"] = [b"Embedding-Mapping/kernel:0"]
+        mapping["Embedding-Mapping/kernel:0"] = np.ones((10, settings["hidden_size"]), np.float32)
+        file.attrs["layer_names"] = [*file.attrs["layer_names"], b"Embedding-Mapping"]
+    with pytest.raises(MisfitError, match=r"projects without a bias, and back \(Output-Mapping\)") as caught:
+        convert(tmp_path / "v2", tmp_path / "out", to="paddle")
+    assert [problem.kind for problem in caught.value.problems] == ["function"]
 
 
 def test_slots_and_powers_are_left_out_and_named() -> None:

@@ -228,7 +228,10 @@ class _Fitting:
                 continue
             wanted = tensor.group.optional is None or tensor.group is PROJECT or tensor.group.name in present
             if found is None:
-                if wanted and not tensor.optional:
+                own = tensor.canonical == "embeddings.project.bias" and config.norm_type != "layer_norm"
+                if own and self.dialect == "tf1":
+                    self.problems.append(Problem("function", name, _UNBIASED))
+                elif wanted and not tensor.optional:
                     other = self._others.get(name)
                     self.problems.append(Problem("missing", name) if other is None else Problem("unread", name, other))
                 continue
@@ -346,6 +349,13 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
+#: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
+_UNBIASED = (
+    "not there: bert4keras' RoFormerV2 with embedding_size other than hidden_size projects without a bias, and back "
+    "(Output-Mapping) before it scores words; PaddleNLP's and JunnYu's project with a bias, and not back"
+)
+
+
 def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> str:
     """Return the next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
@@ -356,6 +366,8 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
             "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
             "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
         )
+    if any(problem.detail == _UNBIASED for problem in problems):
+        return "It has no counterpart to be converted to; one with embedding_size = hidden_size has."
     if "function" in kinds:
         return ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
