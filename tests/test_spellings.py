@@ -92,7 +92,7 @@ def test_a_projection_that_only_bert4keras_has_is_said_to_be_one(tmp_path: Path)
         mapping = file.create_group("Embedding-Mapping")
         mapping.attrs["weight_names"] = [b"Embedding-Mapping/kernel:0"]
         mapping["Embedding-Mapping/kernel:0"] = np.ones((10, settings["hidden_size"]), np.float32)
-        file.attrs["layer_names"] = [*file.attrs["layer_names"], b"Embedding-Mapping"]
+        file.attrs["layer_names"] = [str(name).encode() for name in (*file.attrs["layer_names"], "Embedding-Mapping")]
     with pytest.raises(MisfitError, match=r"projects without a bias, and back \(Output-Mapping\)") as caught:
         convert(tmp_path / "v2", tmp_path / "out", to="paddle")
     assert [problem.kind for problem in caught.value.problems] == ["function"]
