@@ -251,6 +251,8 @@ def convert(
     assert found.weights is not None, "what was identified lies in files"
     with fit(found, any_vocab=options.any_vocab).require() as checkpoint:
         state = _optimizer_state(checkpoint, to, options) if options.with_optimizer else None
+        if state is not None and state.inside:
+            checkpoint.found = checkpoint.found.without(state.inside)
         files = (*checkpoint.paths, *(() if state is None else state.files))
         before = _stamps(files)
         plan = make_plan(

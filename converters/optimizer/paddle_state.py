@@ -77,19 +77,32 @@ def fresh_names(table: Table, *, project: bool) -> dict[str, str]:
     return out
 
 
+def is_state(value: object) -> bool:
+    """Say whether a value is what ``state_dict()`` of Paddle's AdamW gives."""
+    return isinstance(value, dict) and any(_ARRAY.fullmatch(key) for key in value)
+
+
 def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
-    """Read the state of Paddle's AdamW; nothing is unpickled.
+    """Read the state of Paddle's AdamW in a file of its own; nothing is unpickled.
 
     Raises:
         FormatError: The file is broken or hostile.
         ConvertError: It is another optimiser's, or of other parameters.
     """
-    tree = pdparams.read_tree(path)
-    tree.pop(pdparams.NAME_TABLE, None)
+    return read_tree(path, pdparams.read_tree(path), checkpoint)
+
+
+def read_tree(path: Path, tree: Mapping[str, object], checkpoint: Checkpoint) -> OptimizerState:
+    """Read the state of Paddle's AdamW from what its ``state_dict()`` gave.
+
+    Raises:
+        ConvertError: It is another optimiser's, or of other parameters.
+    """
+    arrays: dict[str, dict[str, StoredTensor]] = {}
+    tree = {key: value for key, value in tree.items() if key != pdparams.NAME_TABLE}
     schedule, masters = tree.pop(_SCHEDULE, {}), tree.pop(_MASTERS, {})
     if not isinstance(schedule, dict) or not isinstance(masters, dict):
         raise unknown_layout(path, f"its {_SCHEDULE} or {_MASTERS} is no dict", _WANT)
-    arrays: dict[str, dict[str, StoredTensor]] = {}
     for key, value in tree.items():
         match = _ARRAY.fullmatch(key)
         if match is None or not isinstance(value, StoredTensor):

@@ -6,13 +6,15 @@ compared as they are written. Their types stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from ..errors import ConvertError
+from ..containers.pickles import pdparams, torch_bin
+from ..errors import ConvertError, quoted
 from ..source.checkpoint import Binding, Checkpoint
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import Dialect, Tensor, unread
@@ -20,7 +22,7 @@ from ..target.plan import SideFile, Step
 from ..target.read_back import Written
 from ..tensors.checksums import CheckedPart
 from ..tensors.stored import Extent, FileLayout, InMemory, NewTensor, StoredTensor
-from . import paddle_state, torch_state, training_state
+from . import paddle_state, torch_state, training_state, unified_state
 from .state import DEFAULTS, AdamOptions, OptimizerState
 
 Reader = Callable[[Path, Checkpoint], OptimizerState]
@@ -31,6 +33,8 @@ READERS: Mapping[str, Reader] = {
     torch_state.ALSO: torch_state.read,
     paddle_state.FILE: paddle_state.read,
     training_state.FILE: training_state.read,
+    unified_state.FILE: unified_state.read,
+    unified_state.INDEX: unified_state.read,
 }
 #: The file that a dialect's software reads.
 _OWN: Mapping[Dialect, str] = {"torch": torch_state.FILE, "paddle": paddle_state.FILE}
@@ -58,7 +62,7 @@ def choose_file(target: Dialect, name: str | None) -> str:
 
 
 def read_state(checkpoint: Checkpoint, given: AdamOptions) -> OptimizerState:
-    """Read the one optimiser's state that lies beside the weights.
+    """Read the one optimiser's state that lies beside the weights, or with them in one file.
 
     Args:
         checkpoint: The weights.
@@ -72,16 +76,55 @@ def read_state(checkpoint: Checkpoint, given: AdamOptions) -> OptimizerState:
     directory = checkpoint.directory
     names = (path.name for path in directory.iterdir() if path.is_file())
     found = sorted(name for name in names if name in READERS or name.endswith(".pdopt"))
-    if len(found) != 1:
-        what = f"several files of an optimiser's state: {', '.join(found)}" if found else "no optimiser's state here"
-        step = f"It is looked for as {', '.join(READERS)} (or another .pdopt) in the directory of the weights."
-        raise ConvertError(f"{directory}: {what}", "Leave the one that is meant there." if found else step)
-    path = directory / found[0]
-    state = READERS.get(path.name, paddle_state.read)(path, checkpoint)
+    if len(found) > 1:
+        what = f"{directory}: several files of an optimiser's state: {', '.join(found)}"
+        raise ConvertError(what, "Leave the one that is meant there.")
+    if found:
+        path = directory / found[0]
+        state = READERS.get(path.name, paddle_state.read)(path, checkpoint)
+    else:
+        state = _read_inside(checkpoint)
     state.require_fit(checkpoint)
     if not state.moments:
-        raise ConvertError(f"{path}: it holds no moments: no step was taken", "Leave --with-optimizer out.")
+        raise ConvertError(f"{state.path}: it holds no moments: no step was taken", "Leave --with-optimizer out.")
     return replace(state, options=state.options.said(given))
+
+
+def _read_inside(checkpoint: Checkpoint) -> OptimizerState:
+    """Read the state in the weights' own file: ``{"model": …, "optimizer": …}``, or Lightning's ``optimizer_states``.
+
+    Raises:
+        ConvertError: There is none, or there are several.
+    """
+    weights = checkpoint.found.weights
+    assert weights is not None, "it lies in files"
+    for file in weights.files:
+        if weights.container.name == "bin":
+            inside, read = dict(_states("", torch_bin.read_tree(file), torch_state.is_state)), torch_state.read_tree
+        elif weights.container.name == "pdparams":
+            inside, read = dict(_states("", pdparams.read_tree(file), paddle_state.is_state)), paddle_state.read_tree
+        else:
+            break
+        if len(inside) > 1:
+            what = f"{file}: it holds several optimisers' states: {', '.join(map(quoted, inside))}"
+            raise ConvertError(what, "Save the one that is meant beside the weights.")
+        for where, tree in inside.items():
+            return replace(read(file, tree, checkpoint), inside=where)
+    looked = f"{', '.join(READERS)} (or another .pdopt) beside the weights, and in a pickle with them"
+    step = f"It is looked for as {looked}."
+    raise ConvertError(f"{checkpoint.directory}: no optimiser's state here", step)
+
+
+def _states(
+    name: str, value: object, is_state: Callable[[object], bool], depth: int = 4
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """Give what is an optimiser's state in a tree of dicts and lists, and where it is."""
+    if is_state(value):
+        yield name, cast("dict[str, object]", value)
+    elif depth and isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _states(f"{name}.{key}" if name else str(key), item, is_state, depth - 1)
 
 
 def train_masters(checkpoint: Checkpoint, state: OptimizerState) -> None:

@@ -1,7 +1,8 @@
 """What AdamW knows of a model, whoever trained it: two moments and a number of steps for each parameter.
 
-Three files hold it: this project's ``training.safetensors``, Paddle's ``.pdopt``, and ``optimizer.pt`` of transformers'
-Trainer. A reader for each gives an :class:`OptimizerState`; :mod:`.planning` lays one out for another.
+Files that hold it: this project's ``training.safetensors``, Paddle's ``.pdopt``, PaddleNLP's ``optimizer.safetensors``,
+and ``optimizer.pt`` of transformers' Trainer; also a pickle with the weights in it. A reader for each gives an
+:class:`OptimizerState`; :mod:`.planning` lays one out for another.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class OptimizerState:
         schedule: State of Paddle's learning-rate scheduler.
         masters: Canonical name → float32 weights that are trained in place of rounded ones.
         notes: What the reader of the result should know.
+        inside: Where it is in a file that holds the weights too, ``optimizer_states.0``.
     """
 
     path: Path
@@ -112,6 +114,7 @@ class OptimizerState:
     schedule: Mapping[str, object] = field(default_factory=dict)
     masters: Mapping[str, StoredTensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    inside: str = ""
 
     def binding(self, tensor: Tensor, stored: StoredTensor) -> Binding:
         """Bind a moment (or a master) to its parameter's row."""

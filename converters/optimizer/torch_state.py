@@ -1,10 +1,11 @@
 """``optimizer.pt``, the state of torch's AdamW as transformers' Trainer makes and saves it.
 
 It has no names: parameters are counted through two groups, first the matrices (kernels and embeddings, with weight
-decay), then the vectors (biases and norms, without), each in the order of ``model.named_parameters()``. Tied weights
-are one parameter. The rotary table gets no gradient and has no moments, but it is counted wherever it is not frozen:
-that it is in a model built from its configuration, and no longer once ``from_pretrained`` has loaded it (transformers
-5.23 always, 4.57 where the file has the table).
+decay), then the vectors (biases and norms, without), each in the order of ``model.named_parameters()``. A loop of
+somebody's own has one group as often, ``AdamW(model.parameters())``, in that order. Tied weights are one parameter. The
+rotary table gets no gradient and has no moments, but it is counted wherever it is not frozen: that it is in a model
+built from its configuration, and no longer once ``from_pretrained`` has loaded it (transformers 5.23 always, 4.57 where
+the file has the table).
 
 Source: ``Trainer.create_optimizer`` and ``get_decay_parameter_names`` in transformers/trainer.py, 4.57 and 5.23;
 torch/optim/adamw.py, adam.py ``_init_group``, optimizer.py ``state_dict``.
@@ -28,7 +29,7 @@ from .state import DEFAULTS, AdamOptions, Moments, OptimizerState, plain_number,
 FILE = OPTIMIZER_FILES[0]
 #: What accelerate's ``save_state`` calls the same.
 ALSO = "optimizer.bin"
-_WANT = "what transformers' Trainer saves of torch's AdamW"
+_WANT = "what transformers' Trainer saves of torch's AdamW, or the state_dict() of AdamW(model.parameters())"
 _ENTRY = {"step", "exp_avg", "exp_avg_sq"}
 #: What other optimisers keep, and whose it is.
 _OTHERS = {
@@ -47,8 +48,8 @@ _OTHERS = {
 POSITIONS = "positions"
 
 
-def trained_order(checkpoint: Checkpoint, *, without: Iterable[Group], positions: bool) -> tuple[list[str], list[str]]:
-    """Return the canonical names in the Trainer's order: those with weight decay, and those without.
+def named_order(checkpoint: Checkpoint, *, without: Iterable[Group], positions: bool) -> list[str]:
+    """Return the canonical names in the order of ``model.named_parameters()``.
 
     Args:
         checkpoint: The model.
@@ -60,20 +61,46 @@ def trained_order(checkpoint: Checkpoint, *, without: Iterable[Group], positions
     rows = [binding.tensor for binding in checkpoint.bindings.values() if binding.tensor.group not in left]
     # a module's own parameter comes before those of the modules in it: cls.predictions.bias before its transform
     rows.sort(key=lambda row: (groups.index(row.group), row.canonical != "mlm.bias"))
-    decayed = [row.canonical for row in rows if len(row.axes) > 1]
+    names = [row.canonical for row in rows]
     if positions:  # the encoder's own, before its layers
-        decayed.insert(sum(name.startswith("embeddings.") for name in decayed), POSITIONS)
-    return decayed, [row.canonical for row in rows if len(row.axes) == 1]
+        names.insert(sum(name.startswith("embeddings.") for name in names), POSITIONS)
+    return names
+
+
+def trained_order(checkpoint: Checkpoint, *, without: Iterable[Group], positions: bool) -> tuple[list[str], list[str]]:
+    """Return the canonical names in the Trainer's order: those with weight decay, and those without.
+
+    Args:
+        checkpoint: The model.
+        without: As :func:`named_order` has it.
+        positions: Likewise.
+    """
+    names = named_order(checkpoint, without=without, positions=positions)
+    vectors = {binding.tensor.canonical for binding in checkpoint.bindings.values() if len(binding.tensor.axes) == 1}
+    return [name for name in names if name not in vectors], [name for name in names if name in vectors]
+
+
+def is_state(value: object) -> bool:
+    """Say whether a value is what ``state_dict()`` of an optimiser of torch's gives."""
+    return isinstance(value, dict) and {"state", "param_groups"} <= value.keys()
 
 
 def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
-    """Read the state of the Trainer's AdamW; nothing is unpickled.
+    """Read the state of AdamW in a file of its own; nothing is unpickled.
 
     Raises:
         FormatError: The file is broken or hostile.
         ConvertError: It is another optimiser's, or of other groups.
     """
-    tree = torch_bin.read_tree(path)
+    return read_tree(path, torch_bin.read_tree(path), checkpoint)
+
+
+def read_tree(path: Path, tree: Mapping[str, object], checkpoint: Checkpoint) -> OptimizerState:
+    """Read the state of AdamW from what its ``state_dict()`` gave.
+
+    Raises:
+        ConvertError: It is another optimiser's, or of other groups.
+    """
     state, groups = tree.get("state"), tree.get("param_groups")
     if not isinstance(state, dict) or not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups):
         raise unknown_layout(path, "it has no state and param_groups", _WANT)
@@ -85,6 +112,12 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
             raise unknown_layout(path, f"parameter {quoted(number)} has {got}: {whose}", f"AdamW's {_listed(_ENTRY)}")
     names = _names(path, checkpoint, groups)
     options = _options(path, groups)
+    notes: tuple[str, ...] = ()
+    if len(groups) == 1 and options.weight_decay:
+        decay = options.weight_decay
+        notes = (
+            f"the source's one group has the weight decay {decay:g} for biases and norms too, which have none here",
+        )
     moments: dict[str, Moments] = {}
     with OpenFiles() as files:
         for number, entry in state.items():
@@ -95,7 +128,7 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
             if not isinstance(first, StoredTensor) or not isinstance(second, StoredTensor):
                 raise unknown_layout(path, f"the moments of parameter {number} are no tensors", _WANT)
             moments[names[number]] = Moments(first, second, _steps(path, files, number, entry["step"]))
-    return OptimizerState(path, (path,), "torch", moments, options, last_step=_most_steps(moments))
+    return OptimizerState(path, (path,), "torch", moments, options, last_step=_most_steps(moments), notes=notes)
 
 
 def _names(path: Path, checkpoint: Checkpoint, groups: list[dict[str, Any]]) -> dict[str, str]:
@@ -108,27 +141,29 @@ def _names(path: Path, checkpoint: Checkpoint, groups: list[dict[str, Any]]) -> 
         count += len(numbers)
     found = [len(group["params"]) for group in groups]
     left = unread("torch", checkpoint.kind, checkpoint.table.traits)
-    tried = [
-        trained_order(checkpoint, without=without, positions=positions)
-        for without in (left, ())
-        for positions in (True, False)
-    ]
-    for order in tried:
+    choices = [(without, positions) for without in (left, ()) for positions in (True, False)]
+    tried = [trained_order(checkpoint, without=without, positions=positions) for without, positions in choices]
+    for order, (without, positions) in zip(tried, choices, strict=True):
         if found == [len(names) for names in order]:
             return {str(number): name for number, name in enumerate(order[0] + order[1])}
+        if found == [len(order[0]) + len(order[1])]:
+            names = named_order(checkpoint, without=without, positions=positions)
+            return {str(number): name for number, name in enumerate(names)}
     wanted = " or ".join(dict.fromkeys(f"{len(decayed)} and {len(rest)}" for decayed, rest in tried))
+    alone = " or ".join(dict.fromkeys(str(len(decayed) + len(rest)) for decayed, rest in tried))
     raise unknown_layout(
         path,
         f"it has {len(found)} group{'s' * (len(found) != 1)} of {', '.join(map(str, found[:8]))} parameters",
-        f"the Trainer's two of {wanted}: the matrices, then biases and norms, every weight of the model trained",
+        f"the Trainer's two of {wanted}: the matrices, then biases and norms, every weight of the model trained; "
+        f"or one of {alone}, as model.parameters() gives them",
     )
 
 
 def _options(path: Path, groups: list[dict[str, Any]]) -> AdamOptions:
-    """Read the settings, which both groups must share but for the weight decay."""
+    """Read the settings, which all groups must share but for the weight decay."""
     read = [_group_options(path, group) for group in groups]
     decay = read[0].weight_decay
-    if read[1] != AdamOptions(**{**vars(read[0]), "weight_decay": 0.0}):
+    if read[1:] and read[1] != AdamOptions(**{**vars(read[0]), "weight_decay": 0.0}):
         raise unknown_layout(
             path, f"its groups have other settings: {read[0]} and {read[1]}", "the same, no decay last"
         )

@@ -95,6 +95,12 @@ class Found:
         """Return the same with the companions that are links out of the directory among the others."""
         return replace(self, companions=(*self.companions, *self.strays), strays=())
 
+    def without(self, prefix: str) -> Found:
+        """Return the same where what lies under a name in the file is not left out, for it is read otherwise."""
+        left = tuple(name for name in self.left_out if not name.startswith(f"{prefix}."))
+        kept = {name: text for name, text in self.index.metadata.items() if not name.startswith(f"{prefix}.")}
+        return replace(self, left_out=left, index=replace(self.index, metadata=kept))
+
     @property
     def stray_notes(self) -> tuple[str, ...]:
         """What is to be known of the companions that do not travel."""
