@@ -64,7 +64,7 @@ def _options(function: Function, to: str = "TO") -> Function:
         click.option(
             "--with-optimizer",
             is_flag=True,
-            help="Convert AdamW's moments and steps too, from training.safetensors, a .pdopt or optimizer.pt.",
+            help="Convert AdamW's moments and steps too, from a file of their own or the weights'.",
         ),
         click.option(
             "--optimizer-file",
