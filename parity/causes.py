@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import Problem, fold_layers
-from ..converters.table.config import RoFormerConfig
 from .cases import Case
 from .dumps import Dump, distance
 from .mistakes import Candidate, candidates, exchanged
 from .reference import Reference, Switches
+from .sampling import Sample
 from .tasks import Task
 
 Array = NDArray[Any]
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 STEP_BOUND = 1e-11
 #: A substitution that brings a wrong step as near as this explains it.
 _EXPLAINED = 1e-10
-_MOST_TRIED = 3  # cases that an explanation is tried on: those that are farthest off
+_MOST_TRIED = 3  # samples that an explanation is tried on: those that are farthest off
 
 
 @dataclass(frozen=True)
@@ -152,41 +152,41 @@ class Steps:
     Attributes:
         worst: The largest difference of all steps, over the largest magnitude of the step.
         at: The tap of it.
-        wrong: Taps that are farther than the bound → how far in which cases, farthest first; in their order.
+        wrong: Taps that are farther than the bound → how far in which rows, farthest first; in their order.
     """
 
     worst: float
     at: str
-    wrong: Mapping[str, list[tuple[float, Case]]]
+    wrong: Mapping[str, list[tuple[float, Sample]]]
 
 
-def check_steps(reference: Reference, dump: Dump, cases: Sequence[Case], order: Sequence[str]) -> Steps:
+def check_steps(reference: Reference, dump: Dump, samples: Sequence[Sample], order: Sequence[str]) -> Steps:
     """Recompute every step from its own inputs."""
-    found: dict[str, list[tuple[float, Case]]] = {}
+    found: dict[str, list[tuple[float, Sample]]] = {}
     worst, at = 0.0, ""
-    for case in cases:
-        if not case.taps:
-            continue
-        taps = _taps(dump, case)
-        for name in order:
+    read = [(sample, sample.taps(dump)) for sample in samples]
+    for name in order:  # a step's parameters are read once for all rows
+        for sample, taps in read:
             if name in taps:
-                off = distance(reference.predict(name, taps, case), taps[name]).relative
+                off = distance(reference.predict(name, taps, sample.case), taps[name]).relative
                 if not off <= worst:
-                    worst, at = off, f"{case.name}: {name}"
+                    worst, at = off, f"{sample.case.name}: {name}"
                 if not off <= STEP_BOUND:
-                    found.setdefault(name, []).append((off, case))
+                    found.setdefault(name, []).append((off, sample))
     wrong = {name: sorted(found[name], key=lambda one: one[0], reverse=True) for name in order if name in found}
     return Steps(worst, at, wrong)
 
 
-def explain_steps(reference: Reference, dump: Dump, cases: Sequence[Case], steps: Steps) -> list[Cause]:
-    """Explain every step that does not follow from its own inputs."""
-    unsteady = bool(steps.wrong) and _differs_again(dump, cases[0])
+def explain_steps(
+    reference: Reference, dump: Dump, first: Case, samples: Sequence[Sample], steps: Steps
+) -> list[Cause]:
+    """Explain every step that does not follow from its own inputs; ``first`` is the case that was run twice."""
+    unsteady = bool(steps.wrong) and _differs_again(dump, first)
     causes = []
     for name, off in steps.wrong.items():
-        what = explain_step(reference, dump, name, [case for _, case in off[:_MOST_TRIED]])
+        what = explain_step(reference, dump, name, [sample for _, sample in off[:_MOST_TRIED]])
         if what is None and name == "logits":
-            what = _untied(reference, dump, cases)
+            what = _untied(reference, dump, samples)
         if what is None and unsteady:
             what = Candidate("dropout", "dropout is left on: two runs of one batch differ", Switches())
         if what is None:
@@ -197,9 +197,9 @@ def explain_steps(reference: Reference, dump: Dump, cases: Sequence[Case], steps
     return causes
 
 
-def explain_step(reference: Reference, dump: Dump, name: str, cases: Sequence[Case]) -> Candidate | None:
-    """Find the mistake whose substitution gives what the participant computed in every case."""
-    taps = [(_taps(dump, case), case) for case in cases]
+def explain_step(reference: Reference, dump: Dump, name: str, samples: Sequence[Sample]) -> Candidate | None:
+    """Find the mistake whose substitution gives what the participant computed in every sample."""
+    taps = [(sample.taps(dump), sample.case) for sample in samples]
     for candidate in candidates(reference, name, *taps[0]):
         if all(
             distance(reference.predict(name, found, case, candidate.switches), found[name]).relative <= _EXPLAINED
@@ -209,18 +209,17 @@ def explain_step(reference: Reference, dump: Dump, name: str, cases: Sequence[Ca
     return None
 
 
-def _untied(reference: Reference, dump: Dump, cases: Sequence[Case]) -> Candidate | None:
+def _untied(reference: Reference, dump: Dump, samples: Sequence[Sample]) -> Candidate | None:
     """Try another decoder than the word embedding: solve for the matrix that gives the participant's logits."""
     inputs, apart, scale = [], [], 0.0
-    for case in cases:
-        if case.taps:
-            taps = _taps(dump, case)
-            if "logits" in taps:
-                off = taps["logits"] - reference.predict("logits", taps, case)
-                scored = reference.scored(taps, case)
-                inputs.append(scored.reshape(-1, scored.shape[-1]))
-                apart.append(off.reshape(-1, off.shape[-1]))
-                scale = max(scale, float(np.abs(taps["logits"]).max()))
+    for sample in samples:
+        taps = sample.taps(dump)
+        if "logits" in taps:
+            off = taps["logits"] - reference.predict("logits", taps, sample.case)
+            scored = reference.scored(taps, sample.case)
+            inputs.append(scored.reshape(-1, scored.shape[-1]))
+            apart.append(off.reshape(-1, off.shape[-1]))
+            scale = max(scale, float(np.abs(taps["logits"]).max(initial=0.0)))
     x, y = np.concatenate(inputs), np.concatenate(apart)
     if not np.isfinite(y).all():
         return None
@@ -238,13 +237,3 @@ def _differs_again(dump: Dump, case: Case) -> bool:
     """Say whether the second run of the first case differed from the first."""
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
         return any(not distance(first[name], again[name]).relative <= STEP_BOUND for name in again)
-
-
-def _taps(dump: Dump, case: Case) -> dict[str, Array]:
-    with dump.opened(f"float64.{case.name}") as arrays:
-        return dict(arrays)
-
-
-def reference_for(config: RoFormerConfig, parameters: Mapping[str, Array], task: Task) -> Reference:
-    """Make a reference from a checkpoint's tensors, or from a participant's own."""
-    return Reference(config, {name: np.asarray(array, np.float64) for name, array in parameters.items()}, task)

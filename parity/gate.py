@@ -10,6 +10,7 @@ Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 c
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import tempfile
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
+from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names, with_limit
@@ -35,7 +37,7 @@ from ..models.tokenizer import Tokenizer
 from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases
 from .casts import find_cast, tell_moved
-from .causes import Cause, check_steps, explain_parameters, explain_steps, reference_for
+from .causes import Cause, check_steps, explain_parameters, explain_steps
 from .computing import require_participants, tell_devices
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
@@ -51,6 +53,9 @@ from .participants import (
     write_stated,
 )
 from .rankings import Ranking, rank
+from .reference import Reference
+from .sampling import Sample, choose_samples, tell_sampled
+from .stored_parameters import StoredParameters
 from .targets import make_training
 from .variants import NO_VARIANTS, Variants, make_variants
 from .verdicts import Verdict, different_parameters, exit_status, judge, single_bound, status_of, tap_bound
@@ -64,8 +69,6 @@ WORKER = f"{__package__}.dump"
 _QUIET = {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
 _SMALL = {**_QUIET, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _SMALL_PARAMETERS = 3_000_000
-#: Up to this many parameters the steps are always recomputed in numpy; past it where something differs.
-_RECOMPUTED = 20_000_000
 
 
 @dataclass
@@ -286,23 +289,18 @@ def compare(
         bounds["float32"] = lambda tap: tap_bound(measured, tap)
     divergence = first_divergence(measured, order, bounds)
     clock.lap("compare")
+    failed = not all(verdict.passed for verdict in verdicts)
+    samples = choose_samples(cases, model.config, task)
     with open_checkpoint(first) as checkpoint:
-        weights = hashlib.sha256()
-        right: dict[str, Array] = {}
-        failed = not all(verdict.passed for verdict in verdicts)
-        for tensor in checkpoint:
-            array = checkpoint.read(tensor)
-            weights.update(tensor.encode() + np.ascontiguousarray(array).tobytes())
-            if failed or model.parameters <= _RECOMPUTED or len(dumps) == 1:
-                right[tensor] = checkpoint.read(tensor, "float64")
-    causes: list[Cause] = []
-    if right:
-        found, causes = _explain(dumps, cases, order, model, right, divergence, one=len(directories) == 1)
+        weights, digests = _hash(checkpoint)
+        found, causes = _explain(
+            dumps, cases, samples, order, model, checkpoint, digests, divergence, one=len(directories) == 1
+        )
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
-    with open_checkpoint(first) as checkpoint:
+        recorded = choose_samples(cases, model.config, task, budget=math.inf)
         for dtype in half_types:
-            half = HalfTypes(dtype, cases, order, supported(model.config), task, checkpoint, dumps[0])
+            half = HalfTypes(dtype, recorded, samples, order, supported(model.config), task, checkpoint, dumps[0])
             for dump in dumps:
                 found = half.judge(dump)
                 verdicts += found
@@ -327,7 +325,7 @@ def compare(
         order=order,
         top_k=top_k,
         single=single,
-        weights=weights.hexdigest(),
+        weights=weights,
         seconds=clock.seconds,
     )
 
@@ -383,44 +381,50 @@ def _compute(
         return dumps
 
 
+def _hash(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
+    """Return the SHA-256 of all tensors as they are stored, and of each as a model holds it in float64."""
+    weights = hashlib.sha256()
+    digests = {}
+    for tensor in checkpoint:
+        array = checkpoint.read(tensor)
+        weights.update(tensor.encode() + np.ascontiguousarray(array).tobytes())
+        exact = np.ascontiguousarray(checkpoint.read(tensor, "float64"), "<f8")
+        digests[tensor] = hashlib.sha256(exact.tobytes()).hexdigest()
+    return weights.hexdigest(), digests
+
+
 def _explain(
     dumps: Sequence[Dump],
     cases: Sequence[Case],
+    samples: Sequence[Sample],
     order: Sequence[str],
     model: ComparedModel,
-    right: Mapping[str, Array],
+    checkpoint: Checkpoint,
+    digests: Mapping[str, str],
     divergence: Divergence | None,
     *,
     one: bool,
 ) -> tuple[list[Verdict], list[Cause]]:
     """Recompute every participant's steps in numpy from its own parameters; explain what is wrong there."""
-    digests = {
-        name: hashlib.sha256(np.ascontiguousarray(array, "<f8").tobytes()).hexdigest() for name, array in right.items()
-    }
     verdicts: list[Verdict] = []
     causes: list[Cause] = []
     config = _agreed_config(dumps, divergence)
     truth = {} if one else _majority(dumps)
+    note = tell_sampled(samples, cases)
     for dump in dumps:
         wrong = [name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))]
         with dump.opened("parameters") as arrays:
             own = dict(arrays)
         known = {name: own[name] for name in wrong if name in own}
         if known:
-            causes += explain_parameters(dump.label, known, {**right, **_values_of(dumps, truth, known)}, model.task)
-        reference = reference_for(config, {**right, **own}, model.task)
-        steps = check_steps(reference, dump, cases, order)
-        causes += explain_steps(reference, dump, cases, steps)
-        verdicts.append(
-            Verdict(
-                "every step recomputed in numpy",
-                (dump.label,),
-                steps.worst,
-                BOUND,
-                status_of(not steps.wrong),
-                steps.at,
-            )
-        )
+            right = StoredParameters(checkpoint, others=_values_of(dumps, truth, known))
+            causes += explain_parameters(dump.label, known, right, model.task)
+        reference = Reference(config, StoredParameters(checkpoint, others=own), model.task)
+        steps = check_steps(reference, dump, samples, order)
+        causes += explain_steps(reference, dump, cases[0], samples, steps)
+        check = "every step recomputed in numpy"
+        status = status_of(not steps.wrong)
+        verdicts.append(Verdict(check, (dump.label,), steps.worst, BOUND, status, steps.at, note))
     return verdicts, causes
 
 

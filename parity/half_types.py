@@ -18,11 +18,11 @@ from ..converters import open_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.table.config import RoFormerConfig
 from ..converters.tensors.stored import HALF_TYPES
-from .cases import Case
 from .causes import Cause
 from .dumps import Distance, Dump, distance, farthest
 from .reference import Reference
 from .rounding import UNIT, round_to
+from .sampling import Sample
 from .stored_parameters import StoredParameters
 from .tasks import Task, results
 from .verdicts import ROUNDINGS, Status, Verdict
@@ -38,7 +38,8 @@ class HalfTypes:
 
     Args:
         dtype: ``float16`` or ``bfloat16``.
-        cases: What was run; those whose taps are recorded were run in half types too.
+        recorded: What was run in half types: all cases whose taps are recorded.
+        samples: What of it is recomputed.
         order: Names of the taps, as they are computed.
         config: With activations under the table's names.
         task: What the model's class computes.
@@ -49,7 +50,8 @@ class HalfTypes:
     def __init__(
         self,
         dtype: str,
-        cases: Sequence[Case],
+        recorded: Sequence[Sample],
+        samples: Sequence[Sample],
         order: Sequence[str],
         config: RoFormerConfig,
         task: Task,
@@ -57,23 +59,23 @@ class HalfTypes:
         exact: Dump,
     ) -> None:
         self.dtype = dtype
-        self._cases = [case for case in cases if case.taps]
-        self._order = [name for name in order if name in exact.names(f"float64.{self._cases[0].name}")]
+        self._recorded, self._samples = recorded, samples
+        self._order = [name for name in order if name in exact.names(f"float64.{samples[0].case.name}")]
         parameters = StoredParameters(checkpoint, self._round)
         self._rounding = Reference(config, parameters, task, self._round)
         self._plain = Reference(config, parameters, task)
-        self._lost = self._measure(exact, self._emulate)
+        self._lost = self._measure(exact, samples, self._emulate)
 
     def judge(self, dump: Dump) -> list[Verdict]:
         """Hold a participant's results against its float64."""
-        found = self._measure(dump, lambda case: _read(dump, f"{self.dtype}.{case.name}"))
+        found = self._measure(dump, self._recorded, lambda sample: sample.taps(dump, self.dtype))
         return [self._judge(dump, name, *found[name]) for name in results(self._order)]
 
     def explain(self, dump: Dump) -> Iterator[Cause]:
         """Name the first step of a participant that loses more than rounding explains, judged by its own inputs."""
         for name in self._order:
-            for case in self._cases:
-                taps = _read(dump, f"{self.dtype}.{case.name}")
+            for sample in self._samples:
+                taps, case = sample.taps(dump, self.dtype), sample.case
                 right = self._plain.predict(name, taps, case)
                 off = distance(right, taps[name]).relative
                 rounded = distance(right, self._rounding.predict(name, taps, case)).relative
@@ -98,35 +100,30 @@ class HalfTypes:
         check = f"{self.dtype} {called} against float64"
         return Verdict(check, (dump.label,), apart.relative, bound, status, where, note)
 
-    def _measure(self, exact: Dump, compute: Callable[[Case], Mapping[str, Array]]) -> dict[str, tuple[str, Distance]]:
+    def _measure(
+        self, exact: Dump, samples: Sequence[Sample], compute: Callable[[Sample], Mapping[str, Array]]
+    ) -> dict[str, tuple[str, Distance]]:
         """Measure how far every result is from float64: (case, distance), the farthest on the scale of all cases."""
         hidden = [tap for tap in self._order if tap.endswith("feed_forward_norm") or tap == "embeddings"][-1:]
         found: dict[str, list[tuple[str, Distance]]] = {}
-        for case in self._cases:
-            got = compute(case)
+        for sample in samples:
+            want, got = sample.taps(exact), compute(sample)
             for name in dict.fromkeys([*hidden, *results(self._order)]):
-                found.setdefault(name, []).append(
-                    (case.name, distance(exact.read(f"float64.{case.name}", name), got[name]))
-                )
+                found.setdefault(name, []).append((sample.case.name, distance(want[name], got[name])))
         scales = {name: max(one.scale for _, one in listed) for name, listed in found.items()}
         return {
             name: farthest(((case, replace(one, scale=scales[name])) for case, one in listed), lambda one: one.relative)
             for name, listed in found.items()
         }
 
-    def _emulate(self, case: Case) -> dict[str, Array]:
+    def _emulate(self, sample: Sample) -> dict[str, Array]:
         taps: dict[str, Array] = {}
         for name in self._order:
-            taps[name] = self._rounding.predict(name, taps, case)
+            taps[name] = self._rounding.predict(name, taps, sample.case)
         return taps
 
     def _round(self, x: Array) -> Array:
         return round_to(x, self.dtype)
-
-
-def _read(dump: Dump, file: str) -> dict[str, Array]:
-    with dump.opened(file) as arrays:
-        return {name: array.astype(np.float64) for name, array in arrays.items()}
 
 
 def tell_widened(dumps: Sequence[Dump]) -> list[str]:

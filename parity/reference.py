@@ -140,7 +140,7 @@ class Reference:
         if name == "mlm.norm":
             return self._norm(name, taps["mlm.transform"], switches)
         if name == "logits":
-            word = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
+            word = self._words(switches)
             return self._add_bias("mlm", self.rounded(self.scored(taps, case) @ word.T), switches)
         if name == "classifier":
             return self._classify(taps, case, switches)
@@ -212,13 +212,17 @@ class Reference:
         return self._add_bias(name, self.rounded(normal if weight is None else normal * weight), switches)
 
     def _embed(self, case: Case, switches: Switches) -> Array:
-        words = np.roll(self.parameters["embeddings.word.weight"], switches.word_shift, 0)
+        words = self._words(switches)
         x = words[case.input_ids.reshape(-1, case.input_ids.shape[-1])]
         segments = self.parameters["embeddings.segment.weight"]
         if switches.types != "absent":
             x = x + segments[np.zeros_like(_types(case)) if switches.types == "ignored" else _types(case)]
         x = self._norm("embeddings.norm", self.rounded(x), switches)
         return self._linear("embeddings.project", x, switches) if "embeddings.project.weight" in self.parameters else x
+
+    def _words(self, switches: Switches) -> Array:
+        words = self.parameters["embeddings.word.weight"]
+        return np.roll(words, switches.word_shift, 0) if switches.word_shift else words
 
     def _project_heads(self, name: str, x: Array, switches: Switches) -> Array:
         rows, columns, width = x.shape

@@ -12,6 +12,7 @@ from ..converters.source.checkpoint import Checkpoint
 
 Array = NDArray[Any]
 
+_NOTHING: Mapping[str, Array] = {}
 _MOST_KEPT = 256 << 20  # bytes of those read last
 
 
@@ -21,14 +22,23 @@ class StoredParameters(Mapping[str, Array]):
     Args:
         checkpoint: Stays open as long as it is read from.
         rounded: What is made of each.
+        others: What stands in place of some, and beside them.
     """
 
-    def __init__(self, checkpoint: Checkpoint, rounded: Callable[[Array], Array] = lambda x: x) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        rounded: Callable[[Array], Array] = lambda x: x,
+        others: Mapping[str, Array] = _NOTHING,
+    ) -> None:
         self._checkpoint = checkpoint
+        self._others = others
         self._rounded = rounded
         self._kept: OrderedDict[str, Array] = OrderedDict()
 
     def __getitem__(self, name: str) -> Array:
+        if name in self._others:
+            return self._others[name]
         if name in self._kept:
             self._kept.move_to_end(name)
             return self._kept[name]
@@ -39,10 +49,10 @@ class StoredParameters(Mapping[str, Array]):
         return array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint)
+        return iter(dict.fromkeys([*self._checkpoint, *self._others]))
 
     def __len__(self) -> int:
-        return len(self._checkpoint)
+        return len(set(self._checkpoint) | set(self._others))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._checkpoint
+        return name in self._others or name in self._checkpoint
