@@ -305,6 +305,7 @@ def compare(
                 found = half.judge(dump)
                 verdicts += found
                 causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
+            verdicts += half.judge_rankings(dumps, cases, task, top_k)
     model = replace(model, notes=(*model.notes, *tell_devices(dumps), *tell_widened(dumps)))
     clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)

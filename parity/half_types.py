@@ -18,14 +18,16 @@ from ..converters import open_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.table.config import RoFormerConfig
 from ..converters.tensors.stored import HALF_TYPES
+from .cases import Case
 from .causes import Cause
 from .dumps import Distance, Dump, distance, farthest
+from .rankings import asked, rank
 from .reference import Reference
 from .rounding import UNIT, round_to
 from .sampling import Sample
 from .stored_parameters import StoredParameters
 from .tasks import Task, results
-from .verdicts import ROUNDINGS, Status, Verdict
+from .verdicts import ROUNDINGS, Status, Verdict, status_of
 
 Array = NDArray[Any]
 
@@ -61,6 +63,8 @@ class HalfTypes:
         self.dtype = dtype
         self._recorded, self._samples = recorded, samples
         self._order = [name for name in order if name in exact.names(f"float64.{samples[0].case.name}")]
+        hidden = [name for name in self._order if name.endswith("feed_forward_norm") or name == "embeddings"]
+        self._hidden = hidden[-1]
         parameters = StoredParameters(checkpoint, self._round)
         self._rounding = Reference(config, parameters, task, self._round)
         self._plain = Reference(config, parameters, task)
@@ -85,16 +89,38 @@ class HalfTypes:
                     yield Cause(dump.label, "half type", what, name, False)
                     return
 
+    def judge_rankings(self, dumps: Sequence[Dump], cases: Sequence[Case], task: Task, k: int) -> list[Verdict]:
+        """Hold the order of the best ``k`` answers against float64's: but for ties, which may change places."""
+        scored = "logits" if task.mlm else "classifier"
+        if scored not in self._order:
+            return []
+        listed = rank(dumps, cases, task, self._derive(scored)[0], k, self.dtype)
+        if not listed:
+            return []
+        wrong = [one for one in listed if not one.agree]
+        gaps = [(gap, one.bound) for one in listed for gap in one.gaps]
+        ties = sum(gap <= tie for gap, tie in gaps)
+        where = f"{wrong[0].case}, row {wrong[0].row}, {wrong[0].place}" if wrong else ""
+        note = f"{len(listed)} places, {ties} of {len(gaps)} gaps are ties"
+        check = f"{self.dtype} {f'top {k}' if task.mlm else asked(task)} in order"
+        about = tuple(dump.label for dump in dumps)
+        return [Verdict(check, about, float(len(wrong)), 0.0, status_of(not wrong), where, note)]
+
+    def _derive(self, name: str) -> tuple[float, float]:
+        """Return the bound of a result, and what is lost there.
+
+        One of a few numbers may be right by chance: what it is computed from says how much is lost as well.
+        """
+        lost = max(self._lost[tap][1].relative for tap in (name, self._hidden))
+        return ROUNDINGS * max(lost, UNIT[self.dtype]), lost
+
     def _judge(self, dump: Dump, name: str, case: str, apart: Distance) -> Verdict:
-        # a result of a few numbers may be right by chance: what it is computed from says how much is lost as well
-        hidden = next(tap for tap in reversed(self._order) if tap.endswith("feed_forward_norm") or tap == "embeddings")
-        lost = max(self._lost[tap][1].relative for tap in (name, hidden))
-        derived = ROUNDINGS * max(lost, UNIT[self.dtype])
+        derived, lost = self._derive(name)
         bound = min(derived, LIMIT)
         status: Status = "good" if apart.relative <= bound else "differs"
         if status == "differs" and derived > LIMIT and np.isfinite(apart.relative):
             status = "inconclusive"
-        called = "last hidden states" if name == hidden else name
+        called = "last hidden states" if name == self._hidden else name
         where = f"{case} {list(apart.index)}: {apart.values[0]:.6g} in float64 and {apart.values[1]:.6g}"
         note = f"{ROUNDINGS:.0f} × what is lost where every array is rounded ({lost:.1e}, numpy)"
         check = f"{self.dtype} {called} against float64"
@@ -104,11 +130,10 @@ class HalfTypes:
         self, exact: Dump, samples: Sequence[Sample], compute: Callable[[Sample], Mapping[str, Array]]
     ) -> dict[str, tuple[str, Distance]]:
         """Measure how far every result is from float64: (case, distance), the farthest on the scale of all cases."""
-        hidden = [tap for tap in self._order if tap.endswith("feed_forward_norm") or tap == "embeddings"][-1:]
         found: dict[str, list[tuple[str, Distance]]] = {}
         for sample in samples:
             want, got = sample.taps(exact), compute(sample)
-            for name in dict.fromkeys([*hidden, *results(self._order)]):
+            for name in dict.fromkeys([self._hidden, *results(self._order)]):
                 found.setdefault(name, []).append((sample.case.name, distance(want[name], got[name])))
         scales = {name: max(one.scale for _, one in listed) for name, listed in found.items()}
         return {

@@ -71,26 +71,29 @@ def answer_name(number: int, task: Task, config: RoFormerConfig, tokenizer: Toke
     return f"token {number}" if task.head == "spans" else f"option {number}"
 
 
-def rank(dumps: Sequence[Dump], cases: Sequence[Case], task: Task, bound: float, k: int) -> list[Ranking]:
+def rank(
+    dumps: Sequence[Dump], cases: Sequence[Case], task: Task, bound: float, k: int, dtype: str = "float32"
+) -> list[Ranking]:
     """Rank the answers to every question of every case.
 
     Args:
         dumps: The participants.
         cases: What they ran.
         task: What the model's class computes.
-        bound: How far float32 scores may differ, over the largest score.
+        bound: How far scores of that type may differ, over the largest score.
         k: Answers a question.
+        dtype: The type whose scores are ranked.
     """
     found = []
     name = "logits" if task.mlm else "classifier"
     for case in cases:
-        if any(name not in dump.names(f"float32.{case.name}") for dump in dumps):
+        if any(name not in dump.names(f"{dtype}.{case.name}") for dump in dumps):
             continue
         exact = dumps[0].read(f"float64.{case.name}", name)
         questions, scores = _questions(exact, case, task)
         if not questions or scores.shape[1] < 2:
             continue
-        single = {d.label: _questions(d.read(f"float32.{case.name}", name), case, task)[1] for d in dumps}
+        single = {d.label: _questions(d.read(f"{dtype}.{case.name}", name), case, task)[1] for d in dumps}
         tie = 2.0 * bound * float(np.abs(exact).max())
         for place, question in enumerate(questions):
             ranked = {label: _ranked(rows[place].astype(np.float64), k) for label, rows in single.items()}

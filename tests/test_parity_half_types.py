@@ -127,10 +127,30 @@ def test_the_step_that_loses_more_than_rounding_is_named(bench_of: Callable[[str
     bench = bench_of("everything")
     result = bench.judge({"tf": bench.dump(in_halves(weak_feed_forward))}, ("torch", "tf"))
     assert result.exit_status == 1
-    assert {one.about for one in result.verdicts if not one.passed} == {("tf",)}
+    assert {one.about for one in of_type(result, dtype) if not one.passed} == {("tf",)}
     assert "float16 loses " in screen(result)
     where = [cause.where for cause in result.causes if cause.what.startswith(f"{dtype} loses")]
     assert where == ["layers.1.feed_forward"]
+
+
+def exchanged_answers(module: ModuleType, model: Any) -> None:
+    """Add more than the bound to the score of one label in half types."""
+    forward = model.classifier.forward
+    model.classifier.forward = lambda x: forward(x) + 4.0 * torch.eye(6, dtype=x.dtype)[2]
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_answers_are_ranked_by_their_margin(bench_of: Callable[[str], Bench], dtype: str) -> None:
+    bench = bench_of("token labels")
+    check = f"{dtype} token labels in order"
+    (good,) = [one for one in bench.judge({}, ("torch", "tf")).verdicts if one.check == check]
+    assert good.passed
+    assert 0 < int(good.note.split()[2]) < int(good.note.split()[4])  # some are ties, and not all
+    result = bench.judge({"tf": bench.dump(in_halves(exchanged_answers))}, ("torch", "tf"))
+    (bad,) = [one for one in result.verdicts if one.check == check]
+    assert bad.status == "differs"
+    assert bad.value > 10
+    assert "row " in bad.where
 
 
 def test_numbers_that_overflow_are_a_difference(bench_of: Callable[[str], Bench]) -> None:

@@ -15,7 +15,7 @@ from parity_faults import LABELS, Bench
 from random_checkpoints import CONFIG, SHAPES, random_tensors, save
 from test_parity_faults import tanh_gelu
 
-from roformer_convert.converters import open_checkpoint
+from roformer_convert.converters import RoFormerConfig, open_checkpoint
 from roformer_convert.models.config import supported, tap_names
 from roformer_convert.parity import gate, sampling, stored_parameters
 from roformer_convert.parity.cases import Case, make_cases
@@ -65,7 +65,7 @@ def test_of_a_large_one_what_the_budget_allows(layers: int) -> None:
     assert tell_sampled(samples, cases) == f"{rows} of 16 rows, what 40 GFLOP allow"
 
 
-def _least_work(case: Case, config: Any) -> int:
+def _least_work(case: Case, config: RoFormerConfig) -> int:
     """The products by kernels alone, twice a multiplication each."""
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     return 2 * case.input_ids.size * config.num_hidden_layers * layer
@@ -94,7 +94,7 @@ def test_rows_follow_from_their_own_inputs(tmp_path: Path, name: str, chosen: bo
         some = np.array([1, 4, 12, 13, 30])
         cases = [replace(case, positions=some[some < case.input_ids.size], ranked=()) for case in cases]
     for case in cases:
-        np.savez(tmp_path / f"float64.{case.name}.npz", **run(runner, loaded, case))
+        np.savez(tmp_path / f"float64.{case.name}.npz", allow_pickle=False, **run(runner, loaded, case))
     dump = Dump("torch", "torch", tmp_path / "ckpt", tmp_path)
     samples = choose_samples(cases, config, task, budget=5e5)
     assert 0 < sum(len(sample.rows) for sample in samples) < 8
