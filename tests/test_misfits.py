@@ -16,7 +16,7 @@ import pytest
 from golden_names import stored_in
 from random_checkpoints import CONFIG, write_random
 
-from roformer_convert.converters.errors import FormatError
+from roformer_convert.converters.errors import FormatError, Problem
 from roformer_convert.converters.source import fitting, weight_files
 from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
@@ -79,6 +79,57 @@ def test_the_class_is_that_of_the_heads_that_are_there(found: dict[str, Found], 
     prefix = "RoFormerFor" if model != "Model" else "RoFormer"
     assert result.against == f"{prefix}{model} in {dialect}'s spelling"
     assert told(result) == [("missing", gone, "")]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept", "what"),
+    [
+        (["base_model.encoder.lora_A.weight"], True, "adapters (LoRA and the like), such as "),
+        (["bert.x"], False, "BERT's"),
+        (["bert.x", "bert.y"], False, "BERT's"),
+        ([], False, "none is there at all"),
+    ],
+)
+def test_whose_the_tensors_are_is_one_problem(found: dict[str, Found], names: list[str], kept: bool, what: str) -> None:
+    source = found["torch"]
+    result = without(source, lambda _: not kept, called(source, *names))
+    ((kind, count, words),) = told(result)
+    number = len(source.index.tensors) * kept + len(names)
+    assert (kind, count) == ("names", f"{number} tensor{'s' if number != 1 else ''}")
+    assert words.startswith(what)
+    assert (result.checkpoint, result.against, result.where) == (None, "a RoFormer", source.entry)
+    assert result.next_step is not None
+
+
+def test_a_file_of_unread_tensors_alone_is_no_strangers(found: dict[str, Found]) -> None:
+    source = found["torch"]
+    result = without(source, lambda _: True, metadata={WORDS: "a sparse tensor"}, unread=frozenset({WORDS}))
+    assert result.against != "a RoFormer"
+    assert ("unread", WORDS, "the file has a sparse tensor") in told(result)
+
+
+def test_what_identifying_left_undecided_is_told_before_whose_the_tensors_are(found: dict[str, Found]) -> None:
+    source = replace(found["torch"], problems=(Problem("names", "ema.", "as whole as model."),), next_step="Name one.")
+    strange = replace(source.index, tensors=tuple(called(source, "bert.x")))
+    for index in (source.index, strange):
+        result = fit(replace(source, index=index), any_vocab=True)
+        assert told(result) == [("names", "ema.", "as whole as model.")]
+        assert (result.against, result.next_step, result.where) == ("one state dict", "Name one.", source.entry)
+
+
+def test_a_class_that_nothing_decides_is_told_before_all_else(found: dict[str, Found]) -> None:
+    choice = replace(found["torch"].choice, problem="two fit", step="Name it.")
+    result = fit(replace(found["torch"], choice=choice), any_vocab=True)
+    assert told(result) == [("class", "the model's class", "two fit")]
+    assert (result.against, result.next_step, result.where) == ("one class", "Name it.", found["torch"].path)
+
+
+def test_what_was_assumed_of_the_class_is_the_first_note(found: dict[str, Found]) -> None:
+    source = found["torch"]
+    assert fit(source, any_vocab=True).require().source_config.notes == ()
+    config = replace(source.config, source=replace(source.config.source, notes=("later",)))  # type: ignore[type-var]
+    noted = replace(source, choice=replace(source.choice, note="assumed"), config=config)
+    assert fit(noted, any_vocab=True).require().source_config.notes == ("assumed", "later")
 
 
 # --- layers ---------------------------------------------------------------------------------------------------------

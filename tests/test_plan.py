@@ -323,3 +323,26 @@ def test_settings_that_are_written_anew_travel_once(tmp_path: Path) -> None:
         plan = make_plan(source, "torch")
     assert sorted(plan.travelling) == ["tokenizer_config.json", "vocab.txt"]
     assert list(plan.settings) == ["tokenizer_config.json"]
+
+
+def test_a_model_without_a_pooler_of_paddles_is_given_none() -> None:
+    """PaddleNLP's classifier has a layer of its own there, and its RoFormerV2 no pooler at all."""
+    for folder in ("hf4-SequenceClassification_default_st", "junn-MaskedLM_v2_bin"):
+        with open_checkpoint(PEERS / folder) as source:
+            said = make_plan(source, "paddle", allow_different=True).notes
+        assert [note for note in said if "makes a random one" in note] == [], folder
+
+
+def test_what_the_files_hold_beside_the_model_is_noted(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", "base")
+    with open_checkpoint(tmp_path / "ckpt") as source:
+        index = replace(
+            source.found.index, metadata={"b": "sparse", "step": "5", "a": "sparse"}, unread=frozenset("ba")
+        )
+        found = replace(source.found, index=index, left_out=("optimizer.pt", "b.bin"))
+        assert make_plan(replace(source, found=found), "torch").notes == (
+            "left out: optimizer.pt, b.bin",
+            "left out because they are not tensors: step",
+            "left out because they are of a kind that is not read: a, b",
+        )
+        assert make_plan(replace(source, found=found), "torch").left_out == ("optimizer.pt", "b.bin")
