@@ -163,6 +163,11 @@ def test_a_layer_counts_where_half_of_it_is_there(tmp_path: Path, there: int, co
     assert kinds == (["configuration"] + ["missing"] * (16 - there) if counted else ["unknown"] * there)
 
 
+def test_where_no_layer_is_there_each_is_missing(found: dict[str, Found]) -> None:
+    result = without(found["torch"], lambda name: ".layer." in name)
+    assert [kind for kind, _, _ in told(result)] == ["missing"] * 16 * 3
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -306,6 +311,17 @@ def test_problems_of_the_configuration_the_tensors_and_the_vocabulary_come_in_th
     ]  # fmt: skip
     assert result.next_step == source.config.next_step
     assert result.where == source.entry
+
+
+def test_a_vocabulary_is_not_held_against_a_size_that_nothing_shows(tmp_path: Path) -> None:
+    source = rewritten(tmp_path / "ckpt", vocab_size="many")
+    (tmp_path / "ckpt" / "vocab.txt").write_text("x\n" * 60)
+    kept = [tensor for tensor in source.index.tensors if CONFIG.vocab_size not in tensor.shape]
+    for index, rows in ((replace(source.index, tensors=tuple(kept)), []), (source.index, ["vocab.txt"])):
+        with patch.object(weight_files, "index", lambda _, index=index: index):
+            result = fit(identify(source.path), any_vocab=False)
+        assert "vocab_size" in [name for kind, name, _ in told(result) if kind == "configuration"]
+        assert [name for kind, name, _ in told(result) if kind == "vocabulary"] == rows
 
 
 # --- the next step --------------------------------------------------------------------------------------------------

@@ -211,14 +211,26 @@ def test_another_function_is_planned_where_that_is_allowed_and_noted(tmp_path: P
     assert plan.notes == (f"allowed to differ: {different}",)
 
 
-def test_heads_that_a_target_has_no_name_for_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("folder", "head", "names"),
+    [
+        ("hf4-TokenClassification_default_st", "token classifier", "classifier.weight, classifier.bias"),
+        ("pd-TokenClassification_v2_pd", "token classifier", "classifier.weight"),
+        ("hf4-MultipleChoice_default_st", "multiple-choice head", "classifier.weight, classifier.bias"),
+    ],
+)
+def test_heads_that_a_target_has_no_name_for_are_refused(folder: str, head: str, names: str) -> None:
     """Each of their tensors is named, though another function is allowed."""
-    path = PEERS / "hf4-TokenClassification_default_st"
-    with open_checkpoint(path) as source, pytest.raises(InexpressibleError) as caught:
+    with open_checkpoint(PEERS / folder) as source, pytest.raises(InexpressibleError) as caught:
         make_plan(source, "tf1", allow_different=True)
-    named = "builds no token classifier, and tf1 has no name for it: classifier.weight, classifier.bias"
-    assert caught.value.what.endswith(f"bert4keras {named}")
+    assert caught.value.what == f"{PEERS / folder}: bert4keras builds no {head}, and tf1 has no name for it: {names}"
     assert (caught.value.next_step or "").startswith("Convert it to another dialect, or its encoder alone")
+
+
+def test_what_a_caller_must_say_in_code_is_noted(tmp_path: Path) -> None:
+    save(tmp_path / "ckpt", "torch", random_tensors(groups=(POOLER,)), replace(CONFIG, pooler_activation="linear"))
+    told = "bert4keras is told in code: build_transformer_model(…, with_pool='linear')"
+    assert notes(tmp_path / "ckpt", "tf1") == (*TF1, told)
 
 
 def test_a_type_that_nobody_knows_is_refused(tmp_path: Path) -> None:

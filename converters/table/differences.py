@@ -221,7 +221,7 @@ def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler:
     notes = []
     v2 = not Traits.of(config).norms
     if target == "tf1":
-        arguments = [f"model='{'roformer_v2' if v2 else 'roformer'}'"] if v2 else []
+        arguments = ["model='roformer_v2'"] if v2 else []
         if config.attention != "bidirectional":
             arguments.append({"causal": "application='lm'", "unilm": "application='unilm'"}[config.attention])
         if pooler and kind not in (SEQUENCE, CHOICE) and config.pooler_activation != "tanh":
