@@ -39,6 +39,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
         write_random(root / dialect, dialect)
     write_random(root / "base", "torch", "base")
     write_random(root / "masked-lm", "torch", "masked-lm")
+    write_random(root / "no-projection", "torch", "no-projection")
     return {path.name: identify(path) for path in root.iterdir()}
 
 
@@ -183,6 +184,29 @@ def test_an_unknown_tensor_of_a_layer_is_told_with_what_it_looks_like(
     assert told(result) == [("unknown", name, f"shape (24,){words}")]
 
 
+def test_a_projection_between_equal_sizes_is_not_wanted(found: dict[str, Found]) -> None:
+    source, name = found["no-projection"], "roformer.embeddings_project.bias"
+    assert without(source, lambda _: False).problems == ()
+    result = without(source, lambda _: False, called(source, name))
+    assert told(result) == [("unwanted", name, "embedding_size equals hidden_size = 24 in config.json: no projection")]
+    assert result.checkpoint is not None
+    assert result.checkpoint.bindings["embeddings.project.bias"].transposed is False
+    assert result.checkpoint.bindings["embeddings.project.bias"].stored.name == name
+
+
+@pytest.mark.parametrize(
+    ("dialect", "order", "transposed"),
+    [("torch", "C", False), ("torch", "F", True), ("paddle", "C", True), ("paddle", "F", False)],
+)
+def test_a_kernel_is_transposed_by_its_dialect_or_by_its_memory_order(
+    found: dict[str, Found], dialect: Dialect, order: str, transposed: bool
+) -> None:
+    source, canonical = found[dialect], "layers.1.feed_forward.up.weight"
+    kernel = one(source, stored_in(canonical, dialect).name)
+    checkpoint = without(source, lambda name: name == kernel.name, [replace(kernel, order=order)]).require()
+    assert checkpoint.bindings[canonical].transposed is transposed
+
+
 # --- two that should be one -----------------------------------------------------------------------------------------
 
 
@@ -193,6 +217,18 @@ def test_a_copy_in_another_memory_order_is_told(found: dict[str, Found]) -> None
     assert result.next_step is not None
     assert result.next_step.startswith("These two are one tensor")
     assert without(found["torch"], lambda _: False, [replace(word, name=TIE)]).problems == ()
+
+
+def test_a_repeated_vector_stands_in_for_the_first_one(found: dict[str, Found]) -> None:
+    own = "cls.predictions.bias"
+    for gone, taken in ((own, TIED_BIAS), (TIED_BIAS, own)):
+        checkpoint = without(found["torch"], lambda name, gone=gone: name == gone).require()
+        assert checkpoint.bindings["mlm.bias"].stored.name == taken
+
+
+def test_a_head_without_a_name_in_the_files_is_not_missed(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "tf1", "base")
+    assert fit(identify(tmp_path / "ckpt", model_class="token-classification"), any_vocab=True).problems == ()
 
 
 def test_a_second_name_without_the_first_is_told_beside_what_is_missing(found: dict[str, Found]) -> None:
