@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.checksums import verify_checksum
 from roformer_convert.converters.tensors.stored import FileLayout, OpenFiles, StoredTensor
 
@@ -69,49 +67,6 @@ def memory_below(nbytes: int) -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < nbytes
-
-
-def try_mutants(
-    path: Path,
-    whole: bytes,
-    check: Callable[[Path], object],
-    *,
-    seed: int,
-    count: int,
-    memory: int,
-    place: Callable[[random.Random], int] | None = None,
-) -> None:
-    """Put random bytes into a file: ``check`` takes each mutant or raises the one error, and both must be common.
-
-    Args:
-        path: Where the mutants lie.
-        whole: The file before.
-        check: Reads a mutant.
-        seed: Of the random numbers.
-        count: How many mutants.
-        memory: Bytes that reading one may take; watched for the last 150, for watching is slow.
-        place: Chooses a byte; by default any of the file.
-    """
-    generator, accepted, refused = random.Random(seed), 0, 0
-
-    def several(number: int) -> None:
-        nonlocal accepted, refused
-        for _ in range(number):
-            mutant = bytearray(whole)
-            for _ in range(generator.choice((1, 1, 2, 5))):
-                at = generator.randrange(len(mutant)) if place is None else place(generator)
-                mutant[at] = generator.randrange(256)
-            path.write_bytes(mutant)
-            try:
-                check(path)
-                accepted += 1
-            except ConvertError:
-                refused += 1
-
-    several(count - 150)
-    with memory_below(memory):
-        several(150)
-    assert min(accepted, refused) > 40
 
 
 class Runs:

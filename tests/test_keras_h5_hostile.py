@@ -1,6 +1,6 @@
 """Hostile Keras HDF5 files give the one error: nothing they say is believed, and no other file is opened.
 
-Each is made by hand here; test_keras_h5_mutations.py breaks files at random.
+Each is made by hand here; tests/fuzz breaks files at random.
 """
 
 from __future__ import annotations

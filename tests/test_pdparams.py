@@ -18,7 +18,6 @@ from file_contents import (
     Runs,
     memory_below,
     read_stored,
-    try_mutants,
     write_layout,
     write_without_payloads,
 )
@@ -492,27 +491,6 @@ def test_every_truncation_is_refused(tmp_path: Path, protocol: int) -> None:
         path.write_bytes(content[:length])
         with pytest.raises(FormatError):
             pdparams.index(path)
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_random_mutations_give_the_one_error_or_tensors_inside_the_file(tmp_path: Path, protocol: int) -> None:
-    state = {
-        "w": np.arange(6.0),
-        "u": np.arange(4, dtype=np.uint16),
-        "t": np.asfortranarray(np.eye(3, 2)),
-        "n": {"k": 1},
-    }
-
-    def check(path: Path) -> None:
-        size = path.stat().st_size
-        for tensor in pdparams.index(path).tensors:
-            assert tensor.nbytes <= size
-            if isinstance(tensor.data, Extent):
-                assert 0 <= tensor.data.offset <= tensor.data.offset + tensor.nbytes <= size
-            assert len(read_stored(tensor)) == tensor.nbytes
-
-    whole = pickle.dumps(state, protocol)
-    try_mutants(tmp_path / "mutant", whole, check, seed=protocol, count=1000, memory=4 << 20)
 
 
 def test_a_layout_reads_back_under_numpys_own_pickle(tmp_path: Path) -> None:

@@ -1,42 +1,28 @@
-"""Every reader of files, fed with mutants: each is read or refused in one short error, in little time.
-
-A test run tries some mutants of each file; ``make fuzz`` goes on for an hour, with another seed each time. A mutant
-that fails is kept in ``build/fuzz``; once it is understood, its file goes into ``corpus/``, from which mutants are made
-too.
-"""
+"""Every file that a command meets, as mutants: each is read or refused in one short error, in little time."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import struct
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
-from broken_hdf5 import mutation
-from file_contents import memory_below
+from fuzz.campaign import Campaign, mutation
 from random_checkpoints import CONFIG, random_tensors, save
 from tiny_training import make_corpus
 
-from roformer_convert.converters import ConvertError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.models.tokenizer_files import read_settings as read_tokenizer
 from roformer_convert.training.corpus.shard_file import Shard
 from roformer_convert.training.settings.reading import SHIPPED
 from roformer_convert.training.settings.reading import read_settings as read_configuration
 
-ROOT = Path(__file__).resolve().parents[2]
 CORPUS = Path(__file__).with_name("corpus")
-#: Seconds for all files together; without it, so many mutants of each are tried, the same ones each time.
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 COUNT = 60
-#: Seconds of processor time, bytes that Python allocates, and letters of an error, that a mutant of some kB may take.
-LONGEST, MOST_MEMORY, LONGEST_ERROR = 2.0, 64 << 20, 8000
 #: Structured pieces: what breaks parsers of text.
 PIECES = [
     b"[" * 3000,
@@ -63,19 +49,6 @@ PIECES = [
     b"[]",
     b"{}",
 ]
-
-
-@dataclass(frozen=True)
-class Target:
-    """A file to mutate.
-
-    Attributes:
-        file: The file, in a directory of which the rest stays as it is.
-        read: Reads it, or what lies around it.
-    """
-
-    file: Path
-    read: Callable[[Path], object]
 
 
 def checkpoint(directory: Path, dialect: str, **options: object) -> Path:
@@ -168,45 +141,15 @@ def mutant(content: bytes, dice: random.Random, *, text: bool) -> bytes:
     return content[:start] + mutation(part, dice) + content[start + len(part) :]
 
 
-def try_one(path: Path, read: Callable[[Path], object]) -> str:
-    """Read a mutant; return how it ended.
-
-    Raises:
-        AssertionError: It took too long, or too many words.
-    """
-    begun, said = time.process_time(), ""
-    try:
-        read(path)
-    except ConvertError as error:
-        said = str(error)
-    assert time.process_time() - begun < LONGEST
-    assert len(said) < LONGEST_ERROR
-    assert said.replace("\n", "").isprintable()
-    return "refused" if said else "read"
-
-
 @pytest.mark.parametrize("kind", TARGETS)
-def test_a_mutant_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+def test_a_mutant_is_read_or_refused(tmp_path: Path, kind: str, campaign: Campaign) -> None:
     make, read = TARGETS[kind]
     path = make(tmp_path / "it")
     read(path)
     corpus = [each.read_bytes() for each in sorted(CORPUS.glob(f"*{path.suffix}"))]
-    seed = random.randrange(1 << 32) if SECONDS else 20261127
-    dice = random.Random(f"{kind} {seed}")
+    mutate = partial(mutant, text=kind in TEXTS)
     contents = [path.read_bytes()] * 4 + corpus
-    ends: dict[str, int] = {}
-    until, number = time.monotonic() + SECONDS / len(TARGETS), 0
-    while number < COUNT or time.monotonic() < until:
-        number += 1
-        made = mutant(dice.choice(contents), dice, text=kind in TEXTS)
-        path.write_bytes(made)
-        try:
-            with memory_below(MOST_MEMORY):
-                said = try_one(path, read)
-        except BaseException:
-            kept = ROOT / "build" / "fuzz" / f"{kind.replace(' ', '-')}-{seed}-{number}{path.suffix}"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(made)
-            raise
-        ends[said] = ends.get(said, 0) + 1
-    assert ends.get("refused", 0) > number // 10, ends
+    ends = campaign.run(path, contents, mutate, read, count=COUNT)
+    while campaign.goes_on():
+        ends += campaign.run(path, contents, mutate, read, count=COUNT)
+    assert ends["refused"] > ends.total() // 10, ends

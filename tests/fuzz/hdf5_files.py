@@ -1,9 +1,7 @@
-"""Small Keras HDF5 files to break, and how: some in the form that Keras writes, some in others."""
+"""Small Keras HDF5 files to break: some in the form that Keras writes, some in others."""
 
 from __future__ import annotations
 
-import random
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,23 +59,3 @@ OTHER_FILES: dict[str, tuple[Callable[[Path, str], None], str]] = {
     "plain, new": (plain, "latest"),
     "many, new": (many, "latest"),
 }
-
-
-def mutation(content: bytes, rng: random.Random) -> bytes:
-    """Change single bytes and bits, put extreme numbers and offsets of the file itself in, move pieces about."""
-    changed = bytearray(content)
-    for _ in range(rng.choice([1, 1, 1, 2, 4, 16])):
-        at = rng.randrange(8, len(content))
-        kind = rng.randrange(4)
-        if kind == 0:
-            changed[at] = rng.randrange(256)
-        elif kind == 1:
-            changed[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            width = rng.choice([2, 4, 8])
-            number = rng.choice([0, (1 << 64) - 1, rng.randrange(len(content)), 1 << rng.randrange(64)])
-            changed[at : at + width] = struct.pack("<Q", number)[:width]
-        else:
-            size, source = rng.choice([1, 8, 24, 64]), rng.randrange(len(content) - 64)
-            changed[at : at + size] = changed[source : source + size]
-    return bytes(changed[: len(content)])
