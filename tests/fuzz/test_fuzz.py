@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from fuzz.campaign import Campaign, mutation
 from random_checkpoints import CONFIG, random_tensors, save
 from tiny_training import make_corpus
 
+from fuzz.campaign import Campaign, mutation
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.models.tokenizer_files import read_settings as read_tokenizer
 from roformer_convert.training.corpus.shard_file import Shard

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fuzz.campaign import Campaign, mutation
 from fuzz.hdf5_files import FILES, OTHER_FILES
-
 from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.errors import FETCH_AGAIN, FormatError
 from roformer_convert.converters.tensors.stored import OpenFiles
