@@ -164,6 +164,10 @@ class _Fitting:
         if not self.problems and not rows:
             return misread
         problems = (*misread.problems, *self.problems, *rows)
+        learned = [problem for problem in self.problems if _LEARNED in problem.detail]
+        if learned and sum(problem.kind == "missing" for problem in problems) > 8:
+            # a BERT under its own names: what each of them would have to be called says no more
+            problems = (*(problem for problem in misread.problems if problem.kind == "function"), *learned)
         hint: str | None = choice.step or self._resized_hint(bindings) or _hint(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
@@ -349,6 +353,7 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
+_LEARNED = "BERT's learned positions"
 #: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
 _UNBIASED = (
     "not there: bert4keras' RoFormerV2 with embedding_size other than hidden_size projects without a bias, and back "
@@ -361,7 +366,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
     unknown = [problem for problem in problems if problem.kind == "unknown"]
-    if any("BERT's learned positions" in problem.detail for problem in unknown):
+    if any(_LEARNED in problem.detail for problem in unknown):
         return (
             "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
             "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
