@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,23 +23,22 @@ _log = logging.getLogger(__name__)
 verdicts: list[Verdict] = []
 
 
-def find(place: Place, like: Tensor, heads: int, size: int) -> Callable[..., Tensor] | None:
+def find(place: Place, like: Tensor, *sizes: int) -> Callable[..., Any] | None:
     """Return what stands in at a place, or None where the model's own operators do.
 
     Args:
         place: The function of the model.
         like: Names the device and the type that it computes in.
-        heads: Heads of a query.
-        size: Size of one.
+        sizes: Heads and the size of one; of ``add_norm`` the width.
     """
     device = device_of(like)
     if device.capability is None:
         return None
-    return _settled(Need(place, str(like.dtype).removeprefix("torch."), (heads, size)), device, like.device)
+    return _settled(Need(place, str(like.dtype).removeprefix("torch."), sizes), device, like.device)
 
 
 @lru_cache(maxsize=64)
-def _settled(need: Need, device: Device, where: torch.device) -> Callable[..., Tensor] | None:
+def _settled(need: Need, device: Device, where: torch.device) -> Callable[..., Any] | None:
     for kernel in candidates(device, need.place, need.dtype, need.sizes, VERSION):
         found = attempt(kernel, need, where)
         verdicts.append(found)

@@ -10,6 +10,7 @@ To teach the model a kernel is to add a row.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from torch import Tensor
 from .packing_choice import Way
 
 #: The functions of the model that a kernel can stand in for: attend within the rows of a packed batch, where each token
-#: sees its whole row, or its row up to itself.
-Place = Literal["attention", "causal_attention"]
+#: sees its whole row, or its row up to itself; turn several runs; add and normalize where nothing asks for a way back.
+Place = Literal["attention", "causal_attention", "rotation", "add_norm"]
 HALVES = ("float16", "bfloat16")
 
 
@@ -53,9 +54,11 @@ class Kernel:
         place: What it stands in for.
         version: The first version of PyTorch that has it.
         capability: The lowest compute capability that it has machine code for.
-        types: Types that it computes in, forward and backward.
-        takes: Whether it takes so many heads of such a size.
-        run: The kernel: query, key and value (P, N, D) and the tokens of each row, to (P, N, D).
+        types: Types that it computes in, forward and, but for ``add_norm``, backward.
+        takes: Whether it takes such sizes: heads and the size of one, or the width.
+        run: The kernel. To attend: query, key and value (P, N, D) and the tokens of each row, to (P, N, D). To rotate:
+            turns (P, 1, D / 2, 2) and up to three runs (P, N, D), to as many. To add and normalize: x and the residual
+            (P, H), weight, bias and epsilon, to (P, H).
         source: Where these facts come from.
     """
 
@@ -64,8 +67,8 @@ class Kernel:
     version: tuple[int, int]
     capability: tuple[int, int]
     types: tuple[str, ...]
-    takes: Callable[[int, int], bool]
-    run: Callable[[Tensor, Tensor, Tensor, tuple[int, ...]], Tensor]
+    takes: Callable[..., bool]
+    run: Callable[..., Any]
     source: str
 
 
@@ -97,14 +100,36 @@ def _flash_takes(heads: int, size: int) -> bool:
     return size % 8 == 0 and size <= 256
 
 
+def _rotate(turns: Tensor, *runs: Tensor) -> tuple[Tensor, ...]:
+    from .kernels_triton import rotate
+
+    return rotate(turns, *runs)
+
+
+def _add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    from .kernels_triton import add_norm
+
+    return add_norm(x, residual, weight, bias, epsilon)
+
+
+def _one_block(*sizes: int) -> bool:
+    return math.prod(sizes) <= 8192  # of a token, whose every element one program of threads holds
+
+
 _VARLEN = (
     "documentation of torch.nn.attention.varlen, 2.10 to 2.13; FlashAttention 2, which it calls: types, sizes, 8.0"
 )
+
+_TRITON = "Triton 3.0, which PyTorch 2.4 brings: tl.split, tl.join; its README: compute capability 8.0"
 
 #: All candidates; of those of one place, the first that may and does.
 KERNELS: tuple[Kernel, ...] = (
     Kernel("varlen_attn", "attention", (2, 10), (8, 0), HALVES, _flash_takes, _varlen, _VARLEN),
     Kernel("varlen_attn", "causal_attention", (2, 10), (8, 0), HALVES, _flash_takes, _causal_varlen, _VARLEN),
+    Kernel(
+        "a kernel in Triton", "rotation", (2, 4), (8, 0), (*HALVES, "float32", "float64"), _one_block, _rotate, _TRITON
+    ),
+    Kernel("a kernel in Triton", "add_norm", (2, 4), (8, 0), (*HALVES, "float32"), _one_block, _add_norm, _TRITON),
 )
 
 #: The version of PyTorch that runs.
@@ -145,7 +170,7 @@ def pretending(device: Device) -> Iterator[None]:
 
 
 def candidates(
-    device: Device, place: Place, dtype: str, sizes: tuple[int, int], version: tuple[int, int] = VERSION
+    device: Device, place: Place, dtype: str, sizes: tuple[int, ...], version: tuple[int, int] = VERSION
 ) -> list[Kernel]:
     """List the kernels that may be tried on a device at a place in a type, best first.
 
@@ -153,7 +178,7 @@ def candidates(
         device: The device.
         place: The function of the model.
         dtype: Name of the type that it computes in.
-        sizes: Heads and the size of one.
+        sizes: Heads and the size of one; of ``add_norm`` the width.
         version: PyTorch's.
     """
     return [

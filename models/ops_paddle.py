@@ -9,7 +9,7 @@ signatures; how each is computed is the framework's own business. The model itse
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import groupby
@@ -353,6 +353,11 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | No
     return activate(F.linear(x, weight, bias) if fused is None else fused(x, weight, bias), activation)
 
 
+def project_together(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """Apply several linear layers to the same x (P, inputs)."""
+    return [layer(x) for layer in layers]
+
+
 def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
     scores = paddle.matmul(hidden, word, transpose_y=True)
@@ -402,6 +407,11 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     pairs = x.astype(turns.dtype).reshape([-1, x.shape[1], x.shape[2] // 2, 2])
     turned = paddle.as_real(paddle.as_complex(pairs) * paddle.as_complex(turns))  # the fastest way, and the shortest
     return turned.reshape([-1, *x.shape[1:]]).astype(x.dtype)
+
+
+def rotate_together(runs: Sequence[Tensor], turns: Tensor) -> list[Tensor]:
+    """Turn several runs (P, N, D) by the same angles, as :func:`rotate` does each."""
+    return [rotate(x, turns) for x in runs]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:

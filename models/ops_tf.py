@@ -9,7 +9,7 @@ signatures; how each is computed is the framework's own business. The model itse
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeAlias
@@ -331,6 +331,11 @@ def _widen(x: Tensor) -> Tensor:
     return tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
 
 
+def project_together(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """Apply several linear layers to the same x (P, inputs)."""
+    return [layer(x) for layer in layers]
+
+
 def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
     scores = tf.matmul(hidden, word, transpose_b=True)
@@ -372,6 +377,11 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     cosine, sine = turns[..., :1], turns[..., 1:] * tf.constant([-1.0, 1.0], turns.dtype)
     turned = pairs * cosine + tf.reverse(pairs, [-1]) * sine
     return tf.cast(tf.reshape(turned, tf.shape(x)), x.dtype)
+
+
+def rotate_together(runs: Sequence[Tensor], turns: Tensor) -> list[Tensor]:
+    """Turn several runs (P, N, D) by the same angles, as :func:`rotate` does each."""
+    return [rotate(x, turns) for x in runs]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:

@@ -8,7 +8,7 @@ signatures; how each is computed is the framework's own business. The model itse
 # mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -391,6 +391,38 @@ _ONEDNN = _onednn_works()
 _ONEDNN_BFLOAT16 = _ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def project_together(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """Apply several linear layers to the same x (P, inputs)."""
+    if not _joins(x, layers):
+        return [layer(x) for layer in layers]
+    weights = [layer.weight for layer in layers]
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    return list(torch.split(F.linear(x, torch.cat(weights), bias), [len(weight) for weight in weights], dim=1))
+
+
+#: From so many tokens on, copying three weights costs a GPU little beside their products.
+_JOINED_TOKENS = 2048
+
+
+def _joins(x: Tensor, layers: Sequence[Any]) -> bool:
+    """Say whether one product is faster than several: on a GPU, whose cores one of them does not fill."""
+    return (
+        x.shape[0] >= _JOINED_TOKENS
+        and device_of(x).kind == "cuda"
+        and not torch.is_grad_enabled()  # the joined weights would be kept for the way back
+        and not traced()
+        and all(_is_plain(layer) for layer in layers)
+        and len({layer.bias is None for layer in layers}) == 1
+        and all(layer.weight.shape[0] * x.element_size() % 16 == 0 for layer in layers)  # kernels want results aligned
+    )
+
+
+def _is_plain(layer: Any) -> bool:
+    """Say whether a layer still is what the model made: not quantized, not watched, not replaced."""
+    watched = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer).__module__.endswith(".roformer_torch") and type(layer.weight) is Parameter and not watched
+
+
 def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
     return project(hidden, word, bias)
@@ -410,7 +442,22 @@ def add_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float, dropout: float, training: bool
 ) -> Tensor:
     """Drop elements of x (P, H) while training, add it to the residual (P, H), and normalize."""
-    return normalize(residual + drop(x, dropout, training), weight, bias, epsilon)
+    x = drop(x, dropout, training)
+    kernel = find("add_norm", x, x.shape[1]) if _adds_and_normalizes(x, residual, weight, bias) else None
+    return (
+        normalize(residual + x, weight, bias, epsilon) if kernel is None else kernel(x, residual, weight, bias, epsilon)
+    )
+
+
+def _adds_and_normalizes(*each: Tensor) -> bool:
+    """Say whether a kernel may be asked for: for inference, in one type, which autocast would change."""
+    x = each[0]
+    return (
+        not torch.is_grad_enabled()
+        and not traced()
+        and all(one.dtype == x.dtype for one in each)
+        and not torch.is_autocast_enabled(x.device.type)
+    )
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -430,6 +477,12 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     else:  # one pass over memory, 20 times as fast here
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
     return turned.reshape(x.shape).to(x.dtype)
+
+
+def rotate_together(runs: Sequence[Tensor], turns: Tensor) -> list[Tensor]:
+    """Turn several runs (P, N, D) by the same angles, as :func:`rotate` does each."""
+    kernel = None if traced() else find("rotation", runs[0], *runs[0].shape[1:])
+    return [rotate(x, turns) for x in runs] if kernel is None else list(kernel(turns, *runs))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, layout: Layout, dropout: float) -> Tensor:

@@ -58,10 +58,11 @@ from .ops_torch import (
     order_mask,
     packed_mask,
     project,
+    project_together,
     real_tokens,
     recompute,
     rms_normalize,
-    rotate,
+    rotate_together,
     running_sum,
     score_words,
     split_heads,
@@ -233,11 +234,12 @@ class RoFormerAttention(Module):
 
     def forward(self, hidden: Tensor, layout: Layout, name: str, taps: Taps | None) -> Tensor:
         """Attend within each row of hidden (P, H)."""
-        query = rotate(split_heads(self.query(hidden), self.heads), layout.turns)
-        key = rotate(split_heads(self.key(hidden), self.heads), layout.turns)
-        value = split_heads(self.value(hidden), self.heads)
+        projected = project_together(hidden, (self.query, self.key, self.value))
+        query, key, value = (split_heads(x, self.heads) for x in projected)
         if self.rotary_value:
-            value = rotate(value, layout.turns)
+            query, key, value = rotate_together((query, key, value), layout.turns)
+        else:
+            query, key = rotate_together((query, key), layout.turns)
         tap(taps, f"{name}.query", query, layout)
         tap(taps, f"{name}.key", key, layout)
         tap(taps, f"{name}.value", value, layout)

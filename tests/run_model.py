@@ -298,7 +298,7 @@ class Driver:
             max_position_embeddings=tokens,
         )
         table = self.module.RotaryTable(config, self.module.ParameterMaker(config, request["dtype"]))
-        self.write(request, self.outputs(self.module.rotate(x, table(1, tokens))))
+        self.write(request, self.outputs(self.module.rotate_together((x,), table(1, tokens))[0]))
         return {}
 
     def rotate_in_transformers(self, request: Json) -> Json:

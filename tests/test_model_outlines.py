@@ -77,7 +77,7 @@ def test_the_model_files_are_one_text() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        ("value = rotate(value, layout.turns)", "value = rotate(query, layout.turns)", "value = rotate("),
+        ("((query, key, value), layout.turns)", "((query, key, key), layout.turns)", "value = rotate_together("),
         ("self.up(hidden, self.activation)", "self.up(hidden)", "return self.down("),
         ("self.dropout if self.training else 0.0", "self.dropout", "out = self.out("),
         ("self.feed_forward_norm.add(", "self.attention_norm.add(", "self.feed_forward_norm.add("),

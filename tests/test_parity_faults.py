@@ -62,7 +62,8 @@ def tanh_gelu_in_the_head(module: ModuleType, model: Any) -> None:
 
 
 def half_split(module: ModuleType, model: Any) -> None:
-    within(module, "rotate", rotate_halves, model.layers[1].attention)
+    halves = lambda runs, turns: [rotate_halves(x, turns) for x in runs]  # noqa: E731
+    within(module, "rotate_together", halves, model.layers[1].attention)
 
 
 def rotated_values(module: ModuleType, model: Any) -> None:
