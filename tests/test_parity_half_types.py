@@ -17,10 +17,13 @@ from parity_faults import Bench, Plant
 from random_checkpoints import Tensors, random_tensors
 from test_parity_faults import within
 
-from roformer_convert.converters import ConvertOptions, convert
+from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.tensors.stored import HALF_TYPES
+from roformer_convert.models.config import tap_names
 from roformer_convert.parity.gate import Result, run
-from roformer_convert.parity.half_types import LIMIT
+from roformer_convert.parity.half_types import LIMIT, HalfTypes
+from roformer_convert.parity.rounding import round_to
+from roformer_convert.parity.sampling import choose_samples
 from roformer_convert.parity.screen import screen
 from roformer_convert.parity.verdicts import Verdict
 
@@ -209,3 +212,21 @@ def test_what_a_framework_lacks_is_widened_after_rounding() -> None:
         assert all(one.value > 1e-4 for one in of_type(result, "bfloat16")), screen(result)
     with run([FIXTURE], frameworks=["paddle"], gradients=False) as result:
         assert not of_type(result, "float16") + of_type(result, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_what_numpy_loses_is_what_a_framework_loses(bench_of: Callable[[str], Bench], dtype: str) -> None:
+    """It begins with the weights, which alone are half of it, and goes on at every step."""
+    bench = bench_of("everything")
+    samples = choose_samples(bench.cases, bench.config, bench.model.task)
+    order = tap_names(bench.config, pooler=True, mlm=True, sop=True)
+    with open_checkpoint(bench.directory) as checkpoint:
+        half = HalfTypes(dtype, samples, samples, order, bench.config, bench.model.task, checkpoint, bench.good)
+        for name, array in half._rounding.parameters.items():
+            assert np.array_equal(array, round_to(array, dtype)), name
+        for sample in samples:
+            for name, array in half._emulate(sample).items():
+                assert np.array_equal(array, round_to(array, dtype)), name
+        lost = half._lost["logits"][1].relative
+    (logits,) = [one for one in of_type(bench.judge({}, ("torch",)), dtype) if " logits " in one.check]
+    assert 0.7 < logits.value / lost < 1.4

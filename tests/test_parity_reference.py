@@ -13,6 +13,7 @@ from family_folders import FAMILY, SET, difference
 from family_models import MODELS
 from numpy_roformer import Forward
 from peer_folders import FOLDERS, PEERS, inputs_of, tolerance
+from random_checkpoints import SHAPES, random_tensors
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.models.config import RoFormerConfig, supported, tap_names
@@ -91,3 +92,43 @@ def sees_a_key(case: Case, config: RoFormerConfig) -> Any:
         assert case.token_type_ids is not None
         place = case.token_type_ids.cumsum(-1)
     return ((place[:, None, :] <= place[:, :, None]) & (case.attention_mask[:, None, :] != 0)).any(-1)
+
+
+#: Arrays that a framework stores in each step, by the last word of its name: each loses its last digits in a half type.
+STORED = {
+    "embeddings": 5,  # the sum; scaled, moved; a product and a bias where the width changes
+    "query": 3,  # product, bias, rotated
+    "key": 3,
+    "value": 2,
+    "out": 5,  # scores, weights, context; product, bias
+    "attention_norm": 3,  # the sum; scaled, moved
+    "feed_forward": 5,  # product, bias, activated; product, bias
+    "feed_forward_norm": 3,
+    "pooler": 3,
+    "transform": 3,
+    "norm": 2,
+    "logits": 2,
+    "sop": 2,
+}
+
+
+def test_every_array_that_is_stored_is_rounded() -> None:
+    config, groups = SHAPES["everything"]
+    tensors = {name: array.astype(np.float64) for name, array in random_tensors(config, groups).items()}
+    task = TASKS["RoFormerForPretraining"]
+    rounded: list[Any] = []
+
+    def note(x: Any) -> Any:
+        rounded.append(x.copy())
+        return np.float64(0.5) * x  # an array that goes on unrounded would show
+
+    case = make_cases(config, task, None)[1]
+    exact, taps = Reference(config, tensors, task), {}
+    noted = Reference(config, tensors, task, note)
+    for name in tap_names(config, pooler=True, mlm=True, sop=True):
+        taps[name] = exact.predict(name, taps, case)
+        rounded.clear()
+        got = noted.predict(name, taps, case)
+        assert len(rounded) == STORED[name.rpartition(".")[2]], name
+        assert np.array_equal(got.reshape(-1), 0.5 * rounded[-1].reshape(-1)), name
+        assert not any(np.array_equal(got.reshape(-1), array.reshape(-1)) for array in rounded), name
