@@ -123,7 +123,8 @@ def test_every_array_that_is_stored_is_rounded() -> None:
         return np.float64(0.5) * x  # an array that goes on unrounded would show
 
     case = make_cases(config, task, None)[1]
-    exact, taps = Reference(config, tensors, task), {}
+    exact = Reference(config, tensors, task)
+    taps: dict[str, Any] = {}
     noted = Reference(config, tensors, task, note)
     for name in tap_names(config, pooler=True, mlm=True, sop=True):
         taps[name] = exact.predict(name, taps, case)
