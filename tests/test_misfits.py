@@ -22,6 +22,7 @@ from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
 from roformer_convert.converters.table.config_fields import CONFIGURATION
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
+from roformer_convert.converters.table.statements import ANOTHERS
 from roformer_convert.converters.tensors.stored import OpenFiles, StoredTensor
 
 NOTHING_GUESSED = "Nothing is guessed"
@@ -194,6 +195,34 @@ def test_a_projection_between_equal_sizes_is_not_wanted(found: dict[str, Found])
     assert result.checkpoint.bindings["embeddings.project.bias"].stored.name == name
 
 
+def test_what_old_releases_keep_beside_the_weights_is_ignored(found: dict[str, Found]) -> None:
+    name = "roformer.embeddings.position_ids"
+    assert without(found["torch"], lambda _: False, called(found["torch"], name)).require().ignored == (name,)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "canonical", "got", "detail"),
+    [
+        ("torch", "layers.1.feed_forward.up.weight", (34, 5), "(F, H) = (34, 24); H is hidden_size in config.json"),
+        ("torch", "layers.1.feed_forward.up.weight", (5, 24), "(F, H) = (34, 24); F is intermediate_size in "),
+        ("paddle", "layers.1.feed_forward.up.weight", (24, 5), "(H, F) = (24, 34); F is intermediate_size in "),
+        ("torch", "layers.1.feed_forward.up.weight", (34,), "(F, H) = (34, 24); F is intermediate_size in config.json; "
+                                                            "H is hidden_size in config.json"),
+        ("torch", "layers.1.attention.key.weight", (5, 5), "(H, H) = (24, 24); H is hidden_size in config.json"),
+        ("torch", "sop.weight", (3, 24), "(2, H) = (2, 24)"),
+        ("torch", "sop.bias", (3,), "(2,) = (2,)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_shape_is_told_with_the_fields_that_say_otherwise(
+    found: dict[str, Found], dialect: Dialect, canonical: str, got: tuple[int, ...], detail: str
+) -> None:
+    source, name = found[dialect], stored_in(canonical, dialect).name
+    others = [replace(one(source, name), shape=got)]
+    result = without(source, lambda each: each == name, others)
+    end = source.config_file.name if detail.endswith(" in ") and source.config_file is not None else ""
+    assert told(result) == [("shape", name, f"got {got}, want {detail}{end}")]
+
+
 @pytest.mark.parametrize(
     ("dialect", "order", "transposed"),
     [("torch", "C", False), ("torch", "F", True), ("paddle", "C", True), ("paddle", "F", False)],
@@ -304,11 +333,11 @@ def test_a_tensor_of_a_kind_that_is_not_read_is_told_under_its_name(found: dict[
     gone, there = "roformer.encoder.layer.1.output.dense.bias", "roformer.encoder.layer.0.output.dense.bias"
     extra = "cls.predictions.decoder.weight"
     kinds = {f"module.model.{gone}": "a sparse tensor", there: "a sparse tensor", "own.step": "a number"}
-    kinds[extra] = "a quantized tensor"
+    kinds[f"module.{extra}"] = "a quantized tensor"
     result = without(source, lambda name: name == gone, metadata=kinds, unread=frozenset(kinds) - {"own.step"})
     assert told(result) == [
         ("unread", gone, "the file has a sparse tensor under module.model"),
-        ("unread", extra, "the file has a quantized tensor"),
+        ("unread", extra, "the file has a quantized tensor under module"),
     ]
     assert (result.next_step or "").startswith("Save plain arrays or tensors under these names")
 
@@ -322,6 +351,20 @@ def rewritten(directory: Path, **fields: Any) -> Found:
     path = directory / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     return identify(directory)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "hidden_size"])
+def test_a_size_that_is_misread_and_that_no_tensor_shows_is_all_that_is_told(tmp_path: Path, field: str) -> None:
+    source = rewritten(tmp_path / "ckpt", **{field: "many"})
+    (tmp_path / "ckpt" / "vocab.txt").write_text("x\n" * 60)
+    size = getattr(CONFIG, field)
+    table = replace(one(source, WORDS), name="roformer.encoder.embed_positions.weight", shape=(5,))
+    kept = tuple(tensor for tensor in source.index.tensors if size not in tensor.shape)
+    with patch.object(weight_files, "index", lambda _: replace(source.index, tensors=(*kept, table))):
+        result = fit(identify(source.path), any_vocab=False)
+    assert [(kind, name) for kind, name, _ in told(result)] == [("configuration", field)]
+    assert result.checkpoint is None
+    assert result.undetermined == {field}
 
 
 @pytest.mark.parametrize("field", ["num_attention_heads", "max_position_embeddings"])
@@ -349,15 +392,11 @@ def test_problems_of_the_configuration_the_tensors_and_the_vocabulary_come_in_th
     assert result.where == source.entry
 
 
-def test_a_vocabulary_is_not_held_against_a_size_that_nothing_shows(tmp_path: Path) -> None:
-    source = rewritten(tmp_path / "ckpt", vocab_size="many")
-    (tmp_path / "ckpt" / "vocab.txt").write_text("x\n" * 60)
-    kept = [tensor for tensor in source.index.tensors if CONFIG.vocab_size not in tensor.shape]
-    for index, rows in ((replace(source.index, tensors=tuple(kept)), []), (source.index, ["vocab.txt"])):
-        with patch.object(weight_files, "index", lambda _, index=index: index):
-            result = fit(identify(source.path), any_vocab=False)
-        assert "vocab_size" in [name for kind, name, _ in told(result) if kind == "configuration"]
-        assert [name for kind, name, _ in told(result) if kind == "vocabulary"] == rows
+def test_another_models_configuration_over_damaged_weights_is_another_models(tmp_path: Path) -> None:
+    source = rewritten(tmp_path / "ckpt", use_relative_position=True)
+    result = without(source, lambda name: name == "cls.predictions.bias" or name == TIED_BIAS)
+    assert [kind for kind, _, _ in told(result)] == ["function", "missing"]
+    assert result.next_step == ANOTHERS
 
 
 # --- the next step --------------------------------------------------------------------------------------------------

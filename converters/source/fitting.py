@@ -150,9 +150,7 @@ class _Fitting:
 
     def _judge(self, misread: Fit, config: RoFormerConfig, bindings: dict[str, Binding], any_vocab: bool) -> Fit:
         """Put the problems of the configuration, the tensors and the vocabulary together."""
-        vocabulary = None
-        if not any_vocab and "vocab_size" not in self.undetermined:
-            vocabulary = vocabulary_misfit(self.found.companions, config.vocab_size)
+        vocabulary = None if any_vocab else vocabulary_misfit(self.found.companions, config.vocab_size)
         rows = () if vocabulary is None else (vocabulary.problem,)
         choice = self.found.choice
         if choice.problem:
@@ -315,7 +313,7 @@ class _Fitting:
 
     def _check_derived(self, table: StoredTensor, config: RoFormerConfig) -> None:
         """Recompute the rotary table and compare; the stored one may have been rounded to its type."""
-        if self.undetermined & {"hidden_size", "num_attention_heads", "max_position_embeddings"}:
+        if self.undetermined & {"num_attention_heads", "max_position_embeddings"}:
             return  # what it should be is not known
         want = (config.max_position_embeddings, config.head_size)
         if table.shape != want:
