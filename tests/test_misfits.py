@@ -6,6 +6,7 @@ Tensors are left out, renamed and misshapen in the index of one checkpoint; no f
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from unittest.mock import patch
 
 import pytest
 from golden_names import stored_in
+from peer_folders import PEERS
 from random_checkpoints import CONFIG, write_random
 
 from roformer_convert.converters.errors import FormatError, Problem
@@ -234,6 +236,47 @@ def test_a_kernel_is_transposed_by_its_dialect_or_by_its_memory_order(
     kernel = one(source, stored_in(canonical, dialect).name)
     checkpoint = without(source, lambda name: name == kernel.name, [replace(kernel, order=order)]).require()
     assert checkpoint.bindings[canonical].transposed is transposed
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "embeddings", "project", "kind"),
+    [
+        (
+            "b4k-MaskedLM_v2",
+            "bert_config.json",
+            "bert/embeddings/",
+            "bert/encoder/embedding_hidden_mapping_in/",
+            "function",
+        ),
+        ("junn-MaskedLM_v2_bin", "config.json", "roformer.embeddings.", "roformer.embeddings_project.", "missing"),
+    ],
+)
+def test_bert4keras_projection_without_a_bias_is_one_of_its_own(
+    tmp_path: Path, found: dict[str, Found], folder: str, file: str, embeddings: str, project: str, kind: str
+) -> None:
+    """RoFormerV2 with embeddings narrower than its layers; in JunnYu's file, and in RoFormerV1, the bias is missed."""
+    shutil.copytree(PEERS / folder, tmp_path / "v2")
+    path = tmp_path / "v2" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), "embedding_size": 10}))
+    source = identify(tmp_path / "v2")
+    width = source.config.source.config.hidden_size  # type: ignore[union-attr]
+    narrow = [
+        replace(each, shape=(each.shape[0], 10)) for each in source.index.tensors if each.name.startswith(embeddings)
+    ]
+    shape, end = ((10, width), "kernel") if project.endswith("/") else ((width, 10), "weight")
+    more = [*narrow, replace(narrow[0], name=f"{project}{end}", shape=shape)]
+    gone = {TIE, *(each.name for each in narrow)}
+    result = without(source, gone.__contains__, more)
+    ((told_kind, name, detail),) = told(result)
+    assert (told_kind, name) == (kind, f"{project}bias")
+    step = result.next_step or ""
+    assert step.startswith("It has no counterpart" if kind == "function" else NOTHING_GUESSED)
+    assert ("(Output-Mapping)" in detail) == (kind == "function")
+    kernel = next(each.name for each in source.index.tensors if each.name not in gone and len(each.shape) == 2)
+    damaged = without(source, {*gone, kernel}.__contains__, more)
+    assert ("missing", kernel, "") in told(damaged)
+    bias = stored_in("embeddings.project.bias", "tf1").name
+    assert told(without(found["tf1"], {bias}.__contains__)) == [("missing", bias, "")]
 
 
 # --- two that should be one -----------------------------------------------------------------------------------------
