@@ -31,6 +31,7 @@ from roformer_convert.converters.table.mapping import (
     Spelling,
     Table,
     Traits,
+    outline,
     unread,
 )
 
@@ -283,6 +284,21 @@ def test_every_size_is_measured_by_its_tensor(tmp_path: Path, dialect: Dialect) 
         if field != "num_labels":
             assert sizes[field] == getattr(CONFIG, field), field
     assert sizes["num_hidden_layers"] == CONFIG.num_hidden_layers
+
+
+@pytest.mark.parametrize("folder", [folder for folder, kind in WITNESSES.items() if "classification" in kind])
+def test_the_number_of_labels_is_the_writers_number_of_logits(folder: str) -> None:
+    assert identify(PEERS / folder).shape.sizes["num_labels"] == np.load(PEERS / folder / "logits.npy").shape[-1]
+
+
+def test_a_leaf_says_how_many_axes_its_tensors_have() -> None:
+    for kind in CLASSES.values():
+        for traits in (Traits(), _V2):
+            for row, tensor in outline(kind, traits):
+                (axes,) = {
+                    leaf.axes for leaf in row.kind if tensor.canonical == f"{row.canonical}.{leaf.name}".rstrip(".")
+                }
+                assert axes == len(tensor.axes), tensor.canonical
 
 
 def test_a_head_may_lack_its_bias_in_roformer_v2_alone() -> None:
