@@ -42,11 +42,11 @@ class Fit:
     """
 
     checkpoint: Checkpoint | None
-    problems: tuple[Problem, ...] = ()
-    undetermined: frozenset[str] = frozenset()
-    where: Path = Path()
-    against: str = ""
-    next_step: str | None = None
+    problems: tuple[Problem, ...]
+    undetermined: frozenset[str]
+    where: Path
+    against: str
+    next_step: str | None
 
     def require(self) -> Checkpoint:
         """Return the checkpoint.
