@@ -192,6 +192,22 @@ def test_a_bert_begins_a_roformer_that_transformers_loads_whole(tmp_path: Path) 
             assert torch.equal(tensor, source[name.replace("roformer.", "bert.")]), name
 
 
+@pytest.mark.parametrize("own", ["ernie", "roberta", "module.ernie"])
+def test_a_bert_under_another_name_begins_a_roformer_too(tmp_path: Path, own: str) -> None:
+    source = bert(tmp_path / "bert")
+    arrays = load_file(tmp_path / "bert" / "model.safetensors")
+    named = {name.replace("bert.", f"{own}.") if name.startswith("bert.") else name: a for name, a in arrays.items()}
+    if own.startswith("module."):
+        named = {name if name.startswith("module.") else f"module.{name}": array for name, array in named.items()}
+    save_file(named, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    convert(tmp_path / "bert", tmp_path / "out", to="torch", options=ConvertOptions(parts=Parts(bert=True)))
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    taken = [name for name in made if "embed_positions" not in name]
+    assert len(taken) > 40
+    for name in taken:
+        assert np.array_equal(made[name], source[name.replace("roformer.", "bert.")].numpy()), name
+
+
 def test_what_is_no_bert_begins_nothing(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch", "base", container="safetensors")
     with pytest.raises(ConvertError, match="it is no BERT"):
