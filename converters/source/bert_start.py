@@ -17,8 +17,8 @@ from ..errors import Problem, fold_layers
 _POSITIONS = re.compile(r"(?:.*[./])?embeddings[./]position_(?:embeddings|ids)(?:[./][^./]+)?")
 #: What a RoFormer that starts from it has no use for, beside the positions.
 _NEXT_SENTENCE = re.compile(r"(?:.*[./])?(?:nsp___)?cls[./]seq_relationship[./].+")
-#: Where the encoder's name stands: in Paddle and torch, and in TF, whose layers are called so. ERNIE and RoBERTa are BERTs
-#: under names of their own.
+#: Where the encoder's name stands: in Paddle and torch, and in TF, whose layers are called so. ERNIE and RoBERTa are
+#: BERTs under names of their own.
 _DOTTED = re.compile(r"(?<![^.])(?:bert|ernie|roberta)\.(?=(?:embeddings|encoder|pooler)\.)")
 _SLASHED = re.compile(r"(?<![^/])(?:bert|ernie|roberta)/(?=(?:embeddings|encoder|pooler)/)")
 _LAYER_OF_TF = "/layer_._"
