@@ -19,6 +19,7 @@ from .record import conversion_record, given
 from .source.checkpoint import Checkpoint
 from .source.companions import copy_companion
 from .source.fitting import fit
+from .source.foreign_files import ADAPTERS, kind_of
 from .source.identification import Found, identify
 from .source.location import shown_name
 from .source.renaming import ALL, Parts
@@ -74,6 +75,9 @@ class ConversionReport:
             notes += self.plan.beside.notes
         if self.left_behind:
             notes.append(f"not copied: {', '.join(self.left_behind)}")
+        apart = [name for name in self.left_behind if kind_of(name) is ADAPTERS]
+        if apart:
+            notes.append(f"the weights are converted as they are, without the adapters in {', '.join(apart)}")
         return tuple(notes)
 
     def as_dict(self) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
         raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
         guessed = "" if encoding == "UTF-8" else f", read as {encoding}, which it looks like"
-        raise FormatError(path, f"not JSON{guessed}: {error or 'nested too deeply'}") from None
+        what = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise FormatError(path, f"not JSON{guessed}: {what}") from None
     if not isinstance(value, dict):
         raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
     return value

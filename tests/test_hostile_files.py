@@ -125,6 +125,12 @@ def test_a_value_of_the_configuration_costs_and_shows_little(tmp_path: Path, kin
     command("inspect", tmp_path / "ckpt")
 
 
+def test_a_deep_configuration_is_said_to_be_deep(tmp_path: Path) -> None:
+    save(tmp_path / "ckpt", "torch", random_tensors(), CONFIG)
+    (tmp_path / "ckpt" / "config.json").write_text('{"a": ' * 100_000)
+    assert "config.json: not JSON: nested too deeply" in command("inspect", tmp_path / "ckpt").error
+
+
 def test_shown_and_quoted_are_short() -> None:
     assert shown("a" * 200) == "a" * 200
     assert shown("a" * 300 + "\x1b" + "b" * 300) == f"{'a' * 133}…{'b' * 50} (601 characters)"

@@ -65,6 +65,17 @@ def test_adapters_come_with_the_call_that_merges_them() -> None:
     assert "merge_and_unload()" in error
 
 
+def test_adapters_beside_whole_weights_are_said_to_be_apart(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "ckpt", "torch")
+    shutil.copytree(CASES / "27-lora", tmp_path / "ckpt", dirs_exist_ok=True)
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert same_bits(read_all(report.target), tensors) == []
+    said = (
+        "the weights are converted as they are, without the adapters in adapter_config.json, adapter_model.safetensors"
+    )
+    assert said in report.notes
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
