@@ -24,6 +24,7 @@ from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 TYPES = ("float32", "float16", "bfloat16")
 _FLOAT64_ERROR = 1e-12  # of the largest logit; 1.1e-14 was measured on an H200
 _FLOAT32_ERROR = 1e-4  # between our logits and transformers'
+_LARGE = (30, 75)  # rows and columns: as many tokens as one product of query, key and value is for
 _SMALL = RoFormerConfig(
     vocab_size=500,
     embedding_size=96,
@@ -89,7 +90,7 @@ def logits(made: Any, given: Mapping[str, torch.Tensor], packed: bool = False) -
 def float64_is_the_cpus(place: Place) -> Iterator[Finding]:
     """Hold float64 on the device against float64 on the CPU: the same function, whatever the device's way."""
     for attention in ("bidirectional", "causal", "unilm"):
-        made, given = model(attention), batch(9, 75)
+        made, given = model(attention), batch(*_LARGE)
         want = logits(made, given)
         there = copy.deepcopy(made).to(place.device)
         for packed in (False, True):
@@ -101,7 +102,7 @@ def float64_is_the_cpus(place: Place) -> Iterator[Finding]:
 def types_err_as_on_the_cpu(place: Place) -> Iterator[Finding]:
     """Hold each type's error on the device against its error on the CPU, both against float64."""
     for dtype in TYPES:
-        made, given = model().to(getattr(torch, dtype)), batch(9, 75)
+        made, given = model().to(getattr(torch, dtype)), batch(*_LARGE)
         exact = {"logits": logits(copy.deepcopy(made).double(), given)}
         cpus = {"logits": logits(made, given)}
         there = copy.deepcopy(made).to(place.device)
@@ -118,15 +119,15 @@ def _way(packed: bool) -> str:
 
 
 def kernels_agree(place: Place) -> Iterator[Finding]:
-    """Try every kernel that may stand in for attention at base size; the model does without one that disagrees."""
-    like = torch.zeros(1, device=place.device)
-    for name in ("attention", "causal_attention"):
-        for dtype in TYPES:
-            for kernel in candidates(device_of(like), name, dtype, (12, 64)):
-                found = attempt(kernel, Need(name, dtype, (12, 64)), place.device)
-                yield Finding("right" if found.agrees else "left out", f"{kernel.name}, {name}, {dtype}", found.why)
+    """Try every kernel that may stand in for a function at base size; the model does without one that disagrees."""
+    device = device_of(torch.zeros(1, device=place.device))
     for kernel in KERNELS:
-        if not any(candidates(device_of(like), kernel.place, dtype, (12, 64)) for dtype in kernel.types):
+        sizes = (768,) if kernel.place == "add_norm" else (12, 64)
+        tried = [dtype for dtype in kernel.types if kernel in candidates(device, kernel.place, dtype, sizes)]
+        for dtype in tried:
+            found = attempt(kernel, Need(kernel.place, dtype, sizes), place.device)
+            yield Finding("right" if found.agrees else "left out", f"{kernel.name}, {kernel.place}, {dtype}", found.why)
+        if not tried:
             yield Finding("left out", f"{kernel.name}, {kernel.place}", "this card or this PyTorch has none")
 
 

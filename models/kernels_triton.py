@@ -86,10 +86,13 @@ def _turn_runs(turns: Tensor, runs: tuple[Tensor, ...], sign: float) -> tuple[Te
 
 class _Rotation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, turns: Tensor, sign: float, *runs: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(turns)
-        ctx.sign = sign
+    def forward(turns: Tensor, sign: float, *runs: Tensor) -> tuple[Tensor, ...]:
         return _turn_runs(turns, runs, sign)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.sign = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
