@@ -9,7 +9,7 @@ cast moves the results is told, and no verdict.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..converters import open_checkpoint, save_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from .cases import Case
-from .dumps import Distance, Dump, distance
+from .dumps import Distance, Dump, distance, farthest
 from .rounding import holds, round_to
 from .tasks import results
 
@@ -97,18 +97,16 @@ def _rounded(source: Checkpoint, types: dict[str, str]) -> Iterator[tuple[str, A
         yield name, array
 
 
-def tell_moved(dump: Dump, cases: Sequence[Case]) -> list[str]:
-    """Say how far a cast moves each result: the farthest element over the largest magnitude of all cases."""
+def tell_moved(dump: Dump, cases: Sequence[Case], scales: Mapping[str, Array]) -> list[str]:
+    """Say how far a cast moves each result: the farthest element over what its channel is held against."""
     found: dict[str, list[tuple[str, Distance]]] = {}
     for case in cases:
         with dump.opened(f"before cast.{case.name}") as before, dump.opened(f"float64.{case.name}") as after:
             for name in results(before):
-                found.setdefault(name, []).append((case.name, distance(before[name], after[name])))
+                found.setdefault(name, []).append((case.name, distance(before[name], after[name], scales[name])))
     lines = []
     for name, listed in found.items():
-        scale = max(one.scale for _, one in listed)
-        case_name, farthest = max(listed, key=lambda item: item[1].largest)
-        moved = replace(farthest, scale=scale).relative
+        case_name, apart = farthest(listed, lambda one: one.relative)
         called = "the last hidden states" if name.endswith("feed_forward_norm") else name
-        lines.append(f"the cast moves {called} by up to {moved:.1e} of the largest, most in {case_name}")
+        lines.append(f"the cast moves {called} by up to {apart.relative:.1e} of their spread, most in {case_name}")
     return lines

@@ -10,24 +10,24 @@ for another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import Problem, fold_layers
+from .bounds import STEADY, step_bound
 from .cases import Case
 from .dumps import Dump, distance
 from .mistakes import Candidate, candidates, exchanged
 from .reference import Reference, Switches
 from .sampling import Sample
 from .tasks import Task
+from .verdicts import Verdict, judge_distance, worst_of
 
 Array = NDArray[Any]
 
-#: A step that is farther than this from its own recomputation is wrong; rounding leaves 2e-15.
-STEP_BOUND = 1e-11
 #: A substitution that brings a wrong step as near as this explains it.
 _EXPLAINED = 1e-10
 _MOST_TRIED = 3  # samples that an explanation is tried on: those that are farthest off
@@ -150,43 +150,77 @@ class Steps:
     """How far each step of a participant is from its own recomputation.
 
     Attributes:
-        worst: The largest difference of all steps, over the largest magnitude of the step.
-        at: The tap of it.
-        wrong: Taps that are farther than the bound → how far in which rows, farthest first; in their order.
+        verdict: That of the step that is farthest past its bound.
+        wrong: Taps that differ → how far in which rows, farthest first; in their order.
     """
 
-    worst: float
-    at: str
+    verdict: Verdict
     wrong: Mapping[str, list[tuple[float, Sample]]]
 
 
-def check_steps(reference: Reference, dump: Dump, samples: Sequence[Sample], order: Sequence[str]) -> Steps:
-    """Recompute every step from its own inputs."""
+def check_steps(
+    reference: Reference,
+    dump: Dump,
+    samples: Sequence[Sample],
+    order: Sequence[str],
+    scales: Mapping[str, Array],
+    note: str = "",
+) -> Steps:
+    """Recompute every step from its own inputs.
+
+    Args:
+        reference: With the participant's own parameters.
+        dump: The participant.
+        samples: What is recomputed.
+        order: Names of the taps, as they are computed.
+        scales: What each tap's channels are held against.
+        note: How much of the run that is.
+    """
     found: dict[str, list[tuple[float, Sample]]] = {}
-    worst, at = 0.0, ""
+    verdicts = []
     read = [(sample, sample.taps(dump)) for sample in samples]
     for name in order:  # a step's parameters are read once for all rows
         for sample, taps in read:
             if name in taps:
-                off = distance(reference.predict(name, taps, sample.case), taps[name]).relative
-                if not off <= worst:
-                    worst, at = off, f"{sample.case.name}: {name}"
-                if not off <= STEP_BOUND:
-                    found.setdefault(name, []).append((off, sample))
+                right = reference.predict(name, taps, sample.case)
+                off = distance(right, taps[name], scales[name])
+                bound = STEADY
+                if not off.relative <= bound.value:
+                    moved = reference.predict(name, _rounded(taps), sample.case)
+                    bound = step_bound(distance(right, moved, scales[name]))
+                verdict = judge_distance(_CHECK, (dump.label,), f"{sample.case.name}: {name}", off, bound)
+                verdicts.append(verdict)
+                if verdict.status == "differs":
+                    found.setdefault(name, []).append((off.relative, sample))
     wrong = {name: sorted(found[name], key=lambda one: one[0], reverse=True) for name in order if name in found}
-    return Steps(worst, at, wrong)
+    worst = worst_of(verdicts)
+    told = "; ".join(text for text in (worst.note, note) if text)
+    return Steps(replace(worst, note=told), wrong)
+
+
+_CHECK = "every step recomputed in numpy"
+
+
+def _rounded(taps: Mapping[str, Array]) -> dict[str, Array]:
+    """Round what a step is computed from to float32, to see what it makes of that."""
+    return {name: array.astype(np.float32).astype(np.float64) for name, array in taps.items()}
 
 
 def explain_steps(
-    reference: Reference, dump: Dump, first: Case, samples: Sequence[Sample], steps: Steps
+    reference: Reference,
+    dump: Dump,
+    first: Case,
+    samples: Sequence[Sample],
+    steps: Steps,
+    scales: Mapping[str, Array],
 ) -> list[Cause]:
     """Explain every step that does not follow from its own inputs; ``first`` is the case that was run twice."""
-    unsteady = bool(steps.wrong) and _differs_again(dump, first)
+    unsteady = bool(steps.wrong) and _differs_again(dump, first, scales)
     causes = []
     for name, off in steps.wrong.items():
-        what = explain_step(reference, dump, name, [sample for _, sample in off[:_MOST_TRIED]])
+        what = explain_step(reference, dump, name, [sample for _, sample in off[:_MOST_TRIED]], scales[name])
         if what is None and name == "logits":
-            what = _untied(reference, dump, samples)
+            what = _untied(reference, dump, samples, scales[name])
         if what is None and unsteady:
             what = Candidate("dropout", "dropout is left on: two runs of one batch differ", Switches())
         if what is None:
@@ -197,21 +231,24 @@ def explain_steps(
     return causes
 
 
-def explain_step(reference: Reference, dump: Dump, name: str, samples: Sequence[Sample]) -> Candidate | None:
+def explain_step(
+    reference: Reference, dump: Dump, name: str, samples: Sequence[Sample], scale: Array
+) -> Candidate | None:
     """Find the mistake whose substitution gives what the participant computed in every sample."""
     taps = [(sample.taps(dump), sample.case) for sample in samples]
     for candidate in candidates(reference, name, *taps[0]):
         if all(
-            distance(reference.predict(name, found, case, candidate.switches), found[name]).relative <= _EXPLAINED
+            distance(reference.predict(name, found, case, candidate.switches), found[name], scale).relative
+            <= _EXPLAINED
             for found, case in taps
         ):
             return candidate
     return None
 
 
-def _untied(reference: Reference, dump: Dump, samples: Sequence[Sample]) -> Candidate | None:
+def _untied(reference: Reference, dump: Dump, samples: Sequence[Sample], scale: Array) -> Candidate | None:
     """Try another decoder than the word embedding: solve for the matrix that gives the participant's logits."""
-    inputs, apart, scale = [], [], 0.0
+    inputs, apart = [], []
     for sample in samples:
         taps = sample.taps(dump)
         if "logits" in taps:
@@ -219,21 +256,20 @@ def _untied(reference: Reference, dump: Dump, samples: Sequence[Sample]) -> Cand
             scored = reference.scored(taps, sample.case)
             inputs.append(scored.reshape(-1, scored.shape[-1]))
             apart.append(off.reshape(-1, off.shape[-1]))
-            scale = max(scale, float(np.abs(taps["logits"]).max(initial=0.0)))
     x, y = np.concatenate(inputs), np.concatenate(apart)
     if not np.isfinite(y).all():
         return None
     # that another matrix stands there means that the difference is linear in the input
-    if not np.abs(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]).max() <= _EXPLAINED * scale:
+    if not (np.abs(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) <= _EXPLAINED * scale).all():
         return None
     if len(x) <= x.shape[1] + 8:  # so few tokens that any difference is
         return Candidate("untied", "the decoder is likely not the word embedding (untied)", Switches())
-    other = int((np.abs(y).max(0) > STEP_BOUND * scale).sum())
+    other = int((np.abs(y) > STEADY.value * scale).any(0).sum())
     what = f"the decoder is not the word embedding (untied: {other:,} of {y.shape[1]:,} rows differ)"
     return Candidate("untied", what, Switches())
 
 
-def _differs_again(dump: Dump, case: Case) -> bool:
+def _differs_again(dump: Dump, case: Case, scales: Mapping[str, Array]) -> bool:
     """Say whether the second run of the first case differed from the first."""
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
-        return any(not distance(first[name], again[name]).relative <= STEP_BOUND for name in again)
+        return any(not distance(first[name], again[name], scales[name]).relative <= STEADY.value for name in again)

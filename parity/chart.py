@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from .dumps import Distance
@@ -16,21 +16,26 @@ _MARKS = ("circle", "square", "diamond", "triangle")
 
 
 def chart(
-    taps: Mapping[Pair, Mapping[str, tuple[str, Distance]]], order: Sequence[str], bound: float, title: str
+    taps: Mapping[Pair, Mapping[str, tuple[str, Distance]]],
+    order: Sequence[str],
+    bound_at: Callable[[str], float],
+    title: str,
 ) -> str:
     """Draw one type's distances.
 
     Args:
         taps: Pair → tap → (case, distance).
         order: The taps, left to right.
-        bound: Drawn as a line.
+        bound_at: The bound at a tap; drawn as a line.
         title: For those who cannot see it.
     """
     shown = [name for name in order if any(name in found for found in taps.values())]
     values = [one.relative for found in taps.values() for _, one in found.values()]
     finite = [value for value in values if 0.0 < value < math.inf]
-    low = math.floor(math.log10(min([*finite, bound, 1e-16]))) if bound < 1e-9 else math.floor(math.log10(bound)) - 3
-    high = math.ceil(math.log10(max([*finite, bound]))) + 1
+    bounds = {name: bound_at(name) for name in shown}
+    least, most = min(bounds.values()), max(bounds.values())
+    low = math.floor(math.log10(min([*finite, least, 1e-16]))) if least < 1e-9 else math.floor(math.log10(least)) - 3
+    high = math.ceil(math.log10(max([*finite, most]))) + 1
     step = max(_STEP, (_WIDTH - _LEFT - 20) / max(1, len(shown)))
     width, height = _LEFT + 20 + step * len(shown), _TOP + _HEIGHT + _LABELS
 
@@ -47,9 +52,7 @@ def chart(
     ]
     parts += _grid(low, high, down, width)
     parts += _layers(shown, across, step)
-    at = down(bound)
-    parts.append(f'<line class="bound" x1="{_LEFT}" x2="{width - 20:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>')
-    parts.append(f'<text class="bound" x="{_LEFT + 6}" y="{at - 5:.1f}">bound {bound:.1e}</text>')
+    parts += _bound_line([(across(place), down(bounds[name])) for place, name in enumerate(shown)], step, least, most)
     for number, (pair, found) in enumerate(taps.items()):
         aside = 3.0 * (number - (len(taps) - 1) / 2) if len(taps) < 7 else 0.0  # equal distances stay visible
         points = [
@@ -62,7 +65,7 @@ def chart(
         for x, y, name in points:
             case, one = found[name]
             said = f"{' and '.join(pair)}, {name}: {one.relative:.2e} ({case}, {list(one.index)})"
-            wrong = "" if one.relative <= bound else " wrong"
+            wrong = "" if one.relative <= bounds[name] else " wrong"
             parts.append(_mark(number, x, y, escape(said), wrong))
         parts.append("</g>")
     parts.append("</svg>")
@@ -80,6 +83,16 @@ def legend(pairs: Sequence[Pair]) -> str:
             f"{escape(' and '.join(pair))}</li>"
         )
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _bound_line(points: Sequence[tuple[float, float]], step: float, least: float, most: float) -> list[str]:
+    """Draw a step a tap: each has its own bound."""
+    corners = " ".join(f"{x - step / 2:.1f},{y:.1f} {x + step / 2:.1f},{y:.1f}" for x, y in points)
+    said = f"bound {least:.1e}" + (f" to {most:.1e}" if most > least else "")
+    return [
+        f'<polyline class="bound" points="{corners}"/>',
+        f'<text class="bound" x="{_LEFT + 6}" y="{points[0][1] - 5:.1f}">{said}</text>',
+    ]
 
 
 def _mark(number: int, x: float, y: float, said: str, wrong: str) -> str:

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..models.devices import ENVIRONMENT
 from ..models.process import Process
 from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
+from .bounds import Bounds, derive
 from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases
 from .casts import find_cast, tell_moved
@@ -43,7 +45,7 @@ from .divergence import Divergence, first_divergence
 from .dumps import Dump
 from .half_types import HalfTypes, stored_half_types, tell_widened
 from .invariances import explain_invariances, judge_invariances
-from .measure import BOUND, Measured, measure
+from .measure import Measured, measure
 from .participants import (
     ComparedModel,
     Participant,
@@ -58,7 +60,7 @@ from .sampling import Sample, choose_samples, tell_sampled
 from .stored_parameters import StoredParameters
 from .targets import make_training
 from .variants import NO_VARIANTS, Variants, make_variants
-from .verdicts import Verdict, different_parameters, exit_status, judge, single_bound, status_of, tap_bound
+from .verdicts import Verdict, different_parameters, exit_status, judge
 
 Array = NDArray[Any]
 
@@ -89,7 +91,7 @@ class Result:
         causes: What most likely causes it.
         order: The taps, as they are computed.
         top_k: Answers a question.
-        single: Bound of float32, and where it comes from.
+        bounds: What results may differ by, and where it comes from.
         weights: SHA-256 of the first directory's tensors.
         seconds: Part → wall time.
     """
@@ -107,7 +109,7 @@ class Result:
     causes: list[Cause]
     order: list[str]
     top_k: int
-    single: tuple[float, str]
+    bounds: Bounds
     weights: str
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -153,7 +155,7 @@ class Result:
             "environment": self.environment,
             "weights_sha256": self.weights,
             "inputs_sha256": self.inputs,
-            "float32_bound": {"value": self.single[0], "from": self.single[1]},
+            "bounds": self.bounds.as_dict(),
             "verdicts": [verdict.as_dict() for verdict in self.verdicts],
             "first_divergence": None if self.divergence is None else self.divergence.as_dict(),
             "causes": [cause.as_dict() for cause in self.causes],
@@ -280,27 +282,46 @@ def compare(
     top_k = min(top_k, model.config.vocab_size)
     order = tap_names(model.config, pooler=True, mlm=task.mlm, sop=task.sop, classifier=task.head is not None)
     measured = measure(dumps, cases, order)
-    single = single_bound(measured)
-    rankings = rank(dumps, cases, task, single[0], top_k)
-    verdicts = judge(dumps, measured, rankings, task, top_k)
-    verdicts += judge_invariances(dumps, variants.variants, model.config, task, measured)
-    bounds: dict[str, Callable[[str], float]] = {"float64": lambda tap: BOUND}
-    if not all(verdict.passed for verdict in verdicts):  # float32 taps on the way may be farther apart than results
-        bounds["float32"] = lambda tap: tap_bound(measured, tap)
-    divergence = first_divergence(measured, order, bounds)
+    bounds = derive(measured, order)
+    scored = "logits" if task.mlm else "classifier"
+    rankings = rank(dumps, cases, task, bounds.at_tap("float32", scored), measured.scales.get(scored), top_k)
+    verdicts = judge(dumps, measured, bounds, rankings, task, top_k)
+    verdicts += judge_invariances(dumps, variants.variants, model.config, task, measured, bounds)
+    # float32 taps on the way may be farther apart than results
+    searched = ("float64",) if all(verdict.passed for verdict in verdicts) else ("float64", "float32")
+    divergence = first_divergence(measured, order, {dtype: partial(bounds.at_tap, dtype) for dtype in searched})
     clock.lap("compare")
     failed = not all(verdict.passed for verdict in verdicts)
     samples = choose_samples(cases, model.config, task)
     with open_checkpoint(first) as checkpoint:
         weights, digests = _hash(checkpoint)
         found, causes = _explain(
-            dumps, cases, samples, order, model, checkpoint, digests, divergence, one=len(directories) == 1
+            dumps,
+            cases,
+            samples,
+            order,
+            model,
+            checkpoint,
+            digests,
+            divergence,
+            measured.scales,
+            one=len(directories) == 1,
         )
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
         recorded = choose_samples(cases, model.config, task, budget=math.inf)
         for dtype in half_types:
-            half = HalfTypes(dtype, recorded, samples, order, supported(model.config), task, checkpoint, dumps[0])
+            half = HalfTypes(
+                dtype,
+                recorded,
+                samples,
+                order,
+                supported(model.config),
+                task,
+                checkpoint,
+                dumps[0],
+                measured.scales,
+            )
             for dump in dumps:
                 found = half.judge(dump)
                 verdicts += found
@@ -310,7 +331,7 @@ def compare(
     clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
-        model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases)))
+        model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales)))
     return Result(
         directories=tuple(directories),
         model=model,
@@ -325,7 +346,7 @@ def compare(
         causes=causes,
         order=order,
         top_k=top_k,
-        single=single,
+        bounds=bounds,
         weights=weights,
         seconds=clock.seconds,
     )
@@ -403,6 +424,7 @@ def _explain(
     checkpoint: Checkpoint,
     digests: Mapping[str, str],
     divergence: Divergence | None,
+    scales: Mapping[str, Array],
     *,
     one: bool,
 ) -> tuple[list[Verdict], list[Cause]]:
@@ -421,11 +443,9 @@ def _explain(
             right = StoredParameters(checkpoint, others=_values_of(dumps, truth, known))
             causes += explain_parameters(dump.label, known, right, model.task)
         reference = Reference(config, StoredParameters(checkpoint, others=own), model.task)
-        steps = check_steps(reference, dump, samples, order)
-        causes += explain_steps(reference, dump, cases[0], samples, steps)
-        check = "every step recomputed in numpy"
-        status = status_of(not steps.wrong)
-        verdicts.append(Verdict(check, (dump.label,), steps.worst, BOUND, status, steps.at, note))
+        steps = check_steps(reference, dump, samples, order, scales, note)
+        causes += explain_steps(reference, dump, cases[0], samples, steps, scales)
+        verdicts.append(steps.verdict)
     return verdicts, causes
 
 

@@ -11,8 +11,8 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
 from ..converters.target.whole_files import write_whole
-from .dumps import Dump
+from .dumps import Dump, distance
 from .gate import Result
-from .measure import BOUND
+from .measure import DTYPES
 from .tasks import results
-from .verdicts import CANCELLED, Verdict, status_of
+from .verdicts import CANCELLED, Verdict, status_of, worst_of
 
 Array = NDArray[Any]
 
-_VERSION = 1
+_VERSION = 2
 # numbers recorded of a result and of a tap in each case, of a gradient, and of all taps of the smallest case together
 _RESULT_SAMPLES, _TAP_SAMPLES, _GRADIENT_SAMPLES, _SMALLEST_SAMPLES = 768, 16, 4, 13_000
 _LARGEST = 16 << 20
@@ -37,6 +37,8 @@ _MEMBERS: Mapping[str, np.dtype[Any]] = {
     "about.npy": np.dtype("uint8"),
     "float64.npy": np.dtype("<f8"),
     "float32.npy": np.dtype("<f4"),
+    "float64_scale.npy": np.dtype("<f4"),
+    "float32_scale.npy": np.dtype("<f4"),
 }
 
 
@@ -49,14 +51,12 @@ class Sample:
         name: The tap or parameter.
         size: Elements of the whole array.
         count: Elements recorded, evenly spread.
-        scale: Largest magnitude of the whole array.
     """
 
     case: str
     name: str
     size: int
     count: int
-    scale: float
 
     def take(self, array: Array) -> Array:
         """Take the same elements of another run's array."""
@@ -72,18 +72,16 @@ class Golden:
     Attributes:
         path: Its file.
         about: Versions, hashes, processor, bounds.
-        samples: What ``float64`` holds, in order.
-        float64: The numbers.
-        singles: What ``float32`` holds, in order.
-        float32: The numbers.
+        samples: Type → what is recorded of it, in order.
+        numbers: Type → the numbers.
+        scales: Type → what each of them is held against.
     """
 
     path: Path
     about: Mapping[str, Any]
-    samples: tuple[Sample, ...]
-    float64: Array
-    singles: tuple[Sample, ...]
-    float32: Array
+    samples: Mapping[str, tuple[Sample, ...]]
+    numbers: Mapping[str, Array]
+    scales: Mapping[str, Array]
 
 
 def refuse_in_ci(yes: bool) -> None:
@@ -109,8 +107,7 @@ def record(path: Path, result: Result) -> int:
         why = "the participants differ" if result.exit_status == 1 else "a verdict proves nothing"
         raise ConvertError(f"{path}: not recorded, because {why}", "Mend that first.")
     first = result.dumps[0]
-    samples, doubles = _sampled(first, result, "float64")
-    singles, floats = _sampled(first, result, "float32")
+    samples = {dtype: _sampled(first, result, dtype) for dtype in DTYPES}
     about = {
         "format": _VERSION,
         "made_with": _own_version(),
@@ -119,22 +116,24 @@ def record(path: Path, result: Result) -> int:
         "traits": result.model.traits,
         "weights_sha256": result.weights,
         "inputs_sha256": result.inputs,
-        "bounds": {"float64": BOUND, "float32": result.single[0]},
+        "bounds": result.bounds.as_dict(),
         "bounds_cover": "what another processor changes: the order of sums, and with it the last digits",
-        "float64": [[s.case, s.name, s.size, s.count, s.scale] for s in samples],
-        "float32": [[s.case, s.name, s.size, s.count, s.scale] for s in singles],
     }
+    members = {}
+    for dtype, listed in samples.items():
+        about[dtype] = [[one.case, one.name, one.size, one.count] for one, _, _ in listed]
+        members[dtype] = np.concatenate([numbers for _, numbers, _ in listed]).astype(_MEMBERS[f"{dtype}.npy"])
+        members[f"{dtype}_scale"] = np.concatenate([scale for _, _, scale in listed]).astype("<f4")
     text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, about=text, float64=np.concatenate(doubles).astype("<f8"), float32=np.concatenate(floats).astype("<f4")
-    )
+    np.savez_compressed(buffer, allow_pickle=False, about=text, **members)
     write_whole(path, buffer.getvalue())
     return len(buffer.getvalue())
 
 
-def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list[Array]]:
-    samples, arrays = [], []
+def _sampled(dump: Dump, result: Result, dtype: str) -> list[tuple[Sample, Array, Array]]:
+    """Choose what is recorded: each with its numbers and what they are held against."""
+    found = []
     with dump.opened("gradients") as gradients:  # the scale that verdicts.py puts them on
         floor = CANCELLED * max((float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients), default=0.0)
     smallest = min(result.cases, key=lambda case: case.input_ids.size).name
@@ -144,12 +143,13 @@ def _sampled(dump: Dump, result: Result, dtype: str) -> tuple[list[Sample], list
             count = max(count, _SMALLEST_SAMPLES // len(result.order))
         if case == "gradients":
             count = _GRADIENT_SAMPLES
-        scale = float(np.abs(array).max()) if array.size else 0.0
         if case == "gradients":
-            scale = max(scale, floor)
-        samples.append(Sample(case, name, array.size, min(count, array.size), scale))
-        arrays.append(samples[-1].take(array))
-    return samples, arrays
+            scale = np.array(max(float(np.abs(array).max(initial=0.0)), floor))
+        else:
+            scale = result.measured.scales[name].reshape(array.shape[2:] if array.ndim > 2 else array.shape[1:])
+        sample = Sample(case, name, array.size, min(count, array.size))
+        found.append((sample, sample.take(array), sample.take(np.broadcast_to(scale, array.shape))))
+    return found
 
 
 def _arrays(dump: Dump, result: Result, dtype: str) -> Iterator[tuple[str, str, Array]]:
@@ -182,11 +182,7 @@ def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
         notes.append("the weights are not those it was recorded with")
     found = _traits(golden, result)
     for dump in result.dumps:
-        for samples, numbers, dtype, bound, why in (
-            (golden.samples, golden.float64, "float64", BOUND, notes),
-            (golden.singles, golden.float32, "float32", result.single[0], [result.single[1], *notes]),
-        ):
-            found.append(_verdict(samples, numbers, dump, dtype, bound, "; ".join(why), result.order))
+        found += [_verdict(golden, dump, dtype, result, "; ".join(notes)) for dtype in DTYPES]
     return found
 
 
@@ -205,45 +201,42 @@ def _traits(golden: Golden, result: Result) -> list[Verdict]:
     return [Verdict("golden traits", about, float(len(wrong)), 0.0, status_of(not wrong), "; ".join(wrong)[:500])]
 
 
-def _verdict(
-    samples: Sequence[Sample], numbers: Array, dump: Dump, dtype: str, bound: float, note: str, order: Sequence[str]
-) -> Verdict:
+def _verdict(golden: Golden, dump: Dump, dtype: str, result: Result, note: str) -> Verdict:
     """Hold one participant against recorded numbers."""
-    start, worst, where = 0, 0.0, ""
+    check, about = f"golden {dtype}", (dump.label,)
+    start = 0
     drifted: dict[str, str] = {}
-    largest: dict[str, float] = {}  # of a tap in all its cases: the scale that measure.py has
-    for sample in samples:
-        if sample.case != "gradients":
-            largest[sample.name] = max(sample.scale, largest.get(sample.name, 0.0))
-    for sample in samples:
-        want = numbers[start : start + sample.count].astype(np.float64)
+    found: list[Verdict] = []
+    for sample in golden.samples[dtype]:
+        want, scale = (taken[dtype][start : start + sample.count] for taken in (golden.numbers, golden.scales))
         start += sample.count
-        file = "gradients" if sample.case == "gradients" else f"{dtype}.{sample.case}"
+        gradient = sample.case == "gradients"
+        file = "gradients" if gradient else f"{dtype}.{sample.case}"
+        bound = result.bounds.gradients if gradient else result.bounds.of(dtype, sample.name)
         if sample.name not in dump.names(file):
-            if sample.case == "gradients" and not dump.names(file):
+            if gradient and not dump.names(file):
                 continue  # nobody asked for them this time
-            return Verdict(
-                f"golden {dtype}", (dump.label,), float("inf"), bound, "differs", f"{sample.name} is absent", note
-            )
+            return Verdict(check, about, float("inf"), bound.value, "differs", f"{sample.name} is absent", note)
         array = dump.read(file, sample.name)
         if array.size != sample.size:
             where = f"{sample.case}: {sample.name} has {array.size:,} elements, {sample.size:,} were recorded"
-            return Verdict(f"golden {dtype}", (dump.label,), float("inf"), bound, "differs", where, note)
-        got = sample.take(array).astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            apart = np.abs(got - want)
-        apart = np.where(np.isfinite(apart), apart, np.inf)
-        scale = (sample.scale if sample.case == "gradients" else largest[sample.name]) or 1.0
-        off = float(apart.max(initial=0.0)) / scale
-        if not off <= bound:
+            return Verdict(check, about, float("inf"), bound.value, "differs", where, note)
+        if not sample.count:
+            continue
+        apart = distance(want[None], sample.take(array)[None], scale)
+        status = bound.status_of(apart.relative)
+        if status != "good":
             drifted.setdefault(sample.name, sample.case)
-        if not off <= worst:
-            at = int(apart.argmax())
-            worst, where = off, f"{sample.case}: {sample.name}: {got[at]:.9g}, recorded {want[at]:.9g}"
-    first = next((name for name in [*order, *drifted] if name in drifted), None)
+        where = f"{sample.case}: {sample.name}: {apart.values[1]:.9g}, recorded {apart.values[0]:.9g}"
+        told = "; ".join(text for text in (bound.told, note) if text)
+        found.append(Verdict(check, about, apart.relative, bound.value, status, where * (apart.largest > 0.0), told))
+    if not found:
+        return Verdict(check, about, 0.0, 0.0, "inconclusive", note=f"nothing of {dtype} was recorded")
+    worst = worst_of(found)
+    first = next((name for name in [*result.order, *drifted] if name in drifted), None)
     if first is not None:
-        where = f"first drift in {first} of {drifted[first]}; {where}"
-    return Verdict(f"golden {dtype}", (dump.label,), worst, bound, status_of(worst <= bound), where, note)
+        worst = replace(worst, where=f"first drift in {first} of {drifted[first]}; {worst.where}")
+    return worst
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -272,9 +265,9 @@ def read_golden(path: Path) -> Golden:
             raise
         raise FormatError(path, f"not a golden: {type(error).__name__}: {error}", next_step=_ANEW) from None
     about = _read_about(path, bytes(arrays["about.npy"]))
-    samples = _read_samples(path, about, "float64", arrays["float64.npy"])
-    singles = _read_samples(path, about, "float32", arrays["float32.npy"])
-    return Golden(path, about, samples, arrays["float64.npy"], singles, arrays["float32.npy"])
+    numbers, scales = ({dtype: arrays[f"{dtype}{what}.npy"] for dtype in DTYPES} for what in ("", "_scale"))
+    samples = {dtype: _read_samples(path, about, dtype, numbers[dtype], scales[dtype]) for dtype in DTYPES}
+    return Golden(path, about, samples, numbers, scales)
 
 
 _ANEW = "Record it anew with --update-golden."
@@ -318,18 +311,18 @@ def _read_about(path: Path, text: bytes) -> dict[str, Any]:
     return about
 
 
-def _read_samples(path: Path, about: Mapping[str, Any], dtype: str, numbers: Array) -> tuple[Sample, ...]:
+def _read_samples(
+    path: Path, about: Mapping[str, Any], dtype: str, numbers: Array, scales: Array
+) -> tuple[Sample, ...]:
     listed = about.get(dtype)
     samples: list[Sample] = []
     for entry in listed if isinstance(listed, list) else [None]:
         good = (
             isinstance(entry, list)
-            and len(entry) == 5
+            and len(entry) == 4
             and all(isinstance(text, str) for text in entry[:2])
-            and all(type(number) is int for number in entry[2:4])
-            and isinstance(entry[4], (int, float))
+            and all(type(number) is int for number in entry[2:])
             and 0 <= entry[3] <= entry[2] <= 1 << 40
-            and 0.0 <= entry[4] < float("inf")
         )
         if not good:
             raise FormatError(path, f"its list of {dtype} samples is damaged at {str(entry)[:80]}", next_step=_ANEW)
@@ -338,8 +331,10 @@ def _read_samples(path: Path, about: Mapping[str, Any], dtype: str, numbers: Arr
     count = sum(sample.count for sample in samples)
     if count != len(numbers):
         raise FormatError(path, f"{len(numbers):,} numbers of {dtype}; its list says {count:,}", next_step=_ANEW)
-    if not np.isfinite(numbers).all():
-        raise FormatError(path, f"a recorded {dtype} is not a finite number", next_step=_ANEW)
+    if len(scales) != count:
+        raise FormatError(path, f"{len(scales):,} scales of {count:,} {dtype} numbers", next_step=_ANEW)
+    if not np.isfinite(numbers).all() or not (np.isfinite(scales) & (scales >= 0.0)).all():
+        raise FormatError(path, f"a recorded {dtype} or its scale is not a finite number", next_step=_ANEW)
     return tuple(samples)
 
 

@@ -7,7 +7,6 @@ goes through the whole model and rounds every array that a framework stores, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..converters import open_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.table.config import RoFormerConfig
 from ..converters.tensors.stored import HALF_TYPES
+from .bounds import Status
 from .cases import Case
 from .causes import Cause
 from .dumps import Distance, Dump, distance, farthest
@@ -27,11 +27,13 @@ from .rounding import UNIT, round_to
 from .sampling import Sample
 from .stored_parameters import StoredParameters
 from .tasks import Task, results
-from .verdicts import ROUNDINGS, Status, Verdict, status_of
+from .verdicts import Verdict, judge_order
 
 Array = NDArray[Any]
 
-#: Widest bound that proves anything: past a quarter of the largest, results have little to do with one another.
+#: How many times what numpy loses a framework may: its sums are in another order.
+ROUNDINGS = 4.0
+#: Widest bound that proves anything: results a quarter of their scale apart have little to do with one another.
 LIMIT = 0.25
 
 
@@ -47,6 +49,7 @@ class HalfTypes:
         task: What the model's class computes.
         checkpoint: The right parameters.
         exact: A participant, whose float64 says what is right.
+        scales: Tap → what each of its channels is held against.
     """
 
     def __init__(
@@ -59,8 +62,12 @@ class HalfTypes:
         task: Task,
         checkpoint: Checkpoint,
         exact: Dump,
+        scales: Mapping[str, Array],
     ) -> None:
         self.dtype = dtype
+        self._scales = scales
+        # sums are made in float32: the product and what a bias makes of it are rounded, each by half a spacing
+        self._digits = 2.0 * UNIT[dtype]
         self._recorded, self._samples = recorded, samples
         self._order = [name for name in order if name in exact.names(f"float64.{samples[0].case.name}")]
         hidden = [name for name in self._order if name.endswith("feed_forward_norm") or name == "embeddings"]
@@ -81,11 +88,11 @@ class HalfTypes:
             for sample in self._samples:
                 taps, case = sample.taps(dump, self.dtype), sample.case
                 right = self._plain.predict(name, taps, case)
-                off = distance(right, taps[name]).relative
-                rounded = distance(right, self._rounding.predict(name, taps, case)).relative
+                off = self._distance(name, right, taps[name]).relative
+                rounded = self._distance(name, right, self._rounding.predict(name, taps, case)).relative
                 most = ROUNDINGS * max(rounded, UNIT[self.dtype])
                 if not off <= most:
-                    what = f"{self.dtype} loses {off:.1e} of the largest here, and rounding at most {most:.1e}"
+                    what = f"{self.dtype} loses {off:.1e} of its scale here, and rounding at most {most:.1e}"
                     yield Cause(dump.label, "half type", what, name, False)
                     return
 
@@ -94,17 +101,12 @@ class HalfTypes:
         scored = "logits" if task.mlm else "classifier"
         if scored not in self._order:
             return []
-        listed = rank(dumps, cases, task, self._derive(scored)[0], k, self.dtype)
-        if not listed:
-            return []
-        wrong = [one for one in listed if not one.agree]
-        gaps = [(gap, one.bound) for one in listed for gap in one.gaps]
-        ties = sum(gap <= tie for gap, tie in gaps)
-        where = f"{wrong[0].case}, row {wrong[0].row}, {wrong[0].place}" if wrong else ""
-        note = f"{len(listed)} places, {ties} of {len(gaps)} gaps are ties"
+        bound = self._derive(scored)[0]
+        listed = rank(dumps, cases, task, bound, self._scales[scored], k, self.dtype, self._digits)
         check = f"{self.dtype} {f'top {k}' if task.mlm else asked(task)} in order"
-        about = tuple(dump.label for dump in dumps)
-        return [Verdict(check, about, float(len(wrong)), 0.0, status_of(not wrong), where, note)]
+        judged = judge_order(check, tuple(dump.label for dump in dumps), listed)
+        # that a half type leaves no order among a model's answers is nothing against the model, and no verdict
+        return [verdict for verdict in judged if verdict.status != "inconclusive"]
 
     def _derive(self, name: str) -> tuple[float, float]:
         """Return the bound of a result, and what is lost there.
@@ -129,17 +131,16 @@ class HalfTypes:
     def _measure(
         self, exact: Dump, samples: Sequence[Sample], compute: Callable[[Sample], Mapping[str, Array]]
     ) -> dict[str, tuple[str, Distance]]:
-        """Measure how far every result is from float64: (case, distance), the farthest on the scale of all cases."""
+        """Measure how far every result is from float64: (case, distance), the farthest of all cases."""
         found: dict[str, list[tuple[str, Distance]]] = {}
         for sample in samples:
             want, got = sample.taps(exact), compute(sample)
             for name in dict.fromkeys([self._hidden, *results(self._order)]):
-                found.setdefault(name, []).append((sample.case.name, distance(want[name], got[name])))
-        scales = {name: max(one.scale for _, one in listed) for name, listed in found.items()}
-        return {
-            name: farthest(((case, replace(one, scale=scales[name])) for case, one in listed), lambda one: one.relative)
-            for name, listed in found.items()
-        }
+                found.setdefault(name, []).append((sample.case.name, self._distance(name, want[name], got[name])))
+        return {name: farthest(listed, lambda one: one.relative) for name, listed in found.items()}
+
+    def _distance(self, name: str, exact: Array, got: Array) -> Distance:
+        return distance(exact, got, self._scales[name], self._digits)
 
     def _emulate(self, sample: Sample) -> dict[str, Array]:
         taps: dict[str, Array] = {}

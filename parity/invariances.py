@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.config import RoFormerConfig
+from .bounds import FLOAT32, Bound, Bounds
 from .causes import Cause
 from .dumps import Distance, Dump, distance
-from .measure import BOUND, DTYPES, Measured
+from .measure import DTYPES, Measured
 from .tasks import RESULTS, Task
 from .variants import Variant, pools_padding
-from .verdicts import FLOAT32, Verdict, status_of, tap_bound
+from .verdicts import Verdict, worst_of
 
 Array = NDArray[Any]
 #: What every check of this module begins with.
@@ -39,7 +40,12 @@ _REASONS = {
 
 
 def judge_invariances(
-    dumps: Sequence[Dump], variants: Sequence[Variant], config: RoFormerConfig, task: Task, measured: Measured
+    dumps: Sequence[Dump],
+    variants: Sequence[Variant],
+    config: RoFormerConfig,
+    task: Task,
+    measured: Measured,
+    bounds: Bounds,
 ) -> list[Verdict]:
     """Compare every row with itself in another batch: one verdict a participant and invariance.
 
@@ -48,42 +54,46 @@ def judge_invariances(
         variants: The other batches.
         config: The model's.
         task: What its class computes.
-        measured: How far the participants are apart on the cases; their rounding is the bound.
+        measured: What a row's results are held against.
+        bounds: How far two participants may be apart, and so two computations of a row.
     """
     found: list[Verdict] = []
     for dump in dumps:
         for invariance in dict.fromkeys(variant.invariance for variant in variants):
             mine = [variant for variant in variants if variant.invariance == invariance]
-            judged = [one for variant in mine for one in _judge(dump, variant, config, task, measured)]
-            # the farthest past its bound; NaN counts as that
-            found.append(max(judged, key=lambda one: np.inf if np.isnan(one.share) else one.share))
+            found.append(
+                worst_of([one for variant in mine for one in _judge(dump, variant, config, task, measured, bounds)])
+            )
     return found
 
 
-def _judge(dump: Dump, variant: Variant, config: RoFormerConfig, task: Task, measured: Measured) -> Iterator[Verdict]:
+def _judge(
+    dump: Dump, variant: Variant, config: RoFormerConfig, task: Task, measured: Measured, bounds: Bounds
+) -> Iterator[Verdict]:
     for dtype in DTYPES:
         with (
             dump.opened(f"{dtype}.{variant.against}") as before,
             dump.opened(f"{dtype}.{variant.case.name}") as after,
         ):
-            for tap, row, apart in compare_rows(variant, before, after, task, pools_padding(config, task)):
-                largest = measured.rounding[dump.label][tap][1].scale  # of all cases: a row alone may be next to zero
-                value = replace(apart, scale=max(apart.scale, largest)).relative
-                most = _bound(dtype, tap, variant, measured)
+            compared = compare_rows(variant, before, after, task, pools_padding(config, task), measured.scales)
+            for tap, row, apart in compared:
+                bound = _bound(dtype, tap, variant, bounds)
                 where = f"{dtype} {tap} of row {row}: {apart.values[1]:.9g} instead of {apart.values[0]:.9g}"
                 check = SAME + variant.invariance
-                yield Verdict(check, (dump.label,), value, most, status_of(value <= most), where)
+                status = bound.status_of(apart.relative)
+                yield Verdict(check, (dump.label,), apart.relative, bound.value, status, where, bound.told)
 
 
-def _bound(dtype: str, tap: str, variant: Variant, measured: Measured) -> float:
+def _bound(dtype: str, tap: str, variant: Variant, bounds: Bounds) -> Bound:
     """Return how far two computations of one row may be apart: as far as two participants.
 
     Farther right its angles are rounded more, which grows on its way through the model as float32's roundings do.
     """
-    single = tap_bound(measured, tap)
+    bound = bounds.of(dtype, tap)
     if dtype == "float32":
-        return single
-    return max(BOUND, variant.shift * _ANGLE * single / FLOAT32)
+        return bound
+    angles = variant.shift * _ANGLE * bounds.of("float32", tap).derived / FLOAT32
+    return replace(bound, derived=max(bound.derived, angles))
 
 
 def explain_invariances(verdicts: Sequence[Verdict]) -> list[Cause]:
@@ -98,7 +108,12 @@ def explain_invariances(verdicts: Sequence[Verdict]) -> list[Cause]:
 
 
 def compare_rows(
-    variant: Variant, before: Mapping[str, Array], after: Mapping[str, Array], task: Task, pools_padding: bool
+    variant: Variant,
+    before: Mapping[str, Array],
+    after: Mapping[str, Array],
+    task: Task,
+    pools_padding: bool,
+    scales: Mapping[str, Array],
 ) -> Iterator[tuple[str, int, Distance]]:
     """Yield how far each result of each row is from what it was: tap, row, distance.
 
@@ -113,13 +128,13 @@ def compare_rows(
             want = before[tap][list(variant.scored)]
             for row in sorted(set(variant.scored_rows)):
                 mine = [place for place, its in enumerate(variant.scored_rows) if its == row]
-                yield tap, row, distance(want[mine], array[mine])
+                yield tap, row, distance(want[mine], array[mine], scales[tap])
         else:
-            yield from _compare_tap(tap, variant, before[tap], array, task, pools_padding)
+            yield from _compare_tap(tap, variant, before[tap], array, task, pools_padding, scales[tap])
 
 
 def _compare_tap(
-    tap: str, variant: Variant, before: Array, after: Array, task: Task, pools_padding: bool
+    tap: str, variant: Variant, before: Array, after: Array, task: Task, pools_padding: bool, scale: Array
 ) -> Iterator[tuple[str, int, Distance]]:
     of_rows = tap in RESULTS and not (tap == "classifier" and task.head in ("token labels", "spans"))
     if of_rows and (variant.shift or (variant.padding and pools_padding)):
@@ -133,7 +148,7 @@ def _compare_tap(
         if not of_rows:
             option, column = np.nonzero(variant.real[row].reshape(-1, width))
             one, other = one[option, column], other[option, column + variant.shift]
-        yield tap, row, distance(one, other)
+        yield tap, row, distance(one, other, scale)
 
 
 def _by_row(array: Array, rows: int) -> Array:

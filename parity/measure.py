@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .cases import Case
-from .dumps import Distance, Dump, distance, farthest, pairs
+from .dumps import Distance, Dump, as_rows, channel_scale, distance, farthest, pairs
 
 DTYPES = ("float64", "float32")
-#: float64: largest difference over largest magnitude. Rounding leaves 1e-15 to 1e-14 and a slip of the mathematics,
-#: such as an epsilon or a constant kept in float32, leaves 1e-9 and more (the peers' is 5e-9 and 3e-8).
+#: float64: the difference over the scale. Rounding leaves 1e-15 to 1e-14 and a slip of the mathematics, such as an
+#: epsilon or a constant kept in float32, leaves 1e-9 and more (the peers' is 5e-9 and 3e-8).
 BOUND = 1e-11
 Pair = tuple[str, str]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Measured:
     """Every distance that is asked for later.
 
     Attributes:
+        scales: Tap → what each of its channels (C,) is held against (:func:`.dumps.channel_scale`), from float64
+            numbers of all cases; the middle participant's (:func:`middle_of`), so that none widens its own bound.
+        magnitudes: Tap → the largest magnitude of each of its channels (C,), of the same kind.
         taps: Type → pair of labels → tap → (case, distance), the farthest of all cases; in the taps' order.
         rounding: Label → tap → (case, distance): how far float32 is from float64.
         not_finite: Label → where its first value is that is not a number or infinite.
@@ -33,6 +39,8 @@ class Measured:
             bound, or the farthest one.
     """
 
+    scales: Mapping[str, Array]
+    magnitudes: Mapping[str, Array]
     taps: Mapping[str, Mapping[Pair, Mapping[str, tuple[str, Distance]]]]
     rounding: Mapping[str, Mapping[str, tuple[str, Distance]]]
     not_finite: Mapping[str, str]
@@ -47,6 +55,7 @@ def measure(dumps: Sequence[Dump], cases: Sequence[Case], order: Sequence[str]) 
         cases: What they ran.
         order: Names of the taps, as they are computed.
     """
+    scales, magnitudes = channels(dumps, cases)
     taps: dict[str, dict[Pair, dict[str, tuple[str, Distance]]]] = {}
     not_finite: dict[str, str] = {}
     for dtype in DTYPES:
@@ -64,41 +73,63 @@ def measure(dumps: Sequence[Dump], cases: Sequence[Case], order: Sequence[str]) 
                             not_finite[label] = f"{name}{index} is {array[tuple(index)]} ({dtype}, {case.name})"
                     for pair, by_tap in found.items():
                         if pair[0] in arrays and pair[1] in arrays:
-                            apart = distance(arrays[pair[0]], arrays[pair[1]])
+                            apart = distance(arrays[pair[0]], arrays[pair[1]], scales[name])
                             by_tap.setdefault(name, []).append((case.name, apart))
         taps[dtype] = {
-            pair: {name: _over_all_cases(by_tap[name]) for name in order if name in by_tap}
-            for pair, by_tap in found.items()
+            pair: {name: _farthest(by_tap[name]) for name in order if name in by_tap} for pair, by_tap in found.items()
         }
-    rounding = {dump.label: _rounding(dump, cases) for dump in dumps}
-    again = {dump.label: _again(dump, cases[0], order) for dump in dumps}
-    return Measured(taps, rounding, not_finite, again)
+    rounding = {dump.label: _rounding(dump, cases, scales) for dump in dumps}
+    again = {dump.label: _again(dump, cases[0], order, scales) for dump in dumps}
+    return Measured(scales, magnitudes, taps, rounding, not_finite, again)
+
+
+def middle_of(count: int) -> int:
+    """Return the place of the middle one of participants in the order of their sizes; of two middle ones the lesser.
+
+    Of three, neither one that is broken nor one that is exact by chance decides; of two, the lesser does.
+    """
+    return (count - 1) // 2
+
+
+def channels(dumps: Sequence[Dump], cases: Sequence[Case]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Derive each tap's scales and magnitudes from every participant's float64 numbers in all cases.
+
+    A case alone may have one row, whose numbers do not say how large the numbers are that were added up.
+    """
+    found: dict[str, list[Array]] = {}  # (2, C) of each participant
+    for dump in dumps:
+        ends: dict[str, tuple[Array, Array]] = {}
+        for case in cases:
+            with dump.opened(f"float64.{case.name}") as arrays:
+                for name in arrays:
+                    rows = as_rows(arrays[name])
+                    good = np.isfinite(rows)
+                    low, high = rows.min(0, where=good, initial=np.inf), rows.max(0, where=good, initial=-np.inf)
+                    if name in ends and ends[name][0].shape == low.shape:
+                        low, high = np.minimum(low, ends[name][0]), np.maximum(high, ends[name][1])
+                    ends[name] = low, high
+        for name, (low, high) in ends.items():
+            if name not in found or found[name][0].shape[1:] == low.shape:  # another shape is infinitely far anyway
+                magnitude = np.where(high >= low, np.maximum(-low, high), 0.0)
+                found.setdefault(name, []).append(np.stack([channel_scale(low, high), magnitude]))
+    middle = {name: np.sort(np.stack(listed), axis=0)[middle_of(len(listed))] for name, listed in found.items()}
+    return {name: both[0] for name, both in middle.items()}, {name: both[1] for name, both in middle.items()}
 
 
 def _farthest(found: Iterable[tuple[str, Distance]]) -> tuple[str, Distance]:
     return farthest(found, lambda one: one.relative)
 
 
-def _over_all_cases(found: Sequence[tuple[str, Distance]]) -> tuple[str, Distance]:
-    """Choose the farthest of a tap's cases, on the scale of them all.
-
-    Rounding grows with the numbers that are added up. A case may have so few results (two, where one row's order is
-    scored) that all happen to be next to zero, and none of them says how large those numbers are.
-    """
-    scale = max(one.scale for _, one in found)
-    return _farthest((case, replace(one, scale=scale)) for case, one in found)
-
-
-def _rounding(dump: Dump, cases: Sequence[Case]) -> dict[str, tuple[str, Distance]]:
+def _rounding(dump: Dump, cases: Sequence[Case], scales: Mapping[str, Array]) -> dict[str, tuple[str, Distance]]:
     found: dict[str, list[tuple[str, Distance]]] = {}
     for case in cases:
         with dump.opened(f"float64.{case.name}") as exact, dump.opened(f"float32.{case.name}") as single:
             for name in exact:
-                found.setdefault(name, []).append((case.name, distance(exact[name], single[name])))
-    return {name: _over_all_cases(listed) for name, listed in found.items()}
+                found.setdefault(name, []).append((case.name, distance(exact[name], single[name], scales[name])))
+    return {name: _farthest(listed) for name, listed in found.items()}
 
 
-def _again(dump: Dump, case: Case, order: Sequence[str]) -> tuple[str, Distance]:
+def _again(dump: Dump, case: Case, order: Sequence[str], scales: Mapping[str, Array]) -> tuple[str, Distance]:
     with dump.opened(f"float64.{case.name}") as first, dump.opened("float64.again") as again:
-        found = [(name, distance(first[name], again[name])) for name in order if name in again]
+        found = [(name, distance(first[name], again[name], scales[name])) for name in order if name in again]
     return next((one for one in found if not one[1].relative <= BOUND), _farthest(found))

@@ -1,7 +1,7 @@
 """What a model would answer, best first: words at masks or next ones, labels, the ends of an answer, options.
 
-Ranked from float32 scores in every participant and held against the first one's float64 scores. Answers whose scores
-are nearer than twice the bound of float32 may change places: that is a tie.
+Ranked from float32 scores in every participant and held against the first one's float64 scores. Two answers whose
+scores are nearer than float32's bound lets the two move may change places: that is a tie.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..converters.table.config import RoFormerConfig
 from ..models.tokenizer import Tokenizer
 from .cases import Case
-from .dumps import Dump
+from .dumps import Dump, digits_of, last_digits
 from .tasks import Task
 
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ class Ranking:
         place: What is asked there, e.g. ``token 5`` or ``start``.
         answers: Label of a participant → ids of its best answers, best first, from its float32 scores.
         gaps: Between each of the best answers and the next, in the first participant's float64 scores.
-        bound: A gap that is not larger than this is a tie.
+        ties: What each gap must be larger than; one that is not is a tie.
         agree: Whether all name the same, in order, but for ties.
     """
 
@@ -43,7 +43,7 @@ class Ranking:
     place: str
     answers: dict[str, tuple[int, ...]]
     gaps: tuple[float, ...]
-    bound: float
+    ties: tuple[float, ...]
     agree: bool
 
 
@@ -72,7 +72,14 @@ def answer_name(number: int, task: Task, config: RoFormerConfig, tokenizer: Toke
 
 
 def rank(
-    dumps: Sequence[Dump], cases: Sequence[Case], task: Task, bound: float, k: int, dtype: str = "float32"
+    dumps: Sequence[Dump],
+    cases: Sequence[Case],
+    task: Task,
+    bound: float,
+    scale: Array | None,
+    k: int,
+    dtype: str = "float32",
+    digits: float = digits_of(np.float32),
 ) -> list[Ranking]:
     """Rank the answers to every question of every case.
 
@@ -80,10 +87,14 @@ def rank(
         dumps: The participants.
         cases: What they ran.
         task: What the model's class computes.
-        bound: How far scores of that type may differ, over the largest score.
+        bound: How far scores of that type may differ, over their scale.
+        scale: That of each word, label, end or option (C,); None for a class that scores nothing.
         k: Answers a question.
         dtype: The type whose scores are ranked.
+        digits: What share of a score that is far from zero its last digits are in that type.
     """
+    if scale is None:
+        return []
     found = []
     name = "logits" if task.mlm else "classifier"
     for case in cases:
@@ -94,13 +105,17 @@ def rank(
         if not questions or scores.shape[1] < 2:
             continue
         single = {d.label: _questions(d.read(f"{dtype}.{case.name}", name), case, task)[1] for d in dumps}
-        tie = 2.0 * bound * float(np.abs(exact).max())
+        moved = bound * scale + last_digits(exact, scale, digits)  # what one score may move by
+        moves = _questions(moved, case, task)[1]
         for place, question in enumerate(questions):
             ranked = {label: _ranked(rows[place].astype(np.float64), k) for label, rows in single.items()}
             order = _ranked(scores[place], scores.shape[1])
             gaps = -np.diff(scores[place][list(order)])
-            agree = all(_same_order(answers, order, gaps, tie) for answers in ranked.values())
-            found.append(Ranking(case.name, *question, ranked, tuple(map(float, gaps[:k])), tie, agree))
+            either = moves[place][list(order)]
+            ties = either[:-1] + either[1:]
+            agree = all(_same_order(answers, order, gaps, ties) for answers in ranked.values())
+            shown, needed = tuple(map(float, gaps[:k])), tuple(map(float, ties[:k]))
+            found.append(Ranking(case.name, *question, ranked, shown, needed, agree))
     return found
 
 
@@ -129,12 +144,12 @@ def _ranked(scores: Array, k: int) -> tuple[int, ...]:
     return tuple(int(answer) for answer in order[:k])
 
 
-def _same_order(answers: Sequence[int], order: Sequence[int], gaps: Array, tie: float) -> bool:
+def _same_order(answers: Sequence[int], order: Sequence[int], gaps: Array, ties: Array) -> bool:
     """Say whether ``answers`` are the head of ``order`` but for some whose neighbours' gaps are ties."""
     start = 0
     while start < len(answers):
         end = start + 1
-        while end < len(order) and not gaps[end - 1] > tie:
+        while end < len(order) and not gaps[end - 1] > ties[end - 1]:
             end += 1
         group = set(order[start:end])
         if not set(answers[start : min(end, len(answers))]) <= group:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +15,9 @@ from ..converters.target.whole_files import write_whole
 from .cases import Case
 from .chart import chart, legend
 from .gate import Result
-from .measure import BOUND, DTYPES
+from .measure import DTYPES
 from .rankings import Ranking, answer_name, asked
-from .screen import between, by_check, conclusion, conclusion_word, counted, explanation, in_words
+from .screen import between, bounds_told, by_check, conclusion, conclusion_word, counted, explanation, in_words
 from .verdicts import Verdict, worst_of
 
 _MOST_SHOWN = 60
@@ -81,6 +82,7 @@ def _verdicts(result: Result) -> str:
             f'<td class="number limit">{_bound(worst)}</td><td><span class="state">{word}</span></td>'
             f"<td>{escape(between(mine))}</td><td>{_breakable(note)}</td></tr>"
         )
+    told = "".join(f"<li>{_breakable(line)}</li>" for line in bounds_told(result))
     detail = [
         f'<tr class="{"good" if one.passed else "bad"}"><th scope="row">{escape(one.check)}</th>'
         f'<td>{escape(" · ".join(one.about))}</td><td class="number">{_value(one)}</td>'
@@ -90,6 +92,7 @@ def _verdicts(result: Result) -> str:
     return (
         "<section><h2>Verdicts</h2>"
         + _table(["check", "worst", "at most", "verdict", "between", ""], rows, "cards")
+        + f"<details><summary>Where the bounds come from</summary><ul>{told}</ul></details>"
         + f"<details><summary>All {len(result.verdicts)}, with where the largest difference is</summary>"
         + _table(["check", "between", "value", "at most", "where"], detail, "cards")
         + "</details></section>"
@@ -98,16 +101,16 @@ def _verdicts(result: Result) -> str:
 
 def _charts(result: Result) -> str:
     parts = []
-    for dtype, bound in zip(DTYPES, (BOUND, result.single[0]), strict=True):
+    for dtype in DTYPES:
         taps = result.measured.taps[dtype]
         if not taps:
             continue
-        title = f"{dtype}: largest difference over the tap's largest magnitude"
-        why = "" if dtype == "float64" else f" Bound: {escape(result.single[1])}."
+        title = f"{dtype}: largest difference at each tap over its channel's spread"
         parts.append(
-            f"<figure><figcaption><strong>{dtype}</strong>: largest difference at each tap over the largest magnitude "
-            f"there, of all batches.{why}</figcaption>{legend(list(taps))}"
-            f'<div class="scroll" tabindex="0">{chart(taps, result.order, bound, title)}</div></figure>'
+            f"<figure><figcaption><strong>{dtype}</strong>: largest difference at each tap over how far its channel's "
+            f"numbers lie apart in all batches.</figcaption>{legend(list(taps))}"
+            f'<div class="scroll" tabindex="0">'
+            f"{chart(taps, result.order, partial(result.bounds.at_tap, dtype), title)}</div></figure>"
         )
     return f"<section><h2>Tap by tap</h2>{''.join(parts)}</section>" if parts else ""
 
@@ -139,7 +142,7 @@ def _rankings(result: Result) -> str:
     more = f" {len(shown)} of {len(listed)} places are shown." if len(shown) < len(listed) else ""
     return (
         f"<section><h2>{title}</h2><p>From float32 scores, best first; ≈ stands "
-        f"between answers whose scores are nearer than twice the bound, which may change places.{more}</p>"
+        f"between answers whose scores are nearer than the bound lets the two move: they may change places.{more}</p>"
         + _table(["", *labels, "least gap"], rows, "words")
         + "</section>"
     )
@@ -157,7 +160,7 @@ def _ranked(one: Ranking, label: str, result: Result) -> str:
         said = answer_name(answer, result.model.task, result.model.config, result.tokenizer)
         parts.append(f'<span class="word">{escape(said)}</span>')
         if place + 1 < len(answers):
-            parts.append('<i class="tie">≈</i>' if one.gaps[place] <= one.bound else '<i class="gap">›</i>')
+            parts.append('<i class="tie">≈</i>' if one.gaps[place] <= one.ties[place] else '<i class="gap">›</i>')
     return "".join(parts)
 
 

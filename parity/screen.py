@@ -21,7 +21,7 @@ def screen(result: Result) -> str:
         f"{', '.join(f'{name} {version}' for name, version in result.environment.items() if name in _SHOWN)}"
     )
     lines = [*head, "", verdict_table(result.verdicts), ""]
-    lines += [f"float32 may differ by {result.single[0]:.1e}: {result.single[1]}"]
+    lines += bounds_told(result)
     lines += [f"note: {note}" for note in result.model.notes]
     lines += explanation(result)
     lines += [parts(result), conclusion(result)]
@@ -81,6 +81,13 @@ def between(verdicts: Sequence[Verdict]) -> str:
     """Say whom verdicts of one check compare: the worst's where it is not good, otherwise how many there are."""
     worst = worst_of(verdicts)
     return " · ".join(worst.about) if not worst.passed or len(verdicts) == 1 else f"{len(verdicts)} compared"
+
+
+def bounds_told(result: Result) -> list[str]:
+    """Say what each result may differ by where that is measured, and where it comes from."""
+    told = {f"{dtype} {name}": one for dtype, found in result.bounds.results.items() for name, one in found.items()}
+    told["float64 gradients"] = result.bounds.gradients
+    return [f"{called} may differ by {one.value:.1e}: {one.told}" for called, one in told.items() if one.told]
 
 
 def _shortened(text: str) -> str:

@@ -7,30 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .bounds import STEADY, Bound, Bounds, Status
 from .dumps import Distance, Dump, distance, farthest, pairs
 from .measure import BOUND, Measured
 from .rankings import Ranking, asked
 from .step import EPSILON, RATE
-from .tasks import Task, results
+from .tasks import Task
 
 Array = NDArray[Any]
 
-#: float32: each of two implementations may be twice as far from float64 as the closest one is, on either side of it.
-ROUNDINGS = 4.0
 #: Of the largest gradient, the least scale that another is put on. Terms as large as it that cancel leave roundings
 #: of 2**-52, of which the bound then lets 64 pass: the gradient of multiple choice's bias is nothing but such rounding.
 CANCELLED = 64 * 2.0**-52 / BOUND
-#: Spacing of float32 at 1: below this a float32-to-float64 distance says nothing.
-FLOAT32 = 2.0**-23
-
-
-#: What a verdict says; ``inconclusive`` where its bound is so wide that keeping it proves nothing.
-Status = Literal["good", "differs", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -90,44 +83,33 @@ def exit_status(verdicts: Sequence[Verdict]) -> int:
     return 1 if "differs" in found else 3 if "inconclusive" in found else 0
 
 
-def single_bound(measured: Measured) -> tuple[float, str]:
-    """Derive the bound of float32 from the float32-to-float64 distance of the participant that rounds least.
-
-    Taken from the closest, so that one whose float32 is broken does not widen its own bound.
-    """
-    closest, label = float("inf"), ""
-    for name, found in measured.rounding.items():
-        worst = max((found[result][1].relative for result in results(found)), default=float("inf"))
-        if worst < closest:
-            closest, label = worst, name
-    if not np.isfinite(closest):
-        return ROUNDINGS * FLOAT32, f"{ROUNDINGS:.0f} × the spacing of float32"
-    closest = max(closest, FLOAT32)
-    return ROUNDINGS * closest, f"{ROUNDINGS:.0f} × the smallest float32-to-float64 distance ({closest:.1e}, {label})"
-
-
-def tap_bound(measured: Measured, tap: str) -> float:
-    """Derive float32's bound at one tap, as :func:`single_bound` does for the results."""
-    found = [taps[tap][1].relative for taps in measured.rounding.values() if tap in taps]
-    return ROUNDINGS * max(min(found, default=FLOAT32), FLOAT32)
+_OWN = "float32 against its own float64"
 
 
 def judge(
-    dumps: Sequence[Dump], measured: Measured, rankings: Sequence[Ranking], task: Task, top_k: int
+    dumps: Sequence[Dump], measured: Measured, bounds: Bounds, rankings: Sequence[Ranking], task: Task, top_k: int
 ) -> list[Verdict]:
     """Judge everything that was computed."""
     found = [*_finite(dumps, measured), *_same_parameters(dumps), *_steady(measured)]
-    single, why = single_bound(measured)
-    for dtype, bound, note in (("float64", BOUND, ""), ("float32", single, why)):
+    for dtype, by_result in bounds.results.items():
         for pair, taps in measured.taps[dtype].items():
-            found += [_apart(f"{dtype} {_called(name)}", pair, *taps[name], bound, note) for name in results(taps)]
+            found += [
+                judge_distance(f"{dtype} {_called(name)}", pair, *taps[name], bound)
+                for name, bound in by_result.items()
+                if name in taps
+            ]
     for dump in dumps:
-        rounding = {name: measured.rounding[dump.label][name] for name in results(measured.rounding[dump.label])}
-        case, one = farthest(((f"{c}: {name}", one) for name, (c, one) in rounding.items()), lambda one: one.relative)
-        found.append(_apart("float32 against its own float64", (dump.label,), case, one, single, why))
-    found += _ranked(dumps, rankings, task, top_k)
+        rounding = measured.rounding[dump.label]
+        listed = [
+            judge_distance(_OWN, (dump.label,), f"{rounding[name][0]}: {_called(name)}", rounding[name][1], bound)
+            for name, bound in bounds.results["float32"].items()
+            if name in rounding
+        ]
+        found += [worst_of(listed)] if listed else []
+    check = f"top {top_k} in order" if task.mlm else f"{asked(task)} in order"
+    found += judge_order(check, tuple(dump.label for dump in dumps), rankings)
     for file, check in (("gradients", "float64 gradients"), ("updated", "float64 after one AdamW step")):
-        found += _by_parameter(dumps, file, check)
+        found += _by_parameter(dumps, file, check, bounds.gradients)
     return found
 
 
@@ -135,9 +117,10 @@ def _called(name: str) -> str:
     return "last hidden states" if name.endswith("feed_forward_norm") else name
 
 
-def _apart(check: str, about: tuple[str, ...], case: str, one: Distance, bound: float, note: str = "") -> Verdict:
+def judge_distance(check: str, about: tuple[str, ...], case: str, one: Distance, bound: Bound) -> Verdict:
+    """Judge one distance by its bound."""
     where = "" if one.largest == 0.0 else f"{case} {list(one.index)}: {one.values[0]:.9g} and {one.values[1]:.9g}"
-    return Verdict(check, about, one.relative, bound, status_of(one.relative <= bound), where, note)
+    return Verdict(check, about, one.relative, bound.value, bound.status_of(one.relative), where, bound.told)
 
 
 def _finite(dumps: Sequence[Dump], measured: Measured) -> list[Verdict]:
@@ -155,7 +138,9 @@ def _finite(dumps: Sequence[Dump], measured: Measured) -> list[Verdict]:
 
 
 def _steady(measured: Measured) -> list[Verdict]:
-    return [_apart("the same twice", (label,), name, one, BOUND) for label, (name, one) in measured.again.items()]
+    return [
+        judge_distance("the same twice", (label,), name, one, STEADY) for label, (name, one) in measured.again.items()
+    ]
 
 
 def different_parameters(one: Dump, other: Dump) -> list[str]:
@@ -177,7 +162,7 @@ def _same_parameters(dumps: Sequence[Dump]) -> list[Verdict]:
     return found
 
 
-def _by_parameter(dumps: Sequence[Dump], file: str, check: str) -> list[Verdict]:
+def _by_parameter(dumps: Sequence[Dump], file: str, check: str, bound: Bound) -> list[Verdict]:
     """Compare a quantity that every parameter has, each on a scale of its own (see :func:`_scale`)."""
     found = []
     for one, other in pairs(dumps):
@@ -196,10 +181,10 @@ def _by_parameter(dumps: Sequence[Dump], file: str, check: str) -> list[Verdict]
                 if name in others
             )
             name, apart = farthest(listed, lambda one: one.relative)
-        verdict = _apart(check, (one.label, other.label), name, apart, BOUND)
+        verdict = judge_distance(check, (one.label, other.label), name, apart, bound)
         lacking = sorted(others ^ set(names))
         if lacking:
-            verdict = Verdict(check, verdict.about, float("inf"), BOUND, "differs", f"only one has {lacking[0]}")
+            verdict = Verdict(check, verdict.about, float("inf"), bound.value, "differs", f"only one has {lacking[0]}")
         found.append(verdict)
     return found
 
@@ -218,14 +203,20 @@ def _scale(apart: Distance, gradients: Mapping[str, float], name: str, *, steppe
     return replace(apart, scale=max(apart.scale, CANCELLED * max(gradients.values(), default=0.0)))
 
 
-def _ranked(dumps: Sequence[Dump], listed: Sequence[Ranking], task: Task, k: int) -> list[Verdict]:
+def judge_order(check: str, about: tuple[str, ...], listed: Sequence[Ranking]) -> list[Verdict]:
+    """Judge the orders of answers: no verdict where nothing is ranked."""
     if not listed:
         return []
     wrong = [one for one in listed if not one.agree]
-    ties = sum(gap <= one.bound for one in listed for gap in one.gaps)
-    closest = min((gap for one in listed for gap in one.gaps if gap > one.bound), default=float("nan"))
+    clear = [gap for one in listed for gap, tie in zip(one.gaps, one.ties, strict=True) if gap > tie]
+    gaps = sum(len(one.gaps) for one in listed)
+    ties = gaps - len(clear)
     where = f"{wrong[0].case}, row {wrong[0].row}, {wrong[0].place}" if wrong else ""
-    note = f"{len(listed)} places, least gap {closest:.2g}, {ties} tie{'s' * (ties != 1)}"
-    about = tuple(dump.label for dump in dumps)
-    check = f"top {k} in order" if task.mlm else f"{asked(task)} in order"
-    return [Verdict(check, about, float(len(wrong)), 0.0, status_of(not wrong), where, note)]
+    note = f"{len(listed)} places, {ties} of {gaps} gaps are ties"
+    note += f", least of the others {min(clear):.2g}" if clear else ""
+    status = status_of(not wrong)
+    # where every gap is a tie the answers may stand in any order, and say nothing by the one that they stand in
+    undecided = sum(all(gap <= tie for gap, tie in zip(one.gaps, one.ties, strict=True)) for one in listed)
+    if not wrong and 2 * undecided > len(listed):
+        status = "inconclusive"
+    return [Verdict(check, about, float(len(wrong)), 0.0, status, where, note)]

@@ -1,7 +1,7 @@
-"""Honest implementations beside PyTorch's: the same mathematics with sums in another order, as frameworks have them.
+"""Honest implementations beside PyTorch's: the same mathematics with its sums in another order.
 
-Planted like the faults of :mod:`parity_faults`, but nothing about them is wrong: what they differ by is rounding, so
-the gate's bounds must let them pass.
+Planted like the faults of :mod:`parity_faults`, but nothing about them is wrong: what they differ by is rounding, and
+the gate's bounds must let that pass.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def shuffled(seed: int) -> Plant:
 
 
 def one_by_one(block: int) -> Plant:
-    """Add up every sum a few terms at a time, each to what stands there: the order that rounds most."""
+    """Add up every sum a few terms at a time, beginning with the bias: the order that rounds most."""
 
     def add_up(terms: Any) -> Any:  # along the last axis
         total = terms[..., :block].sum(-1)
@@ -74,10 +74,10 @@ def one_by_one(block: int) -> Plant:
         return total
 
     def project(x: Any, weight: Any, bias: Any) -> Any:
-        out = x[:, :block] @ weight[:, :block].T
-        for start in range(block, x.shape[-1], block):
+        out = 0.0 if bias is None else bias
+        for start in range(0, x.shape[-1], block):
             out = out + x[:, start : start + block] @ weight[:, start : start + block].T
-        return out if bias is None else out + bias
+        return out
 
     def normalize(x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
         centred = x - add_up(x)[..., None] / x.shape[-1]

@@ -6,14 +6,16 @@ and labels alone. The mistakes are planted in the model's own code, not in the n
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from family_models import MODELS
-from random_checkpoints import SHAPES, random_tensors, save
+from random_checkpoints import SHAPES, Tensors, random_tensors, save
 
 from roformer_convert.models.config import with_limit
 from roformer_convert.parity.case_file import write_cases
@@ -56,6 +58,8 @@ class Bench:
         half_types: Which are computed in too.
         max_length: Tokens of the longest batch, past the model's limit too.
         invariances: Whether a batch is also laid out in every way that must change nothing.
+        change: Changes the checkpoint's tensors before they are written.
+        fields: Fields of the configuration that are otherwise than in the shape.
     """
 
     def __init__(
@@ -67,17 +71,22 @@ class Bench:
         invariances: bool = False,
         max_length: int | None = None,
         half_types: tuple[str, ...] = (),
+        change: Callable[[Tensors], None] = lambda tensors: None,
+        **fields: Any,
     ) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.directory = folder / "ckpt"
         if name in MODELS:
-            self.config = MODELS[name].config
-            self.tensors = MODELS[name].write(self.directory)
+            model = replace(MODELS[name], config=replace(MODELS[name].config, **fields))
+            self.config, self.tensors = model.config, model.tensors()
+            change(self.tensors)
+            model.write(self.directory, tensors=self.tensors)
         else:
             config, groups = SHAPES[name]
-            self.config = replace(config, layer_norm_eps=1e-6)  # another is seen beside it
+            self.config = replace(config, **{"layer_norm_eps": 1e-6, **fields})  # another epsilon is seen beside it
             self.tensors = random_tensors(self.config, groups)
+            change(self.tensors)
             save(self.directory, "torch", self.tensors, self.config)
         self.config = with_limit(self.config, max_length)
         self.max_length, self.half_types, self.device = max_length, half_types, "cpu"
@@ -132,3 +141,15 @@ class Bench:
             self.variants,
             self.half_types,
         )
+
+
+def altered(bench: Bench, file: str, name: str, change: Callable[[Any], None]) -> Dump:
+    """Copy the good dump with one of its arrays changed."""
+    bench.number += 1
+    out = bench.folder / f"run{bench.number}"
+    shutil.copytree(bench.good.files, out)
+    with np.load(out / f"{file}.npz") as held:
+        arrays = dict(held)
+    change(arrays[name])
+    np.savez(out / f"{file}.npz", allow_pickle=False, **arrays)
+    return replace(bench.good, files=out)

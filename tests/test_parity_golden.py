@@ -16,7 +16,7 @@ import pytest
 from parity_faults import LABELS, Bench
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.parity.golden import compare_golden, read_golden, record, refuse_in_ci
+from roformer_convert.parity.golden import Golden, compare_golden, read_golden, record, refuse_in_ci
 
 pytest.importorskip("torch")
 
@@ -86,11 +86,16 @@ def test_drift_in_all_frameworks_is_found_and_located(bench: Bench, golden: Path
 
 def test_rounding_of_another_processor_holds(bench: Bench, golden: Path, tmp_path: Path) -> None:
     held = read_golden(golden)
-    arrays = {"float64": held.float64 * (1 + 1e-13), "float32": held.float32 * np.float32(1 + 2e-7)}
-    other = tmp_path / "other.npz"
-    about = np.frombuffer(json.dumps(held.about).encode(), np.uint8)
-    np.savez(other, about=about, float64=arrays["float64"], float32=arrays["float32"])
+    double, single = held.numbers["float64"] * (1 + 1e-13), held.numbers["float32"] * np.float32(1 + 2e-7)
+    other = rewritten(held, tmp_path / "other.npz", float64=double, float32=single)
     assert all(verdict.passed for verdict in compare_golden(read_golden(other), bench.judge({})))
+
+
+def rewritten(golden: Golden, path: Path, **numbers: Any) -> Path:
+    """Write a golden again with other numbers."""
+    members = {**golden.numbers, **{f"{dtype}_scale": scale for dtype, scale in golden.scales.items()}, **numbers}
+    np.savez(path, allow_pickle=False, about=np.frombuffer(json.dumps(golden.about).encode(), np.uint8), **members)
+    return path
 
 
 def test_other_inputs_cannot_be_compared(bench: Bench, golden: Path) -> None:
@@ -156,6 +161,11 @@ HOSTILE_TRAITS: dict[str, Any] = {
 }
 
 
+def _last(members: dict[str, bytes], scale: float) -> bytes:
+    """Put another number in the place of the last scale."""
+    return members["float64_scale.npy"][:-4] + bytes(np.float32(scale).tobytes())
+
+
 @pytest.mark.parametrize("name", HOSTILE_TRAITS)
 def test_hostile_traits_of_a_golden_are_no_crash(bench: Bench, golden: Path, name: str) -> None:
     held = read_golden(golden)
@@ -186,10 +196,13 @@ HOSTILE: dict[str, Callable[[dict[str, bytes]], Any]] = {
     "a list": _about(lambda about: []),
     "a format of tomorrow": _about(lambda about: about.__setitem__("format", 99)),
     "no list of samples": _about(lambda about: about.__setitem__("float64", "all")),
-    "a sample of text": _about(lambda about: about["float64"].__setitem__(0, ["ids", 3, "x", 1, 1.0])),
-    "a negative count": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, -5, 1.0])),
-    "a count past the array": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, 1 << 60, 1.0])),
-    "an infinite scale": _about(lambda about: about["float64"][0].__setitem__(4, float("inf"))),
+    "a sample of text": _about(lambda about: about["float64"].__setitem__(0, ["ids", 3, "x", 1])),
+    "a negative count": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, -5])),
+    "a count past the array": _about(lambda about: about["float64"].__setitem__(0, ["ids", "logits", 5, 1 << 60])),
+    "no scales": lambda members: members.pop("float64_scale.npy"),
+    "a scale too few": _set("float32_scale.npy", _npy("'<f4'", "(1,)", b"\0" * 4)),
+    "an infinite scale": lambda members: members.__setitem__("float64_scale.npy", _last(members, float("inf"))),
+    "a scale below nothing": lambda members: members.__setitem__("float64_scale.npy", _last(members, -1.0)),
     "a bool for a number": _about(lambda about: about["float64"][0].__setitem__(3, True)),
 }
 
@@ -225,8 +238,6 @@ def test_directory_is_no_golden(tmp_path: Path) -> None:
 
 def test_golden_with_extreme_numbers_is_drift_and_no_crash(bench: Bench, golden: Path, tmp_path: Path) -> None:
     held = read_golden(golden)
-    other = tmp_path / "other.npz"
-    about = np.frombuffer(json.dumps(held.about).encode(), np.uint8)
-    np.savez(other, about=about, float64=held.float64 * 0 + 1e308, float32=held.float32)
+    other = rewritten(held, tmp_path / "other.npz", float64=held.numbers["float64"] * 0 + 1e308)
     verdicts = compare_golden(read_golden(other), bench.judge({}))
     assert not all(verdict.passed for verdict in verdicts)

@@ -101,7 +101,7 @@ def moved(size: float) -> Plant:
 def test_twice_the_bound_is_found_and_half_of_it_is_not(bench_of: Callable[[str], Bench], dtype: str) -> None:
     bench = bench_of("base")
     good = bench.judge({}, ("torch",))
-    scale = good.measured.rounding["torch"]["layers.2.feed_forward_norm"][1].scale
+    scale = float(good.measured.scales["layers.2.feed_forward_norm"][5])
     (verdict,) = of_type(good, dtype)
     for share in (2.5, 0.5):  # rounding, up to half of the bound, may be the other way
         result = bench.judge({"torch": bench.dump(moved(share * verdict.bound * scale))}, ("torch",))
@@ -202,14 +202,14 @@ def test_a_checkpoint_that_is_stored_in_a_half_type_is_run_in_it(tmp_path: Path)
         # rounded weights alone: less is lost than where every step rounds, and more than nothing
         for one in found:
             if one.about == ("paddle",):
-                assert 0.0 <= one.value < 1e-5  # the weights are float16's as they are stored
+                assert 0.0 <= one.value < 1e-4  # the weights are float16's as they are stored
 
 
 @needs_all
 def test_what_a_framework_lacks_is_widened_after_rounding() -> None:
     with run([FIXTURE], frameworks=["paddle"], gradients=False, half_types=["bfloat16"]) as result:
         assert result.passed, screen(result)
-        assert all(one.value > 1e-4 for one in of_type(result, "bfloat16")), screen(result)
+        assert max(one.value for one in of_type(result, "bfloat16")) > 1e-2, screen(result)
     with run([FIXTURE], frameworks=["paddle"], gradients=False) as result:
         assert not of_type(result, "float16") + of_type(result, "bfloat16")
 
@@ -218,15 +218,17 @@ def test_what_a_framework_lacks_is_widened_after_rounding() -> None:
 def test_what_numpy_loses_is_what_a_framework_loses(bench_of: Callable[[str], Bench], dtype: str) -> None:
     """It begins with the weights, which alone are half of it, and goes on at every step."""
     bench = bench_of("everything")
+    result = bench.judge({}, ("torch",))
     samples = choose_samples(bench.cases, bench.config, bench.model.task)
     order = tap_names(bench.config, pooler=True, mlm=True, sop=True)
     with open_checkpoint(bench.directory) as checkpoint:
-        half = HalfTypes(dtype, samples, samples, order, bench.config, bench.model.task, checkpoint, bench.good)
+        about = (bench.config, bench.model.task, checkpoint, bench.good, result.measured.scales)
+        half = HalfTypes(dtype, samples, samples, order, *about)
         for name, array in half._rounding.parameters.items():
             assert np.array_equal(array, round_to(array, dtype)), name
         for sample in samples:
             for name, array in half._emulate(sample).items():
                 assert np.array_equal(array, round_to(array, dtype)), name
         lost = half._lost["logits"][1].relative
-    (logits,) = [one for one in of_type(bench.judge({}, ("torch",)), dtype) if " logits " in one.check]
+    (logits,) = [one for one in of_type(result, dtype) if " logits " in one.check]
     assert 0.7 < logits.value / lost < 1.4

@@ -20,9 +20,8 @@ from test_parity_faults import within
 
 from roformer_convert.parity.gate import Result
 from roformer_convert.parity.invariances import SAME
-from roformer_convert.parity.measure import BOUND
 from roformer_convert.parity.screen import screen
-from roformer_convert.parity.verdicts import Verdict, tap_bound
+from roformer_convert.parity.verdicts import Verdict
 
 torch = pytest.importorskip("torch")
 
@@ -249,8 +248,8 @@ def test_twice_the_bound_is_found_and_half_of_it_is_not(bench_of: Callable[[str]
     bench = bench_of("base")
     good = judged(bench, None)
     tap = "layers.2.feed_forward_norm"
-    scale = good.measured.rounding["torch"][tap][1].scale
-    bound = BOUND if dtype == "float64" else tap_bound(good.measured, tap)
+    scale = float(good.measured.scales[tap].min())  # of the channel that is farthest by it
+    bound = good.bounds.of(dtype, tap).value
     for share in (2.0, 0.5):
         faulty = bench.dump(by_place(share * bound * scale, getattr(torch, dtype)))
         result = bench.judge({"torch": faulty}, ("paddle", "torch"))  # the other one sets float32's bound

@@ -30,7 +30,8 @@ def ranked(folder: Path, class_name: str, scores: Any, other: Any, **of_the_case
         for dtype in ("float64", "float32"):
             np.savez(folder / label / f"{dtype}.x.npz", **{"logits" if task.mlm else "classifier": array.astype(dtype)})
         dumps.append(Dump(label, "torch", folder, folder / label))
-    return rank(dumps, [Case("x", **{"input_ids": REAL, "attention_mask": REAL, **of_the_case})], task, 1e-3, 2)
+    case = Case("x", **{"input_ids": REAL, "attention_mask": REAL, **of_the_case})
+    return rank(dumps, [case], task, 1e-3, np.ones(scores.shape[-1]), 2)
 
 
 def test_next_words_are_ranked_at_the_last_token_of_each_row(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from roformer_convert.parity import gate, sampling, stored_parameters
 from roformer_convert.parity.cases import Case, make_cases
 from roformer_convert.parity.causes import check_steps
 from roformer_convert.parity.dumps import Dump
+from roformer_convert.parity.measure import channels
 from roformer_convert.parity.reference import Reference
 from roformer_convert.parity.run import run
 from roformer_convert.parity.sampling import BUDGET, choose_samples, tell_sampled
@@ -101,9 +102,9 @@ def test_rows_follow_from_their_own_inputs(tmp_path: Path, name: str, chosen: bo
     order = tap_names(config, pooler=True, mlm=task.mlm, sop=task.sop, classifier=task.head is not None)
     with open_checkpoint(tmp_path / "ckpt") as checkpoint:
         reference = Reference(config, StoredParameters(checkpoint), task)
-        steps = check_steps(reference, dump, samples, order)
+        steps = check_steps(reference, dump, samples, order, channels([dump], cases)[0])
     assert not steps.wrong, steps
-    assert steps.worst > 0.0
+    assert steps.verdict.value > 0.0
 
 
 def test_a_mistake_that_all_share_is_found_in_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
