@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...converters import open_checkpoint
 from ...converters.errors import ConvertError, MisfitError, Problem
 from ...converters.source.checkpoint import Checkpoint
-from ...converters.table.mapping import PRETRAINING, Table
+from ...converters.table.mapping import PRETRAINING, PROJECT, Table
 from ...models.config import RoFormerConfig, activation
 from ...models.ops_paddle import DIALECT, assign
 from ...models.roformer_paddle import RoFormerForPretraining
@@ -163,7 +163,7 @@ def load_weights(directory: Path, config: RoFormerConfig) -> Iterator[tuple[str,
                 if found != row.shape(config.sizes):
                     raise ConvertError(f"{directory}: {name} is {found}, want {row.shape(config.sizes)}")
                 yield name, _as_paddle(checkpoint, name)
-            elif row.group.name != "embeddings_project" or config.embedding_size != config.hidden_size:
+            elif row.group is not PROJECT or config.embedding_size != config.hidden_size:
                 raise ConvertError(f"{directory} lacks {name}: not the checkpoint of a run")
 
 
