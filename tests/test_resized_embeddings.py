@@ -72,6 +72,16 @@ def test_another_size_that_is_wrong_too_is_two_models(tmp_path: Path) -> None:
     assert "are of two models" in step(tmp_path / "ckpt")
 
 
+def test_a_copy_of_another_type_is_not_a_resized_one(tmp_path: Path) -> None:
+    resized(tmp_path / "ckpt", LARGER.vocab_size)
+    path = tmp_path / "ckpt" / "model.safetensors"
+    tensors = load_file(path)
+    tensors[COPY] = tensors[COPY].astype(np.float64)
+    save_file(tensors, path, {"format": "pt"})
+    assert "resized" not in step(tmp_path / "ckpt")
+    assert "These two are one tensor" in step(tmp_path / "ckpt")
+
+
 def test_a_copy_that_differs_in_a_value_is_not_a_resized_one(tmp_path: Path) -> None:
     resized(tmp_path / "ckpt", V + 3)
     tensors = load_file(tmp_path / "ckpt" / "model.safetensors")

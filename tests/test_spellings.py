@@ -7,18 +7,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import numpy as np
 import pytest
+from file_contents import read_stored, write_layout
 from random_checkpoints import read_all, same_bits, write_random
 from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import convert
+from roformer_convert.converters.containers.bundle import tensor_bundle
 from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.source.renaming import Parts
 from roformer_convert.converters.table.mapping import DIALECTS
 from roformer_convert.converters.table.spellings import respell
+from roformer_convert.converters.tensors.stored import NewTensor
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +100,25 @@ def test_a_projection_that_only_bert4keras_has_is_said_to_be_one(tmp_path: Path)
     with pytest.raises(MisfitError, match=r"projects without a bias, and back \(Output-Mapping\)") as caught:
         convert(tmp_path / "v2", tmp_path / "out", to="paddle")
     assert [problem.kind for problem in caught.value.problems] == ["function"]
+
+
+@pytest.mark.parametrize("scope", ["roformer", "bert_1", "model/my.encoder"])
+def test_a_tf1_encoder_in_another_scope(scope: str, tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "own", "tf1", "masked-lm")
+    index = tensor_bundle.index(tmp_path / "own" / "bert_model.ckpt.index")
+    names = {each.name: each.name.replace("bert/", f"{scope}/", 1) for each in index.tensors}
+    if "/" in scope:
+        names = {name: other if other.startswith("model/") else f"model/{other}" for name, other in names.items()}
+    payloads = {names[each.name]: read_stored(each) for each in index.tensors}
+    layout = tensor_bundle.lay_out(
+        "bert_model.ckpt", [NewTensor(names[each.name], each.dtype, each.shape) for each in index.tensors]
+    )
+    (tmp_path / "other").mkdir()
+    write_layout(layout, tmp_path / "other", payloads, crc32c.crc32c)
+    shutil.copy(tmp_path / "own" / "bert_config.json", tmp_path / "other")
+    report = convert(tmp_path / "other", to="torch")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert any(f"the scope {scope}/, read as" in note for note in report.notes)
 
 
 def test_slots_and_powers_are_left_out_and_named() -> None:

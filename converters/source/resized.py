@@ -12,6 +12,8 @@ from .checkpoint import Binding
 
 #: How a shape that is wrong in the number of words alone ends, in the words of :mod:`.fitting`.
 _WORDS_ALONE = re.compile(r"[^;]*; V is vocab_size in [^;]*")
+#: How two copies of other types or shapes are told.
+_SHAPES = re.compile(r"got \w+ (\([^)]*\)) beside \w+ (\([^)]*\))")
 
 
 def advise(
@@ -47,6 +49,7 @@ def _words(item: Binding, dialect: Dialect) -> int | None:
 
 
 def _is_of_length(problem: Problem) -> bool:
-    if problem.kind == "tied":  # of two shapes, not of two values
-        return problem.detail.startswith("got ")
+    if problem.kind == "tied":  # of two shapes, not of two values or types
+        shapes = _SHAPES.match(problem.detail)
+        return shapes is not None and shapes[1] != shapes[2]
     return problem.kind == "shape" and _WORDS_ALONE.fullmatch(problem.detail) is not None

@@ -40,7 +40,7 @@ IGNORED: Mapping[Dialect, tuple[re.Pattern[str], ...]] = {
             r"((bert|cls)/.+|output_weights|output_bias)"
             r"/(adam_m|adam_v|lamb_m|lamb_v|Adam|Adam_1|AdamWeightDecayOptimizer(_1)?)"
         ),
-        re.compile(r"(beta1_power|beta2_power|loss_scale|good_steps)"),
+        re.compile(r"(beta1_power|beta2_power|(current_)?loss_scale|good_steps|bad_steps)"),
     ),
 }
 

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from ..errors import printable
 from .mapping import HEAD_LINEAR, NORM, PRETRAINING, SEGMENT, VECTOR, WORD, Tensor, outline
 
 _ATTENTION, _FEED_FORWARD = "Transformer-{i}-MultiHeadSelfAttention", "Transformer-{i}-FeedForward"
@@ -50,6 +51,9 @@ _SECOND = {"mlmDecoder.weight": "cls.predictions.decoder.weight", "mlmDecoder.bi
 _KERAS_POSITIONS, _POSITIONS = "Embedding-Position/embeddings", "bert/embeddings/position_embeddings"
 #: Modules of bert4torch that no other program has: they say that those beside them are bert4torch's, too.
 _ENCODER_OF_BERT4TORCH = "encoderLayer."
+
+#: What a TF1 encoder has in its scope, and TF's classes call otherwise.
+_OF_A_SCOPE = ("/embeddings/word_embeddings", "/encoder/layer_0/attention/self/query/kernel")
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,3})"
 #: A limit of ours: longer names are nobody's, and searching them takes time.
@@ -85,11 +89,26 @@ def respell(names: Iterable[str]) -> tuple[dict[str, Respelled], tuple[str, ...]
         (_bert4keras(names), "bert4keras' layer names, read as its variables' (tf1)"),
         (_bert4torch(names), "bert4torch's names, read as torch's"),
         (_old_norms(names), "norms' gamma and beta, read as weight and bias"),
+        _scoped(names),
     ):
         if spelled:
             found |= spelled
             notes.append(note)
     return found, tuple(notes)
+
+
+def _scoped(names: Collection[str]) -> tuple[dict[str, Respelled], str]:
+    """Respell a TF1 encoder in a scope of somebody's own: ``roformer/``, or ``bert_1/`` where one was built twice."""
+    words, query = _OF_A_SCOPE
+    there = set(names)
+    scopes = [name.removesuffix(words) for name in names if name.endswith(words)]
+    scopes = [scope for scope in scopes if f"{scope}{query}" in there]
+    if len(scopes) != 1 or scopes[0].rpartition("/")[2] == "bert":
+        return {}, ""
+    (scope,) = scopes
+    above, slash, _ = scope.rpartition("/")
+    own = {name: Respelled(f"{above}{slash}bert{name[len(scope) :]}") for name in names if name.startswith(f"{scope}/")}
+    return own, f"the scope {printable(scope)}/, read as {above}{slash}bert/ (tf1)"
 
 
 def _old_norms(names: Iterable[str]) -> dict[str, Respelled]:
