@@ -241,6 +241,17 @@ def test_a_sum_is_normalized_in_one_call_where_nothing_is_kept(monkeypatch: pyte
     assert abs(got - want).max() < 1e-4
 
 
+def test_autocast_chooses_the_type_of_a_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "KERNELS", (planted(added, "add_norm"),))
+    x, ones = torch.randn(3, 8, dtype=torch.bfloat16), torch.ones(8, dtype=torch.bfloat16)
+    with pretending(H200), torch.inference_mode():
+        with torch.autocast("cpu"):
+            ops_torch.add_norm(x, x, ones, ones, 1e-5, 0.0, False)
+        assert not choice.verdicts
+        ops_torch.add_norm(x, x, ones, ones, 1e-5, 0.0, False)
+    assert [one.agrees for one in choice.verdicts] == [True]
+
+
 @pytest.mark.parametrize(("run", "place"), [(backwards, "rotation"), (crash, "rotation"), (no_epsilon, "add_norm")])
 def test_a_model_does_without_a_kernel_that_lies(
     run: Run, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -352,12 +363,17 @@ needs_triton = pytest.mark.skipif(not is_installed("triton"), reason="needs trit
 INTERPRETED = """
 import torch
 from roformer_convert.models import kernels_triton
-from roformer_convert.models.kernel_trials_torch import Need, attempt
+from roformer_convert.models.kernel_trials_torch import Need, attempt, rotate_runs
 from roformer_convert.models.kernels_torch import KERNELS
 for kernel in KERNELS:
     sizes = {"rotation": (3, 10), "add_norm": (48,)}.get(kernel.place)
     for dtype in kernel.types if sizes else ():
         print(attempt(kernel, Need(kernel.place, dtype, sizes), torch.device("cpu")))
+across, angles = torch.randn(3, 7, 10).transpose(0, 1), torch.randn(7, 1, 5)
+turns = torch.stack([angles.cos(), angles.sin()], -1)
+runs = across, across[:, :, :1].expand(7, 3, 10)
+pairs = zip(kernels_triton.rotate(turns, *runs), rotate_runs(turns, *runs))
+print([bool(abs(one - other).max() < 1e-6) for one, other in pairs])
 none = torch.empty(0, 3, 10)
 print([x.shape for x in kernels_triton.rotate(torch.empty(0, 1, 5, 2), none, none)])
 print(kernels_triton.add_norm(none[:, 0], none[:, 0], torch.ones(10), torch.ones(10), 1e-5).shape)
@@ -368,9 +384,10 @@ print(kernels_triton.add_norm(none[:, 0], none[:, 0], torch.ones(10), torch.ones
 def test_the_kernels_compute_the_same_in_tritons_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True)
-    *verdicts, rotated, normalized = done.stdout.splitlines() or [done.stderr] * 3
+    *verdicts, others, rotated, normalized = done.stdout.splitlines() or [done.stderr] * 3
     assert len(verdicts) == 4 + 3, done.stderr
     assert not [line for line in verdicts if "agrees=True" not in line]
+    assert others == "[True, True]"  # runs that lie in memory in another way
     assert (rotated, normalized) == (str([torch.Size([0, 3, 10])] * 2), "torch.Size([0, 10])")
 
 

@@ -238,6 +238,14 @@ def test_the_person_is_told_once(checkpoint: Path, monkeypatch: pytest.MonkeyPat
     ]
 
 
+def test_the_options_of_a_question_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker("torch")
+    worker.batches = FittingBatches(GPU, spent)
+    monkeypatch.setattr(worker, "choices", lambda rows, pad_id: Memory(10)(rows))
+    with pytest.raises(OutOfMemoryError, match="a batch of 2 × 8 tokens"):
+        worker.answer({"choices": {"rows": rows(8, 8), "pad_id": 0}})
+
+
 @needs_torch
 def test_weights_that_do_not_fit_are_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
