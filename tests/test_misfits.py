@@ -496,6 +496,18 @@ def test_another_dialect_is_offered_where_many_are_missing_and_many_unknown(
     assert (result.next_step or "").startswith(FEW if few else NOTHING_GUESSED)
 
 
+@pytest.mark.parametrize("missing", [8, 9])
+def test_a_bert_under_its_own_names_is_told_by_its_positions_alone(tmp_path: Path, missing: int) -> None:
+    """And by what its configuration says of another function; the names that a RoFormer would have say no more."""
+    source = rewritten(tmp_path / "ckpt", use_relative_position=True, layer_norm_eps="tiny")
+    learned = "roformer.embeddings.position_embeddings.weight"
+    kernels = sorted(tensor.name for tensor in source.index.tensors if tensor.name.endswith("dense.weight"))
+    result = without(source, set(kernels[:missing]).__contains__, called(source, learned, "my.own"))
+    kinds = [kind for kind, name, _ in told(result) if name != learned]
+    assert learned in [name for _, name, _ in told(result)]
+    assert kinds == (["function"] if missing > 8 else ["configuration", "function", *["missing"] * 8, "unknown"])
+
+
 NOT_ITS = (
     "These are not a RoFormerForPretraining's. If it is of another class, name it with --class. --encoder-only "
     "converts the encoder without heads, --drop PATTERN leaves out what matches."
