@@ -457,15 +457,15 @@ class Drawn:
             if self.half and not self.offset:
                 array[:] = array.astype(np.float16)
 
-    def bench(self, folder: Path) -> Bench:
-        """Write it and run it."""
+    def bench(self, folder: Path, **asked: Any) -> Bench:
+        """Write it and run it, and what else is asked of a bench."""
         config = MODELS[self.name].config
         embedding = self.hidden if config.embedding_size == config.hidden_size else config.embedding_size
         return Bench(
             folder,
             self.name,
-            gradients=True,
             change=self.change,
+            **asked,
             num_hidden_layers=self.layers,
             hidden_size=self.hidden,
             embedding_size=embedding,
@@ -498,7 +498,7 @@ def drawn() -> st.SearchStrategy[Drawn]:
 @given(model=drawn())
 def test_honest_models_keep_every_bound_and_twice_it_is_found(model: Drawn) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        bench = model.bench(Path(folder) / "model")
+        bench = model.bench(Path(folder) / "model", gradients=True)
         result = judged(bench, model.seed % 1000, 1 + model.seed % 9)
         assert result.exit_status != 1, said(result)
         for verdict in result.verdicts:
