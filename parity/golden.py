@@ -25,7 +25,7 @@ from .dumps import Dump, distance
 from .gate import Result
 from .measure import DTYPES
 from .tasks import results
-from .verdicts import CANCELLED, Verdict, status_of, worst_of
+from .verdicts import Verdict, least_scale, status_of, worst_of
 
 Array = NDArray[Any]
 
@@ -134,8 +134,9 @@ def record(path: Path, result: Result) -> int:
 def _sampled(dump: Dump, result: Result, dtype: str) -> list[tuple[Sample, Array, Array]]:
     """Choose what is recorded: each with its numbers and what they are held against."""
     found = []
-    with dump.opened("gradients") as gradients:  # the scale that verdicts.py puts them on
-        floor = CANCELLED * max((float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients), default=0.0)
+    with dump.opened("gradients") as gradients:
+        largest = [float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients]
+    floor = least_scale(dump, largest, result.model.task)
     smallest = min(result.cases, key=lambda case: case.input_ids.size).name
     for case, name, array in _arrays(dump, result, dtype):
         count = _RESULT_SAMPLES if name in results(result.order) else _TAP_SAMPLES

@@ -32,6 +32,13 @@ class Task:
     next_word: bool = False
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """The weights whose products are the scores that a loss is taken of."""
+        of_words = ("embeddings.word.weight",) if self.mlm else ()
+        of_order = ("sop.weight",) if self.sop else ()
+        return (*of_words, *of_order, *(("classifier.weight",) if self.head else ()))
+
+    @property
     def uses_pooler(self) -> bool:
         """Whether the class's own results come through the pooler, where there is one."""
         return self.sop or self.head in ("labels", "options")

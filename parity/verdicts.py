@@ -5,7 +5,8 @@ Imports no framework. A difference is the farthest element's, never a mean, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +22,8 @@ from .tasks import Task
 
 Array = NDArray[Any]
 
-#: Of the largest gradient, the least scale that another is put on. Terms as large as it that cancel leave roundings
-#: of 2**-52, of which the bound then lets 64 pass: the gradient of multiple choice's bias is nothing but such rounding.
+#: Of the largest terms, the least scale that a gradient is put on (:func:`least_scale`). Terms that cancel leave
+#: roundings of 2**-52, of which the bound then lets 64 pass: multiple choice's bias has nothing else for a gradient.
 CANCELLED = 64 * 2.0**-52 / BOUND
 
 
@@ -109,7 +110,7 @@ def judge(
     check = f"top {top_k} in order" if task.mlm else f"{asked(task)} in order"
     found += judge_order(check, tuple(dump.label for dump in dumps), rankings)
     for file, check in (("gradients", "float64 gradients"), ("updated", "float64 after one AdamW step")):
-        found += _by_parameter(dumps, file, check, bounds.gradients)
+        found += _by_parameter(dumps, file, check, bounds.gradients, task)
     return found
 
 
@@ -162,7 +163,7 @@ def _same_parameters(dumps: Sequence[Dump]) -> list[Verdict]:
     return found
 
 
-def _by_parameter(dumps: Sequence[Dump], file: str, check: str, bound: Bound) -> list[Verdict]:
+def _by_parameter(dumps: Sequence[Dump], file: str, check: str, bound: Bound, task: Task) -> list[Verdict]:
     """Compare a quantity that every parameter has, each on a scale of its own (see :func:`_scale`)."""
     found = []
     for one, other in pairs(dumps):
@@ -175,8 +176,14 @@ def _by_parameter(dumps: Sequence[Dump], file: str, check: str, bound: Bound) ->
             if not names and not others:
                 continue
             largest = {name: float(np.abs(gradients[name]).max(initial=0.0)) for name in gradients}
+            least = least_scale(one, largest.values(), task)
             listed = (
-                (name, _scale(distance(first[name], second[name]), largest, name, stepped=file == "updated"))
+                (
+                    name,
+                    _scale(
+                        distance(first[name], second[name]), largest.get(name, 0.0), least, stepped=file == "updated"
+                    ),
+                )
                 for name in names
                 if name in others
             )
@@ -189,18 +196,35 @@ def _by_parameter(dumps: Sequence[Dump], file: str, check: str, bound: Bound) ->
     return found
 
 
-def _scale(apart: Distance, gradients: Mapping[str, float], name: str, *, stepped: bool) -> Distance:
+def least_scale(dump: Dump, largest: Iterable[float], task: Task) -> float:
+    """Derive the least scale of a gradient, from the size of what gradients are summed of.
+
+    That is the largest gradient, or what the loss sends back through the head's weights where that is more: in a model
+    whose tokens are all alike that cancels in every gradient. A cross entropy of L sends back at least 1 - exp(-L).
+
+    Args:
+        dump: The participant.
+        largest: The largest of each parameter's gradient.
+        task: What the model's class computes.
+    """
+    with dump.opened("updated") as parameters:
+        heads = [name for name in task.heads if name in parameters]
+        weight = max((float(np.abs(parameters[name]).max(initial=0.0)) for name in heads), default=0.0)
+    sent = -math.expm1(-abs(dump.facts.get("loss") or 0.0)) * weight
+    return CANCELLED * max([sent, *largest])
+
+
+def _scale(apart: Distance, gradient: float, least: float, *, stepped: bool) -> Distance:
     """Put a parameter's distance on its scale.
 
-    A gradient's is its parameter's largest. Where that is next to nothing beside the others', it is what their terms
-    cancel to, and all of it is rounding (:data:`CANCELLED`). After the step it is the parameter's largest, and what the
-    step makes of the gradient's: it divides by the gradient's magnitude plus epsilon, and so multiplies a difference by
-    up to rate / epsilon.
+    A gradient's is its parameter's largest. Where that is next to nothing beside what it is summed of, it is what those
+    terms cancel to, and all of it is rounding. After the step it is the parameter's largest, and what the step makes of
+    the gradient's: it divides by the gradient's magnitude plus epsilon, and so multiplies a difference by up to
+    rate / epsilon.
     """
-    own = gradients.get(name, 0.0)
     if stepped:
-        return replace(apart, scale=apart.scale + RATE / EPSILON * own)
-    return replace(apart, scale=max(apart.scale, CANCELLED * max(gradients.values(), default=0.0)))
+        return replace(apart, scale=apart.scale + RATE / EPSILON * max(gradient, least))
+    return replace(apart, scale=max(apart.scale, least))
 
 
 def judge_order(check: str, about: tuple[str, ...], listed: Sequence[Ranking]) -> list[Verdict]:

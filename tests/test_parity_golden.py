@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity_faults import LABELS, Bench
+from parity_faults import LABELS, Bench, altered
 
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.parity.gate import Result
 from roformer_convert.parity.golden import Golden, compare_golden, read_golden, record, refuse_in_ci
 
 pytest.importorskip("torch")
@@ -82,6 +83,36 @@ def test_drift_in_all_frameworks_is_found_and_located(bench: Bench, golden: Path
     assert not any(verdict.passed for verdict in verdicts if verdict.check == "golden float64")
     assert all("first drift in layers.1.feed_forward " in v.where for v in verdicts if v.check == "golden float64")
     assert all(verdict.passed == (size < 1e-6) for verdict in verdicts if verdict.check == "golden float32")
+
+
+def test_words_masked_by_a_huge_bias_hide_no_drift(tmp_path: Path) -> None:
+    def masked(tensors: dict[str, Any]) -> None:
+        tensors["mlm.bias"][10:15] = -1e6
+
+    def plant(module: ModuleType, model: Any) -> None:
+        model.layers[1].feed_forward.up.weight.data += 1e-6
+
+    bench = Bench(tmp_path, "masked-lm", change=masked)
+    record(tmp_path / "golden.npz", bench.judge({}))
+    drifted = compare_golden(
+        read_golden(tmp_path / "golden.npz"), bench.judge(dict.fromkeys(LABELS, bench.dump(plant)))
+    )
+    worst = [verdict.where for verdict in drifted if verdict.check == "golden float64"]
+    assert len(worst) == len(LABELS)
+    assert all("first drift in layers.1.feed_forward " in where for where in worst)
+    logits = [v for v in compare_golden(read_golden(tmp_path / "golden.npz"), logits_moved(bench)) if not v.passed]
+    assert {verdict.about for verdict in logits} == {("tf",)}
+    assert all("first drift in logits" in verdict.where for verdict in logits)
+
+
+def logits_moved(bench: Bench) -> Result:
+    """Move one float64 score by 1e-9."""
+    name = bench.cases[0].name
+
+    def change(scores: Any) -> None:
+        scores.reshape(-1)[0] += 1e-9
+
+    return bench.judge({"tf": altered(bench, f"float64.{name}", "logits", change)})
 
 
 def test_rounding_of_another_processor_holds(bench: Bench, golden: Path, tmp_path: Path) -> None:
