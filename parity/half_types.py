@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.table.config import RoFormerConfig
 from ..converters.tensors.stored import HALF_TYPES
-from .bounds import Status
+from .bounds import Bound
 from .cases import Case
 from .causes import Cause
 from .dumps import Distance, Dump, distance, farthest
@@ -118,15 +117,13 @@ class HalfTypes:
 
     def _judge(self, dump: Dump, name: str, case: str, apart: Distance) -> Verdict:
         derived, lost = self._derive(name)
-        bound = min(derived, LIMIT)
-        status: Status = "good" if apart.relative <= bound else "differs"
-        if status == "differs" and derived > LIMIT and np.isfinite(apart.relative):
-            status = "inconclusive"
         called = "last hidden states" if name == self._hidden else name
         where = f"{case} {list(apart.index)}: {apart.values[0]:.6g} in float64 and {apart.values[1]:.6g}"
         note = f"{ROUNDINGS:.0f} × what is lost where every array is rounded ({lost:.1e}, numpy)"
+        bound = Bound(derived, LIMIT, note)
         check = f"{self.dtype} {called} against float64"
-        return Verdict(check, (dump.label,), apart.relative, bound, status, where, note)
+        status = bound.status_of(apart.relative)
+        return Verdict(check, (dump.label,), apart.relative, bound.value, status, where, bound.told)
 
     def _measure(
         self, exact: Dump, samples: Sequence[Sample], compute: Callable[[Sample], Mapping[str, Array]]

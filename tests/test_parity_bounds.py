@@ -174,7 +174,7 @@ def test_a_bound_that_mistakes_fit_below_is_no_pass_and_no_difference() -> None:
         "differs",
         "differs",
     ]
-    assert wide.told == "rounding may leave 1.0e-02, and mistakes leave 2.0e-03: why"
+    assert wide.told == "rounding may leave 1.0e-02, more than the 2.0e-03 that a mistake may leave: why"
     narrow = Bound(1e-3, 2e-3)
     assert [narrow.status_of(value) for value in (1e-3, 1.1e-3, float("nan"))] == ["good", "differs", "differs"]
 
