@@ -21,8 +21,9 @@ from ..converters import open_checkpoint, save_checkpoint
 from ..converters.source.checkpoint import Checkpoint
 from .cases import Case
 from .dumps import Distance, Dump, distance, farthest
+from .rankings import asked, questions_of
 from .rounding import holds, round_to
-from .tasks import results
+from .tasks import Task, results
 
 Array = NDArray[Any]
 
@@ -97,8 +98,10 @@ def _rounded(source: Checkpoint, types: dict[str, str]) -> Iterator[tuple[str, A
         yield name, array
 
 
-def tell_moved(dump: Dump, cases: Sequence[Case], scales: Mapping[str, Array]) -> list[str]:
-    """Say how far a cast moves each result: the farthest element over what its channel is held against."""
+def tell_moved(dump: Dump, cases: Sequence[Case], scales: Mapping[str, Array], task: Task) -> list[str]:
+    """Say how far a cast moves each result, the farthest element over what its channel is held against, and which
+    answers it changes.
+    """
     found: dict[str, list[tuple[str, Distance]]] = {}
     for case in cases:
         with dump.opened(f"before cast.{case.name}") as before, dump.opened(f"float64.{case.name}") as after:
@@ -109,4 +112,17 @@ def tell_moved(dump: Dump, cases: Sequence[Case], scales: Mapping[str, Array]) -
         case_name, apart = farthest(listed, lambda one: one.relative)
         called = "the last hidden states" if name.endswith("feed_forward_norm") else name
         lines.append(f"the cast moves {called} by up to {apart.relative:.1e} of their spread, most in {case_name}")
-    return lines
+    return [*lines, *_tell_answers(dump, cases, task)]
+
+
+def _tell_answers(dump: Dump, cases: Sequence[Case], task: Task) -> list[str]:
+    """Say at how many places the best answer is another after a cast; nothing where nothing is asked."""
+    name = "logits" if task.mlm else "classifier"
+    changed = places = 0
+    for case in cases:
+        with dump.opened(f"before cast.{case.name}") as before, dump.opened(f"float64.{case.name}") as after:
+            if name in before:
+                first, second = (questions_of(taps[name], case, task)[1] for taps in (before, after))
+                places += len(first)
+                changed += int((first.argmax(-1) != second.argmax(-1)).sum()) if len(first) else 0
+    return [f"the cast changes the best of the {asked(task)} at {changed} of {places} places"] if places else []

@@ -331,7 +331,7 @@ def compare(
     clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
-        model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales)))
+        model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales, task)))
     return Result(
         directories=tuple(directories),
         model=model,

@@ -101,12 +101,12 @@ def rank(
         if any(name not in dump.names(f"{dtype}.{case.name}") for dump in dumps):
             continue
         exact = dumps[0].read(f"float64.{case.name}", name)
-        questions, scores = _questions(exact, case, task)
+        questions, scores = questions_of(exact, case, task)
         if not questions or scores.shape[1] < 2:
             continue
-        single = {d.label: _questions(d.read(f"{dtype}.{case.name}", name), case, task)[1] for d in dumps}
+        single = {d.label: questions_of(d.read(f"{dtype}.{case.name}", name), case, task)[1] for d in dumps}
         moved = bound * scale + last_digits(exact, scale, digits)  # what one score may move by
-        moves = _questions(moved, case, task)[1]
+        moves = questions_of(moved, case, task)[1]
         for place, question in enumerate(questions):
             ranked = {label: _ranked(rows[place].astype(np.float64), k) for label, rows in single.items()}
             order = _ranked(scores[place], scores.shape[1])
@@ -119,7 +119,7 @@ def rank(
     return found
 
 
-def _questions(scores: Array, case: Case, task: Task) -> tuple[list[_Question], Array]:
+def questions_of(scores: Array, case: Case, task: Task) -> tuple[list[_Question], Array]:
     """Say what is asked in a case, and lay out its scores as a row each."""
     width = case.input_ids.shape[-1]
     if task.mlm:

@@ -144,6 +144,8 @@ def test_a_cast_passes_and_the_gate_says_that_it_was_one(tmp_path: Path) -> None
     assert "the cast moves logits by up to " in said
     assert "the cast moves logits by up to " in render(result)
     assert any("cast from float32 to float16" in note for note in result.as_dict()["notes"])
+    ranked = sum(len(case.ranked) for case in result.cases)
+    assert f"the cast changes the best of the words at 0 of {ranked} places" in said
     # against the source as it is: computed here from both, by a model that the gate did not load
     moved = _moved(plain, tmp_path / "half")
     line = next(line for line in said.splitlines() if "the cast moves logits" in line)
@@ -174,3 +176,18 @@ def test_a_cast_that_cuts_bits_off_is_found(tmp_path: Path) -> None:
 def test_a_wider_copy_with_other_bits_is_found(tmp_path: Path) -> None:
     half = source(tmp_path, "float16")
     assert gate(half, tmp_path / "plain").exit_status == 1  # what it was cast from, named last
+
+
+@needs_torch
+def test_answers_that_a_cast_changes_are_counted(tmp_path: Path) -> None:
+    tensors = random_tensors(*SHAPES["everything"])
+    # two words that are alike but for what bfloat16 does not have, far ahead of all others
+    words = tensors["embeddings.word.weight"]
+    words[9] = words[8]
+    tensors["mlm.bias"][8:10] = 64.0, 64.0625
+    save(tmp_path / "near", "torch", tensors, CONFIG)
+    convert(tmp_path / "near", tmp_path / "half", to="torch", options=ConvertOptions(dtype="bfloat16"))
+    notes = gate(tmp_path / "near", tmp_path / "half").as_dict()["notes"]
+    (told,) = [note for note in notes if "the cast changes the best" in note]
+    changed, places = (int(word) for word in told.split() if word.isdigit())
+    assert changed == places > 10, told
