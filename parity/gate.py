@@ -10,7 +10,6 @@ Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 c
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import platform
 import tempfile
@@ -43,7 +42,7 @@ from .causes import Cause, check_steps, explain_parameters, explain_steps
 from .computing import require_participants, tell_devices
 from .divergence import Divergence, first_divergence
 from .dumps import Dump
-from .half_types import HalfTypes, stored_half_types, tell_widened
+from .half_types import judge_half_types, stored_half_types, tell_widened
 from .invariances import explain_invariances, judge_invariances
 from .measure import Measured, measure
 from .participants import (
@@ -309,26 +308,14 @@ def compare(
         )
         verdicts += found
         clock.lap("explain" if failed else "recompute in numpy")
-        recorded = choose_samples(cases, model.config, task, budget=math.inf)
-        for dtype in half_types:
-            half = HalfTypes(
-                dtype,
-                recorded,
-                samples,
-                order,
-                supported(model.config),
-                task,
-                checkpoint,
-                dumps[0],
-                measured.scales,
+        if half_types:
+            found, more = judge_half_types(
+                half_types, dumps, cases, samples, order, model, checkpoint, measured.scales, top_k
             )
-            for dump in dumps:
-                found = half.judge(dump)
-                verdicts += found
-                causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
-            verdicts += half.judge_rankings(dumps, cases, task, top_k)
+            verdicts += found
+            causes += more
+            clock.lap("half types")
     model = replace(model, notes=(*model.notes, *tell_devices(dumps), *tell_widened(dumps)))
-    clock.lap("half types") if half_types else None
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
         model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales, task)))

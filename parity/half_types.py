@@ -6,6 +6,7 @@ goes through the whole model and rounds every array that a framework stores, the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,19 @@ from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
 from ..converters.source.checkpoint import Checkpoint
-from ..converters.table.config import RoFormerConfig
 from ..converters.tensors.stored import HALF_TYPES
+from ..models.config import supported
 from .bounds import Bound
 from .cases import Case
 from .causes import Cause
 from .dumps import Distance, Dump, distance, farthest
+from .participants import ComparedModel
 from .rankings import asked, rank
 from .reference import Reference
 from .rounding import UNIT, round_to
-from .sampling import Sample
+from .sampling import Sample, choose_samples
 from .stored_parameters import StoredParameters
-from .tasks import Task, results
+from .tasks import results
 from .verdicts import Verdict, judge_order
 
 Array = NDArray[Any]
@@ -36,7 +38,44 @@ ROUNDINGS = 4.0
 LIMIT = 0.25
 
 
-class HalfTypes:
+def judge_half_types(
+    dtypes: Sequence[str],
+    dumps: Sequence[Dump],
+    cases: Sequence[Case],
+    samples: Sequence[Sample],
+    order: Sequence[str],
+    model: ComparedModel,
+    checkpoint: Checkpoint,
+    scales: Mapping[str, Array],
+    k: int,
+) -> tuple[list[Verdict], list[Cause]]:
+    """Judge what every participant computed in half types, and explain what loses too much.
+
+    Args:
+        dtypes: The types.
+        dumps: The participants; the first one's float64 says what is right.
+        cases: What they ran; those whose taps are recorded, in half types too.
+        samples: What of it is recomputed.
+        order: Names of the taps, as they are computed.
+        model: What is compared.
+        checkpoint: The right parameters.
+        scales: Tap → what each of its channels is held against.
+        k: Answers a question.
+    """
+    verdicts: list[Verdict] = []
+    causes: list[Cause] = []
+    recorded = choose_samples(cases, model.config, model.task, budget=math.inf)
+    for dtype in dtypes:
+        half = HalfType(dtype, recorded, samples, order, model, checkpoint, dumps[0], scales)
+        for dump in dumps:
+            found = half.judge(dump)
+            verdicts += found
+            causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
+        verdicts += half.judge_rankings(dumps, cases, k)
+    return verdicts, causes
+
+
+class HalfType:
     """What rounding to a half type does to one model, and what participants' half types are by it.
 
     Args:
@@ -44,8 +83,7 @@ class HalfTypes:
         recorded: What was run in half types: all cases whose taps are recorded.
         samples: What of it is recomputed.
         order: Names of the taps, as they are computed.
-        config: With activations under the table's names.
-        task: What the model's class computes.
+        model: What is compared.
         checkpoint: The right parameters.
         exact: A participant, whose float64 says what is right.
         scales: Tap → what each of its channels is held against.
@@ -57,8 +95,7 @@ class HalfTypes:
         recorded: Sequence[Sample],
         samples: Sequence[Sample],
         order: Sequence[str],
-        config: RoFormerConfig,
-        task: Task,
+        model: ComparedModel,
         checkpoint: Checkpoint,
         exact: Dump,
         scales: Mapping[str, Array],
@@ -72,8 +109,9 @@ class HalfTypes:
         hidden = [name for name in self._order if name.endswith("feed_forward_norm") or name == "embeddings"]
         self._hidden = hidden[-1]
         parameters = StoredParameters(checkpoint, self._round)
-        self._rounding = Reference(config, parameters, task, self._round)
-        self._plain = Reference(config, parameters, task)
+        config = supported(model.config)
+        self._rounding = Reference(config, parameters, model.task, self._round)
+        self._plain = Reference(config, parameters, model.task)
         self._lost = self._measure(exact, samples, self._emulate)
 
     def judge(self, dump: Dump) -> list[Verdict]:
@@ -95,8 +133,9 @@ class HalfTypes:
                     yield Cause(dump.label, "half type", what, name, False)
                     return
 
-    def judge_rankings(self, dumps: Sequence[Dump], cases: Sequence[Case], task: Task, k: int) -> list[Verdict]:
+    def judge_rankings(self, dumps: Sequence[Dump], cases: Sequence[Case], k: int) -> list[Verdict]:
         """Hold the order of the best ``k`` answers against float64's: but for ties, which may change places."""
+        task = self._plain.task
         scored = "logits" if task.mlm else "classifier"
         if scored not in self._order:
             return []

@@ -21,7 +21,7 @@ from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.tensors.stored import HALF_TYPES
 from roformer_convert.models.config import tap_names
 from roformer_convert.parity.gate import Result, run
-from roformer_convert.parity.half_types import LIMIT, HalfTypes
+from roformer_convert.parity.half_types import LIMIT, HalfType
 from roformer_convert.parity.rounding import round_to
 from roformer_convert.parity.sampling import choose_samples
 from roformer_convert.parity.screen import screen
@@ -222,8 +222,8 @@ def test_what_numpy_loses_is_what_a_framework_loses(bench_of: Callable[[str], Be
     samples = choose_samples(bench.cases, bench.config, bench.model.task)
     order = tap_names(bench.config, pooler=True, mlm=True, sop=True)
     with open_checkpoint(bench.directory) as checkpoint:
-        about = (bench.config, bench.model.task, checkpoint, bench.good, result.measured.scales)
-        half = HalfTypes(dtype, samples, samples, order, *about)
+        about = (bench.model, checkpoint, bench.good, result.measured.scales)
+        half = HalfType(dtype, samples, samples, order, *about)
         for name, array in half._rounding.parameters.items():
             assert np.array_equal(array, round_to(array, dtype)), name
         for sample in samples:
