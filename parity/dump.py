@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..converters.errors import ConvertError
 from ..converters.table.mapping import CLASSES, Table, Tensor
 from ..models.devices import DeviceName
 from ..models.frameworks import FRAMEWORKS
@@ -42,6 +43,7 @@ from .tasks import RESULTS, TASKS
 
 Array = NDArray[Any]
 _LARGE = 1 << 22  # parameters
+_OTHER_TYPE = "It cannot be served in this type; bfloat16 holds what float32 does: --half-types bfloat16."
 
 
 def main(framework: str) -> None:
@@ -140,12 +142,24 @@ class Dumper:
         return getattr(module, self._class_name).from_pretrained(dtype=dtype, **self._arguments)
 
     def load_half(self, module: ModuleType, runner: ModuleType, dtype: str) -> Any:
-        """Load the model as it is served in a half type: widened after rounding, where the device lacks it."""
+        """Load the model as it is served in a half type: widened after rounding, where the device lacks it.
+
+        Raises:
+            ConvertError: A value is too large for the type.
+        """
         if module.computes(dtype):
-            return self.load(module, dtype)
+            try:
+                return self.load(module, dtype)
+            except ConvertError as error:  # its next step is an option of the converter's
+                raise ConvertError(error.what, _OTHER_TYPE) from None
         model = self.load(module, "float32")
-        for value in parameters(model).values():
-            module.assign(value, round_to(runner.as_numpy(value).astype(np.float64), dtype).astype(np.float32))
+        for name, value in parameters(model).items():
+            exact = runner.as_numpy(value)
+            rounded = round_to(exact.astype(np.float64), dtype)
+            if (np.isinf(rounded) & np.isfinite(exact)).any():
+                largest = float(np.abs(exact[np.isfinite(exact)]).max())
+                raise ConvertError(f"{name}: {largest:.6g} is too large for {dtype}", _OTHER_TYPE)
+            module.assign(value, rounded.astype(np.float32))
         return model
 
     def run_before_cast(

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import parity_faults
 import pytest
+from click.testing import CliRunner
 from family_models import MODELS
 from honest_models import one_by_one, shuffled
 from parity_faults import Bench, Plant
-from random_checkpoints import Tensors, random_tensors
+from random_checkpoints import Tensors
 from test_parity_faults import within
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
+from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.stored import HALF_TYPES
 from roformer_convert.models.config import tap_names
+from roformer_convert.parity.command_line import parity_command
 from roformer_convert.parity.gate import Result, run
 from roformer_convert.parity.half_types import LIMIT, HalfType
 from roformer_convert.parity.rounding import round_to
@@ -162,22 +165,48 @@ def test_numbers_that_overflow_are_a_difference(bench_of: Callable[[str], Bench]
     assert {one.status for one in of_type(result, "float16")} == {"differs"}
 
 
-def test_where_a_type_loses_everything_that_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_type_loses_everything_that_proves_nothing(tmp_path: Path) -> None:
     """Scores in the hundreds are rounded to whole numbers: what bfloat16 makes of that is no result."""
 
-    def steep(*shape: Any) -> Tensors:
-        kernels = ("query.weight", "key.weight")
-        return {
-            name: array * np.float32(20.0) if name.endswith(kernels) else array
-            for name, array in random_tensors(*shape).items()
-        }
+    def steep(tensors: Tensors) -> None:
+        for name, array in tensors.items():
+            if name.endswith(("query.weight", "key.weight")):
+                array *= np.float32(20.0)
 
-    monkeypatch.setattr(parity_faults, "random_tensors", steep)
-    bench = Bench(tmp_path, half_types=("bfloat16",))
+    bench = Bench(tmp_path, half_types=("bfloat16",), change=steep)
     found = of_type(bench.judge({}, ("torch",)), "bfloat16")
-    print([(one.value, one.bound, one.status) for one in found])
     assert "inconclusive" in {one.status for one in found}
     assert "differs" not in {one.status for one in found}
+
+
+@pytest.mark.parametrize("computes", [True, False], ids=["computed in it", "widened"])
+def test_a_value_that_the_type_does_not_have_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, computes: bool
+) -> None:
+    def large(tensors: Tensors) -> None:
+        tensors["mlm.bias"][3] = 1e6
+
+    module = import_module("roformer_convert.models.roformer_torch")
+    monkeypatch.setattr(module, "computes", lambda dtype: computes or dtype not in HALF_TYPES)
+    with pytest.raises(ConvertError, match=r"mlm\.bias: .*float16(?s:.)*--half-types bfloat16"):
+        Bench(tmp_path, half_types=("float16",), change=large)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--half-types", "fp8"], "wanted some of float16, bfloat16"),
+        (["--half-types", ""], "wanted some of float16, bfloat16"),
+        (["--half-types", "bfloat61"], "Did you mean 'bfloat16'?"),
+        (["--max-length", "0"], "--max-length"),
+        (["--device", "gpus"], "is no device"),
+        (["--device", "jax=gpu"], "is no framework"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(option: list[str], said: str) -> None:
+    done = CliRunner().invoke(parity_command, [str(FIXTURE), *option])
+    assert done.exit_code == 2
+    assert said in done.output
 
 
 # Whole runs ----------------------------------------------------------------------------------------------------------
