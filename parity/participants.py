@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class ComparedModel:
     """What is compared.
 
     Attributes:
-        config: Configuration of the first directory.
+        config: Configuration of the first directory, with the lowest limit of them all.
         class_name: The class that all directories can be loaded as.
         notes: What was assumed of a checkpoint that does not say it, and what is not compared, and why.
         vocabulary: The directory that holds the vocabulary, or None where there is none.
@@ -181,7 +181,9 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
         class_name = "RoFormerForMaskedLM"
     if "sentence-order head" in common and class_name != "RoFormerForPretraining":
         notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
-    return ComparedModel(first, class_name, (*dict.fromkeys(told), *other, *notes), vocabulary, parameters), dialects
+    said = (*dict.fromkeys(told), *other, *notes)
+    shared = replace(first, max_position_embeddings=min(config.max_position_embeddings for config in configs))
+    return ComparedModel(shared, class_name, said, vocabulary, parameters), dialects
 
 
 def _common_class(classes: Sequence[str]) -> str:

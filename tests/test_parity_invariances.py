@@ -6,6 +6,7 @@ The faults are in every participant alike, so that no comparison of one with ano
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +17,10 @@ import pytest
 from family_models import MODELS
 from honest_models import one_by_one, shuffled
 from parity_faults import Bench, Plant
+from random_checkpoints import SHAPES, random_tensors, save
 from test_parity_faults import within
 
-from roformer_convert.parity.gate import Result
+from roformer_convert.parity.gate import Result, run
 from roformer_convert.parity.invariances import SAME
 from roformer_convert.parity.screen import screen
 from roformer_convert.parity.verdicts import Verdict
@@ -268,3 +270,15 @@ def test_the_screen_says_them_in_one_line_where_all_hold_and_each_that_breaks(
     assert f"{SAME}at the end of 47 tokens" in said
     assert f"{SAME}in {len(ALL) - 1} kinds of batch" in said
     assert "likely cause: torch: a row near the limit is computed otherwise than one at the beginning" in said
+
+
+def test_directories_with_two_limits_are_compared_up_to_the_lower(tmp_path: Path) -> None:
+    config, groups = SHAPES["masked-lm"]
+    tensors = random_tensors(config, groups)
+    for name, limit in (("long", 47), ("short", 21)):
+        save(tmp_path / name, "torch", tensors, replace(config, max_position_embeddings=limit))
+    with run([tmp_path / "long", tmp_path / "short"], frameworks=["torch"], gradients=False) as result:
+        assert result.passed, screen(result)
+        assert max(case.input_ids.shape[-1] for case in result.cases) == 21
+        assert f"{SAME}at the end of 21 tokens" in {one.check for one in result.verdicts}
+        assert any("max_position_embeddings is 47" in note for note in result.model.notes)
