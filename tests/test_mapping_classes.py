@@ -135,6 +135,8 @@ def test_roformer_v2_is_the_encoder_without_norms_under_paddles_own_name(dialect
             name = "roformerv2." + name.removeprefix("roformer.")
         tensor = table.by_canonical[canonical]
         assert (tensor.name(dialect), tensor.transposed(dialect)) == (name, transposed)
+        prefix = {"paddle": "roformerv2.", "torch": "roformer."}.get(dialect, "")
+        assert tensor.name(dialect, base=True) == name.removeprefix(prefix)
 
 
 # --- every row at fault ---------------------------------------------------------------------------------------------
