@@ -293,6 +293,11 @@ def test_the_number_of_labels_is_the_writers_number_of_logits(folder: str) -> No
     assert identify(PEERS / folder).shape.sizes["num_labels"] == np.load(PEERS / folder / "logits.npy").shape[-1]
 
 
+def test_classes_with_a_masked_lm_head_score_words() -> None:
+    scores = {name: kind.scores_words for name, kind in CLASSES.items()}
+    assert scores == {name: name in ("masked-lm", "pretraining", "causal-lm") for name in CLASSES}
+
+
 def test_a_leaf_says_how_many_axes_its_tensors_have() -> None:
     for kind in CLASSES.values():
         for traits in (Traits(), _V2):

@@ -405,7 +405,9 @@ def _tensors_of(group: Group, traits: Traits) -> tuple[tuple[Row, Tensor], ...]:
 
 
 def _joined(encoder: str | None, *parts: str | None) -> str | None:
-    return None if None in parts else "".join(part or "" for part in parts).replace("{encoder}", encoder or "")
+    if encoder is None or None in parts:
+        return None
+    return "".join(part or "" for part in parts).replace("{encoder}", encoder)
 
 
 @lru_cache(maxsize=16)  # a file that is looked at makes dozens of tables with as many layers as it shows
