@@ -293,9 +293,10 @@ def test_the_number_of_labels_is_the_writers_number_of_logits(folder: str) -> No
     assert identify(PEERS / folder).shape.sizes["num_labels"] == np.load(PEERS / folder / "logits.npy").shape[-1]
 
 
-def test_classes_with_a_masked_lm_head_score_words() -> None:
-    scores = {name: kind.scores_words for name, kind in CLASSES.items()}
-    assert scores == {name: name in ("masked-lm", "pretraining", "causal-lm") for name in CLASSES}
+def test_classes_with_a_masked_lm_head_score_words_and_the_names_of_the_others_heads_are_not_theirs_alone() -> None:
+    wordy = ("masked-lm", "pretraining", "causal-lm")
+    said = {name: (kind.scores_words, kind.stated) for name, kind in CLASSES.items()}
+    assert said == {name: (name in wordy, name not in (*wordy, "base")) for name in CLASSES}
 
 
 def test_a_leaf_says_how_many_axes_its_tensors_have() -> None:
