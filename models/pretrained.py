@@ -175,6 +175,9 @@ def _parts(
                 "It is the size of a classifier that fresh_heads=True starts at random.",
             )
         config = replace(config, num_labels=num_labels, labels=())
+    if kind.scores_words:  # JunnYu's RoFormerV2 scores them without a bias, though its kernels may have biases
+        missed = not checkpoint.kind.scores_words and (layout == "paddle" or not fresh)
+        return config, {"pooler": pooler, "decoder_bias": "mlm.bias" in checkpoint or missed}
     if not kind.stated:
         return config, {"pooler": pooler}
     if not anew:

@@ -518,14 +518,14 @@ class RoFormerMaskedLMHead(Module):
 class RoFormerV2MaskedLMHead(Module):
     """Scores of every word for a token by the word embedding alone, and a bias where there is one."""
 
-    def __init__(self, config: RoFormerConfig, make: ParameterMaker) -> None:
+    def __init__(self, config: RoFormerConfig, make: ParameterMaker, bias: bool) -> None:
         super().__init__()
         if config.embedding_size != config.hidden_size:
             raise ModelError(
                 f"RoFormerV2's masked-LM head multiplies by the word embedding: embedding_size = "
                 f"{config.embedding_size} must be hidden_size = {config.hidden_size}"
             )
-        self.bias = make.constant((config.vocab_size,), 0.0) if config.use_bias else None
+        self.bias = make.constant((config.vocab_size,), 0.0) if bias else None
 
     def forward(self, hidden: Tensor, word: Tensor, layout: Layout | None, taps: Taps | None) -> Tensor:
         """Score hidden (P, H) against the word embedding (V, H): (P, V). Without a layout taps stay runs."""
@@ -535,14 +535,28 @@ class RoFormerV2MaskedLMHead(Module):
 
 
 class RoFormerForMaskedLM(RoFormerModel):
-    """The encoder with its masked-LM head. A pooler that the checkpoint has is kept and not computed."""
+    """The encoder with its masked-LM head. A pooler that the checkpoint has is kept and not computed.
+
+    Args:
+        config: Its ``norm_type`` says which head it is.
+        pooler: Whether there is a pooler.
+        dtype: Type of the weights: float32, float64, bfloat16 or float16.
+        fresh: Whether weights start at random; False where they are loaded next.
+        decoder_bias: Whether a RoFormerV2 whose kernels have biases scores words with one; JunnYu's has none.
+    """
 
     def __init__(
-        self, config: RoFormerConfig, pooler: bool = False, dtype: str = "float32", fresh: bool = True
+        self,
+        config: RoFormerConfig,
+        pooler: bool = False,
+        dtype: str = "float32",
+        fresh: bool = True,
+        decoder_bias: bool = True,
     ) -> None:
         super().__init__(config, pooler, dtype, fresh)
-        head = RoFormerV2MaskedLMHead if config.norm_type == "rms_norm" else RoFormerMaskedLMHead
-        self.mlm = head(self.config, ParameterMaker(self.config, dtype, fresh))
+        make = ParameterMaker(self.config, dtype, fresh)
+        v2, bias = config.norm_type == "rms_norm", config.use_bias and decoder_bias
+        self.mlm = RoFormerV2MaskedLMHead(self.config, make, bias) if v2 else RoFormerMaskedLMHead(self.config, make)
 
     def forward(  # type: ignore[override]  # a head returns what it computes
         self,
@@ -568,8 +582,15 @@ class RoFormerForMaskedLM(RoFormerModel):
 class RoFormerForPretraining(RoFormerForMaskedLM):
     """The encoder with pooler, masked-LM head and sentence-order head."""
 
-    def __init__(self, config: RoFormerConfig, pooler: bool = True, dtype: str = "float32", fresh: bool = True) -> None:
-        super().__init__(config, True, dtype, fresh)
+    def __init__(
+        self,
+        config: RoFormerConfig,
+        pooler: bool = True,
+        dtype: str = "float32",
+        fresh: bool = True,
+        decoder_bias: bool = True,
+    ) -> None:
+        super().__init__(config, True, dtype, fresh, decoder_bias)
         self.sop = Linear(config.hidden_size, 2, ParameterMaker(self.config, dtype, fresh))
 
     def forward(  # type: ignore[override]  # a head returns what it computes

@@ -65,6 +65,7 @@ REFUSED: dict[str, dict[Dialect, tuple[str, ...]]] = {
     "hf5-MultipleChoice_default_st": _LAST,
     "hf5-TokenClassification_names_st": _NO_TF1,
     "junn-MaskedLM_v2_bin": _V2,
+    "junn-MaskedLM_v2bias_bin": {**_V2, "tf1": ("use_bias",)},
     # PaddleNLP's RoFormerV2 has neither the dense layer nor, without use_bias, a bias in its heads
     "junn-SequenceClassification_v2_st": {**_V2, "paddle": ("pooler", "classifier.bias")},
     "junn-TokenClassification_v2_bin": {**_V2, **_NO_TF1, "paddle": ("classifier.bias",)},

@@ -21,13 +21,13 @@ class FamilyModel:
         kind: Its class.
         config: Its configuration.
         pooler: Whether it has a pooler, where its class may do without.
-        classifier_bias: Whether its classifier has a bias.
+        head_bias: Whether its head has a bias, where RoFormerV2 may do without.
     """
 
     kind: ModelClass
     config: RoFormerConfig
     pooler: bool
-    classifier_bias: bool = True
+    head_bias: bool = True
 
     def tensors(self) -> Tensors:
         """Make every tensor, at random and in float64's values of float32."""
@@ -35,7 +35,7 @@ class FamilyModel:
         for tensor in Table.of(self.config, self.kind).tensors:
             absent = tensor.group is PROJECT and self.config.embedding_size == self.config.hidden_size
             absent = absent or (tensor.canonical.startswith("pooler.") and not self.pooler)
-            absent = absent or (tensor.canonical == "classifier.bias" and not self.classifier_bias)
+            absent = absent or (tensor.canonical in ("classifier.bias", "mlm.bias") and not self.head_bias)
             absent = absent or (tensor.group is SOP and self.kind is not PRETRAINING)
             if not absent:
                 found[tensor.canonical] = random_array(tensor.canonical, tensor.shape(self.config.sizes))
@@ -53,7 +53,7 @@ def _model(kind: str, pooler: bool = False, *, v2: bool = False, **traits: Any) 
     if v2:  # without a projection, for the embedding is the decoder
         config = replace(UNPROJECTED, num_labels=6, num_choices=3, norm_type="rms_norm", hidden_act="relu")
         traits = {"use_bias": False, **traits}
-    bias = traits.pop("classifier_bias", True)
+    bias = traits.pop("head_bias", True)
     return FamilyModel(CLASSES[kind], replace(config, **traits), pooler, bias)
 
 
@@ -67,6 +67,7 @@ MODELS: Mapping[str, FamilyModel] = {
     "masked LM without biases":      _model("masked-lm", use_bias=False),
     "masked LM V2":                  _model("masked-lm", v2=True),
     "masked LM V2 with biases":      _model("masked-lm", v2=True, use_bias=True),
+    "masked LM V2, kernels' biases": _model("masked-lm", v2=True, use_bias=True, head_bias=False),
     "pretraining":                   _model("pretraining", True),
     "causal LM":                     _model("causal-lm", attention="causal"),
     "causal LM with a pooler":       _model("causal-lm", True, attention="causal"),
@@ -78,7 +79,7 @@ MODELS: Mapping[str, FamilyModel] = {
                                             problem_type="multi_label_classification"),
     "a number":                      _model("sequence-classification", True, pooler_activation="gelu", num_labels=1),
     "labels V2":                     _model("sequence-classification", True, v2=True),
-    "labels V2, first token alone":  _model("sequence-classification", v2=True, classifier_bias=False),
+    "labels V2, first token alone":  _model("sequence-classification", v2=True, head_bias=False),
     "token labels":                  _model("token-classification"),
     "token labels, unused pooler":   _model("token-classification", True),
     "token labels V2":               _model("token-classification", v2=True),
