@@ -82,6 +82,7 @@ REFUSED: dict[str, dict[Dialect, tuple[str, ...]]] = {
     "pd-QuestionAnswering_v2_st": {**_V2, "torch": ("classifier.bias",)},
     "pd-SequenceClassification_default_pd": _TANH,
     "pd-SequenceClassification_legacy_pd": _TANH,
+    "pd-SequenceClassification_quickgelu_pd": {"tf1": ("hidden_act", "pooler_activation")},
     # JunnYu's class has a dense layer that PaddleNLP's has not
     "pd-SequenceClassification_v2_pd": {"tf": ("norm_type", "pooler"), "torch": ("pooler", "classifier.bias")},
     "pd-SequenceClassification_v2bias_st": {"tf": ("norm_type", "pooler"), "torch": ("pooler",), "tf1": ("use_bias",)},

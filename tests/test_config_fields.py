@@ -157,7 +157,9 @@ def test_what_changes_no_function_is_a_note() -> None:
         ("torch", "gelu_pytorch_tanh", "tf", "gelu_new"),
         ("torch", "gelu_pytorch_tanh", "torch", "gelu_pytorch_tanh"),
         ("torch", "gelu_fast", "tf", "gelu_fast"),
-        ("torch", "gelu_python", "paddle", "gelu"),
+        ("torch", "gelu_python", "paddle", "gelu_python"),
+        ("paddle", "gelu_python", "tf", "gelu"),
+        ("torch", "quick_gelu", "paddle", "quick_gelu"),
         ("torch", "swish", "tf1", "swish"),
         ("tf1", "gelu_tanh", "torch", "gelu_new"),
         ("tf1", "gelu_erf", "torch", "gelu"),
@@ -693,7 +695,7 @@ def test_what_is_no_setting_is_refused(texts: list[str], words: str) -> None:
 
 @pytest.mark.parametrize(
     ("canonical", "spelled"),
-    [("gelu_tanh", "gelu_new"), ("quick_gelu", "quick_gelu"), ("linear", "linear"), ("silu", "silu")],
+    [("gelu_tanh", "gelu_new"), ("linear", "linear"), ("silu", "silu")],
 )
 def test_paddles_poolers_know_what_its_encoder_does_not(tmp_path: Path, canonical: str, spelled: str) -> None:
     """PaddleNLP looks a pooler's activation up in ACT2FN, and the encoder's in paddle.nn.functional."""
@@ -701,6 +703,12 @@ def test_paddles_poolers_know_what_its_encoder_does_not(tmp_path: Path, canonica
     assert differences(SourceConfig(config), "paddle", MASKED_LM, ["pooler.weight"]) == []
     settings, _ = written(config, "paddle")
     assert settings["pool_act"] == spelled
+    assert read(tmp_path, "paddle", settings).config.pooler_activation == canonical
+
+
+@pytest.mark.parametrize(("spelled", "canonical"), [("gelu_python", "gelu"), ("gelu_fast", "gelu_tanh")])
+def test_paddles_poolers_have_further_names_of_the_same_functions(tmp_path: Path, spelled: str, canonical: str) -> None:
+    settings = {**written(CONFIG, "paddle")[0], "pool_act": spelled}
     assert read(tmp_path, "paddle", settings).config.pooler_activation == canonical
 
 

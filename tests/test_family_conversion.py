@@ -37,7 +37,7 @@ def pairs(given: tuple[tuple[str, Dialect], ...]) -> pytest.MarkDecorator:
 
 
 def test_every_folder_and_dialect_is_decided_once() -> None:
-    assert len(FAMILY) == 57
+    assert len(FAMILY) == 58
     assert len(EXPRESSIBLE) + len(DIFFERENT) + len(NAMELESS) == 4 * len(FAMILY)
     assert all(refused(folder, source_of(folder)) == () for folder in FAMILY)
 

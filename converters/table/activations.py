@@ -1,6 +1,7 @@
 """Activations: one function, its name in each dialect.
 
-Sources: ``ACT2FN`` of transformers 5.23 and of PaddleNLP 2.8.1, ``activations`` of bert4keras 0.11.5 and of Keras.
+Sources: ``ACT2FN`` of transformers 5.23 and of PaddleNLP 2.8.1, what its ``clip`` and ``artist`` set in
+``paddle.nn.functional`` when ``paddlenlp.transformers`` is imported, ``activations`` of bert4keras 0.11.5 and of Keras.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .mapping import Dialect, Spelling
 ACTIVATIONS: Mapping[str, Spelling] = {
     "gelu":       Spelling("gelu",    "gelu",       "gelu",       "gelu"),
     "gelu_tanh":  Spelling(None,      "gelu_new",   "gelu_new",   "gelu_tanh"),
-    "quick_gelu": Spelling(None,      "quick_gelu", "quick_gelu", None),
+    "quick_gelu": Spelling("quick_gelu", "quick_gelu", "quick_gelu", None),  # PaddleNLP puts it into paddle.nn.functional
     "relu":       Spelling("relu",    "relu",       "relu",       "relu"),
     "silu":       Spelling("silu",    "silu",       "silu",       "swish"),
     "mish":       Spelling("mish",    "mish",       "mish",       None),
@@ -24,12 +25,12 @@ ACTIVATIONS: Mapping[str, Spelling] = {
 }
 #: Further names of the same functions, and who has them.
 SYNONYMS: Mapping[str, tuple[str, tuple[Dialect, ...]]] = {
-    "gelu_python":       ("gelu",      ("torch",)),
+    "gelu_python":       ("gelu",      ("torch", "paddle")),
     "gelu_erf":          ("gelu",      ("tf1",)),
     "gelu_new":          ("gelu_tanh", ("torch", "tf", "paddle")),  # in PaddleNLP's heads
     "gelu_pytorch_tanh": ("gelu_tanh", ("torch",)),
     "gelu_python_tanh":  ("gelu_tanh", ("torch",)),
-    "gelu_fast":         ("gelu_tanh", ("torch", "tf")),
+    "gelu_fast":         ("gelu_tanh", ("torch", "tf", "paddle")),  # in PaddleNLP's heads too
     "gelu_accurate":     ("gelu_tanh", ("torch",)),
     "swish":             ("silu",      ("torch", "tf", "paddle", "tf1")),
 }
@@ -63,7 +64,7 @@ def canonical_activation(name: str, dialect: Dialect) -> str:
 
 
 #: What PaddleNLP's heads and poolers call functions that its encoder, which looks in ``paddle.nn.functional``, has not.
-_PADDLES_HEADS = {"gelu_tanh": "gelu_new", "quick_gelu": "quick_gelu", "linear": "linear", "gelu_10": "gelu_10"}
+_PADDLES_HEADS = {"gelu_tanh": "gelu_new", "linear": "linear", "gelu_10": "gelu_10"}
 #: Functions that the encoder has and the heads' table (``ACT2FN``) has not.
 _NOT_IN_PADDLES_HEADS = {*FURTHER_ACTIVATIONS} - {"relu6", "gelu_10"}
 
