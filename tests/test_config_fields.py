@@ -18,7 +18,7 @@ from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table import config_fields
 from roformer_convert.converters.table.activations import ACTIVATIONS, SYNONYMS, canonical_activation
 from roformer_convert.converters.table.config_fields import FIELDS, SourceConfig
-from roformer_convert.converters.table.differences import differences
+from roformer_convert.converters.table.differences import advice, differences
 from roformer_convert.converters.table.field_values import parse_settings
 from roformer_convert.converters.table.mapping import BASE, CLASSES, DIALECTS, MASKED_LM, Dialect
 from roformer_convert.converters.table.statements import FUNCTION
@@ -121,8 +121,7 @@ def test_the_keys_are_those_of_each_software() -> None:
         ("tf", "hidden_act", "linear", "transformers for TF has no such function"),
         ("tf1", "hidden_act", "mish", "bert4keras has no such function"),
         ("torch", "hidden_act", "hardswish", "transformers has no such function"),
-        ("tf", "use_bias", False, "transformers for TF gives them biases"),
-        ("paddle", "use_bias", False, "PaddleNLP gives them biases"),
+        ("tf1", "use_bias", False, "bert4keras wants a bias of each"),
         ("tf", "norm_type", "rms_norm", "transformers for TF builds norms with weights"),
     ],
 )
@@ -146,6 +145,15 @@ def test_what_changes_no_function_is_a_note() -> None:
     assert written(replace(CONFIG, initializer_range=0.02, pad_token_id=0), "tf1")[1] == []
     (note,) = written(replace(CONFIG, initializer_range=0.02, pad_token_id=3), "tf1")[1]
     assert "pad_token_id = 3 is written, but bert4keras will compute with 0" in note
+
+
+@pytest.mark.parametrize(("dialect", "software"), [("paddle", "PaddleNLP"), ("tf", "transformers for TF")])
+def test_biases_that_a_software_starts_at_0_are_no_difference_and_announced(dialect: Dialect, software: str) -> None:
+    config = replace(CONFIG, use_bias=False, layer_norm_eps=1e-12)
+    assert differences(SourceConfig(config), dialect, MASKED_LM, []) == []
+    (note,) = advice(config, dialect, MASKED_LM, pooler=False)
+    assert note.startswith(f"{software} gives the encoder's kernels biases: it reports them as missing")
+    assert advice(replace(config, use_bias=True), dialect, MASKED_LM, pooler=False) == []
 
 
 @pytest.mark.parametrize(

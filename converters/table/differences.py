@@ -121,15 +121,9 @@ def _of_encoder(config: RoFormerConfig, target: Dialect) -> list[Difference]:
     if v2 and target == "tf":
         there = f"{software} builds norms with weights and layers with biases, and starts those at random"
         found.append(Difference("norm_type", "rms_norm without parameters (RoFormerV2)", there, "up to 4.2 off"))
-    elif not v2 and not config.use_bias and target != "torch":
-        found.append(
-            Difference(
-                "use_bias",
-                "the encoder's kernels have no biases",
-                f"{software} gives them biases, and starts those at random",
-                "no bound",
-            )
-        )
+    elif not v2 and not config.use_bias and target == "tf1":
+        there = f"{software} wants a bias of each, and does not load a checkpoint without"
+        found.append(Difference("use_bias", "the encoder's kernels have no biases", there, "no result at all"))
     elif v2 and config.use_bias and target == "tf1":
         found.append(
             Difference(
@@ -237,6 +231,11 @@ def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler:
                 "bert4keras 0.11.5 computes RoFormerV2 with epsilon 1e-7, its released weights were trained with "
                 "1e-12: up to 1.9e-4 of the largest logit apart"
             )
+    if target in ("paddle", "tf") and not v2 and not config.use_bias:
+        notes.append(
+            f"{software_of(target, config)} gives the encoder's kernels biases: it reports them as missing and starts "
+            "them at 0, which computes the same"
+        )
     if target == "torch" and (v2 or not config.use_bias):
         notes.append(
             "written for JunnYu's package (roformer 0.4.3), which knows norm_type and use_bias: transformers would "
