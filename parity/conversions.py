@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..converters.compare import compare
+from ..converters.containers.registry import containers_of
 from ..converters.conversion import ConvertOptions, convert
 from ..converters.errors import InexpressibleError
 from ..converters.rendering import table
@@ -72,6 +73,10 @@ def every_direction(
     ):
         starts: dict[Dialect, Path] = {}
         for dialect in DIALECTS:
+            lacking = tell_lacking(first, dialect)
+            if lacking:
+                yield Direction("any", dialect, 0, 0, 0, (), 0.0, lacking)
+                continue
             try:
                 convert(checkpoint, Path(directory) / dialect, to=dialect, options=stated)
                 starts[dialect] = Path(directory) / dialect
@@ -82,6 +87,13 @@ def every_direction(
             for target in starts:
                 if target != source:
                     yield _direction(first, start, source, target, Path(directory) / f"{source}2{target}")
+
+
+def tell_lacking(checkpoint: Checkpoint, dialect: Dialect) -> str:
+    """Say which type of a checkpoint's the container of a dialect cannot hold; empty where it can hold them all."""
+    container = containers_of(dialect)[0]
+    lacking = sorted(set(checkpoint.dtypes()).difference(container.dtypes))
+    return f"{container.title} has no {' or '.join(lacking)}" if lacking else ""
 
 
 def _direction(first: Checkpoint, start: Path, source: Dialect, target: Dialect, out: Path) -> Direction:

@@ -238,6 +238,8 @@ def run(
         participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
         if cast is not None and cast.rounded is not None:
             participants[0] = replace(participants[0], before_cast=cast.original)
+        said = [one.note for one in participants if one.note]
+        model = replace(model, notes=(*model.notes, *said))
         require_participants(devices, [one.framework for one in participants])
         clock.lap("convert")
         progress("choosing inputs")

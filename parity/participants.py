@@ -20,6 +20,7 @@ from ..converters.table.config import RoFormerConfig
 from ..converters.table.mapping import SYMBOLS, Dialect
 from ..models.frameworks import FRAMEWORKS, require_packages
 from ..models.tokenizer_files import packages_for_texts
+from .conversions import tell_lacking
 from .tasks import TASKS, Task, described, traits
 
 #: The framework that a dialect is at home in.
@@ -35,12 +36,14 @@ class Participant:
         label: The framework, with the directory where several are compared.
         framework: ``paddle``, ``torch`` or ``tf``.
         directory: What it loads.
+        note: What is to be said of it.
         before_cast: What ``directory`` is a rounded copy of, where this one shall also say how far that is.
     """
 
     label: str
     framework: str
     directory: Path
+    note: str = ""
     before_cast: Path | None = None
 
 
@@ -250,7 +253,7 @@ def choose_participants(
     if len(directories) == 1:
         all_three = list(frameworks or FRAMEWORKS)
         require_frameworks(all_three)
-        return [Participant(name, name, _converted(directories[0], dialects[0], name, scratch)) for name in all_three]
+        return [_converted(directories[0], dialects[0], name, scratch) for name in all_three]
     if frameworks is None:
         homes = [HOME[dialect] for dialect in dialects]
         require_frameworks(homes)
@@ -263,11 +266,15 @@ def choose_participants(
     return [Participant(f"{name}:{named[directory]}", name, directory) for name, directory in chosen]
 
 
-def _converted(directory: Path, dialect: Dialect, framework: str, scratch: Path) -> Path:
+def _converted(directory: Path, dialect: Dialect, framework: str, scratch: Path) -> Participant:
     target = NATIVE[framework]
     if dialect == target:
-        return directory
+        return Participant(framework, framework, directory)
+    with open_checkpoint(directory) as checkpoint:
+        lacking = tell_lacking(checkpoint, target)
     # the vocabulary stays where it is: what has no row of its own there is not this check's business, nor is what the
     # target's own software would make of the model, for ours reads every trait in every dialect
-    convert(directory, scratch / target, to=target, options=ConvertOptions(any_vocab=True, allow_different=True))
-    return scratch / target
+    options = ConvertOptions(any_vocab=True, allow_different=True, dtype="float32" if lacking else None)
+    convert(directory, scratch / target, to=target, options=options)
+    note = f"what {framework} loads was widened to float32: {lacking}" if lacking else ""
+    return Participant(framework, framework, scratch / target, note)

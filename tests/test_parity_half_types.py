@@ -23,6 +23,7 @@ from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.stored import HALF_TYPES
 from roformer_convert.models.config import tap_names
 from roformer_convert.parity.command_line import parity_command
+from roformer_convert.parity.conversions import every_direction, tell_lacking
 from roformer_convert.parity.gate import Result, run
 from roformer_convert.parity.half_types import LIMIT, HalfType
 from roformer_convert.parity.rounding import round_to
@@ -261,3 +262,27 @@ def test_what_numpy_loses_is_what_a_framework_loses(bench_of: Callable[[str], Be
         lost = half._lost["logits"][1].relative
     (logits,) = [one for one in of_type(result, dtype) if " logits " in one.check]
     assert 0.7 < logits.value / lost < 1.4
+
+
+def test_a_container_that_lacks_a_type_is_said(tmp_path: Path) -> None:
+    for dtype in HALF_TYPES:
+        convert(FIXTURE, tmp_path / dtype, to="torch", options=ConvertOptions(dtype=dtype))
+    with open_checkpoint(tmp_path / "bfloat16") as narrow, open_checkpoint(tmp_path / "float16") as plain:
+        assert tell_lacking(narrow, "tf") == "HDF5 has no bfloat16"
+        assert {tell_lacking(narrow, dialect) for dialect in ("paddle", "torch", "tf1")} == {""}
+        assert tell_lacking(plain, "tf") == ""
+    made = list(every_direction(tmp_path / "bfloat16"))
+    assert [(one.target, one.impossible) for one in made if one.impossible] == [("tf", "HDF5 has no bfloat16")]
+    assert len(made) == 7
+    assert not any(one.different for one in made)
+
+
+@needs_all
+def test_what_a_framework_cannot_load_in_bfloat16_is_widened_first(tmp_path: Path) -> None:
+    convert(FIXTURE, tmp_path / "half", to="torch", options=ConvertOptions(dtype="bfloat16"))
+    with run([tmp_path / "half"], frameworks=["torch", "tf"], gradients=False) as result:
+        assert result.exit_status != 1, screen(result)
+        assert "what tf loads was widened to float32: HDF5 has no bfloat16" in result.model.notes
+        assert {one.about for one in of_type(result, "bfloat16")} == {("torch",), ("tf",)}
+        (same,) = [one for one in result.verdicts if one.check == "parameters as loaded"]
+        assert same.passed
