@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -291,6 +292,12 @@ def test_every_size_is_measured_by_its_tensor(tmp_path: Path, dialect: Dialect) 
 @pytest.mark.parametrize("folder", [folder for folder, kind in WITNESSES.items() if "classification" in kind])
 def test_the_number_of_labels_is_the_writers_number_of_logits(folder: str) -> None:
     assert identify(PEERS / folder).shape.sizes["num_labels"] == np.load(PEERS / folder / "logits.npy").shape[-1]
+
+
+@pytest.mark.parametrize("folder", sorted(path.name for path in PEERS.glob("hf[45]-*")))
+def test_a_class_is_called_as_transformers_calls_its_own(folder: str) -> None:
+    (name,) = json.loads((PEERS / folder / "config.json").read_text())["architectures"]
+    assert identify(PEERS / folder).kind.class_name == name.removeprefix("TF")
 
 
 def test_classes_with_a_masked_lm_head_score_words_and_the_names_of_the_others_heads_are_not_theirs_alone() -> None:
