@@ -26,13 +26,11 @@ coverage: $(READY)  ## run the tests and say which lines and branches none of th
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
 
 mutants: $(READY)  ## change the table, the fitting and the plan place by place: does a test fail? (SAMPLE=0 for all)
-	$(BIN)/python tests/mutate.py converters/table/mapping.py tests/test_mapping_classes.py tests/test_plan.py tests/test_misfits.py tests/test_mapping.py \
-		tests/test_conversion.py --sample $(or $(SAMPLE),60)
-	$(BIN)/python tests/mutate.py converters/source/fitting.py tests/test_misfits.py tests/test_fitting.py tests/test_wrappers.py \
-		tests/test_inspection.py tests/test_errors.py tests/test_sources.py tests/test_conversion.py \
-		tests/test_config_fields.py tests/test_keras_h5.py tests/test_torch_bin.py --sample $(or $(SAMPLE),60)
-	$(BIN)/python tests/mutate.py converters/target/plan.py tests/test_plan.py tests/test_positions.py tests/test_plan_properties.py \
-		tests/test_conversion.py tests/test_sources.py tests/test_cli.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/table/mapping.py tests/test_mapping_classes.py tests/test_mapping.py tests/test_plan.py \
+		tests/test_misfits.py tests/test_inspection.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/source/fitting.py tests/test_misfits.py tests/test_fitting.py \
+		tests/test_resized_embeddings.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/target/plan.py tests/test_plan.py --sample $(or $(SAMPLE),60)
 
 fuzz: $(READY)  ## feed every reader with mutants for an hour (SECONDS=…), with another seed each time
 	FUZZ_SECONDS=$(or $(SECONDS),3600) $(BIN)/python -m pytest tests/fuzz
