@@ -249,6 +249,30 @@ def test_metadata_may_be_null(tmp_path: Path) -> None:
     assert index(path).metadata == {}
 
 
+def test_a_tensor_of_several_names_has_all_of_them(tmp_path: Path) -> None:
+    """``save_model`` keeps the name that comes first, as ``cls.…decoder.weight`` does before ``roformer.…``."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_model, save_model
+
+    class Tied(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.decoder = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5, bias=False)
+            self.decoder.weight = self.words.weight
+
+    path = tmp_path / "model.safetensors"
+    save_model(Tied(), str(path), {"note": "words.weight"})
+    loaded = Tied()
+    load_model(loaded, str(path))
+    want = loaded.words.weight.detach().numpy().tobytes()
+    assert [name for name, *_ in as_the_library_says(path.read_bytes()).items()] == ["decoder.weight"]
+    assert {name: payload for name, (_, _, payload) in as_we_say(path).items()} == {
+        "decoder.weight": want,
+        "words.weight": want,
+    }
+    assert index(path).metadata == {"note": "words.weight"}
+
+
 def test_escapes_and_space_are_read_as_json_has_them(tmp_path: Path) -> None:
     header = (
         b'{"\\u8bcd\\ud83d\\ude00\\n" :\r\n\t{ "data_offsets" : [ 0 , 8 ] ,"shape":[ 2 ] ,"dtype":"F\\u00332" } } \n '

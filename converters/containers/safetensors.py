@@ -15,7 +15,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import FETCH_AGAIN, FormatError, quoted, reading
@@ -78,7 +78,18 @@ def index(path: Path) -> Index:
         StoredTensor(each.name, each.dtype, each.shape, Extent(path, payload + each.begin, each.end - each.begin))
         for each in described
     )
-    return Index(tuple(tensors), metadata)
+    return _with_second_names({tensor.name: tensor for tensor in tensors}, metadata)
+
+
+def _with_second_names(tensors: dict[str, StoredTensor], metadata: dict[str, str]) -> Index:
+    """Give a tensor of several names all of them: ``save_model`` keeps the first one and notes the others beside it.
+
+    Source: safetensors 0.8.0, safetensors/torch.py, save_model: ``metadata[to_remove_name] = kept_name``.
+    """
+    second = {name: kept for name, kept in metadata.items() if kept in tensors and name not in tensors}
+    others = (replace(tensors[kept], name=name) for name, kept in second.items())
+    rest = {name: text for name, text in metadata.items() if name not in second}
+    return Index((*tensors.values(), *others), rest)
 
 
 def _header_bytes(path: Path, prefix: bytes, file_bytes: int) -> int:
