@@ -24,7 +24,7 @@ from random_checkpoints import (
 )
 
 import roformer_convert
-from roformer_convert.converters import ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.target.plan import Plan
@@ -86,6 +86,23 @@ def test_a_shard_index_names_its_checkpoint(tmp_path: Path, dialect: Dialect, co
     (index,) = (tmp_path / "ckpt").glob("*.index.json")
     convert(index, tmp_path / "out", to="tf1")
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
+
+
+@pytest.mark.parametrize(("dialect", "container"), CONTAINERS)
+def test_shards_without_their_index_are_no_model(tmp_path: Path, dialect: Dialect, container: str) -> None:
+    """The encoder in one of them is not converted as if it were the whole, whether the others were fetched or not."""
+    write_random(tmp_path / "ckpt", dialect, "masked-lm", container=container, max_shard_size=3000)
+    (index,) = (tmp_path / "ckpt").glob("*.index.json")
+    index.unlink()
+    first, *others = sorted(path for path in (tmp_path / "ckpt").iterdir() if "-of-" in path.name)
+    assert others
+    with pytest.raises(ConvertError, match="one shard of a model's weights"):
+        inspect(first)
+    for missing in (None, *others):
+        if missing is not None:
+            missing.unlink()
+        with pytest.raises(MisfitError, match="These are shards, and the"):
+            convert(tmp_path / "ckpt", tmp_path / "out", to="tf1")
 
 
 def test_the_dialect_of_safetensors_is_known_by_its_names(tmp_path: Path) -> None:

@@ -27,11 +27,11 @@ from .wrappers import holds_model
 
 #: Weight files of one directory that are compared; of more one must be named.
 _MOST_COMPARED = 8
-_NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it too."
+_NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it and every shard."
 #: A name that is no program's and speaks of weights: of other files, which may begin alike, the ending tells.
 _MADE_UP = re.compile(r"(model|ckpt|checkpoint|weights|state)[\w-]*(\.(best|last|final|latest|bak|old|\d+))?$", re.I)
 _MOST_SNIFFED = 50
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_SHARD = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.")
 
 #: Characters of a tensor's name; those of a model have some 80. Names are matched against many patterns.
 _LONGEST_NAME = 512
@@ -138,6 +138,9 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
                 return _of_file(entry, dialect)
         step = hint_for(source) or "Name a checkpoint directory or a weight file."
         raise ConvertError(f"{source}: no such file or directory", step)
+    if _SHARD.search(source.name):
+        what = "one shard of a model's weights: the others hold the rest"
+        raise FormatError(source, what, next_step="Name its directory, or the .index.json that lists the shards.")
     return _of_file(source, dialect)
 
 
@@ -201,6 +204,8 @@ def _in(directory: Path, dialects: Iterable[Dialect]) -> list[Path]:
         named = [path for path in named if not foreign_files.is_training_state(path.name)]
         held = [path for path in named[:_MOST_SNIFFED] if sniff(path) is not None]
         found = [path for path in held if _MADE_UP.search(path.name) or _holds_tensors(path)]
+    if any(_SHARD.search(path.name) for path in found):  # the one with the encoder is not the model
+        return found
     models = [path for path in found if len(found) > 1 and _holds_model(path)]
     return models if len(models) == 1 else found  # beside it lie an optimizer, a scheduler, arguments
 
@@ -224,7 +229,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         step = f"It holds {others[0].name}. Without --from the dialect is detected: "
         step += "`roformer-convert convert SOURCE --to …`."
         raise OtherDialectError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
-    if all(_SHARD.search(path.name) for path in found) and len(found) > 1:
+    if all(_SHARD.search(path.name) for path in found):
         raise several(directory, [(path, "") for path in found], _NO_INDEX)
     if len(found) > _MOST_COMPARED:
         raise several(directory, [(path, "") for path in found])
