@@ -9,10 +9,13 @@ from typing import Any
 
 from .encodings import Decoded, decode
 from .errors import FormatError, reading
+from .stand_ins import START_BYTES, stand_in
 
 Json = dict[str, Any]
 
 _LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
+
+_SPELLING = "JSON has double quotes, no comments, and no comma after the last entry: correct that, or fetch it again."
 
 
 def read_json(path: Path, *, any_encoding: bool = False) -> Json:
@@ -31,6 +34,11 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
         if size > _LARGEST_FILE:
             raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
         content = path.read_bytes()
+    instead = stand_in(content[:START_BYTES])
+    if instead is not None:
+        raise FormatError(path, f"not JSON but {instead.what}", next_step=instead.step)
+    if not content.strip():
+        raise FormatError(path, "an empty file; wanted JSON", next_step="Fetch it again, from where the weights are.")
     encoding = "UTF-8"
     try:
         if any_encoding:
@@ -51,7 +59,8 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     except (ValueError, RecursionError) as error:
         guessed = "" if encoding == "UTF-8" else f", read as {encoding}, which it looks like"
         what = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise FormatError(path, f"not JSON{guessed}: {what}") from None
+        step = _SPELLING if isinstance(error, json.JSONDecodeError) else None
+        raise FormatError(path, f"not JSON{guessed}: {what}", next_step=step) from None
     if not isinstance(value, dict):
         raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
     return value

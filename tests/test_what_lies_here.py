@@ -374,3 +374,32 @@ def test_a_file_with_one_of_a_roformers_names_is_held_against_the_table(tmp_path
     )
     kinds = {problem.kind for problem in inspect(tmp_path / "it").problems}
     assert "names" not in kinds
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json", "vocab.txt"])
+@pytest.mark.parametrize(
+    ("content", "words", "step"),
+    [
+        (POINTER, "Git LFS's pointer", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page", "download the file again"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_text_beside_the_weights_is_said(
+    tmp_path: Path, name: str, content: bytes, words: str, step: str
+) -> None:
+    write_random(tmp_path / "it", "torch", max_shard_size=3000 if "index" in name else None)
+    (tmp_path / "it" / name).write_bytes(content)
+    with pytest.raises(ConvertError) as caught:
+        convert(tmp_path / "it", to="paddle")
+    assert words in str(caught.value)
+    assert caught.value.next_step is not None
+    assert step in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("content", "step"), [(" \n", "Fetch it again"), ("{'a': 1}", "no comments"), ('{"a": 1,}', "no comma after")]
+)
+def test_a_configuration_that_is_no_json_comes_with_a_next_step(tmp_path: Path, content: str, step: str) -> None:
+    write_random(tmp_path / "it", "torch")
+    (tmp_path / "it" / "config.json").write_text(content)
+    assert step in refused(tmp_path / "it")

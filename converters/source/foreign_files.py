@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import FormatError, quoted
+from ..stand_ins import LFS_POINTER, START_BYTES, stand_in
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,6 @@ KINDS: tuple[Kind, ...] = (
     ),
 )  # fmt: skip
 
-_LFS = b"version https://git-lfs"
-_WEB = (b"<!doctype", b"<html", b"<?xml")
 #: Where a tar archive says that it is one.
 _TAR = (257, b"ustar")
 
@@ -146,7 +145,7 @@ def is_training_state(name: str) -> bool:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Say whether a file is Git LFS's pointer instead of what it points to."""
-    return _start(path).lstrip().startswith(_LFS)
+    return stand_in(_start(path)) is LFS_POINTER
 
 
 def refuse(path: Path) -> None:
@@ -156,19 +155,9 @@ def refuse(path: Path) -> None:
         FormatError: It is a pointer of Git LFS, a web page, an archive, an export, or one of the other :data:`KINDS`.
     """
     start = _start(path)
-    text = start.lstrip().lower()
-    if text.startswith(_LFS):
-        raise FormatError(
-            path,
-            "not the weights but Git LFS's pointer to them",
-            next_step="Fetch them with `git lfs pull` in the repository, or download the file itself.",
-        )
-    if text.startswith(_WEB):
-        raise FormatError(
-            path,
-            "not the weights but a web page, perhaps of an error or a login",
-            next_step="Read it in a browser, and download the file again.",
-        )
+    instead = stand_in(start)
+    if instead is not None:
+        raise FormatError(path, f"not the weights but {instead.what}", next_step=instead.step)
     for what, step in _by_content(path, start):
         raise FormatError(path, f"not weights but {what}", next_step=step)
     kind = kind_of(path.name)
@@ -181,7 +170,7 @@ def _start(path: Path) -> bytes:
         return b""
     try:
         with open(path, "rb") as file:
-            return file.read(512)
+            return file.read(START_BYTES)
     except OSError:
         return b""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..encodings import decode
 from ..errors import FormatError, Problem, quoted, reading
 from ..json_input import read_json
+from ..stand_ins import START_BYTES, stand_in
 
 #: Embeddings are padded to a multiple of one of these.
 _PADDING = (8, 16, 32, 64, 128, 256)
@@ -54,6 +55,10 @@ def misfit(companions: Sequence[Path], vocab_size: int) -> Misfit | None:
     named = {path.name: path for path in companions}
     if "vocab.txt" not in named:
         return None
+    with reading(named["vocab.txt"]), open(named["vocab.txt"], "rb") as file:
+        instead = stand_in(file.read(START_BYTES))
+    if instead is not None:
+        return Misfit(Problem("vocabulary", "vocab.txt", f"not the words but {instead.what}"), instead.step)
     try:
         rows, empty = _count_rows(named["vocab.txt"])
     except UnicodeDecodeError:
@@ -80,7 +85,8 @@ def _step(words: _Words, vocab_size: int) -> str:
                 f"model.resize_token_embeddings({words.size}) and save it again, or take added_tokens.json away."
             )
         if words.empty and words.size - words.empty <= vocab_size:
-            return f"Every line is a word, and its last {words.empty} are empty: remove empty lines at its end."
+            last = "one is" if words.empty == 1 else f"{words.empty} are"
+            return f"Every line is a word, and its last {last} empty: remove empty lines at its end."
         return (
             f"Words with an id of {vocab_size:,} or more have no row in the embedding, so it is another model's. "
             f"{_OWN}; where these words never occur, add --any-vocab."
