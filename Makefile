@@ -16,8 +16,13 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 env: $(READY)  ## make the environment (all three frameworks, about 4 GB) in .venv
 
-parity: $(READY)  ## convert the fixture every way, run all three frameworks on it and say whether they agree
-	$(BIN)/python -m roformer_convert.parity fixtures/tiny --golden fixtures/tiny.golden.npz --conversions first
+parity: $(READY)  ## convert the fixture every way, run all three frameworks and transformers on it and say whether they agree
+	$(BIN)/python -m roformer_convert.parity fixtures/tiny --golden fixtures/tiny.golden.npz --conversions first --with transformers
+
+parity-peers: $(READY) peers  ## let all the software that serves it take part, from .peers
+	$(BIN)/python -m roformer_convert.parity fixtures/tiny --with transformers --with transformers=.peers/transformers4 \
+		--with transformers-tf=.peers/transformers4 --with paddlenlp=.peers/paddlenlp --with bert4keras=.peers/bert4keras \
+		--with junnyu=.peers/junnyu --with onnx
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -98,4 +103,4 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 clean:  ## remove what was built (the environments stay)
 	rm -rf build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help env parity test coverage mutants fuzz kills typing lint check format fixtures bench-convert bench-inference bench-gpu bench-training bench-parity audit-gpu peers peer-fixtures clean
+.PHONY: help env parity parity-peers test coverage mutants fuzz kills typing lint check format fixtures bench-convert bench-inference bench-gpu bench-training bench-parity audit-gpu peers peer-fixtures clean

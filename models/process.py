@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..converters.errors import ConvertError
 
 Json = dict[str, Any]
 
+_LONGEST_ANSWER = 64 << 20  # bytes
 _LAST_LINES = 12
 _LAST_BYTES = 4096
 _ENDING_SECONDS = 5.0  # to leave by itself once its input is closed
@@ -74,14 +76,19 @@ class Process:
         module: A module with ``main(*arguments)`` that calls :func:`serve`.
         arguments: Strings for ``main``.
         environment: Variables to set in it, or to unset where None.
+        command: What to start in the module's place: another Python, with a file that serves as :func:`serve` does.
+        folder: The directory that it starts in; by default this process's own.
     """
 
     def __init__(
         self,
         name: str,
-        module: str,
+        module: str = "",
         arguments: Sequence[str] = (),
         environment: Mapping[str, str | None] | None = None,
+        *,
+        command: Sequence[str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         # not -m, which puts the current directory first on the path: a file there called json.py would be imported
@@ -93,11 +100,12 @@ class Process:
         kept = {key: value for key, value in os.environ.items() if key not in changed}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._child = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-c", code, *arguments] if command is None else command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**kept, **{key: value for key, value in changed.items() if value is not None}},
+            cwd=folder,
         )
 
     def __enter__(self) -> Process:
@@ -124,13 +132,20 @@ class Process:
 
         Raises:
             DeathError: The process ended without one.
-            ConvertError: It answered with an error, which carries its name.
+            ConvertError: It answered with an error, which carries its name, or with what is no answer.
         """
         assert self._child.stdout is not None
-        line = self._child.stdout.readline()
+        line = self._child.stdout.readline(_LONGEST_ANSWER)
+        if len(line) == _LONGEST_ANSWER:
+            raise ConvertError(f"{self.name}: its answer is longer than {_LONGEST_ANSWER:,} bytes")
         if not line.endswith(b"\n"):
             raise self._death()
-        found: Json = json.loads(line)
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ConvertError(f"{self.name}: what it answered is no JSON object: {line[:80]!r}")
         if "error" in found:
             raise ConvertError(f"{self.name}: {found['error']}", found.get("next_step"))
         return found

@@ -49,7 +49,7 @@ class Case:
         positions: (K,) tokens, row * T + column, at which words are scored; None for all of them.
         ranked: Tokens, row * T + column, whose best words are compared, all among ``positions``: the masks, or where
             the next word is predicted the last of each row.
-        texts: What the rows say; empty for generated ids.
+        parts: What the rows say, one text or two each; empty for generated ids.
         taps: Whether every layer's activations are recorded, or the results alone.
         packed: Whether the real tokens are computed alone.
     """
@@ -60,9 +60,14 @@ class Case:
     attention_mask: Int64 | None = None
     positions: Int64 | None = None
     ranked: tuple[int, ...] = ()
-    texts: tuple[str, ...] = ()
+    parts: tuple[tuple[str, ...], ...] = ()
     taps: bool = True
     packed: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the rows say, for a person to read."""
+        return tuple(" ‖ ".join(parts) for parts in self.parts)
 
     @property
     def scored(self) -> Int64:
@@ -202,7 +207,7 @@ def _sentence_case(
         types.reshape(shape) if types.any() else None,
         None if mask.all() else mask.reshape(shape),
         ranked=_ranked((input_ids == tokenizer.mask_id) & (mask == 1), mask, task),
-        texts=tuple(" ‖ ".join(pair) for pair in texts),
+        parts=tuple(map(tuple, texts)),
     )
 
 

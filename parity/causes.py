@@ -41,7 +41,8 @@ class Cause:
         label: The participant.
         kind: ``norm``, ``epsilon``, ``activation``, ``position``, ``rotation``, ``bias``, ``untied``, ``transposed``,
             ``exchanged``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``, ``batch``,
-            ``corrupted`` or ``unknown``.
+            ``corrupted`` or ``unknown``; of an official participant also ``load``, ``load report``, ``files``,
+            ``configuration``, ``rotary table``, ``ids`` or ``padding``.
         what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.

@@ -124,6 +124,14 @@ class _Devices(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     help="Compute in float16, bfloat16 or both too.  [default: in the one that a DIR is stored in]",
 )
 @click.option("--no-gradients", is_flag=True, help="Leave out the loss, its gradients and the step.")
+@click.option(
+    "--with",
+    "official",
+    metavar="NAME[=PYTHON]",
+    multiple=True,
+    help="Also ask the software that serves it: transformers, transformers-tf, paddlenlp, bert4keras, junnyu, onnx, "
+    "where PYTHON, an interpreter or an environment, has it; or the directory of an export. Repeatable.",
+)
 @click.option("--golden", type=click.Path(path_type=Path), help="Compare with a recorded run; drift is exit status 1.")
 @click.option("--update-golden", is_flag=True, help="Record this run as the golden, if everything agrees.")
 @click.option("--yes", is_flag=True, help="Record even where the environment variable CI is set.")
@@ -162,6 +170,8 @@ def parity_command(
     \b
         roformer-convert parity ckpt/ --report parity.html
         roformer-convert parity ckpt/ ckpt-torch/
+    Whether the software that serves it computes the same:
+        roformer-convert parity ckpt/ --with transformers --with paddlenlp=/opt/paddlenlp
     Whether every conversion of it keeps every bit, which needs no framework:
         roformer-convert parity ckpt/ --conversions only
     A gate for CI, and how its golden is recorded:
@@ -183,6 +193,10 @@ def parity_command(
         from .participants import require_gate
 
         require_gate(directories, options["frameworks"])
+        if options["official"]:
+            from .official_software import require_official
+
+            require_official(options["official"])
     statuses, tried = [0], {}
     if conversions is not None:
         for directory in directories:
@@ -247,6 +261,7 @@ def run_gate(
     max_length: int | None = None,
     half_types: Sequence[str] | None = None,
     devices: Mapping[str, str] | None = None,
+    official: Sequence[str] = (),
     golden: Path | None = None,
     update_golden: bool = False,
     yes: bool = False,
@@ -286,6 +301,7 @@ def run_gate(
             max_length=max_length,
             half_types=half_types,
             devices=devices or {},
+            official=official,
             report=say,
             progress=status.show,
         ) as result,

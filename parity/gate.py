@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters import open_checkpoint
+from ..converters.errors import ConvertError
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
@@ -34,6 +35,7 @@ from ..models.devices import ENVIRONMENT
 from ..models.process import Process
 from ..models.processor import processor
 from ..models.tokenizer import Tokenizer
+from ..models.tokenizer_files import packages_for_texts
 from .bounds import Bounds, derive
 from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases
@@ -45,6 +47,10 @@ from .dumps import Dump
 from .half_types import judge_half_types, stored_half_types, tell_widened
 from .invariances import explain_invariances, judge_invariances
 from .measure import Measured, measure
+from .official_jobs import job_for
+from .official_participants import Official, Started, answered, fetch_parameters, started
+from .official_software import require_official
+from .official_verdicts import OfficialResult, judge_official
 from .participants import (
     ComparedModel,
     Participant,
@@ -93,6 +99,7 @@ class Result:
         bounds: What results may differ by, and where it comes from.
         weights: SHA-256 of the first directory's tensors.
         seconds: Part → wall time.
+        official: What came of each official participant.
     """
 
     directories: tuple[Path, ...]
@@ -111,6 +118,7 @@ class Result:
     bounds: Bounds
     weights: str
     seconds: dict[str, float] = field(default_factory=dict)
+    official: list[OfficialResult] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -173,6 +181,14 @@ class Result:
                 }
                 for dump in self.dumps
             ],
+            "official": [
+                {
+                    **one.official.as_dict(),
+                    "first_divergence": None if one.divergence is None else one.divergence.as_dict(),
+                    "notes": list(one.notes),
+                }
+                for one in self.official
+            ],
             "seconds": self.seconds,
         }
 
@@ -196,6 +212,7 @@ def run(
     max_length: int | None = None,
     half_types: Sequence[str] | None = None,
     devices: Mapping[str, str] = NO_DEVICES,
+    official: Sequence[str] = (),
     report: ReportLine = lambda line: None,
     progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
@@ -214,6 +231,7 @@ def run(
         max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
         half_types: Which of float16 and bfloat16 are computed in too; None for those that a checkpoint is stored in.
         devices: Framework → device, as :func:`.computing.read_devices` reads them; the CPU where it names none.
+        official: The official participants, each as ``--with`` takes it.
         report: Called with a line on what happens.
         progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
@@ -225,11 +243,18 @@ def run(
     directories = [locate(directory) for directory in directories]
     if frameworks is not None:
         require_frameworks(frameworks)  # before anything else is done
-    with tempfile.TemporaryDirectory(prefix="parity-") as name:
+    found = require_official(official, words=any("rjieba" in packages_for_texts(each) for each in directories))
+    with tempfile.TemporaryDirectory(prefix="parity-") as name, ExitStack() as stack:
         scratch = Path(name)
         progress("converting")
         loaded, told = write_stated(directories, set, model_class, parts, scratch)
         model, dialects = look_at(loaded, directories)
+        if official and max_length is not None and max_length > model.config.max_position_embeddings:
+            limit = model.config.max_position_embeddings
+            raise ConvertError(
+                f"--with and --max-length {max_length:,}: the software that serves it ends at {limit:,} tokens",
+                f"Leave one of the two out, or name at most {limit:,} tokens.",
+            )
         model = replace(model, config=with_limit(model.config, max_length), notes=(*told, *model.notes))
         cast = find_cast(loaded, directories, scratch)
         if cast is not None:
@@ -257,11 +282,30 @@ def run(
             "cases": listed,
             "extend_to": max_length,
         }
-        dumps = _compute(participants, model, scratch, asked, devices, report, progress, environment)
+        variables = _variables(model, environment)
+        workers = stack.enter_context(started(found, variables, scratch))
+        known = []
+        for worker in workers:
+            one, job = job_for(worker, loaded, dialects, model, tokenizer, cases, scratch / "cases.npz", scratch)
+            worker.process.ask({"run": job})
+            known.append((worker, one))
+        dumps = _compute(participants, model, scratch, asked, devices, report, progress, variables)
+        officials = [(worker, _answered(worker, one, report, progress)) for worker, one in known]
         clock.lap("frameworks")
         progress("comparing")
         yield compare(
-            directories, loaded[0], model, participants, dumps, cases, tokenizer, top_k, clock, variants, half_types
+            directories,
+            loaded[0],
+            model,
+            participants,
+            dumps,
+            cases,
+            tokenizer,
+            top_k,
+            clock,
+            variants,
+            half_types,
+            officials,
         )
 
 
@@ -277,6 +321,7 @@ def compare(
     clock: Clock,
     variants: Variants = NO_VARIANTS,
     half_types: Sequence[str] = (),
+    officials: Sequence[tuple[Started, Official]] = (),
 ) -> Result:
     """Compare what was computed, and explain what differs; ``first`` is the first directory as it is loaded."""
     task = model.task
@@ -295,6 +340,9 @@ def compare(
     failed = not all(verdict.passed for verdict in verdicts)
     samples = choose_samples(cases, model.config, task)
     with open_checkpoint(first) as checkpoint:
+        official = _judge_official(officials, dumps, divergence, cases, model, tokenizer, bounds, top_k, checkpoint)
+        if officials:
+            clock.lap("compare official participants")
         weights, digests = _hash(checkpoint)
         found, causes = _explain(
             dumps,
@@ -321,6 +369,8 @@ def compare(
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
         model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales, task)))
+    verdicts += [verdict for one in official for verdict in one.verdicts]
+    causes += [cause for one in official for cause in one.causes]
     return Result(
         directories=tuple(directories),
         model=model,
@@ -338,7 +388,56 @@ def compare(
         bounds=bounds,
         weights=weights,
         seconds=clock.seconds,
+        official=official,
     )
+
+
+def _variables(model: ComparedModel, environment: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Choose the variables that the processes of this run start with."""
+    # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
+    changed: dict[str, str | None] = dict(ENVIRONMENT)
+    defaults = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
+    changed |= {name: value for name, value in defaults.items() if name not in os.environ}
+    return changed | dict(environment or {})
+
+
+def _answered(worker: Started, asked: Official, report: ReportLine, progress: ReportLine) -> Official:
+    """Wait for an official participant."""
+    progress(f"computing: {worker.label}")
+    official = answered(worker, asked)
+    seconds = ", ".join(f"{part} {taken:.1f} s" for part, taken in official.facts.get("seconds", {}).items())
+    report(f"{worker.label}: {official.called}: {seconds or 'failed'}")
+    return official
+
+
+def _judge_official(
+    officials: Sequence[tuple[Started, Official]],
+    dumps: Sequence[Dump],
+    divergence: Divergence | None,
+    cases: Sequence[Case],
+    model: ComparedModel,
+    tokenizer: Tokenizer | None,
+    bounds: Bounds,
+    top_k: int,
+    checkpoint: Checkpoint,
+) -> list[OfficialResult]:
+    """Hold every official participant against one of ours that is not the odd one."""
+    odd = None if divergence is None else divergence.odd
+    ours = next(dump for dump in dumps if dump.label != odd)
+    return [
+        judge_official(
+            official,
+            ours,
+            cases,
+            model,
+            tokenizer,
+            bounds,
+            top_k,
+            lambda name: checkpoint.read(name, "float64"),
+            partial(fetch_parameters, worker, official),
+        )
+        for worker, official in officials
+    ]
 
 
 def _compute(
@@ -349,15 +448,13 @@ def _compute(
     devices: Mapping[str, str],
     report: ReportLine,
     progress: ReportLine,
-    environment: Mapping[str, str | None] | None,
+    environment: Mapping[str, str | None],
 ) -> list[Dump]:
     """Run every participant in a process of its own, side by side."""
     with ExitStack() as stack:
-        changed = dict(ENVIRONMENT)
-        defaults = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
-        changed |= {name: value for name, value in defaults.items() if name not in os.environ}
-        changed |= environment or {}
-        processes = [stack.enter_context(Process(one.label, WORKER, [one.framework], changed)) for one in participants]
+        processes = [
+            stack.enter_context(Process(one.label, WORKER, [one.framework], environment)) for one in participants
+        ]
         folders = []
         for number, (one, process) in enumerate(zip(participants, processes, strict=True)):
             folders.append(scratch / f"run{number}")

@@ -17,7 +17,18 @@ from .chart import chart, legend
 from .gate import Result
 from .measure import DTYPES
 from .rankings import Ranking, answer_name, asked
-from .screen import between, bounds_told, by_check, conclusion, conclusion_word, counted, explanation, in_words
+from .screen import (
+    between,
+    bounds_told,
+    by_check,
+    conclusion,
+    conclusion_word,
+    counted,
+    explanation,
+    in_words,
+    notes,
+    processes,
+)
 from .verdicts import Verdict, worst_of
 
 _MOST_SHOWN = 60
@@ -55,13 +66,13 @@ def _head(result: Result) -> str:
     where = _breakable(", ".join(map(str, result.directories)))
     return (
         f'<header class="{state}"><p class="badge">{word}</p><h1>{where}</h1>'
-        f"<p>{escape(result.model.called)} in {escape(', '.join(dump.label for dump in result.dumps))}: "
+        f"<p>{escape(result.model.called)} in {escape(', '.join(dump.label for dump in processes(result)))}: "
         f"{counted(result)}, on {len(result.cases)} batches of {tokens:,} tokens.</p></header>"
     )
 
 
 def _why(result: Result) -> str:
-    lines = [*explanation(result), *(f"note: {note}" for note in result.model.notes)]
+    lines = [*explanation(result), *(f"note: {note}" for note in notes(result))]
     if not lines:
         return ""
     items = []
@@ -166,13 +177,14 @@ def _ranked(one: Ranking, label: str, result: Result) -> str:
 
 def _facts(result: Result) -> str:
     facts = {name: escape(value) for name, value in result.environment.items()}
+    facts |= {one.official.label: escape(one.official.called) for one in result.official}
     facts["weights (SHA-256)"] = _code(result.weights)
     facts["inputs (SHA-256)"] = _code(result.inputs)
     facts["made"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     facts["time"] = escape(", ".join(f"{part} {seconds:.1f} s" for part, seconds in result.seconds.items()))
     rows = [f'<tr><th scope="row">{escape(name)}</th><td>{value}</td></tr>' for name, value in facts.items()]
     runs = []
-    for dump in result.dumps:
+    for dump in processes(result):
         seconds = dump.facts.get("seconds", {})
         peak = dump.facts.get("peak_bytes")
         runs.append(

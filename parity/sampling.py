@@ -104,7 +104,7 @@ def _rows(case: Case, rows: Array, task: Task) -> Sample:
         row, column = np.divmod(case.positions, width)
         scored = np.flatnonzero(np.isin(row, rows))
         positions = np.searchsorted(rows, row[scored]) * width + column[scored]
-    return Sample(replace(case, **arrays, positions=positions, ranked=(), texts=()), rows, scored, task)  # type: ignore[arg-type]
+    return Sample(replace(case, **arrays, positions=positions, ranked=(), parts=()), rows, scored, task)  # type: ignore[arg-type]
 
 
 def _cost(case: Case, config: RoFormerConfig, task: Task) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..converters.amounts import amount
 from ..converters.rendering import table
 from .causes import fold
+from .dumps import Dump
 from .gate import Result
 from .invariances import SAME
 from .verdicts import Verdict, worst_of
@@ -20,15 +21,21 @@ def screen(result: Result) -> str:
         f"{result.model.called}; {len(result.cases)} batches, {tokens:,} tokens; "
         f"{', '.join(f'{name} {version}' for name, version in result.environment.items() if name in _SHOWN)}"
     )
+    head += [f"{one.official.label}: {one.official.called}" for one in result.official]
     lines = [*head, "", verdict_table(result.verdicts), ""]
     lines += bounds_told(result)
-    lines += [f"note: {note}" for note in result.model.notes]
+    lines += [f"note: {note}" for note in notes(result)]
     lines += explanation(result)
     lines += [parts(result), conclusion(result)]
     return "\n".join(lines)
 
 
 _SHOWN = ("paddle", "torch", "tf")
+
+
+def notes(result: Result) -> list[str]:
+    """List what is to be said of the model and of each official participant."""
+    return [*result.model.notes, *(note for one in result.official for note in one.notes)]
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
@@ -99,6 +106,7 @@ def explanation(result: Result) -> list[str]:
     lines = []
     if result.divergence is not None:
         lines.append(f"first difference: {result.divergence}")
+    lines += [f"first difference: {one.divergence}" for one in result.official if one.divergence is not None]
     if result.causes:
         lines += [f"likely cause: {line}" for line in fold(result.causes)]
     elif result.exit_status == 1:
@@ -109,16 +117,21 @@ def explanation(result: Result) -> list[str]:
 def parts(result: Result) -> str:
     """Say how long each part took."""
     said = [f"{part} {seconds:.1f} s" for part, seconds in result.seconds.items()]
-    for dump in result.dumps:
+    for dump in processes(result):
         peak = dump.facts.get("peak_bytes")
         memory = f", {amount(peak)} at most" if peak else ""
         said.append(f"{dump.label} {sum(dump.facts.get('seconds', {}).values()):.1f} s{memory}")
     return "time: " + "; ".join(said)
 
 
+def processes(result: Result) -> list[Dump]:
+    """List everybody who computed: ours and the official participants."""
+    return [*result.dumps, *(one.official.dump for one in result.official)]
+
+
 def conclusion(result: Result) -> str:
     """Say in one line whether they agree."""
-    who = ", ".join(dump.label for dump in result.dumps)
+    who = ", ".join(dump.label for dump in processes(result))
     return f"{conclusion_word(result).upper()}: {counted(result)} ({who})"
 
 

@@ -21,7 +21,7 @@ WORD_CLASSES = frozenset({"RoFormerTokenizer"})
 #: A vocabulary that nobody describes is one of words when this share of its rows are words of two or more Chinese
 #: characters. Character vocabularies have none (0 of Zhuiyi's 12,000), word vocabularies mostly such rows.
 _WORD_SHARE = 0.01
-_CHINESE_WORD = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{2,}"
+CHINESE_WORD = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]{2,}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def class_of(settings: Mapping[str, Any]) -> Any:
 def counted(rows: Iterable[str]) -> Splitting:
     """Decide by the rows themselves."""
     total = words = 0
-    word = re.compile(_CHINESE_WORD)  # 1 ms
+    word = re.compile(CHINESE_WORD)  # 1 ms
     for row in rows:
         total += 1
         words += word.fullmatch(row) is not None
