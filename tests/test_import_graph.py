@@ -93,6 +93,7 @@ GROUND = {
     "converters/encodings.py",
     "converters/json_input.py",
     "converters/rendering.py",
+    "converters/stand_ins.py",
     "converters/version.py",
 }
 
