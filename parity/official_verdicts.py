@@ -198,7 +198,8 @@ def _parameters(
         table = fetch([official.rotary])[official.rotary]
         exact = embed_positions(model.config.max_position_embeddings, model.config.head_size)
         apart = distance(exact, table.astype(np.float64))
-        rounding = _HALF_UNIT[official.rounded] * (1 + 1e-6)
+        # a half type's table is rounded from float32's
+        rounding = (_HALF_UNIT[official.rounded] + (_HALF_UNIT[""] if official.rounded else 0.0)) * (1 + 1e-6)
         if apart.largest > rounding:
             wrong.append("the rotary table")
             causes.append(explain_rotary(official.label, official.rotary, table.astype(np.float64), exact, rounding))

@@ -279,11 +279,15 @@ def test_a_tokenizer_that_cannot_be_loaded_fails_and_takes_nothing_else_along(wo
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("fixture", ["random", "tiny"])
 def test_a_checkpoint_in_a_half_type_passes_with_its_rounded_table_noted(
-    worker: Started, tmp_path: Path, dtype: str
+    worker: Started, tmp_path: Path, fixture: str, dtype: str
 ) -> None:
-    """transformers keeps the table as the file has it, rounded: said, and put right before its results are compared."""
-    convert(FIXTURES / "random", tmp_path / "half", to="torch", options=ConvertOptions(dtype=dtype))
+    """transformers keeps the table as the file has it, rounded: said, and put right before its results are compared.
+
+    In the longer table an entry is as far as two roundings take it, to float32 and from there.
+    """
+    convert(FIXTURES / fixture, tmp_path / "half", to="torch", options=ConvertOptions(dtype=dtype))
     bench = OfficialBench(tmp_path, tmp_path / "half", worker)
     result = bench.judge()
     assert failed(result) == []
