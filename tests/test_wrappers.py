@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -88,6 +89,19 @@ def test_a_module_around_a_part_is_seen_through(tmp_path: Path, tensors: Tensors
         lambda arrays: {f"net.x.{name}".replace(inside, outside, 1): array for name, array in arrays.items()},
     )
     assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+
+
+def test_what_adapters_that_were_merged_left_in_the_names_is_seen_through(tmp_path: Path, tensors: Tensors) -> None:
+    """Names of peft 0.19, as ``merge_adapter()`` and a state dict without ``lora_`` leave them."""
+    edit(
+        tmp_path / "ckpt",
+        lambda stored: {
+            "base_model.model." + re.sub(r"\.(query|q_proj)\.", r".\1.base_layer.", name): each
+            for name, each in stored.items()
+        },
+    )
+    assert same_bits(read_all(tmp_path / "ckpt"), tensors) == []
+    assert "base_layer inside the names is passed over" in inspect(tmp_path / "ckpt").notes
 
 
 def test_a_dict_does_not_make_two_tensors_one(tmp_path: Path) -> None:

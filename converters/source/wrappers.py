@@ -17,9 +17,10 @@ from ..errors import ConvertError, Problem, printable, quoted
 from ..table.mapping import BASE, Dialect, Table, Traits
 from ..table.recognition import has_head, known_names
 
-#: Parts of a name that a module around a module adds anywhere in it, and the dicts of a pickled torch module.
+#: Parts of a name that a module around a module adds anywhere in it (``base_layer`` is peft's, whose adapters were
+#: merged or left out), and the dicts of a pickled torch module.
 _TRANSPARENT = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_modules|_parameters|_buffers)\."
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|base_layer|_modules|_parameters|_buffers)\."
 )
 #: DataParallel around a part of the model, not around all of it: no module of a RoFormer is called so.
 _INNER_MODULE = re.compile(r"(?<=\.)module\.")
