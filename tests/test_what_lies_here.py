@@ -348,9 +348,14 @@ def test_a_part_of_a_hubs_snapshot_is_answered_with_the_hubs_name(tmp_path: Path
             ],
             "adapters",
         ),
+        *(
+            (["roformer.embeddings.LayerNorm.weight", f"roformer.encoder.layer.0.output.dense.{ending}"], "quantized")
+            for ending in ("SCB", "weight.absmax", "weight.quant_state.bitsandbytes__nf4", "qweight", "weight_packed",
+                           "weight_scale")
+        ),
         ([], "none is there at all"),
     ],
-)
+)  # fmt: skip
 def test_names_are_looked_at_before_the_configuration(
     tmp_path: Path, names: list[str], words: str, config: bool
 ) -> None:

@@ -326,3 +326,16 @@ def test_weights_of_any_names_are_found_under_a_name_that_somebody_made_up(tmp_p
     shutil.copy(source / "bert_config.json", tmp_path / "ckpt")
     (tmp_path / "ckpt" / "args.pkl").write_bytes(pickle.dumps({"rate": 0.1}, 4))
     assert same_bits(read_all(tmp_path / "ckpt"), read_all(source)) == []
+
+
+def test_a_module_that_torch_quantized_is_said_to_be_one(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch", container="bin")
+    state = torch.load(tmp_path / "ckpt" / "pytorch_model.bin")
+    name = "roformer.encoder.layer.0.attention.self.query"
+    del state[f"{name}.weight"], state[f"{name}.bias"]
+    packed = torch.quantize_per_tensor(torch.ones(3, 3), 0.5, 0, torch.qint8)
+    state |= {f"{name}.scale": torch.tensor(1.0), f"{name}._packed_params._packed_params": (packed, None)}
+    torch.save(state, tmp_path / "ckpt" / "pytorch_model.bin")
+    with pytest.raises(MisfitError, match="quantized weights") as caught:
+        convert(tmp_path / "ckpt", to="paddle")
+    assert [problem.kind for problem in caught.value.problems] == ["names"]

@@ -205,7 +205,9 @@ class _Scanner:
         word = self._string()
         if word not in _DTYPES:
             raise FormatError(
-                self._path, f"tensor {quoted(name)} has dtype {quoted(word)}, wanted one of {', '.join(_DTYPES)}"
+                self._path,
+                f"tensor {quoted(name)} has dtype {quoted(word)}, wanted one of {', '.join(_DTYPES)}",
+                next_step="Save the weights as float32, float16 or bfloat16, or start from those that were quantized.",
             )
         return _DTYPES[word]
 

@@ -6,7 +6,7 @@ A whole file is asked about here; of single names in a RoFormer's file :func:`.r
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..errors import quoted
@@ -25,13 +25,25 @@ class Stranger:
     step: str
 
 
-_MERGE = "Merge them into their base model first: PeftModel.from_pretrained(base, FOLDER).merge_and_unload()."
+_MERGE = (
+    "Merge them into their base model first: PeftModel.from_pretrained(base, FOLDER).merge_and_unload(), or where it "
+    "was trained model.merge_and_unload(), and save what that returns."
+)
+_FULL = (
+    "Start from the weights that were quantized. If they are lost: load it with the software that quantized it, make "
+    "its weights floating again (transformers: model.dequantize()), and save that."
+)
 _STATE = "Name the file with the model instead; it lies in the same folder, or is another key of what was saved."
 _ANOTHER = "Another model's weights cannot be a RoFormer's: name a RoFormer checkpoint."
 
 #: A name that only adapters have; a file that holds one is theirs, whatever else is in it.
 _ADAPTED = re.compile(
     r"(^|[./])(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|ia3_l|hada_w[12]_[ab]|prompt_embeddings)([./]|$)"
+)
+#: What quantized weights have beside them, or in their place: bitsandbytes, GPTQ and AWQ, compressed-tensors, PyTorch.
+_QUANTIZED = re.compile(
+    r"\.(SCB|weight_format|weight\.(absmax|quant_map|nested_absmax|quant_state\.[\w.]+)|qweight|qzeros|g_idx|weight_packed|"
+    r"weight_scale(_inv)?|weight_zero_point|_packed_params\._packed_params)(\.|$)"
 )
 _ANY_STATE = (
     r"(^|[./_])(exp_avg|exp_avg_sq|momentum_buffer|moment[12](_0)?|beta[12]_pow_acc(_0)?|master_weights|"
@@ -57,10 +69,14 @@ _WHOSE: tuple[tuple[str, str], ...] = (
 )
 
 
-def adapters(names: Collection[str]) -> Stranger | None:
-    """Say that a file has adapters' tensors, or return None: whatever else is in it, alone it is no model."""
-    adapted = next((name for name in names if _ADAPTED.search(name)), None)
-    return None if adapted is None else Stranger(f"adapters (LoRA and the like), such as {quoted(adapted)}", _MERGE)
+def altered(names: Iterable[str]) -> Stranger | None:
+    """Say that a file has adapters' or quantized tensors, or return None: whatever else is in it, no model is whole."""
+    for name in names:
+        if _ADAPTED.search(name):
+            return Stranger(f"adapters (LoRA and the like), such as {quoted(name)}", _MERGE)
+        if _QUANTIZED.search(name):
+            return Stranger(f"quantized weights, as {quoted(name)} shows", _FULL)
+    return None
 
 
 def whose(names: Collection[str]) -> Stranger | None:
