@@ -109,6 +109,9 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
         ("summary.bias", "multiple-choice head"),
         ("decoder.layers.0.encoder_attn.q_proj.weight", "cross-attention"),
         ("discriminator_predictions.dense.weight", "discriminator head"),
+        ("encoder.layer.0.attention.self.qkv.weight", "query, key and value in one tensor"),
+        ("encoder.layer.0.attention.query_key_value.bias", "query, key and value in one tensor"),
+        ("layers.0.self_attn.in_proj_weight", "query, key and value in one tensor"),
         ("whatever", ""),
     ],
 )

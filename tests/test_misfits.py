@@ -521,6 +521,7 @@ NOT_ITS = (
         (("qa_outputs.bias", "my.own"), NOT_ITS),
         (("roformer.embeddings.position_embeddings.x", "qa_outputs.bias"), "This looks like BERT"),
         (("roformer.encoder.layer.3.output.dense.bias",), TWO_MODELS),
+        (("roformer.encoder.layer.0.attention.self.qkv.weight",), "Save query, key and value as three tensors"),
     ],
 )
 def test_unknown_tensors_call_for_a_next_step(found: dict[str, Found], names: tuple[str, ...], step: str) -> None:
@@ -544,6 +545,31 @@ def test_a_wrong_shape_or_type_calls_for_a_next_step(
     result = without(found["torch"], lambda each: each == name, [replace(one, **change)])  # type: ignore[arg-type]
     assert [(kind, words) for kind, _, words in told(result)] == [(next(iter(change)), detail)]
     assert (result.next_step or "").startswith(step)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_kernels_that_lie_the_other_way_round_are_said_to(found: dict[str, Found], dialect: Dialect) -> None:
+    source = found[dialect]
+    turned = {tensor.name: tensor for tensor in source.index.tensors if sorted(tensor.shape) == [24, 34]}
+    assert len(turned) == 6
+    result = without(source, turned.__contains__, [replace(each, shape=each.shape[::-1]) for each in turned.values()])
+    assert {kind for kind, _, _ in told(result)} == {"shape"}
+    assert (result.next_step or "").startswith(f"These lie the other way round: save every kernel as {dialect}'s")
+
+
+def test_a_type_of_the_whole_model_is_told_once(found: dict[str, Found]) -> None:
+    source = found["torch"]
+    whole = [replace(tensor, dtype="int8") for tensor in source.index.tensors if tensor.shape]
+    result = without(source, lambda _: True, whole)
+    detail = "got int8, want float32 or float16 or bfloat16 or float64"
+    rows = len(whole) - 1  # one is the bias of the masked-LM head again
+    assert [each for each in told(result) if each[0] == "dtype"] == [("dtype", f"{rows} tensors", detail)]
+
+
+def test_a_head_that_lacks_a_tensor_is_answered_with_the_encoder(found: dict[str, Found]) -> None:
+    result = without(found["torch"], "cls.predictions.transform.dense.weight".__eq__)
+    assert [kind for kind, _, _ in told(result)] == ["missing"]
+    assert "--encoder-only" in (result.next_step or "")
 
 
 @pytest.mark.parametrize(

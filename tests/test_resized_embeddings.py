@@ -65,6 +65,15 @@ def test_a_head_that_was_not_resized_is_answered_with_the_call(
     assert convert(tmp_path / "ckpt", to="paddle", options=options).written
 
 
+@pytest.mark.parametrize("shape", [(), (1, V)])
+def test_a_bias_of_another_number_of_axes_is_no_resized_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    save(tmp_path / "ckpt", "torch", random_tensors(CONFIG), CONFIG)
+    path = tmp_path / "ckpt" / "model.safetensors"
+    tensors = {name: each for name, each in load_file(path).items() if name != COPIED_BIAS}
+    save_file({**tensors, BIAS: np.ones(shape, np.float32)}, path, {"format": "pt"})
+    assert "vocab_size" not in step(tmp_path / "ckpt")
+
+
 def test_another_size_that_is_wrong_too_is_two_models(tmp_path: Path) -> None:
     resized(tmp_path / "ckpt", V)
     path = tmp_path / "ckpt" / "config.json"

@@ -5,6 +5,7 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +15,9 @@ from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, count_layers, encoder_names, known_names, looks_like
+from ..table.recognition import IGNORED, JOINED, count_layers, encoder_names, known_names, looks_like
 from ..table.statements import ANOTHERS
-from ..table.strangers import adapters, whose
+from ..table.strangers import altered, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .identification import Found
@@ -111,7 +112,8 @@ class _Fitting:
         by_name = {name: same[0] for name, same in copies.items()}
         shape, reading = self.found.shape, self.found.config
         base = shape.base
-        stranger = adapters(by_name)
+        packed = (name for name in self.found.index.metadata if "._packed_params." in name)  # torch's quantized modules
+        stranger = altered((*by_name, *packed))
         if stranger is None and not self.found.problems and (by_name or not self._others):
             stranger = whose(by_name)
         if stranger is not None:
@@ -161,7 +163,7 @@ class _Fitting:
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread
-        problems = (*misread.problems, *self.problems, *rows)
+        problems = (*misread.problems, *_of_one_type(self.problems), *rows)
         learned = [problem for problem in self.problems if _LEARNED in problem.detail]
         if learned and sum(problem.kind == "missing" for problem in problems) > 8:
             # a BERT under its own names: what each of them would have to be called says no more
@@ -343,6 +345,15 @@ def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], t
     return "; ".join([detail, *dict.fromkeys(wrong)])
 
 
+def _of_one_type(problems: Sequence[Problem]) -> list[Problem]:
+    """Say once that a whole model is of a type that no weights have."""
+    types = [problem for problem in problems if problem.kind == "dtype"]
+    if len(types) <= _FEW or len({problem.detail for problem in types}) > 1:
+        return list(problems)
+    one = Problem("dtype", f"{len(types)} tensors", types[0].detail)
+    return [one, *(problem for problem in problems if problem.kind != "dtype")]
+
+
 def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     index: list[int] = []
     for size in reversed(shape):
@@ -351,6 +362,10 @@ def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
+#: So many problems of a kind are listed one by one, and told as names that are not this model's.
+_FEW = 8
+#: The shape of a kernel that lies the other way round.
+_TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
 _LEARNED = "BERT's learned positions"
 #: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
 _UNBIASED = (
@@ -375,15 +390,21 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return ANOTHERS
     if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
+    if kinds == {"shape"} and all(_TURNED.match(problem.detail) for problem in problems):
+        return f"These lie the other way round: save every kernel as {dialect}'s software does, the square ones too."
+    if any(JOINED in problem.detail for problem in unknown):
+        return "Save query, key and value as three tensors of their own, as they were before they were joined."
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
-    if len(missing) > 8 and len(unknown) > 8:
+    if len(missing) > _FEW and len(unknown) > _FEW:
         return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
     if unknown and encoder_names(dialect, missing).isdisjoint(missing):
         return (
             f"These are not a {kind.class_name}'s. If it is of another class, name it with --class. "
             "--encoder-only converts the encoder without heads, --drop PATTERN leaves out what matches."
         )
+    if kinds == {"missing"} and encoder_names(dialect, missing).isdisjoint(missing):
+        return "A head is not whole: save the model again, or take the encoder alone with --encoder-only."
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
     if kinds == {"unread"}:

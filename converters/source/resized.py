@@ -52,4 +52,7 @@ def _is_of_length(problem: Problem) -> bool:
     if problem.kind == "tied":  # of two shapes, not of two values or types
         shapes = _SHAPES.match(problem.detail)
         return shapes is not None and shapes[1] != shapes[2]
-    return problem.kind == "shape" and _WORDS_ALONE.fullmatch(problem.detail) is not None
+    if problem.kind != "shape" or not _WORDS_ALONE.fullmatch(problem.detail):
+        return False
+    got, _, want = problem.detail.partition(", want ")
+    return len(re.findall(r"\d+", got)) == len(re.findall(r"\d+", want.partition(";")[0]))

@@ -57,8 +57,10 @@ SLOT = re.compile(
     re.DOTALL,
 )
 
+JOINED = "query, key and value in one tensor"
 #: What an unknown tensor looks like, for the message: the first pattern found in its name decides.
 LOOKS_LIKE: tuple[tuple[str, str], ...] = (
+    (r"(^|[._/])(W?qkv|qkv_proj|query_key_value|in_proj|in_proj_(weight|bias))([._/]|$)", JOINED),
     (r"qa_outputs", "a question-answering head"),
     (r"classifier\.(dense|out_proj)", "a sequence-classification head of transformers"),
     (r"classifier|output_weights|output_bias", "a fine-tuned head (token, sequence or multiple choice)"),
