@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,4 +93,60 @@ def test_added_tokens_that_are_no_ids_are_told(tmp_path: Path, added: str) -> No
     (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V))
     (tmp_path / "ckpt" / "added_tokens.json").write_text(added)
     with pytest.raises(FormatError, match=r"added_tokens\.json"):
+        convert(tmp_path / "ckpt", to="paddle")
+
+
+def write_tokenizer(directory: Path, rows: int, added: dict[str, int]) -> None:
+    """Write what transformers 5 saves in place of vocab.txt."""
+    model = {"type": "WordPiece", "vocab": {f"\u5b57{number}": number for number in range(rows)}}
+    tokens = [{"id": number, "content": word, "special": True} for word, number in added.items()]
+    (directory / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": tokens}))
+
+
+def write_settings(directory: Path, rows: int, added: dict[str, int]) -> None:
+    (directory / "vocab.txt").write_bytes(words(rows))
+    decoder = {str(number): {"content": word, "special": True} for word, number in added.items()}
+    settings = {"tokenizer_class": "BertTokenizer", "added_tokens_decoder": decoder}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+WRITERS = pytest.mark.parametrize("write", [write_tokenizer, write_settings])
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("rows", "added", "said"),
+    [
+        (V, {"<e>": V, "\u5b570": 0}, f"model.resize_token_embeddings({V + 1})"),
+        (V - 4, {"<e>": V - 4}, "The embedding's last 3 rows are no word's"),
+        (V + 1, {}, "Words with an id of 61 or more have no row in the embedding"),
+    ],
+)
+def test_words_of_the_newer_files_count(
+    tmp_path: Path, write: Callable[..., None], rows: int, added: dict[str, int], said: str
+) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    write(tmp_path / "ckpt", rows, added)
+    assert said in misfit(tmp_path / "ckpt")
+
+
+@WRITERS
+def test_words_of_the_newer_files_are_written_where_paddlenlp_reads_them(
+    tmp_path: Path, write: Callable[..., None]
+) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    write(tmp_path / "ckpt", V - 2, {"<e>": V - 2, "\u8bcd": V - 1, "\u5b570": 0})
+    report = convert(tmp_path / "ckpt", to="paddle")
+    assert report.target is not None
+    assert json.loads((report.target / "added_tokens.json").read_text()) == {"<e>": V - 2, "\u8bcd": V - 1}
+    assert (report.target / "vocab.txt").read_text().count("\n") == V - 2
+    assert [note for note in report.notes if note.startswith("added_tokens.json is written with the 2 added words")]
+    assert convert(report.target, to="torch").written
+
+
+def test_an_added_word_needs_a_number(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    write_settings(tmp_path / "ckpt", V, {})
+    (tmp_path / "ckpt" / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": {"content": "<e>"}}}')
+    with pytest.raises(FormatError, match="'<e>' has the id 'x'; wanted a whole number from 0 up"):
         convert(tmp_path / "ckpt", to="paddle")

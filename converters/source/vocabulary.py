@@ -1,9 +1,10 @@
-"""Hold the vocabulary beside the weights against the embedding: as many words as rows, or what to do."""
+"""Hold the tokenizer's words against the embedding: as many as it has rows, or what to do."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from ..stand_ins import START_BYTES, stand_in
 #: Embeddings are padded to a multiple of one of these.
 _PADDING = (8, 16, 32, 64, 128, 256)
 _CHUNK = 1 << 20
-_OWN = "Put the model's own vocab.txt there"
 
 
 @dataclass(frozen=True)
@@ -32,75 +32,112 @@ class Misfit:
 @dataclass(frozen=True)
 class _Words:
     """Attributes:
-    rows: Lines of vocab.txt.
-    empty: How many of the last ones are empty.
-    added: Words of added_tokens.json beyond these lines.
-    size: Ids that there are: one more than the largest.
+    file: Which holds them.
+    rows: Its lines, or in tokenizer.json the ids of its words.
+    empty: How many of the last lines are empty.
+    added: Words beyond these, and their ids.
+    adding: Where those are.
     """
 
+    file: str
     rows: int
     empty: int
-    added: int
-    size: int
+    added: Mapping[str, int]
+    adding: str
+
+    @property
+    def size(self) -> int:
+        """Ids that there are: one more than the largest."""
+        return 1 + max(self.added.values(), default=self.rows - 1)
 
 
 def misfit(companions: Sequence[Path], vocab_size: int) -> Misfit | None:
-    """Say how vocab.txt and added_tokens.json have another number of words than the model; None where they have not.
+    """Say how the tokenizer's files have another number of words than the model; None where they have not.
 
-    Without a vocab.txt there is nothing to count.
+    Without vocab.txt and tokenizer.json there is nothing to count.
 
     Raises:
-        FormatError: A file cannot be read, or added_tokens.json is not from words to numbers.
+        FormatError: A file cannot be read, or an added word's id is no number.
     """
     named = {path.name: path for path in companions}
-    if "vocab.txt" not in named:
-        return None
-    with reading(named["vocab.txt"]), open(named["vocab.txt"], "rb") as file:
-        instead = stand_in(file.read(START_BYTES))
-    if instead is not None:
-        return Misfit(Problem("vocabulary", "vocab.txt", f"not the words but {instead.what}"), instead.step)
+    if "vocab.txt" in named:
+        with reading(named["vocab.txt"]), open(named["vocab.txt"], "rb") as file:
+            instead = stand_in(file.read(START_BYTES))
+        if instead is not None:
+            return Misfit(Problem("vocabulary", "vocab.txt", f"not the words but {instead.what}"), instead.step)
     try:
-        rows, empty = _count_rows(named["vocab.txt"])
+        words = _words(named)
     except UnicodeDecodeError:
         return _not_utf8(named["vocab.txt"])
-    added = _ids(named["added_tokens.json"]) if "added_tokens.json" in named else {}
-    beyond = [number for number in added.values() if number >= rows]
-    words = _Words(rows, empty, len(beyond), 1 + max(beyond, default=rows - 1))
-    return None if words.size == vocab_size else _advise(words, vocab_size)
+    return None if words is None or words.size == vocab_size else _advise(words, vocab_size)
+
+
+def added_words(companions: Sequence[Path]) -> Mapping[str, int]:
+    """Return the words beyond the vocabulary, and their ids.
+
+    Raises:
+        FormatError: A file cannot be read, or an added word's id is no number.
+    """
+    try:
+        words = _words({path.name: path for path in companions})
+    except UnicodeDecodeError:  # what --any-vocab takes
+        return {}
+    return {} if words is None else words.added
+
+
+def _words(named: Mapping[str, Path]) -> _Words | None:
+    """Read the lines of vocab.txt, or without one the words of tokenizer.json, and what is added to them.
+
+    transformers has written the added ones into added_tokens.json, into tokenizer_config.json, or into both.
+
+    Raises:
+        UnicodeDecodeError: vocab.txt is not UTF-8.
+    """
+    if "vocab.txt" in named:
+        file, (rows, empty) = "vocab.txt", _count_rows(named["vocab.txt"])
+        added = {name: read(named[name]) for name, read in _ADDING.items() if name in named}
+    elif "tokenizer.json" in named and (counted := _of_tokenizer(named["tokenizer.json"])) is not None:
+        file, rows, empty, added = "tokenizer.json", counted[0], 0, {"tokenizer.json": counted[1]}
+    else:
+        return None
+    beyond = {name: {word: number for word, number in ids.items() if number >= rows} for name, ids in added.items()}
+    every = {word: number for ids in beyond.values() for word, number in ids.items()}
+    return _Words(file, rows, empty, every, " and ".join(name for name, ids in beyond.items() if ids))
 
 
 def _advise(words: _Words, vocab_size: int) -> Misfit:
     got = f"got {words.rows:,} rows"
     if words.added:
-        got += f", and {words.added:,} more words in added_tokens.json up to the id {words.size - 1:,}"
-    problem = Problem("vocabulary", "vocab.txt", f"{got}, want vocab_size = {vocab_size:,}")
+        got += f", and {len(words.added):,} more in {words.adding} up to the id {words.size - 1:,}"
+    problem = Problem("vocabulary", words.file, f"{got}, want vocab_size = {vocab_size:,}")
     return Misfit(problem, _step(words, vocab_size))
 
 
 def _step(words: _Words, vocab_size: int) -> str:
+    own = f"ut the model's own {words.file} there"
     if words.size > vocab_size:
         if words.added and words.rows <= vocab_size:
             return (
                 "The embedding has no rows for the added words: it was not resized for them. Call "
-                f"model.resize_token_embeddings({words.size}) and save it again, or take added_tokens.json away."
+                f"model.resize_token_embeddings({words.size}) and save it again, or take them out of {words.adding}."
             )
         if words.empty and words.size - words.empty <= vocab_size:
             last = "one is" if words.empty == 1 else f"{words.empty} are"
             return f"Every line is a word, and its last {last} empty: remove empty lines at its end."
         return (
             f"Words with an id of {vocab_size:,} or more have no row in the embedding, so it is another model's. "
-            f"{_OWN}; where these words never occur, add --any-vocab."
+            f"P{own}; where these words never occur, add --any-vocab."
         )
     unit = next((unit for unit in _PADDING if -(-words.size // unit) * unit == vocab_size), None)
     rest = vocab_size - words.size
     if unit is not None:
         return (
             f"The embedding's last {rest:,} rows make it a multiple of {unit}: where they are padding, "
-            f"add --any-vocab. Otherwise it is another model's: {_OWN[0].lower()}{_OWN[1:]}."
+            f"add --any-vocab. Otherwise it is another model's: p{own}."
         )
     return (
-        f"The embedding's last {rest:,} rows are no word's: it is another model's vocab.txt, or words were added and "
-        f"added_tokens.json is missing. {_OWN}; where these rows are padding, add --any-vocab."
+        f"The embedding's last {rest:,} rows are no word's: it is another model's {words.file}, or words were added "
+        f"and added_tokens.json is missing. P{own}; where these rows are padding, add --any-vocab."
     )
 
 
@@ -117,17 +154,55 @@ def _not_utf8(path: Path) -> Misfit:
     return Misfit(Problem("vocabulary", path.name, f"not UTF-8 text{looks}"), step)
 
 
-def _ids(path: Path) -> dict[str, int]:
-    """Read the words and their ids.
+def _of_added_tokens(path: Path) -> dict[str, int]:
+    """Read added_tokens.json.
 
     Raises:
         FormatError: An id is no number from 0 up.
     """
-    ids = read_json(path)
-    for word, number in ids.items():
-        if type(number) is not int or number < 0:
-            raise FormatError(path, f"{quoted(word)} has the id {quoted(number)}; wanted a whole number from 0 up")
-    return ids
+    return {word: _id(path, word, number) for word, number in read_json(path).items()}
+
+
+def _of_settings(path: Path) -> dict[str, int]:
+    """Read the words that tokenizer_config.json adds, whose ids are its keys.
+
+    Raises:
+        FormatError: An id is no number from 0 up.
+    """
+    added = read_json(path).get("added_tokens_decoder")
+    words: dict[str, int] = {}
+    for key, each in added.items() if isinstance(added, dict) else ():
+        word = str(each.get("content", key)) if isinstance(each, dict) else key
+        words[word] = _id(path, word, int(key) if re.fullmatch(r"[0-9]{1,9}", key) else key)
+    return words
+
+
+#: Files with words beyond those of vocab.txt, and what reads them.
+_ADDING: Mapping[str, Callable[[Path], dict[str, int]]] = {
+    "added_tokens.json": _of_added_tokens,
+    "tokenizer_config.json": _of_settings,
+}
+
+
+def _of_tokenizer(path: Path) -> tuple[int, dict[str, int]] | None:
+    """Return how many ids the words of a tokenizer.json take, and those that it adds; None where none are listed."""
+    try:
+        content = read_json(path)
+    except FormatError:
+        return None
+    model, added = content.get("model"), content.get("added_tokens")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(ids, dict) or not all(type(number) is int and number >= 0 for number in ids.values()):
+        return None
+    each = [word for word in added if isinstance(word, dict)] if isinstance(added, list) else []
+    beside = {str(word.get("content")): number for word in each if type(number := word.get("id")) is int}
+    return 1 + max(ids.values(), default=-1), beside
+
+
+def _id(path: Path, word: str, number: object) -> int:
+    if type(number) is not int or number < 0:
+        raise FormatError(path, f"{quoted(word)} has the id {quoted(number)}; wanted a whole number from 0 up")
+    return number
 
 
 def _count_rows(path: Path) -> tuple[int, int]:

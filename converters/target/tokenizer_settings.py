@@ -15,10 +15,12 @@ from ..errors import FormatError
 from ..json_input import Json, read_json
 from ..source.checkpoint import Checkpoint
 from ..source.splitting import BERT_CLASSES, WORD_CLASSES, Splitting, class_of, splitting_of
+from ..source.vocabulary import added_words
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import Dialect
 
 _TOKENIZER = "tokenizer_config.json"
+_ADDED = "added_tokens.json"
 #: Files of settings among the companions; the others hold tokens, whose spelling is anybody's.
 _SETTINGS = (_TOKENIZER, "generation_config.json")
 #: Keys that name code, files or places of the source, which do not travel.
@@ -55,6 +57,10 @@ def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, str], l
                 written[name] = {key: value for key, value in settings.items() if key not in left}
                 notes.append(f"{name}: {', '.join(left)} left out: code, files or places of the source do not travel")
     texts, vocabulary_notes = _vocabulary(by_name, target)
+    added = added_words(source.companions) if target == "paddle" and _ADDED not in by_name else {}
+    if added:
+        texts[_ADDED] = json.dumps(added, ensure_ascii=False, indent=2) + "\n"
+        vocabulary_notes.append(f"{_ADDED} is written with the {len(added):,} added words: PaddleNLP reads them there")
     notes += vocabulary_notes
     how = splitting_of(source.companions, source.source_config.extra)
     if how is None:
