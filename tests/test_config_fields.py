@@ -406,6 +406,13 @@ def test_a_value_that_cannot_be_is_refused(tmp_path: Path, key: str, value: Any,
     assert [problem.name for problem in caught.value.problems] == [key]
 
 
+def test_a_number_of_heads_that_no_file_says_is_told_as_the_default(tmp_path: Path) -> None:
+    settings, _ = written(CONFIG, "torch")
+    settings = {**settings, "hidden_size": 26, "num_attention_heads": None}
+    with pytest.raises(MisfitError, match=r"12 \(torch's default, for config.json does not say it\) does not divide"):
+        read(tmp_path, "torch", settings)
+
+
 def test_all_values_that_cannot_be_are_told_at_once(tmp_path: Path) -> None:
     settings, _ = written(CONFIG, "torch")
     with pytest.raises(MisfitError) as caught:

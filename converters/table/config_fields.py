@@ -300,13 +300,14 @@ class _Reader:
     values: Json = field(default_factory=dict)
     spellings: dict[str, str] = field(default_factory=dict)
     assumed: set[str] = field(default_factory=set)
+    said_of_heads: str = ""
 
     def read(self) -> Reading:
         for item in FIELDS:
             self.field(item)
         wrong_fields = {problem.name for problem in self.problems}
         if not wrong_fields & {"hidden_size", "num_attention_heads"}:
-            contradictions = _contradictions(self.values)
+            contradictions = _contradictions(self.values, self.said_of_heads)
             self.problems.extend(contradictions)
             if contradictions:
                 self.values["num_attention_heads"] = self.measured.get("num_attention_heads", 1)
@@ -419,6 +420,8 @@ class _Reader:
             )
             return 1
         value = self.default(item)
+        if name == "num_attention_heads":
+            self.said_of_heads = f" ({self.dialect}'s default, for {self.named} does not say it)"
         if name == "num_choices" and self.kind.name == "multiple-choice" and self.dialect != "paddle":
             self.notes.append(
                 f"num_choices = {value} is assumed, which PaddleNLP alone reads: no file says it; otherwise "
@@ -435,10 +438,11 @@ class _Reader:
         return value
 
 
-def _contradictions(values: Json) -> list[Problem]:
+def _contradictions(values: Json, said: str) -> list[Problem]:
     hidden, heads = values["hidden_size"], values["num_attention_heads"]
     if hidden % heads:
-        return [Problem("configuration", "num_attention_heads", f"{heads} does not divide hidden_size = {hidden}")]
+        detail = f"{heads}{said} does not divide hidden_size = {hidden}"
+        return [Problem("configuration", "num_attention_heads", detail)]
     if hidden // heads % 2:
         detail = f"{heads} heads make a head size of {hidden // heads}; rotation needs an even one"
         return [Problem("configuration", "num_attention_heads", detail)]
