@@ -86,6 +86,8 @@ def test_adapters_beside_whole_weights_are_said_to_be_apart(tmp_path: Path) -> N
         ("openvino_model.bin", b"\0" * 64, "a program exported for OpenVINO"),
         ("roformer.Q8_0.gguf", b"GGUF\3\0\0\0", "weights for llama.cpp"),
         ("flax_model.msgpack", b"\x81\xa1a", "Flax weights"),
+        ("manifest.ocdbt", b"\x0c\xdb", "a checkpoint of JAX (Orbax)"),
+        ("_METADATA", b"{}", "a checkpoint of JAX (Orbax)"),
         ("rust_model.ot", zipped("rust_model/data/0"), "weights for rust-bert"),
         ("model.safetensors.incomplete", b"\0\0", "an unfinished download"),
         ("chinese_roformer.zip", zipped("chinese_roformer/bert_config.json"), "a packed archive"),
@@ -282,6 +284,13 @@ def test_of_several_steps_the_one_that_is_meant_is_named(
     error = refused(tmp_path / "run")
     assert "in 3 folders: checkpoint-1000, checkpoint-200, checkpoint-90" in error
     assert error.endswith(f"Name one, for example {tmp_path / 'run' / name}, {why}.")
+
+
+def test_the_step_that_is_called_the_last_is_the_last(tmp_path: Path) -> None:
+    steps(tmp_path / "run", "blast-9", "checkpoint-1000", "checkpoint_last")
+    assert refused(tmp_path / "run").endswith(
+        f"Name one, for example {tmp_path / 'run' / 'checkpoint_last'}, the last one."
+    )
 
 
 def test_folders_that_no_number_and_no_note_tells_apart_are_named_alike(tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ KINDS: tuple[Kind, ...] = (
         "Load them in transformers 4 with from_pretrained(…, from_flax=True), and save it: that is read.",
         ("*.msgpack",),
     ),
+    Kind(
+        "a checkpoint of JAX (Orbax)",
+        "Restore it with Orbax where it was trained, and save its arrays as safetensors, under the names that "
+        "transformers' RoFormer has in PyTorch, with every kernel transposed.",
+        ("manifest.ocdbt", "_checkpoint_metadata", "_metadata", "*.orbax-checkpoint-tmp-*"),
+    ),
     Kind("weights for rust-bert", "Start from the pytorch_model.bin that they were made of.", ("*.ot",)),
     Kind(
         "an unfinished download",

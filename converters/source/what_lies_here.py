@@ -20,6 +20,8 @@ _MOST_LOOKED_INTO = 1000
 _MOST_LISTED = 8
 #: In the file that TensorFlow calls ``checkpoint``.
 _STATE = re.compile(r'^model_checkpoint_path:\s*"([^"]+)"', re.MULTILINE)
+#: A step that its program called the last one, whatever numbers the others have: Lightning's last.ckpt.
+_CALLED_LAST = re.compile(r"(?<![a-z])(last|latest|final)(?![a-z])", re.I)
 _LONGEST_NOTE = 1 << 16
 
 
@@ -99,6 +101,9 @@ def newest(directory: Path, names: Sequence[str]) -> tuple[str, str]:
                 return each, f", which {note} names"
     if not any(re.search(r"\d", name) for name in names):
         return names[0], ""
+    called = [name for name in names if _CALLED_LAST.search(name)]
+    if len(called) == 1:
+        return called[0], ", the last one"
     last = max(names, key=lambda name: ([int(digits) for digits in re.findall(r"\d{1,18}", name)], name))
     return last, ", the last one"
 
