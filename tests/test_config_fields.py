@@ -773,3 +773,10 @@ def test_a_number_of_choices_that_no_file_says_is_told(tmp_path: Path) -> None:
     assert [note for note in of_class(tmp_path, "multiple-choice", {"num_choices": None}).notes if words in note]
     assert not [note for note in of_class(tmp_path, "multiple-choice", {"num_choices": 3}).notes if words in note]
     assert not [note for note in of_class(tmp_path, "masked-lm", {"num_choices": None}).notes if words in note]
+
+
+@pytest.mark.parametrize("said", [1, "true", []])
+def test_a_decoder_that_is_neither_true_nor_false_is_refused(tmp_path: Path, said: Any) -> None:
+    """transformers masks causally wherever the value is not empty."""
+    with pytest.raises(MisfitError, match=r"attention.*is_decoder = .* want true or false"):
+        of_class(tmp_path, "causal-lm", {"is_decoder": said})

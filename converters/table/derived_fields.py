@@ -122,6 +122,9 @@ def _published(asked: Asked, name: str) -> Derived | None:
 
 def _attention(asked: Asked) -> Derived:
     decoder = asked.get("is_decoder")
+    if decoder is not None and type(decoder) is not bool:  # to transformers anything that is not empty is true
+        said = f"got is_decoder = {quoted(decoder)} in {asked.named}, want true or false"
+        return Derived("bidirectional", problem=said)
     if asked.dialect == "torch" and decoder is True:
         if not is_junnyus(asked.settings) and not (asked.pooler and asked.kind.scores_words):
             return Derived("causal")
