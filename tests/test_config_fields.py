@@ -780,3 +780,26 @@ def test_a_decoder_that_is_neither_true_nor_false_is_refused(tmp_path: Path, sai
     """transformers masks causally wherever the value is not empty."""
     with pytest.raises(MisfitError, match=r"attention.*is_decoder = .* want true or false"):
         of_class(tmp_path, "causal-lm", {"is_decoder": said})
+
+
+@pytest.mark.parametrize("dialect", ["torch", "tf"])
+@pytest.mark.parametrize("pooler", [True, False])
+def test_a_summary_projection_is_there_exactly_where_it_is_said(tmp_path: Path, dialect: Dialect, pooler: bool) -> None:
+    """transformers draws one that a file lacks at random, and leaves one out that is not said."""
+    settings, _ = config_fields.write(
+        SourceConfig(CONFIG), dialect, kind=CLASSES["multiple-choice"], dtype="float32", pooler=pooler
+    )
+    path = tmp_path / "config.json"
+    for said in (pooler, not pooler):
+        path.write_text(json.dumps({**settings, "summary_use_proj": said}))
+        reading = config_fields.examine(
+            json.loads(path.read_text()),
+            path,
+            dialect,
+            MEASURED,
+            where=tmp_path,
+            kind=CLASSES["multiple-choice"],
+            pooler=pooler,
+        )
+        told = [problem.detail for problem in reading.problems]
+        assert ["summary_use_proj" in each for each in told] == ([] if said is pooler else [True])

@@ -185,7 +185,12 @@ def _summary_type(asked: Asked) -> Derived:
         return Derived("first")
     # TF looks at summary_type only beside summary_use_proj
     said = asked.get("summary_type") if asked.dialect == "torch" or "summary_use_proj" in asked.settings else None
-    return Derived("last" if said in (None, "cls_index") else said)
+    value, projects = "last" if said in (None, "cls_index") else said, asked.get("summary_use_proj")
+    if projects is not None and bool(projects) != asked.pooler:
+        there = "hold a projection" if asked.pooler else "hold none"
+        said = f"got summary_use_proj = {quoted(projects)} in {asked.named}, and the tensors {there}"
+        return Derived(value, problem=said)
+    return Derived(value)
 
 
 def _num_labels(asked: Asked) -> Derived:
