@@ -803,3 +803,21 @@ def test_a_summary_projection_is_there_exactly_where_it_is_said(tmp_path: Path, 
         )
         told = [problem.detail for problem in reading.problems]
         assert ["summary_use_proj" in each for each in told] == ([] if said is pooler else [True])
+
+
+def test_names_are_as_many_as_labels() -> None:
+    settings, _ = written(replace(CONFIG, num_labels=3, labels=()), "torch")
+    given = {"labels": ["good", "bad"]}
+    reading = config_fields.examine(
+        settings,
+        None,
+        "torch",
+        MEASURED,
+        where=Path("ckpt"),
+        kind=CLASSES["token-classification"],
+        pooler=True,
+        given=given,
+    )
+    assert [(problem.name, problem.detail) for problem in reading.problems] == [
+        ("labels", "2 names ('good, bad') of 3 labels")
+    ]

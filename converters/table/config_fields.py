@@ -316,6 +316,10 @@ class _Reader:
             *other_function(self.settings, self.named),
         ]
         self.problems = [problem for problem in self.problems if problem.kind != "function"]
+        labels, many = self.values.get("labels", ()), self.values.get("num_labels")
+        if self.kind.stated and labels and len(labels) != many and "num_labels" not in wrong_fields:
+            detail = f"{len(labels)} names ({quoted(', '.join(labels))}) of {many} labels"
+            self.problems.append(Problem("configuration", "labels", detail))
         step = None
         if self.problems or function:
             step = (
