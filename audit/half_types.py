@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
-from roformer_convert.models.start_paddle import paddle
+from roformer_convert.models.processes.start_paddle import paddle
 
 from .marks import ASIDE, CALL, HALF, LISTED, between, mark
 

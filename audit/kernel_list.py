@@ -68,7 +68,7 @@ def write_kernel_list(path: Path, kernels: KernelList) -> None:
 
 def registered_kernels() -> KernelList | None:
     """Ask the Paddle that is installed; None where it is not built for GPUs."""
-    from roformer_convert.models.start_paddle import paddle
+    from roformer_convert.models.processes.start_paddle import paddle
 
     if not paddle.device.is_compiled_with_cuda():
         return None

@@ -21,16 +21,17 @@ from typing import Any
 from unittest import mock
 
 from roformer_convert.converters import open_checkpoint
-from roformer_convert.models import kernel_choice_paddle, kernel_trials_paddle
-from roformer_convert.models.continuation import CausalLM
-from roformer_convert.models.fill_mask import FillMask
-from roformer_convert.models.framework_processes import Row
-from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
+from roformer_convert.models.answers.continuation import CausalLM
+from roformer_convert.models.answers.fill_mask import FillMask
+from roformer_convert.models.answers.framework_processes import Row
+from roformer_convert.models.answers.worker import Worker
+from roformer_convert.models.kernels.attention_paddle import Device, Kernel, pretending
 from roformer_convert.models.ops_paddle import F, attend, rotate
+from roformer_convert.models.processes.start_paddle import paddle
+from roformer_convert.models.proving import choice_paddle as kernel_choice_paddle
+from roformer_convert.models.proving import trials_paddle as kernel_trials_paddle
 from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
-from roformer_convert.models.start_paddle import paddle
-from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.models.worker import Worker
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity import run_paddle
 from roformer_convert.parity.case_file import write_cases
 from roformer_convert.parity.cases import make_cases

@@ -32,7 +32,7 @@ from sentences import MASK, token_ids
 
 from roformer_convert.converters import RoFormerConfig, save_checkpoint
 from roformer_convert.converters.table.mapping import MASKED_LM, MLM, PROJECT, Table
-from roformer_convert.models.processor import processor
+from roformer_convert.models.processes.processor import processor
 
 _PRODUCT = (1024, 768, 3072)  # one feed-forward product at 1,024 tokens
 _SAMPLE_ROWS = 64

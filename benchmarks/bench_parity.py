@@ -26,8 +26,8 @@ from roformer_convert.converters import RoFormerConfig, convert, save_checkpoint
 from roformer_convert.converters.amounts import amount
 from roformer_convert.converters.rendering import table
 from roformer_convert.converters.table.mapping import MASKED_LM, SOP, Table
-from roformer_convert.models.process import Process
-from roformer_convert.models.processor import processor
+from roformer_convert.models.processes.process import Process
+from roformer_convert.models.processes.processor import processor
 from roformer_convert.parity.case_file import read_cases, write_cases
 from roformer_convert.parity.cases import make_cases
 from roformer_convert.parity.dump import Dumper, peak_bytes

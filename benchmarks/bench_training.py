@@ -25,7 +25,7 @@ import numpy as np
 from bench_inference import make_sources
 from contestants import ROOT, Worker, Workers, environment, in_turn, ours, peer
 
-from roformer_convert.models.processor import processor
+from roformer_convert.models.processes.processor import processor
 from roformer_convert.training.corpus.prepare import prepare
 from roformer_convert.training.corpus.reading import Corpus
 from roformer_convert.training.samples.batches import SamplingOptions, SpecialIds, StageData

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from roformer_convert.models.processor import processor
+from roformer_convert.models.processes.processor import processor
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

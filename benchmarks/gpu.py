@@ -28,10 +28,10 @@ from gpu_checks import CHECKS
 from gpu_contestants import Job, Models, Place, find_transformers, training_step, who_trains
 
 from roformer_convert.converters import ConvertError
-from roformer_convert.models.devices import DeviceName
-from roformer_convert.models.graphs_torch import Record, Results, Run, record_on
-from roformer_convert.models.kernels_torch import Device, pretending
+from roformer_convert.models.kernels.attention_torch import Device, pretending
 from roformer_convert.models.ops_torch import compute_on
+from roformer_convert.models.processes.devices import DeviceName
+from roformer_convert.models.proving.graphs_torch import Record, Results, Run, record_on
 
 Expected = tuple[tuple[str, str, float], ...]
 #: Who is to be how many times as fast as whom on an H200: ours, theirs, times.

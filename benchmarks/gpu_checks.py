@@ -15,10 +15,10 @@ import torch
 from gpu_contestants import Place, find_transformers
 
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.graphs_torch import Graphed
-from roformer_convert.models.kernel_agreement import SHARE, DisagreesError, require_agreement
-from roformer_convert.models.kernel_trials_torch import Need, attempt
-from roformer_convert.models.kernels_torch import KERNELS, candidates, device_of
+from roformer_convert.models.kernels.agreement import SHARE, DisagreesError, require_agreement
+from roformer_convert.models.kernels.attention_torch import KERNELS, candidates, device_of
+from roformer_convert.models.kernels.trials_torch import Need, attempt
+from roformer_convert.models.proving.graphs_torch import Graphed
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 
 TYPES = ("float32", "float16", "bfloat16")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from roformer_convert.models.graphs_torch import Graphed, Record
+from roformer_convert.models.proving.graphs_torch import Graphed, Record
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 
 #: Runs what is timed, once.

@@ -15,7 +15,7 @@ from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
-    from .models.export import Export
+    from .models.export.exporting import Export
 
 
 @click.command(
@@ -89,7 +89,7 @@ def export_command(
                                 "ckpt-paddle-inference/inference.pdiparams")
     """
     from .converters.table.field_values import parse_settings
-    from .models.export import export
+    from .models.export.exporting import export
 
     done = export(
         directory,

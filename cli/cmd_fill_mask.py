@@ -29,7 +29,7 @@ def fill_mask_command(top_k: int, **given: Any) -> None:
         roformer-convert fill-mask ckpt/ --file sentences.txt --json > filled.jsonl
     """
     frameworks = ready(given, "fill-mask")
-    from .models.fill_mask import fill_mask
+    from .models.answers.fill_mask import fill_mask
 
     show(
         partial(fill_mask, top_k=top_k),

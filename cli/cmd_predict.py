@@ -57,7 +57,7 @@ def predict_command(top_k: int, words: int, max_answer: int, vector: bool, **giv
         roformer-convert predict ckpt/ --file texts.txt --json > predicted.jsonl
     """
     frameworks = ready(given, "predict")
-    from .models.predict import Wanted, predict
+    from .models.answers.predict import Wanted, predict
 
     show(
         partial(predict, wanted=Wanted(top_k, words, max_answer, vector), compare=len(given["texts"]) == 2),

@@ -62,7 +62,7 @@ def doctor_command(
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4
         roformer-pretrain doctor --config configs/roformer_base_wwm.toml --gpu V100-16GB --ranks 4 --recompute
     """
-    from .models.frameworks import require_packages
+    from .models.processes.frameworks import require_packages
     from .training.settings.reading import read_settings
 
     settings = read_settings(named_configuration(configuration), given_flags(flags))

@@ -108,7 +108,7 @@ def prepare_command(
         roformer-pretrain prepare … -o corpus/ --only-shards 3/16
         roformer-pretrain prepare … -o corpus/
     """
-    from .models.frameworks import require_packages
+    from .models.processes.frameworks import require_packages
 
     if (vocab is None) == (tokenizer is None):
         raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")

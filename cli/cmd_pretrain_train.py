@@ -43,7 +43,7 @@ def train_command(configuration: Path, resume: bool, **flags: Any) -> None:
     Ctrl-C, or SIGTERM, finishes the step, saves and ends; --resume goes on from there. A second Ctrl-C stops at once.
     A resumed run may have other steps, rates, batches, corpora and intervals; the log says what is another.
     """
-    from .models.frameworks import require_packages
+    from .models.processes.frameworks import require_packages
     from .training.settings.reading import read_settings
 
     settings = read_settings(named_configuration(configuration), given_flags(flags))

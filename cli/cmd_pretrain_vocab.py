@@ -44,7 +44,7 @@ def vocab_command(
     """
     from .converters.errors import ConvertError
     from .converters.target.whole_files import require_writable, write_whole
-    from .models.frameworks import require_packages
+    from .models.processes.frameworks import require_packages
 
     require_packages("vocab", {"tokenizers": "pretrain"})
     from .training.text.build_vocabulary import build

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .models.devices import DeviceName
+    from .models.processes.devices import DeviceName
 
     _Type = click.ParamType[DeviceName]
 else:
@@ -21,7 +21,7 @@ class Device(_Type):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DeviceName:
         """Return the device that is meant."""
-        from .models.devices import DeviceError, DeviceName
+        from .models.processes.devices import DeviceError, DeviceName
 
         try:
             return DeviceName.of(str(value))

@@ -16,7 +16,7 @@ from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
 
 if TYPE_CHECKING:
-    from .models.task import Prediction
+    from .models.answers.task import Prediction
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -70,8 +70,8 @@ def ready(given: dict[str, Any], command: str) -> tuple[str, ...]:
     Raises:
         MissingPackageError: A package is not installed that this takes.
     """
-    from .models.frameworks import choose_frameworks
-    from .models.tokenizer_files import packages_for_texts
+    from .models.processes.frameworks import choose_frameworks
+    from .models.text.tokenizer_files import packages_for_texts
 
     return choose_frameworks(given["framework"], command, packages_for_texts(given["directory"]))
 
@@ -87,14 +87,15 @@ def show(
     """Have texts answered, and print each answer as it comes.
 
     Args:
-        answer: :func:`~.models.fill_mask.fill_mask` or :func:`~.models.predict.predict`, with what is its own alone.
+        answer: :func:`~.models.answers.fill_mask.fill_mask` or :func:`~.models.answers.predict.predict`, with what is
+        its own alone.
         given: What :func:`text_options` declares.
         frameworks: What :func:`ready` returned.
         command: Its name, for messages.
         missing: What to say to a person who gave no text and types none.
     """
     from .converters.table.field_values import parse_settings
-    from .models.text_lines import read_lines
+    from .models.text.text_lines import read_lines
 
     texts, file, as_json = given["texts"], given["file"], given["as_json"]
     if texts and file is not None:

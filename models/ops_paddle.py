@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
-from .devices import NO_TF32, DeviceName, require_gpu
-from .frameworks import FRAMEWORKS
-from .kernels_paddle import Place, find, on_cpu, packed_way, product_type
+from .kernels.attention_paddle import Place, find, on_cpu, packed_way, product_type
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .packing_choice import how_to_batch
-from .start_paddle import paddle
-from .start_paddle import recompute as paddle_recompute
+from .processes.devices import NO_TF32, DeviceName, require_gpu
+from .processes.frameworks import FRAMEWORKS
+from .processes.start_paddle import paddle
+from .processes.start_paddle import recompute as paddle_recompute
 
 F = paddle.nn.functional
 nn = paddle.nn

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, ModelError, RoFormerConfig, check_length
-from .devices import DeviceError, DeviceName, require_gpu
-from .frameworks import FRAMEWORKS
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .packing_choice import how_to_batch
+from .processes.devices import DeviceError, DeviceName, require_gpu
+from .processes.frameworks import FRAMEWORKS
 from .tf_module import Module
 
 __all__ = ["Module"]

@@ -21,13 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
-from .devices import DeviceName, require_gpu
-from .frameworks import FRAMEWORKS
-from .kernel_choice_torch import find
-from .kernels_torch import Place, device_of, packed_way, send
+from .kernels.attention_torch import Place, device_of, packed_way, send
+from .kernels.choice_torch import find
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .packing_choice import how_to_batch
+from .processes.devices import DeviceName, require_gpu
+from .processes.frameworks import FRAMEWORKS
 
 __all__ = ["Parameter", "Tensor"]
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError
 from ..converters.table.config import RoFormerConfig
-from ..models.text_windows import TextsError
-from ..models.tokenizer import Tokenizer, half_pair
+from ..models.text.text_windows import TextsError
+from ..models.text.tokenizer import Tokenizer, half_pair
 from .tasks import Task
 
 Int64 = NDArray[np.int64]

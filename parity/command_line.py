@@ -21,8 +21,8 @@ from ..converters.source.renaming import ALL, Parts
 from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
 from ..converters.tensors.stored import HALF_TYPES
-from ..models.frameworks import FRAMEWORKS
-from ..models.text_lines import read_lines
+from ..models.processes.frameworks import FRAMEWORKS
+from ..models.text.text_lines import read_lines
 from .status_line import StatusLine
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..converters.errors import ConvertError, quoted
 from ..converters.other_names import usual_name
-from ..models.devices import NO_TF32, DeviceError, DeviceName
-from ..models.frameworks import FRAMEWORKS
+from ..models.processes.devices import NO_TF32, DeviceError, DeviceName
+from ..models.processes.frameworks import FRAMEWORKS
 from .dumps import Dump
 
 _SIZE = 64  # of the matrices that are tried: a fast kernel may want whole tiles

@@ -1,6 +1,7 @@
 """The process of one framework for the gate: loads a model, runs every case, writes what it computed as files.
 
-Started by :mod:`.gate` through :mod:`..models.process`; the only place there that imports a framework. What it writes:
+Started by :mod:`.gate` through :mod:`..models.processes.process`; the only place there that imports a framework. What
+it writes:
 
     float64.<case>.npz, float32.<case>.npz    activations under the names of :func:`~..models.config.tap_names`
     float16.<case>.npz, bfloat16.<case>.npz   the same, where they are asked for, of cases whose taps are recorded
@@ -30,9 +31,9 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError
 from ..converters.table.mapping import CLASSES, Table, Tensor
-from ..models.devices import DeviceName
-from ..models.frameworks import FRAMEWORKS
-from ..models.process import Json, serve
+from ..models.processes.devices import DeviceName
+from ..models.processes.frameworks import FRAMEWORKS
+from ..models.processes.process import Json, serve
 from .case_file import read_cases
 from .cases import Case
 from .computing import require_full_float32
@@ -64,7 +65,7 @@ class Dumper:
 
     def start(self) -> tuple[ModuleType, ModuleType]:
         """Import the framework: the module of its model, and the one that runs it."""
-        model = importlib.import_module(f"..models.{self.framework.model}", __package__)
+        model = self.framework.import_model()
         return model, importlib.import_module(f".run_{self.framework.name}", __package__)
 
     def dump(
@@ -83,7 +84,7 @@ class Dumper:
         """Run everything; say what was run, how long each part took and how much memory it needed."""
         clock = _Clock()
         module, runner = self.start()
-        operations = importlib.import_module(f"..models.{self.framework.operations}", __package__)
+        operations = self.framework.import_operations()
         operations.compute_on(DeviceName.of(device))
         require_full_float32(operations, device)
         clock.lap("import")
@@ -123,7 +124,6 @@ class Dumper:
             self.run_before_cast(module, runner, before_cast, listed, Path(out))
             clock.lap("before the cast")
         package = sys.modules[self.framework.package]
-        start = sys.modules.get(f"{__package__.rpartition('.')[0]}.models.start_{self.framework.name}")
         return {
             "version": str(package.__version__),
             "python": platform.python_version(),
@@ -132,7 +132,7 @@ class Dumper:
             "peak_bytes": peak_bytes(),
             "digests": digests,
             "loss": loss,
-            "notes": list(getattr(start, "NOTES", ())),
+            "notes": self.framework.told_at_start(),
             "widened": widened,
             "device": device,
         }

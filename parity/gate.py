@@ -31,11 +31,11 @@ from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names, with_limit
-from ..models.devices import ENVIRONMENT
-from ..models.process import Process
-from ..models.processor import processor
-from ..models.tokenizer import Tokenizer
-from ..models.tokenizer_files import packages_for_texts
+from ..models.processes.devices import ENVIRONMENT
+from ..models.processes.process import Process
+from ..models.processes.processor import processor
+from ..models.text.tokenizer import Tokenizer
+from ..models.text.tokenizer_files import packages_for_texts
 from .bounds import Bounds, derive
 from .case_file import write_cases
 from .cases import LONGEST, Case, fingerprint, make_cases

@@ -20,7 +20,7 @@ from ..converters import open_checkpoint
 from ..converters.errors import ConvertError, shown
 from ..converters.source.splitting import CHINESE_WORD
 from ..models.config import supported
-from ..models.tokenizer import Tokenizer
+from ..models.text.tokenizer import Tokenizer
 from .cases import Case
 from .causes import Cause
 from .divergence import Divergence

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from tokenizers.normalizers import BertNormalizer
 
-from ..models.tokenizer import Tokenizer
+from ..models.text.tokenizer import Tokenizer
 from .official_software import Software
 
 #: Symbols to PaddleNLP beside those of Unicode.

@@ -16,8 +16,8 @@ from ..converters import Checkpoint, ConvertOptions, convert, open_checkpoint
 from ..converters.errors import ConvertError
 from ..converters.table.mapping import BASE, CLASSES, Dialect, Traits, unread
 from ..converters.table.rotary import embed_positions
-from ..models.export import export
-from ..models.tokenizer import Tokenizer
+from ..models.export.exporting import export
+from ..models.text.tokenizer import Tokenizer
 from .cases import Case
 from .dumps import Dump
 from .official_participants import Official, Started

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, printable
-from ..models.process import Process
+from ..models.processes.process import Process
 from .dumps import Dump
 from .official_software import Software, Wanted, start
 

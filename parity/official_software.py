@@ -19,9 +19,9 @@ from ..converters.json_input import read_json
 from ..converters.other_names import did_you_mean
 from ..converters.table.mapping import CLASSES, Dialect
 from ..converters.target.output import EXPORT_MANIFEST
-from ..models.export import FORMATS
-from ..models.frameworks import require_packages
-from ..models.process import Process
+from ..models.export.exporting import FORMATS
+from ..models.processes.frameworks import require_packages
+from ..models.processes.process import Process
 
 _WORKERS = Path(__file__).parent / "official" / "__main__.py"
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..converters.errors import shown
 from ..converters.table.rotary import embed_positions
-from ..models.tokenizer import Tokenizer
+from ..models.text.tokenizer import Tokenizer
 from .bounds import Bounds
 from .cases import Case
 from .causes import Cause, explain_parameters

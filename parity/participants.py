@@ -18,8 +18,8 @@ from ..converters.errors import ConvertError, MisfitError, Problem
 from ..converters.source.renaming import Parts
 from ..converters.table.config import RoFormerConfig
 from ..converters.table.mapping import SYMBOLS, Dialect
-from ..models.frameworks import FRAMEWORKS, require_packages
-from ..models.tokenizer_files import packages_for_texts
+from ..models.processes.frameworks import FRAMEWORKS, require_packages
+from ..models.text.tokenizer_files import packages_for_texts
 from .conversions import tell_lacking
 from .tasks import TASKS, Task, described, traits
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..converters.table.config import RoFormerConfig
-from ..models.tokenizer import Tokenizer
+from ..models.text.tokenizer import Tokenizer
 from .cases import Case
 from .dumps import Dump, digits_of, last_digits
 from .tasks import Task

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.kernel_choice_paddle import prove
 from ..models.ops_paddle import DIALECT, as_numpy, dtype_name, inference, to_tensor
-from ..models.start_paddle import paddle
+from ..models.processes.start_paddle import paddle
+from ..models.proving.choice_paddle import prove
 from .run import parameters
 from .step import BETAS, DECAY, EPSILON, RATE
 

@@ -10,7 +10,7 @@ import click
 from click.testing import CliRunner
 
 from roformer_convert.converters import ConvertError
-from roformer_convert.models.worker import Worker
+from roformer_convert.models.answers.worker import Worker
 
 
 class Here:

@@ -53,7 +53,7 @@ def _write(target: Path, dialect: Dialect, arrays: Arrays) -> None:
         save_file(arrays, target / "model.safetensors", {"format": "pt"})
         _set(target / "config.json", model_type="bert", architectures=["BertForPreTraining"])
     elif dialect == "paddle":
-        from roformer_convert.models.start_paddle import paddle
+        from roformer_convert.models.processes.start_paddle import paddle
 
         tensors = {name: paddle.to_tensor(array) for name, array in arrays.items()}
         paddle.save(tensors, str(target / "model_state.pdparams"))

@@ -44,7 +44,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer texts with torch in this process, and not in one of its own, which spends seconds on the import."""
     from answering import Here
 
-    from roformer_convert.models import framework_processes
+    from roformer_convert.models.answers import framework_processes
 
     monkeypatch.setattr(framework_processes, "Process", Here)
 

@@ -48,7 +48,7 @@ for job in json.loads(sys.argv[1]):
 PADDLE_STEP = """
 import json, sys
 import numpy as np
-from roformer_convert.models.start_paddle import paddle
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models import roformer_paddle
 from roformer_convert.training.settings.tables import Optimizer
 from roformer_convert.training.step.optimizer import AdamW

@@ -16,7 +16,7 @@ from typing import Any
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.source.renaming import ALL
 from roformer_convert.models.config import supported, tap_names
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity.bounds import derive
 from roformer_convert.parity.case_file import write_cases
 from roformer_convert.parity.cases import make_cases

@@ -60,7 +60,7 @@ class Paddle(Torch):
     """Paddle's idioms."""
 
     def __init__(self) -> None:
-        self.paddle = importlib.import_module("roformer_convert.models.start_paddle").paddle
+        self.paddle = importlib.import_module("roformer_convert.models.processes.start_paddle").paddle
         self.paddle.set_device("cpu")
 
     def tensor(self, array: Any) -> Any:

@@ -17,11 +17,11 @@ import pytest
 import random_checkpoints
 
 from roformer_convert.converters import ConvertError
-from roformer_convert.models import framework_processes
-from roformer_convert.models.devices import CPU, ENVIRONMENT, DeviceError, DeviceName, require_gpu
-from roformer_convert.models.fill_mask import fill_mask
-from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
-from roformer_convert.models.process import Process
+from roformer_convert.models.answers import framework_processes
+from roformer_convert.models.answers.fill_mask import fill_mask
+from roformer_convert.models.processes.devices import CPU, ENVIRONMENT, DeviceError, DeviceName, require_gpu
+from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
+from roformer_convert.models.processes.process import Process
 
 here = [name for name, one in FRAMEWORKS.items() if is_installed(one.package)]
 needs_torch = pytest.mark.skipif(not is_installed("torch"), reason="needs torch")
@@ -135,7 +135,7 @@ PROBES = {
     "paddle": """
 import os, sys
 from roformer_convert.models import ops_paddle as ops
-from roformer_convert.models.devices import DeviceName
+from roformer_convert.models.processes.devices import DeviceName
 paddle, said = ops.paddle, []
 paddle.device.is_compiled_with_cuda = lambda: True
 paddle.device.cuda.device_count = lambda: 2
@@ -147,7 +147,7 @@ print(said, os.environ["NVIDIA_TF32_OVERRIDE"])
     "tf": """
 import tensorflow as tf
 from roformer_convert.models import ops_tf as ops
-from roformer_convert.models.devices import DeviceError, DeviceName
+from roformer_convert.models.processes.devices import DeviceError, DeviceName
 said = []
 tf.config.list_physical_devices = lambda kind: ["first", "second"]
 tf.config.set_visible_devices = lambda *what: said.append(what)
@@ -241,7 +241,7 @@ def test_what_is_no_device_is_said_before_anything_is_opened(name: str) -> None:
 @needs_torch
 def test_nothing_is_loaded_where_there_is_no_such_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models import roformer_torch
-    from roformer_convert.models.worker import Worker
+    from roformer_convert.models.answers.worker import Worker
 
     def load(*_: Any, **__: Any) -> None:
         pytest.fail("it was loaded")

@@ -26,14 +26,14 @@ from roformer_convert.cmd_export import export_command
 from roformer_convert.converters import ConvertError, ConvertOptions, MisfitError, convert
 from roformer_convert.converters.table.mapping import CLASSES, MASKED_LM, Dialect
 from roformer_convert.converters.target.output import EXPORT_MANIFEST
-from roformer_convert.models import export as module
-from roformer_convert.models import frameworks
 from roformer_convert.models.config import ModelError
-from roformer_convert.models.export import FORMATS, Export, export
-from roformer_convert.models.export_signature import INPUTS, input_axes
-from roformer_convert.models.export_trial import Trial, compare, trial_batches
-from roformer_convert.models.frameworks import MissingPackageError, is_installed
-from roformer_convert.models.process import DeathError, Process
+from roformer_convert.models.export import exporting as module
+from roformer_convert.models.export.exporting import FORMATS, Export, export
+from roformer_convert.models.export.signature import INPUTS, input_axes
+from roformer_convert.models.export.trial import Trial, compare, trial_batches
+from roformer_convert.models.processes import frameworks
+from roformer_convert.models.processes.frameworks import MissingPackageError, is_installed
+from roformer_convert.models.processes.process import DeathError, Process
 
 CONFIG = random_models.CONFIG
 #: The exports are made for longer sequences than the checkpoint's own limit.
@@ -519,7 +519,7 @@ def test_command_wants_a_known_format(checkpoint: Path) -> None:
 
 def test_every_format_has_a_module_and_an_extra() -> None:
     for one in FORMATS.values():
-        assert importlib.util.find_spec(f"roformer_convert.models.{one.module}") is not None
+        assert importlib.util.find_spec(f"roformer_convert.models.export.exporting.{one.module}") is not None
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).resolve().parent.parent / "setup.cfg", encoding="utf-8")
     assert {extra for one in FORMATS.values() for extra in one.packages.values()} <= set(

@@ -22,13 +22,20 @@ from peer_folders import TRAINED
 from roformer_convert.cmd_fill_mask import fill_mask_command
 from roformer_convert.converters import ConvertError, RoFormerConfig, save_checkpoint
 from roformer_convert.converters.table.mapping import MASKED_LM, Dialect, Table
-from roformer_convert.models import framework_processes, frameworks, text_windows
-from roformer_convert.models.fill_mask import Filled, fill_mask
-from roformer_convert.models.frameworks import FRAMEWORKS, MissingPackageError, choose_frameworks, is_installed
-from roformer_convert.models.guesses import Guess, bracketed, spelled
-from roformer_convert.models.process import DeathError, Process
-from roformer_convert.models.ranking import best
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.answers import framework_processes
+from roformer_convert.models.answers.fill_mask import Filled, fill_mask
+from roformer_convert.models.answers.guesses import Guess, bracketed, spelled
+from roformer_convert.models.answers.ranking import best
+from roformer_convert.models.processes import frameworks
+from roformer_convert.models.processes.frameworks import (
+    FRAMEWORKS,
+    MissingPackageError,
+    choose_frameworks,
+    is_installed,
+)
+from roformer_convert.models.processes.process import DeathError, Process
+from roformer_convert.models.text import text_windows
+from roformer_convert.models.text.tokenizer import Tokenizer
 
 CARD = "今天[MASK]很好，我[MASK]去公园玩。"
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"今天很好，我去公园玩。气阳雨abcdefg", "##b", "##c", "##ing"]
@@ -404,7 +411,7 @@ CHILD = """
 import ctypes, os, signal, sys, time
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.table.mapping import Dialect
-from roformer_convert.models.process import serve
+from roformer_convert.models.processes.process import serve
 
 def answer(request):
     what = request["do"]

@@ -17,8 +17,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from roformer_convert.models.graphs_torch import Record, Run
-from roformer_convert.models.kernels_torch import Device, pretending
+from roformer_convert.models.kernels.attention_torch import Device, pretending
+from roformer_convert.models.proving.graphs_torch import Record, Run
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 H200 = Device("cuda", "H200", (9, 0), 132)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.graph_shapes import Shape, fit, most_tokens
+from roformer_convert.models.proving.graph_shapes import Shape, fit, most_tokens
 
 BASE = RoFormerConfig(
     vocab_size=50_000,

@@ -20,12 +20,13 @@ pytest.importorskip("torch")
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from roformer_convert.models import graphs_torch, roformer_torch
+from roformer_convert.models import roformer_torch
+from roformer_convert.models.answers.worker import Worker
 from roformer_convert.models.config import ModelError, RoFormerConfig
-from roformer_convert.models.graph_shapes import Shape
-from roformer_convert.models.graphs_torch import Graphed, Record, Results, Run, record_on
-from roformer_convert.models.kernels_torch import Device, pretending
-from roformer_convert.models.worker import Worker
+from roformer_convert.models.kernels.attention_torch import Device, pretending
+from roformer_convert.models.proving import graphs_torch
+from roformer_convert.models.proving.graph_shapes import Shape
+from roformer_convert.models.proving.graphs_torch import Graphed, Record, Results, Run, record_on
 
 H200 = Device("cuda", "H200", (9, 0), 132)
 CONFIG = RoFormerConfig(

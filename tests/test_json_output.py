@@ -52,7 +52,7 @@ def direction(name: str) -> Callable[[Path, pytest.MonkeyPatch], list[object]]:
 
 def export(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Stand in for the framework, whose work is not what is looked at."""
-    from roformer_convert.models import export as module
+    from roformer_convert.models.export import exporting as module
 
     def make(kind: str, exported: object, source: Path, into: Path, *options: object) -> dict[str, Any]:
         (into / "graph").write_bytes(b"")

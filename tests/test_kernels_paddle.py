@@ -18,17 +18,17 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from roformer_convert.models import kernel_choice_paddle as choice
-from roformer_convert.models import kernel_trials_paddle as trials
-from roformer_convert.models import kernels_paddle as kernels
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.kernel_choice_paddle import settle
-from roformer_convert.models.kernel_trials_paddle import Need, Verdict, attempt
-from roformer_convert.models.kernels_paddle import KERNELS, Device, Kernel, candidates, find, pretending
+from roformer_convert.models.kernels import attention_paddle as kernels
+from roformer_convert.models.kernels.attention_paddle import KERNELS, Device, Kernel, candidates, find, pretending
 from roformer_convert.models.ops_paddle import F
-from roformer_convert.models.process import DeathError
+from roformer_convert.models.processes.process import DeathError
+from roformer_convert.models.processes.start_paddle import paddle
+from roformer_convert.models.proving import choice_paddle as choice
+from roformer_convert.models.proving import trials_paddle as trials
+from roformer_convert.models.proving.choice_paddle import settle
+from roformer_convert.models.proving.trials_paddle import Need, Verdict, attempt
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 
 CONFIG = RoFormerConfig(
     vocab_size=60,
@@ -614,7 +614,7 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
 
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roformer_convert.models import worker
+    from roformer_convert.models.answers import worker
     from roformer_convert.parity import run_paddle
     from roformer_convert.parity.run import run
 

@@ -19,12 +19,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from roformer_convert.models import kernel_choice_torch as choice
-from roformer_convert.models import kernels_torch as kernels
 from roformer_convert.models import ops_torch
 from roformer_convert.models.config import ModelError, RoFormerConfig
-from roformer_convert.models.kernel_trials_torch import Need, attempt, attend_rows
-from roformer_convert.models.kernels_torch import KERNELS, Device, Kernel, candidates, packed_way, pretending
+from roformer_convert.models.kernels import attention_torch as kernels
+from roformer_convert.models.kernels import choice_torch as choice
+from roformer_convert.models.kernels.attention_torch import KERNELS, Device, Kernel, candidates, packed_way, pretending
+from roformer_convert.models.kernels.trials_torch import Need, attempt, attend_rows
 from roformer_convert.models.layout import Layout
 from roformer_convert.models.ops_torch import worth_packing
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM

@@ -20,13 +20,13 @@ pytest.importorskip("torch")
 
 import torch
 
-from roformer_convert.models import kernel_choice_torch as choice
-from roformer_convert.models import kernels_torch as kernels
 from roformer_convert.models import ops_torch
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.frameworks import is_installed
-from roformer_convert.models.kernel_trials_torch import Need, attempt, rotate_runs
-from roformer_convert.models.kernels_torch import KERNELS, Device, Kernel, candidates, pretending
+from roformer_convert.models.kernels import attention_torch as kernels
+from roformer_convert.models.kernels import choice_torch as choice
+from roformer_convert.models.kernels.attention_torch import KERNELS, Device, Kernel, candidates, pretending
+from roformer_convert.models.kernels.trials_torch import Need, attempt, rotate_runs
+from roformer_convert.models.processes.frameworks import is_installed
 from roformer_convert.models.roformer_torch import Linear, ParameterMaker, RoFormerForMaskedLM
 
 CPU = Device("cpu", "cpu")
@@ -362,9 +362,9 @@ needs_triton = pytest.mark.skipif(not is_installed("triton"), reason="needs trit
 
 INTERPRETED = """
 import torch
-from roformer_convert.models import kernels_triton
-from roformer_convert.models.kernel_trials_torch import Need, attempt, rotate_runs
-from roformer_convert.models.kernels_torch import KERNELS
+from roformer_convert.models.kernels import fused_triton as kernels_triton
+from roformer_convert.models.kernels.trials_torch import Need, attempt, rotate_runs
+from roformer_convert.models.kernels.attention_torch import KERNELS
 for kernel in KERNELS:
     sizes = {"rotation": (3, 10), "add_norm": (48,)}.get(kernel.place)
     for dtype in kernel.types if sizes else ():
@@ -395,7 +395,7 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from roformer_convert.models import kernels_triton
+from roformer_convert.models.kernels import fused_triton as kernels_triton
 for capability in (80, 90):
     for dtype, wide in {"bf16": "fp32", "fp16": "fp32", "fp32": "fp32", "fp64": "fp64"}.items():
         numbers = dict.fromkeys(("x_stride", "y_stride", "z_stride", "many"), "i32") | {"sign": "fp32"}

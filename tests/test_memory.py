@@ -16,12 +16,12 @@ import pytest
 import random_checkpoints
 
 from roformer_convert.converters import ConvertError
-from roformer_convert.models import framework_processes
-from roformer_convert.models.devices import CPU, DeviceName
-from roformer_convert.models.framework_processes import Row, ask
-from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
-from roformer_convert.models.memory import FittingBatches, OutOfMemoryError, Rows, needing_memory
-from roformer_convert.models.worker import Batch, Worker
+from roformer_convert.models.answers import framework_processes
+from roformer_convert.models.answers.framework_processes import Row, ask
+from roformer_convert.models.answers.worker import Batch, Worker
+from roformer_convert.models.processes.devices import CPU, DeviceName
+from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
+from roformer_convert.models.processes.memory import FittingBatches, OutOfMemoryError, Rows, needing_memory
 
 needs_torch = pytest.mark.skipif(not is_installed("torch"), reason="needs torch")
 GPU = DeviceName("gpu", 1)
@@ -135,7 +135,7 @@ ON_A_GPU = {
 PROBE = """
 import importlib, sys
 ops = importlib.import_module("roformer_convert.models." + sys.argv[1])
-ops.compute_on(importlib.import_module("roformer_convert.models.devices").CPU)
+ops.compute_on(importlib.import_module("roformer_convert.models.processes.devices").CPU)
 try: eval(sys.argv[2])
 except Exception as error: print(ops.ran_out(error))
 for other in sys.argv[3:]: print(ops.ran_out(eval(other)))
@@ -259,13 +259,15 @@ def test_weights_that_do_not_fit_are_one_line(checkpoint: Path, monkeypatch: pyt
         Worker("torch").answer(load(checkpoint))
 
 
-@pytest.mark.parametrize(("module", "package"), [("onnx", "torch"), ("savedmodel", "tf"), ("paddle", "paddle")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("onnx", "torch"), ("savedmodel", "tf"), ("paddle_inference", "paddle")]
+)
 def test_an_export_that_does_not_fit_is_one_line(module: str, package: str) -> None:
     if not is_installed(FRAMEWORKS[package].package):
         pytest.skip(f"needs {package}")
     probe = f"""
-from roformer_convert.models import export_{module} as export
-from roformer_convert.models.memory import OutOfMemoryError
+from roformer_convert.models.export.exporting import {module} as export
+from roformer_convert.models.processes.memory import OutOfMemoryError
 def too_much(*_): raise MemoryError
 export.make = too_much
 try: export.answer({{"device": "gpu"}})

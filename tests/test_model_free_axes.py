@@ -35,7 +35,7 @@ SCRIPTS = {
     """,
     "paddle": """
         from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
-        from roformer_convert.models.start_paddle import paddle
+        from roformer_convert.models.processes.start_paddle import paddle
         class Served(paddle.nn.Layer):
             def __init__(self):
                 super().__init__()

@@ -14,8 +14,8 @@ from test_parity_runs import FIXTURE, needs_torch
 from roformer_convert.converters import open_checkpoint, save_checkpoint
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.target.output import EXPORT_MANIFEST
-from roformer_convert.models.export import FORMATS, export
-from roformer_convert.models.frameworks import is_installed
+from roformer_convert.models.export.exporting import FORMATS, export
+from roformer_convert.models.processes.frameworks import is_installed
 from roformer_convert.parity import gate
 
 PACKAGES = {name: {*one.packages, *({"onnxruntime"} if name == "onnx" else ())} for name, one in FORMATS.items()}

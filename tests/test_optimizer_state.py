@@ -156,7 +156,7 @@ def test_powers_are_those_that_paddle_computes(tmp_path: Path) -> None:
     program = """
 import json, sys
 import numpy as np
-from roformer_convert.models.start_paddle import paddle
+from roformer_convert.models.processes.start_paddle import paddle
 weight = paddle.create_parameter([3], "float32")
 optimizer = paddle.optimizer.AdamW(parameters=[weight], beta1=0.9, beta2=0.997)
 found = []

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
 from roformer_convert.models.packing_choice import Batching, Way, how_to_batch
+from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
 
 
 @pytest.mark.parametrize(

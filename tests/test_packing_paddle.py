@@ -16,15 +16,15 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from roformer_convert.models import kernels_paddle as kernels
 from roformer_convert.models import ops_paddle
+from roformer_convert.models.answers.worker import Worker
 from roformer_convert.models.config import MASKED, RoFormerConfig
-from roformer_convert.models.kernels_paddle import Device, Kernel, pretending
+from roformer_convert.models.kernels import attention_paddle as kernels
+from roformer_convert.models.kernels.attention_paddle import Device, Kernel, pretending
 from roformer_convert.models.layout import Layout
 from roformer_convert.models.ops_paddle import worth_packing
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
-from roformer_convert.models.worker import Worker
 from roformer_convert.training.samples.batches import Batch
 from roformer_convert.training.step import objective
 

@@ -21,8 +21,8 @@ import pytest
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.models.config import with_limit
-from roformer_convert.models.process import DeathError
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.processes.process import DeathError
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity import gate
 from roformer_convert.parity.cases import KINDS, make_cases
 from roformer_convert.parity.tasks import TASKS
@@ -45,7 +45,7 @@ def parity(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_framework_that_is_not_installed_is_an_error_and_no_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    from roformer_convert.models import frameworks
+    from roformer_convert.models.processes import frameworks
 
     monkeypatch.setattr(frameworks, "is_installed", lambda package: package != "tensorflow")
     with pytest.raises(ConvertError, match="needs tensorflow, which is not installed") as caught:

@@ -14,8 +14,8 @@ import pytest
 from parity_faults import Bench
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.models.devices import DeviceError, DeviceName
-from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
+from roformer_convert.models.processes.devices import DeviceError, DeviceName
+from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
 from roformer_convert.parity.computing import read_devices, require_full_float32, require_participants, tell_devices
 from roformer_convert.parity.dumps import Dump
 

@@ -14,7 +14,7 @@ import pytest
 from family_models import MODELS
 
 from roformer_convert.models.config import supported
-from roformer_convert.models.process import Process
+from roformer_convert.models.processes.process import Process
 from roformer_convert.parity.case_file import write_cases
 from roformer_convert.parity.cases import make_cases
 from roformer_convert.parity.conversions import every_direction, report

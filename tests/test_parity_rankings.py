@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from family_models import MODELS
 
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity.cases import Case, make_cases
 from roformer_convert.parity.dumps import Dump
 from roformer_convert.parity.rankings import Ranking, answer_name, rank

@@ -17,17 +17,17 @@ from peer_folders import PEERS
 
 from roformer_convert.cmd_predict import predict_command
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
-from roformer_convert.models import framework_processes
-from roformer_convert.models.answer_spans import Answered, best_spans
-from roformer_convert.models.classification import ClassifiedSequence, LabelledTokens
-from roformer_convert.models.continuation import Continued
-from roformer_convert.models.fill_mask import fill_mask
-from roformer_convert.models.frameworks import FRAMEWORKS, is_installed
-from roformer_convert.models.multiple_choice import Chosen
-from roformer_convert.models.predict import Wanted, predict
-from roformer_convert.models.process import Process
-from roformer_convert.models.sentence_vectors import Vectors
-from roformer_convert.models.worker import Worker
+from roformer_convert.models.answers import framework_processes
+from roformer_convert.models.answers.answer_spans import Answered, best_spans
+from roformer_convert.models.answers.classification import ClassifiedSequence, LabelledTokens
+from roformer_convert.models.answers.continuation import Continued
+from roformer_convert.models.answers.fill_mask import fill_mask
+from roformer_convert.models.answers.multiple_choice import Chosen
+from roformer_convert.models.answers.predict import Wanted, predict
+from roformer_convert.models.answers.sentence_vectors import Vectors
+from roformer_convert.models.answers.worker import Worker
+from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
+from roformer_convert.models.processes.process import Process
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -342,7 +342,7 @@ def test_texts_are_answered_in_windows_and_batches(
     texts = TEXTS["sequence"] * 9
     wanted = list(predict(folders / "sequence", texts))
     monkeypatch.setattr(framework_processes, "_BATCH_TOKENS", 20)
-    monkeypatch.setattr("roformer_convert.models.text_windows._WINDOW", 5)
+    monkeypatch.setattr("roformer_convert.models.text.text_windows._WINDOW", 5)
     found = list(predict(folders / "sequence", iter(texts)))
     assert [one.number for one in found] == [*range(1, 37)]
     for one, other in zip(wanted, found, strict=True):

@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer_folders import ROOT
 
-from roformer_convert.models.answer_spans import QuestionAnswering, best_spans
-from roformer_convert.models.classification import Labels, SequenceClassification, TokenClassification, sigmoid
+from roformer_convert.models.answers.answer_spans import QuestionAnswering, best_spans
+from roformer_convert.models.answers.classification import Labels, SequenceClassification, TokenClassification, sigmoid
+from roformer_convert.models.answers.continuation import CausalLM, Continued, joined
+from roformer_convert.models.answers.framework_processes import Groups, Row, ask
+from roformer_convert.models.answers.multiple_choice import MultipleChoice
+from roformer_convert.models.answers.ranking import finite, ranked, softmax
+from roformer_convert.models.answers.sentence_vectors import SentenceVectors, cosine
+from roformer_convert.models.answers.task import Task
 from roformer_convert.models.config import ModelError, RoFormerConfig
-from roformer_convert.models.continuation import CausalLM, Continued, joined
-from roformer_convert.models.framework_processes import Groups, Row, ask
-from roformer_convert.models.multiple_choice import MultipleChoice
-from roformer_convert.models.ranking import finite, ranked, softmax
-from roformer_convert.models.sentence_vectors import SentenceVectors, cosine
-from roformer_convert.models.task import Task
-from roformer_convert.models.text_windows import Item, TextsError, read_window
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.text_windows import Item, TextsError, read_window
+from roformer_convert.models.text.tokenizer import Tokenizer
 
 TRANSFORMERS_4 = ROOT / ".peers" / "transformers4" / "bin" / "python"
 ROWS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"今天很好，我去公园。abcdefg", "##b", "##ing"]
@@ -428,7 +428,7 @@ def groups(rng: random.Random, count: int) -> list[list[Row]]:
 
 @pytest.mark.parametrize("together", [False, True])
 def test_every_row_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
-    monkeypatch.setattr("roformer_convert.models.framework_processes._BATCH_TOKENS", 64)
+    monkeypatch.setattr("roformer_convert.models.answers.framework_processes._BATCH_TOKENS", 64)
     rng = random.Random(2)
     work = [groups(rng, count) for count in (7, 0, 12)]
     processes: Any = [Echo() for _ in work]

@@ -36,7 +36,7 @@ def test_paddle_after_tensorflow_is_refused_and_no_crash() -> None:
 def test_starting_sets_the_environment_before_paddle_and_says_so() -> None:
     code = """
 import json, os
-import roformer_convert.models.start_paddle as start
+import roformer_convert.models.processes.start_paddle as start
 print(json.dumps([os.environ.get("MKL_DEBUG_CPU_TYPE"), start.processor().vendor, list(start.NOTES)]))
 """
     found, vendor, notes = json.loads(run(code).stdout)
@@ -52,7 +52,7 @@ print(json.dumps([os.environ.get("MKL_DEBUG_CPU_TYPE"), start.processor().vendor
 def test_processor_type_is_chosen_for_amd_alone_and_never_overruled() -> None:
     code = """
 import json
-from roformer_convert.models.start_paddle import choose_kernels
+from roformer_convert.models.processes.start_paddle import choose_kernels
 found = []
 for vendor, environment, imported in (
     ("AuthenticAMD", {}, False),

@@ -14,7 +14,7 @@ from random_checkpoints import CONFIG, write_random
 from roformer_convert.converters import ConvertOptions, FormatError, convert, open_checkpoint
 from roformer_convert.converters.json_input import read_json
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer import Tokenizer
 
 CASES = ROOT / "fixtures" / "cases"
 #: Two vocabularies of words, one described by a class and one by nothing, and one of characters.

@@ -14,9 +14,9 @@ import pytest
 from peer_folders import TRAINED
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.models.frameworks import MissingPackageError
-from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.models.tokenizer_files import read_settings, settings_of_rows
+from roformer_convert.models.processes.frameworks import MissingPackageError
+from roformer_convert.models.text.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer_files import read_settings, settings_of_rows
 
 #: The ids of ``CARD`` in the 12,000 rows of Zhuiyi's character vocabulary, as the model cards print them.
 CARD_IDS = [101, 317, 1466, 103, 2100, 1506, 7675, 2351, 103, 861, 585, 1253, 4041, 179, 102]
@@ -409,7 +409,7 @@ def test_a_limit_without_room_for_the_ends_is_refused(ours: Tokenizer, pair: str
 
 def test_words_of_a_long_text_take_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rjieba")
-    from roformer_convert.models import tokenizer
+    from roformer_convert.models.text import tokenizer
 
     sliced = []
 
@@ -427,7 +427,7 @@ def test_words_of_a_long_text_take_time_in_proportion(monkeypatch: pytest.Monkey
 
 
 def test_words_without_jieba_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from roformer_convert.models import tokenizer
+    from roformer_convert.models.text import tokenizer
 
     monkeypatch.setattr(tokenizer, "is_installed", lambda package: False)
     with pytest.raises(MissingPackageError, match=r"'\.\[jieba\]'"):
@@ -436,7 +436,7 @@ def test_words_without_jieba_name_the_extra(tmp_path: Path, monkeypatch: pytest.
 
 def test_no_framework_is_imported() -> None:
     code = (
-        "import sys, roformer_convert.models.tokenizer, roformer_convert.models.fill_mask; "
+        "import sys, roformer_convert.models.text.tokenizer, roformer_convert.models.answers.fill_mask; "
         "print([n for n in ('torch', 'paddle', 'tensorflow', 'transformers', 'rjieba') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 pytest.importorskip("paddle")
 
 from roformer_convert.cmd_pretrain_doctor import doctor_command
-from roformer_convert.models import kernel_choice_paddle
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.kernel_trials_paddle import Need, Verdict
+from roformer_convert.models.processes.start_paddle import paddle
+from roformer_convert.models.proving import choice_paddle as kernel_choice_paddle
+from roformer_convert.models.proving.trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.doctor import machine, probe, targets
 from roformer_convert.training.doctor.forecast import Target, diagnose, lines
 from roformer_convert.training.settings.reading import settings_from_tree

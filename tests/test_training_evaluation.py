@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("paddle")
 
+from roformer_convert.models.answers.fill_mask import FillMask, fill_mask
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.fill_mask import FillMask, fill_mask
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
-from roformer_convert.models.text_windows import TextsError
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.text_windows import TextsError
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines, read_sentences
 from roformer_convert.training.samples.batches import NO_ORDER, Batch, StageData
 

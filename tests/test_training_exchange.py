@@ -19,8 +19,8 @@ if importlib.util.find_spec("paddle") is None:
     pytest.skip("could not import 'paddle'", allow_module_level=True)
 
 from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.settings.tables import Data
 from roformer_convert.training.step.exchange import GradientExchange
 from roformer_convert.training.step.parallel import Ranks

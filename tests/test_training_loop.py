@@ -23,11 +23,11 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.conversion import convert
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.table.mapping import DIALECTS
-from roformer_convert.models import kernel_choice_paddle
 from roformer_convert.models.config import RoFormerConfig
-from roformer_convert.models.kernel_trials_paddle import Need, Verdict
+from roformer_convert.models.processes.start_paddle import paddle
+from roformer_convert.models.proving import choice_paddle as kernel_choice_paddle
+from roformer_convert.models.proving.trials_paddle import Need, Verdict
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run.feed import Feed
 from roformer_convert.training.run.loop import train

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from roformer_convert import __version__, pretrain
 from roformer_convert.__main__ import cli
 from roformer_convert.converters import ConvertError
-from roformer_convert.models.start_paddle import paddle
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run import opening as opening_module
 from roformer_convert.training.run.feed import Feed

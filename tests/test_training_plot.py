@@ -17,7 +17,7 @@ from matplotlib.text import Annotation
 
 from roformer_convert.cmd_pretrain_plot import plot_command
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.models.frameworks import MissingPackageError
+from roformer_convert.models.processes.frameworks import MissingPackageError
 from roformer_convert.training.reporting import plot as module
 from roformer_convert.training.reporting.log import EvaluationRecord, RunLog, StageRecord, StepRecord
 from roformer_convert.training.reporting.plot import draw, plot

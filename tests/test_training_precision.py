@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.models.config import RoFormerConfig
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.doctor.machine import Device
 from roformer_convert.training.run import loop as loop_module
 from roformer_convert.training.run.feed import Feed

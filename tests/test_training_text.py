@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roformer_convert.converters.errors import ConvertError, FormatError
-from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.models.tokenizer_files import settings_of_rows
+from roformer_convert.models.text.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer_files import settings_of_rows
 from roformer_convert.training.text import files as text_module
 from roformer_convert.training.text.carried_tokenizer import read_tokenizer, tokenizer_files
 from roformer_convert.training.text.encode_text import TextEncoder

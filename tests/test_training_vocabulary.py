@@ -12,8 +12,8 @@ from chinese_text import as_text, documents
 from click.testing import CliRunner
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.models.tokenizer import Tokenizer
-from roformer_convert.models.tokenizer_files import settings_of_rows
+from roformer_convert.models.text.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer_files import settings_of_rows
 from roformer_convert.pretrain import cli
 from roformer_convert.training.text.build_vocabulary import build
 

@@ -284,7 +284,7 @@ def test_an_optimizer_alone_is_no_model(tmp_path: Path) -> None:
 
 def test_frameworks_load_the_part_that_is_asked_for(tmp_path: Path) -> None:
     """The process that computes opens the file again, and is told the same."""
-    from roformer_convert.models.fill_mask import fill_mask
+    from roformer_convert.models.answers.fill_mask import fill_mask
 
     tiny, text = ROOT / "fixtures" / "tiny", "今天[MASK]很好"
     convert(tiny, tmp_path / "two", to="torch", options=ConvertOptions(container="bin", positions=False))

@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from timing_loop import serve
 
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
-from roformer_convert.models.start_paddle import paddle
 
 source, threads = sys.argv[1], int(sys.argv[2])
 paddle.set_device("cpu")

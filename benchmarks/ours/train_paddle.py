@@ -7,8 +7,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from timing_loop import serve
 
+from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-from roformer_convert.models.start_paddle import paddle
 from roformer_convert.training.samples.batches import Batch
 from roformer_convert.training.settings.tables import Optimizer
 from roformer_convert.training.step.objective import losses

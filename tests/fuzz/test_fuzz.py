@@ -16,7 +16,7 @@ from tiny_training import make_corpus
 
 from fuzz.campaign import Campaign, mutation
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.models.tokenizer_files import read_settings as read_tokenizer
+from roformer_convert.models.text.tokenizer_files import read_settings as read_tokenizer
 from roformer_convert.training.corpus.shard_file import Shard
 from roformer_convert.training.settings.reading import SHIPPED
 from roformer_convert.training.settings.reading import read_settings as read_configuration

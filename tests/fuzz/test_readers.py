@@ -28,7 +28,7 @@ from roformer_convert.converters.containers.pickles import pdparams, torch_bin
 from roformer_convert.converters.containers.pickles.machine import PickleMachine
 from roformer_convert.converters.containers.pickles.state_tree import flatten
 from roformer_convert.converters.tensors.stored import Extent, OpenFiles, StoredTensor
-from roformer_convert.models.tokenizer import Tokenizer
+from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity.golden import read_golden, record
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...converters.errors import ConvertError, FormatError
-from ...models.tokenizer import Tokenizer
+from ...models.text.tokenizer import Tokenizer
 from ..text.encode_text import TextEncoder
 from ..text.files import LineReader, TextFormat, is_compressed, paragraphs
 from ..text.sentences import split_sentences

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...converters.errors import ConvertError
-from ...models.frameworks import MissingPackageError, is_installed
+from ...models.processes.frameworks import MissingPackageError, is_installed
 from .make_shard import Job, Made, make_shard, open_encoder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...converters.errors import FormatError, quoted, reading
-from ...models.tokenizer import Tokenizer
+from ...models.text.tokenizer import Tokenizer
 from .shard_file import Shard, ShardHeader
 
 __all__ = ["INDEX", "PLAN", "Corpus", "Shard", "shard_name", "vocabulary_digest"]

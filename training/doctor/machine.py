@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...models.processor import processor
-from ...models.start_paddle import paddle
+from ...models.processes.processor import processor
+from ...models.processes.start_paddle import paddle
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...models.config import RoFormerConfig
+from ...models.processes.start_paddle import paddle
 from ...models.roformer_paddle import RoFormerForPretraining
-from ...models.start_paddle import paddle
 from ..settings.tables import Precision
 from ..step.estimate import Pace, flop_per_token, parameter_count
 from ..step.precision import autocast, half_type, is_halved

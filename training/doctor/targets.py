@@ -7,10 +7,11 @@ from dataclasses import replace
 from functools import cache
 
 from ...converters.errors import ConvertError
-from ...models import kernel_choice_paddle, kernels_paddle
 from ...models.config import RoFormerConfig
-from ...models.kernels_paddle import candidates
-from ...models.start_paddle import paddle
+from ...models.kernels import attention_paddle as kernels_paddle
+from ...models.kernels.attention_paddle import candidates
+from ...models.processes.start_paddle import paddle
+from ...models.proving import choice_paddle as kernel_choice_paddle
 from ..settings.tables import Settings
 from ..step.estimate import USABLE, Kind, Pace, by_data_sheet
 from ..step.precision import half_type, types_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...converters.errors import ConvertError
-from ...models.frameworks import MissingPackageError, is_installed
+from ...models.processes.frameworks import MissingPackageError, is_installed
 from .records import EvaluationRecord, StepRecord
 
 #: Curve → field of a step's record. The part before the slash is the group that the curve is shown in.

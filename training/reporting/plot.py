@@ -13,7 +13,7 @@ from typing import Any
 
 from ...converters.errors import ConvertError
 from ...converters.target.whole_files import make_parents, require_writable
-from ...models.frameworks import MissingPackageError, is_installed
+from ...models.processes.frameworks import MissingPackageError, is_installed
 from .run_curves import Curve, RunCurves, read_runs, smooth
 
 #: Endings that a picture's name may have.

@@ -1,7 +1,7 @@
 """How good a model is on text that it was not trained on, and what it puts into a few sentences.
 
 Held-out batches are a function of the settings alone and dropout is off, so the same weights give the same numbers.
-Filling masks is :mod:`...models.fill_mask`, with the model that is being trained in place of a process's.
+Filling masks is :mod:`...models.answers.fill_mask`, with the model that is being trained in place of a process's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...models import ops_paddle
+from ...models.answers.fill_mask import FillMask
+from ...models.answers.framework_processes import Groups
+from ...models.answers.worker import Worker
 from ...models.config import RoFormerConfig
-from ...models.fill_mask import FillMask
-from ...models.framework_processes import Groups
-from ...models.start_paddle import paddle
-from ...models.text_windows import Item, TextsError, read_window
-from ...models.tokenizer import Tokenizer
-from ...models.worker import Worker
+from ...models.processes.start_paddle import paddle
+from ...models.text.text_windows import Item, TextsError, read_window
+from ...models.text.tokenizer import Tokenizer
 from ..reporting.records import EvaluationRecord
 from ..samples.batches import StageData
 from ..step.objective import losses

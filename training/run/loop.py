@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ...converters.errors import ConvertError
-from ...models import kernel_choice_paddle
+from ...models.proving import choice_paddle as kernel_choice_paddle
 from ..reporting.log import RunLog
 from ..reporting.records import StageRecord, StepRecord
 from ..samples.position import Position

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...models.processor import processor
-from ...models.start_paddle import paddle
+from ...models.processes.processor import processor
+from ...models.processes.start_paddle import paddle
 from ..step.estimate import peak_flops
 from ..step.trainer import Trainer
 from .feed import Feed

@@ -20,9 +20,9 @@ from ...converters.source.checkpoint import Checkpoint
 from ...converters.table.mapping import PRETRAINING, PROJECT, Table
 from ...models.config import RoFormerConfig, activation
 from ...models.ops_paddle import DIALECT, assign
+from ...models.processes.start_paddle import paddle
 from ...models.roformer_paddle import RoFormerForPretraining
-from ...models.start_paddle import paddle
-from ...models.tokenizer import Tokenizer
+from ...models.text.tokenizer import Tokenizer
 from ..corpus.reading import Corpus, vocabulary_digest
 from ..settings.tables import Settings
 from .bert_weights import Opened, open_any

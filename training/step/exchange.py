@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 from .parallel import BUCKET, Ranks, buckets, flatten, pieces
 from .weights import Weights
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...converters.errors import ConvertError
 from ...models.ops_paddle import Tensor
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 from ..samples.batches import Batch
 from .objective import losses
 

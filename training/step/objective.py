@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...models.ops_paddle import Tensor, on_host
+from ...models.processes.start_paddle import paddle
 from ...models.roformer_paddle import RoFormerForPretraining, Taps
-from ...models.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 
 F = paddle.nn.functional

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...converters.errors import ConvertError
 from ...converters.optimizer.adam_steps import steps_behind
 from ...converters.optimizer.paddle_state import KINDS
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 from ..settings.tables import Optimizer as Options
 
 Arrays = dict[str, NDArray[Any]]

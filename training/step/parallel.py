@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 
 #: Elements that are sent in one call: 64 MB of float32.
 BUCKET = 1 << 24

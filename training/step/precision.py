@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...converters.errors import ConvertError, FormatError
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 from ..settings.tables import Precision, Run, Scaling
 
 _HALVES = {"fp16": "float16", "bf16": "bfloat16"}

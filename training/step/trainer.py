@@ -17,7 +17,7 @@ from typing import Any
 from ...converters.errors import ConvertError
 from ...converters.optimizer.paddle_state import KINDS
 from ...models.ops_paddle import as_numpy
-from ...models.start_paddle import paddle
+from ...models.processes.start_paddle import paddle
 from ..samples.batches import NO_ORDER, Batch
 from ..samples.position import Position
 from ..samples.splitmix import derive

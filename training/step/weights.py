@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ...models import pretrained
 from ...models.ops_paddle import DIALECT, as_numpy, assign
+from ...models.processes.start_paddle import paddle
 from ...models.roformer_paddle import RoFormerForPretraining
-from ...models.start_paddle import paddle
 from ..settings.tables import Data
 
 Parameters = dict[str, Any]  # canonical name → Paddle parameter

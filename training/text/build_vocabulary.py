@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...converters.errors import ConvertError
-from ...models.tokenizer_files import ROLES
+from ...models.text.tokenizer_files import ROLES
 from .files import LineReader, TextFormat, expand, paragraphs
 
 #: Lower-cased text has no others.

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ...converters.errors import ConvertError
-from ...models.tokenizer import Tokenizer
-from ...models.tokenizer_files import TokenizerSettings, read_settings, settings_of_rows
-from ...models.vocabulary import read_rows
+from ...models.text.tokenizer import Tokenizer
+from ...models.text.tokenizer_files import TokenizerSettings, read_settings, settings_of_rows
+from ...models.text.vocabulary import read_rows
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer from a directory (of a checkpoint), or from a vocabulary file alone, with BERT's settings.
 
     Raises:
-        ConvertError: As for :meth:`~...models.tokenizer.Tokenizer.from_pretrained`, or there is nothing.
+        ConvertError: As for :meth:`~...models.text.tokenizer.Tokenizer.from_pretrained`, or there is nothing.
     """
     if path.is_dir():
         return Tokenizer.from_pretrained(path)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.tokenizer import Tokenizer
+from ...models.text.tokenizer import Tokenizer
 
 Int64 = NDArray[np.int64]
 

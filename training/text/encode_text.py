@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...models.tokenizer import Tokenizer
+from ...models.text.tokenizer import Tokenizer
 from .character_tokens import CharacterTokens, Tokens
 from .segmentation import load_segmenter, token_word_starts, word_numbers
 

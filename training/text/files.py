@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...converters.errors import ConvertError, FormatError
-from ...models.frameworks import MissingPackageError, is_installed
-from ...models.tokenizer import half_pair
+from ...models.processes.frameworks import MissingPackageError, is_installed
+from ...models.text.tokenizer import half_pair
 
 #: Bytes of the longest line; a line is held in memory, with its tokens, all at once.
 LONGEST_LINE = 8 << 20

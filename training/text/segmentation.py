@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...converters.errors import ConvertError
-from ...models.frameworks import MissingPackageError, is_installed
+from ...models.processes.frameworks import MissingPackageError, is_installed
 
 SEGMENTERS = ("rjieba", "jieba", "none")
 

@@ -1,0 +1,1 @@
+"""What a GPU computes with in place of plain operators, and what a kernel has to show first."""

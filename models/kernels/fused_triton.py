@@ -1,0 +1,124 @@
+"""Kernels in Triton for PyTorch on a GPU: several runs turned in one launch, and a sum with its norm.
+
+They compute what ``rotate`` and ``add_norm`` of ``ops_torch.py`` do, in one pass over memory.
+:mod:`.attention_torch` names them as candidates, and imports this where a trial asks for it: triton comes with
+PyTorch's builds for GPUs alone.
+"""
+
+# ruff: noqa: N803
+# mypy: allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="import-not-found,misc,no-any-return,no-any-unimported,no-untyped-def,unused-ignore"
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _turn(
+    x, out, cosine, sine, token, stride, HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr
+):
+    # whole tokens are loaded and stored: pairs are taken apart in registers
+    heads, places = tl.arange(0, HB)[:, None], tl.arange(0, SB)[None, :]
+    inside = (heads < HEADS) & (places < SIZE)
+    loaded = tl.load(x + token * stride + heads * SIZE + places, mask=inside, other=0.0).to(cosine.dtype)
+    a, b = tl.split(tl.reshape(loaded, (HB, SB // 2, 2)))
+    turned = tl.reshape(tl.join(a * cosine - b * sine, b * cosine + a * sine), (HB, SB))
+    tl.store(out + (token * HEADS + heads) * SIZE + places, turned.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rotate_kernel(
+    x, y, z, out, turns, x_stride, y_stride, z_stride, many, sign,
+    COUNT: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    pairs = tl.arange(0, SB // 2)
+    known = pairs < SIZE // 2
+    cosine = tl.load(turns + token * SIZE + 2 * pairs, mask=known, other=0.0)[None, :]
+    sine = sign * tl.load(turns + token * SIZE + 2 * pairs + 1, mask=known, other=0.0)[None, :]
+    _turn(x, out, cosine, sine, token, x_stride, HEADS, SIZE, HB, SB)
+    if COUNT > 1:
+        _turn(y, out + many, cosine, sine, token, y_stride, HEADS, SIZE, HB, SB)
+    if COUNT > 2:
+        _turn(z, out + 2 * many, cosine, sine, token, z_stride, HEADS, SIZE, HB, SB)
+
+
+@triton.jit
+def _add_norm_kernel(x, residual, weight, bias, out, epsilon, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    places = tl.arange(0, BLOCK)
+    inside = places < WIDTH
+    at = token * WIDTH + places
+    total = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    wide = total.to(out.dtype.element_ty).to(tl.float32)  # the sum is rounded, as it is where it goes through memory
+    apart = tl.where(inside, wide - tl.sum(wide, axis=0) / WIDTH, 0.0)
+    scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=0) / WIDTH + epsilon)
+    factor = tl.load(weight + places, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(bias + places, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (apart * scale * factor + shift).to(out.dtype.element_ty), mask=inside)
+
+
+def _warps(elements: int) -> int:
+    return max(1, min(16, elements // 256))
+
+
+def _turn_runs(turns: Tensor, runs: tuple[Tensor, ...], sign: float) -> tuple[Tensor, ...]:
+    tokens, heads, size = runs[0].shape
+    # a token's heads lie side by side; tokens need not, in one product for query, key and value
+    runs = tuple(x if x.stride()[1:] == (size, 1) else x.contiguous() for x in runs)
+    out = runs[0].new_empty((len(runs), tokens, heads, size))
+    x, y, z = (*runs, *runs[:1] * 2)[:3]
+    blocks = triton.next_power_of_2(heads), triton.next_power_of_2(size)
+    if tokens:
+        with torch.cuda.device_of(x):
+            _rotate_kernel[(tokens,)](
+                x, y, z, out, turns.contiguous(), x.stride(0), y.stride(0), z.stride(0), out[0].numel(),
+                sign, len(runs), heads, size, *blocks, num_warps=_warps(blocks[0] * blocks[1]),
+            )  # fmt: skip
+    return out.unbind(0)
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(turns: Tensor, sign: float, *runs: Tensor) -> tuple[Tensor, ...]:
+        return _turn_runs(turns, runs, sign)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.sign = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (turns,) = ctx.saved_tensors
+        return None, None, *_Rotation.apply(turns, -ctx.sign, *gradients)  # a turn is undone by the turn back
+
+
+def rotate(turns: Tensor, *runs: Tensor) -> tuple[Tensor, ...]:
+    """Turn each adjacent pair of up to three runs (P, N, D) by its token's angle.
+
+    Args:
+        turns: (P, 1, D / 2, 2), cosine and sine, in the type to compute in.
+        runs: Of one shape and type.
+    """
+    if torch.is_grad_enabled() and any(x.requires_grad for x in runs):
+        return _Rotation.apply(turns, 1.0, *runs)
+    return _turn_runs(turns, runs, 1.0)
+
+
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Add x (P, H) to the residual (P, H) and normalize each token; one type, not float64; there is no way back."""
+    x, residual = x.contiguous(), residual.contiguous()
+    tokens, width = x.shape
+    out = torch.empty_like(x)
+    block = triton.next_power_of_2(width)
+    if tokens:
+        with torch.cuda.device_of(x):
+            _add_norm_kernel[(tokens,)](x, residual, weight, bias, out, epsilon, width, block, num_warps=_warps(block))
+    return out

@@ -1,0 +1,1 @@
+"""From text to token ids: the vocabulary's files, the tokenizer, windows over long texts."""
