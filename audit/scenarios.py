@@ -32,12 +32,12 @@ from roformer_convert.models.proving import choice_paddle as kernel_choice_paddl
 from roformer_convert.models.proving import trials_paddle as kernel_trials_paddle
 from roformer_convert.models.roformer_paddle import RoFormerForMaskedLM
 from roformer_convert.models.text.tokenizer import Tokenizer
-from roformer_convert.parity import run_paddle
-from roformer_convert.parity.case_file import write_cases
-from roformer_convert.parity.cases import make_cases
-from roformer_convert.parity.dump import Dumper
-from roformer_convert.parity.targets import make_training
-from roformer_convert.parity.tasks import TASKS
+from roformer_convert.parity.participants import run_paddle
+from roformer_convert.parity.participants.dump import Dumper
+from roformer_convert.parity.questions.case_file import write_cases
+from roformer_convert.parity.questions.cases import make_cases
+from roformer_convert.parity.questions.targets import make_training
+from roformer_convert.parity.questions.tasks import TASKS
 from roformer_convert.training.corpus.prepare import prepare
 from roformer_convert.training.run.evaluation import SENTENCES, evaluate, fill_lines
 from roformer_convert.training.run.feed import Feed

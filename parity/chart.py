@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from .dumps import Distance
-from .measure import Pair
+from .judging.measure import Pair
+from .participants.dumps import Distance
 
 _LEFT, _TOP, _HEIGHT, _LABELS = 58, 26, 230, 118
 _STEP = 17  # least width of a tap

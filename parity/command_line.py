@@ -26,8 +26,8 @@ from ..models.text.text_lines import read_lines
 from .status_line import StatusLine
 
 if TYPE_CHECKING:
-    from .conversions import Direction
     from .gate import Result
+    from .participants.conversions import Direction
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
@@ -53,7 +53,7 @@ class _Devices(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     name = "devices"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from .computing import read_devices
+        from .participants.computing import read_devices
 
         try:
             return read_devices(str(value))
@@ -190,11 +190,11 @@ def parity_command(
     stated["parts"] = Parts(prefix, drop, encoder_only)
     as_json, quiet = options["as_json"], options["quiet"]
     if conversions != "only":
-        from .participants import require_gate
+        from .participants.participants import require_gate
 
         require_gate(directories, options["frameworks"])
         if options["official"]:
-            from .official_software import require_official
+            from .serving.software import require_official
 
             require_official(options["official"])
     statuses, tried = [0], {}
@@ -239,7 +239,7 @@ def convert_every_way(
     quiet: bool = False,
 ) -> tuple[int, list[Direction]]:
     """Convert in every direction, print a line for each; return 0 where all bits agree, or 1, and what came of each."""
-    from .conversions import every_direction, report
+    from .participants.conversions import every_direction, report
 
     directions = list(every_direction(checkpoint, set=set, model_class=model_class, parts=parts))
     if not quiet:
@@ -368,7 +368,7 @@ def require_gate_of_conversion(source: Path, dialects: Sequence[str] | None) -> 
     Raises:
         MissingPackageError: As it says.
     """
-    from .participants import HOME, require_gate
+    from .participants.participants import HOME, require_gate
 
     require_gate([source], dialects and [HOME[dialect] for dialect in dialects], what="--parity")
 

@@ -36,22 +36,21 @@ from ..models.processes.process import Process
 from ..models.processes.processor import processor
 from ..models.text.tokenizer import Tokenizer
 from ..models.text.tokenizer_files import packages_for_texts
-from .bounds import Bounds, derive
-from .case_file import write_cases
-from .cases import LONGEST, Case, fingerprint, make_cases
-from .casts import find_cast, tell_moved
-from .causes import Cause, check_steps, explain_parameters, explain_steps
-from .computing import require_participants, tell_devices
-from .divergence import Divergence, first_divergence
-from .dumps import Dump
-from .half_types import judge_half_types, stored_half_types, tell_widened
-from .invariances import explain_invariances, judge_invariances
-from .measure import Measured, measure
-from .official_jobs import job_for
-from .official_participants import Official, Started, answered, fetch_parameters, started
-from .official_software import require_official
-from .official_verdicts import OfficialResult, judge_official
-from .participants import (
+from .conditions.casts import find_cast, tell_moved
+from .conditions.half_types import judge_half_types, stored_half_types, tell_widened
+from .conditions.invariances import explain_invariances, judge_invariances
+from .explaining.causes import Cause, check_steps, explain_parameters, explain_steps
+from .explaining.reference import Reference
+from .explaining.sampling import Sample, choose_samples, tell_sampled
+from .explaining.stored_parameters import StoredParameters
+from .judging.bounds import Bounds, derive
+from .judging.divergence import Divergence, first_divergence
+from .judging.measure import Measured, measure
+from .judging.rankings import Ranking, rank
+from .judging.verdicts import Verdict, different_parameters, exit_status, judge
+from .participants.computing import require_participants, tell_devices
+from .participants.dumps import Dump
+from .participants.participants import (
     ComparedModel,
     Participant,
     choose_participants,
@@ -59,18 +58,19 @@ from .participants import (
     require_frameworks,
     write_stated,
 )
-from .rankings import Ranking, rank
-from .reference import Reference
-from .sampling import Sample, choose_samples, tell_sampled
-from .stored_parameters import StoredParameters
-from .targets import make_training
-from .variants import NO_VARIANTS, Variants, make_variants
-from .verdicts import Verdict, different_parameters, exit_status, judge
+from .questions.case_file import write_cases
+from .questions.cases import LONGEST, Case, fingerprint, make_cases
+from .questions.targets import make_training
+from .questions.variants import NO_VARIANTS, Variants, make_variants
+from .serving.asking import Official, Started, answered, fetch_parameters, started
+from .serving.jobs import job_for
+from .serving.software import require_official
+from .serving.verdicts import OfficialResult, judge_official
 
 Array = NDArray[Any]
 
 #: The module that a framework's process runs.
-WORKER = f"{__package__}.dump"
+WORKER = f"{__package__}.participants.dump"
 #: Said to a framework's process where nobody else did: threads of three frameworks that wait for work must not spin on
 #: each other's cores, a small model's threads wait longer than they compute, and TensorFlow's log is not asked for.
 _QUIET = {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -230,7 +230,8 @@ def run(
         gradients: Whether the class's loss is differentiated and a step taken.
         max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
         half_types: Which of float16 and bfloat16 are computed in too; None for those that a checkpoint is stored in.
-        devices: Framework → device, as :func:`.computing.read_devices` reads them; the CPU where it names none.
+        devices: Framework → device, as :func:`.participants.computing.read_devices` reads them; the CPU where it names
+        none.
         official: The official participants, each as ``--with`` takes it.
         report: Called with a line on what happens.
         progress: Called with what begins now.

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
 from ..converters.target.whole_files import write_whole
-from .dumps import Dump, distance
 from .gate import Result
-from .measure import DTYPES
-from .tasks import results
-from .verdicts import Verdict, least_scale, status_of, worst_of
+from .judging.measure import DTYPES
+from .judging.verdicts import Verdict, least_scale, status_of, worst_of
+from .participants.dumps import Dump, distance
+from .questions.tasks import results
 
 Array = NDArray[Any]
 

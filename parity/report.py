@@ -12,11 +12,12 @@ from pathlib import Path
 
 from ..converters.amounts import amount
 from ..converters.target.whole_files import write_whole
-from .cases import Case
 from .chart import chart, legend
 from .gate import Result
-from .measure import DTYPES
-from .rankings import Ranking, answer_name, asked
+from .judging.measure import DTYPES
+from .judging.rankings import Ranking, answer_name, asked
+from .judging.verdicts import Verdict, worst_of
+from .questions.cases import Case
 from .screen import (
     between,
     bounds_told,
@@ -29,7 +30,6 @@ from .screen import (
     notes,
     processes,
 )
-from .verdicts import Verdict, worst_of
 
 _MOST_SHOWN = 60
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from ..converters.amounts import amount
 from ..converters.rendering import table
-from .causes import fold
-from .dumps import Dump
+from .conditions.invariances import SAME
+from .explaining.causes import fold
 from .gate import Result
-from .invariances import SAME
-from .verdicts import Verdict, worst_of
+from .judging.verdicts import Verdict, worst_of
+from .participants.dumps import Dump
 
 
 def screen(result: Result) -> str:

@@ -17,17 +17,17 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.source.renaming import ALL
 from roformer_convert.models.config import supported, tap_names
 from roformer_convert.models.text.tokenizer import Tokenizer
-from roformer_convert.parity.bounds import derive
-from roformer_convert.parity.case_file import write_cases
-from roformer_convert.parity.cases import make_cases
-from roformer_convert.parity.dump import Dumper
-from roformer_convert.parity.dumps import Dump
-from roformer_convert.parity.measure import measure
-from roformer_convert.parity.official_jobs import directory_for, job_for
-from roformer_convert.parity.official_participants import Started, answered, fetch_parameters, started
-from roformer_convert.parity.official_software import require_official
-from roformer_convert.parity.official_verdicts import OfficialResult, judge_official
-from roformer_convert.parity.participants import look_at, write_stated
+from roformer_convert.parity.judging.bounds import derive
+from roformer_convert.parity.judging.measure import measure
+from roformer_convert.parity.participants.dump import Dumper
+from roformer_convert.parity.participants.dumps import Dump
+from roformer_convert.parity.participants.participants import look_at, write_stated
+from roformer_convert.parity.questions.case_file import write_cases
+from roformer_convert.parity.questions.cases import make_cases
+from roformer_convert.parity.serving.asking import Started, answered, fetch_parameters, started
+from roformer_convert.parity.serving.jobs import directory_for, job_for
+from roformer_convert.parity.serving.software import require_official
+from roformer_convert.parity.serving.verdicts import OfficialResult, judge_official
 
 Plant = Callable[[Path], None]
 

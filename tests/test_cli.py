@@ -527,7 +527,7 @@ def test_parity_takes_a_checkpoint_through_every_conversion(tmp_path: Path, monk
         return convert(source, target, to=to, options=options)
 
     write_random(tmp_path / "fine", "tf1")
-    monkeypatch.setattr("roformer_convert.parity.conversions.convert", lossy)
+    monkeypatch.setattr("roformer_convert.parity.participants.conversions.convert", lossy)
     done = run("parity", tmp_path / "fine", "--conversions", "only")
     assert done.exit_code == 1
     assert "1 of 12 directions changed something" in done.output

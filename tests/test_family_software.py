@@ -32,10 +32,10 @@ from peer_folders import PEERS, environment, inputs_of
 
 from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.table.mapping import Dialect, unread
-from roformer_convert.parity.cases import Case
-from roformer_convert.parity.official_jobs import job_for
-from roformer_convert.parity.official_participants import Started, answered
-from roformer_convert.parity.participants import look_at
+from roformer_convert.parity.participants.participants import look_at
+from roformer_convert.parity.questions.cases import Case
+from roformer_convert.parity.serving.asking import Started, answered
+from roformer_convert.parity.serving.jobs import job_for
 
 Pair = tuple[str, Dialect]
 

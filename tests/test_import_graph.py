@@ -88,10 +88,28 @@ ROOMS = {
     "models/kernels": {"models/processes"},
     "models/text": {"models/processes"},
     "models/processes": set(),
-    # one room each, but for the files that other software's environments run, which nothing imports
+    # parity/: questions → participants → judging → explaining, and beside it the software that serves
+    "parity": {
+        "parity/questions",
+        "parity/participants",
+        "parity/judging",
+        "parity/explaining",
+        "parity/conditions",
+        "parity/serving",
+    },
+    "parity/serving": {
+        "parity/explaining",
+        "parity/judging",
+        "parity/participants",
+        "parity/questions",
+    },
+    "parity/conditions": {"parity/explaining", "parity/judging", "parity/participants", "parity/questions"},
+    "parity/explaining": {"parity/judging", "parity/participants", "parity/questions"},
+    "parity/judging": {"parity/participants", "parity/questions"},
+    "parity/participants": {"parity/questions"},
+    "parity/questions": set(),
+    "parity/official": set(),  # run by other software's environments, and imported by nothing
     "cli": set(),
-    "parity": set(),
-    "parity/official": set(),
 }
 #: Files in front of the rooms of a folder that every room stands on: these import only one another.
 GROUND = {

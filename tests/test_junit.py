@@ -19,8 +19,8 @@ xmlschema = pytest.importorskip("xmlschema")
 
 from parity_faults import Bench  # noqa: E402
 
-from roformer_convert.parity.bounds import Status  # noqa: E402
 from roformer_convert.parity.gate import Result  # noqa: E402
+from roformer_convert.parity.judging.bounds import Status  # noqa: E402
 from roformer_convert.parity.junit import write_junit  # noqa: E402
 
 SCHEMA = Path(__file__).with_name("junit.xsd")

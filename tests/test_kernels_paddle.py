@@ -615,8 +615,8 @@ def test_attention_falls_back_from_flash_to_the_next(kind: str, monkeypatch: pyt
 
 def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models.answers import worker
-    from roformer_convert.parity import run_paddle
-    from roformer_convert.parity.run import run
+    from roformer_convert.parity.participants import run_paddle
+    from roformer_convert.parity.participants.run import run
 
     model, asked = _model(), []
     for module in (choice, run_paddle):

@@ -19,8 +19,8 @@ from test_parity_runs import FIXTURE, needs_torch, parity
 
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.parity import gate, official
-from roformer_convert.parity.official_participants import checked
-from roformer_convert.parity.official_software import (
+from roformer_convert.parity.serving.asking import checked
+from roformer_convert.parity.serving.software import (
     SOFTWARE,
     Package,
     Software,
@@ -242,7 +242,7 @@ def test_a_worker_can_be_read_by_older_pythons_and_needs_nothing_of_ours(path: P
 
 
 def test_every_software_has_its_worker() -> None:
-    from roformer_convert.parity.official_software import RUNTIMES
+    from roformer_convert.parity.serving.software import RUNTIMES
 
     named = {each.worker for each in (*SOFTWARE.values(), *RUNTIMES.values())}
     assert named == {path.stem.removeprefix("run_") for path in WORKERS.glob("run_*.py")}
@@ -290,7 +290,7 @@ def test_a_fault_in_what_it_loads_fails_the_gate(monkeypatch: pytest.MonkeyPatch
 
         return directory_for
 
-    from roformer_convert.parity import official_jobs
+    from roformer_convert.parity.serving import jobs as official_jobs
 
     # it gets a directory of its own: of the other names ours would load the same files
     monkeypatch.setattr(official_jobs, "directory_for", faulty(official_jobs.directory_for))
@@ -305,7 +305,7 @@ def test_a_fault_in_what_it_loads_fails_the_gate(monkeypatch: pytest.MonkeyPatch
 @needs_transformers
 @needs_torch
 def test_one_that_dies_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from roformer_convert.parity import official_jobs
+    from roformer_convert.parity.serving import jobs as official_jobs
 
     def without_cases(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         known, job = job_for(*arguments)

@@ -13,8 +13,8 @@ import pytest
 from official_bench import OfficialBench, Plant, Workers, failed, kinds, nothing
 
 from roformer_convert.converters import ConvertOptions, convert
-from roformer_convert.parity.cases import Case
-from roformer_convert.parity.official_participants import Started
+from roformer_convert.parity.questions.cases import Case
+from roformer_convert.parity.serving.asking import Started
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "safetensors")):
     pytest.skip("torch, transformers or safetensors is not installed", allow_module_level=True)

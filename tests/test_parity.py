@@ -24,8 +24,8 @@ from roformer_convert.models.config import with_limit
 from roformer_convert.models.processes.process import DeathError
 from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity import gate
-from roformer_convert.parity.cases import KINDS, make_cases
-from roformer_convert.parity.tasks import TASKS
+from roformer_convert.parity.questions.cases import KINDS, make_cases
+from roformer_convert.parity.questions.tasks import TASKS
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 

@@ -25,12 +25,20 @@ from parity_faults import LABELS, Bench, Plant, altered
 from random_checkpoints import Tensors
 from test_parity_faults import FAULTS, within
 
-from roformer_convert.parity.bounds import LIMITS, ROUNDINGS, Bound, derive
-from roformer_convert.parity.dumps import DIGITS, Distance, as_rows, channel_scale, digits_of, distance, last_digits
 from roformer_convert.parity.gate import Result
-from roformer_convert.parity.measure import BOUND, Measured
-from roformer_convert.parity.tasks import results
-from roformer_convert.parity.verdicts import CANCELLED, Verdict, least_scale
+from roformer_convert.parity.judging.bounds import LIMITS, ROUNDINGS, Bound, derive
+from roformer_convert.parity.judging.measure import BOUND, Measured
+from roformer_convert.parity.judging.verdicts import CANCELLED, Verdict, least_scale
+from roformer_convert.parity.participants.dumps import (
+    DIGITS,
+    Distance,
+    as_rows,
+    channel_scale,
+    digits_of,
+    distance,
+    last_digits,
+)
+from roformer_convert.parity.questions.tasks import results
 
 torch = pytest.importorskip("torch")
 

@@ -14,7 +14,7 @@ from parity_faults import Bench
 from random_checkpoints import CONFIG, SHAPES, random_tensors, save
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
-from roformer_convert.parity.casts import find_cast
+from roformer_convert.parity.conditions.casts import find_cast
 from roformer_convert.parity.gate import Result, run
 from roformer_convert.parity.report import render
 from roformer_convert.parity.screen import screen

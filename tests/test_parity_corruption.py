@@ -11,8 +11,8 @@ import pytest
 from parity_faults import Bench
 from random_checkpoints import write_random
 
-from roformer_convert.parity.causes import explain_parameters
-from roformer_convert.parity.tasks import TASKS
+from roformer_convert.parity.explaining.causes import explain_parameters
+from roformer_convert.parity.questions.tasks import TASKS
 
 pytest.importorskip("torch")
 

@@ -16,8 +16,13 @@ from parity_faults import Bench
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.models.processes.devices import DeviceError, DeviceName
 from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
-from roformer_convert.parity.computing import read_devices, require_full_float32, require_participants, tell_devices
-from roformer_convert.parity.dumps import Dump
+from roformer_convert.parity.participants.computing import (
+    read_devices,
+    require_full_float32,
+    require_participants,
+    tell_devices,
+)
+from roformer_convert.parity.participants.dumps import Dump
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 needs_torch = pytest.mark.skipif(not is_installed("torch"), reason="PyTorch is not installed")

@@ -284,7 +284,7 @@ def test_gradient_that_differs_is_named_by_its_parameter(tmp_path: Path) -> None
 
 
 def test_step_that_differs_is_named_by_its_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_torch: Any = importlib.import_module("roformer_convert.parity.run_torch")
+    run_torch: Any = importlib.import_module("roformer_convert.parity.participants.run_torch")
     bench = Bench(tmp_path, gradients=True)
     monkeypatch.setattr(run_torch, "DECAY", run_torch.DECAY * 1.01)
     result = bench.judge({"torch": bench.dump(None)})

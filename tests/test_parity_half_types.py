@@ -23,13 +23,13 @@ from roformer_convert.converters.errors import ConvertError
 from roformer_convert.converters.tensors.stored import HALF_TYPES
 from roformer_convert.models.config import tap_names
 from roformer_convert.parity.command_line import parity_command
-from roformer_convert.parity.conversions import every_direction, tell_lacking
+from roformer_convert.parity.conditions.half_types import LIMIT, HalfType
+from roformer_convert.parity.explaining.sampling import choose_samples
 from roformer_convert.parity.gate import Result, run
-from roformer_convert.parity.half_types import LIMIT, HalfType
-from roformer_convert.parity.rounding import round_to
-from roformer_convert.parity.sampling import choose_samples
+from roformer_convert.parity.judging.verdicts import Verdict
+from roformer_convert.parity.participants.conversions import every_direction, tell_lacking
+from roformer_convert.parity.participants.rounding import round_to
 from roformer_convert.parity.screen import screen
-from roformer_convert.parity.verdicts import Verdict
 
 torch = pytest.importorskip("torch")
 

@@ -20,10 +20,10 @@ from parity_faults import Bench, Plant
 from random_checkpoints import SHAPES, random_tensors, save
 from test_parity_faults import within
 
+from roformer_convert.parity.conditions.invariances import SAME
 from roformer_convert.parity.gate import Result, run
-from roformer_convert.parity.invariances import SAME
+from roformer_convert.parity.judging.verdicts import Verdict
 from roformer_convert.parity.screen import screen
-from roformer_convert.parity.verdicts import Verdict
 
 torch = pytest.importorskip("torch")
 

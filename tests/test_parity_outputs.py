@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 from terminals import drawn_by
 
 from roformer_convert.converters import ConvertError
-from roformer_convert.parity import command_line, gate, participants
+from roformer_convert.parity import command_line, gate
 from roformer_convert.parity import report as report_module
+from roformer_convert.parity.participants import participants
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")

@@ -11,10 +11,10 @@ import pytest
 from family_models import MODELS
 
 from roformer_convert.models.text.tokenizer import Tokenizer
-from roformer_convert.parity.cases import Case, make_cases
-from roformer_convert.parity.dumps import Dump
-from roformer_convert.parity.rankings import Ranking, answer_name, rank
-from roformer_convert.parity.tasks import TASKS
+from roformer_convert.parity.judging.rankings import Ranking, answer_name, rank
+from roformer_convert.parity.participants.dumps import Dump
+from roformer_convert.parity.questions.cases import Case, make_cases
+from roformer_convert.parity.questions.tasks import TASKS
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 REAL = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])

@@ -17,9 +17,9 @@ from random_checkpoints import SHAPES, random_tensors
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.models.config import RoFormerConfig, supported, tap_names
-from roformer_convert.parity.cases import Case, make_cases
-from roformer_convert.parity.reference import Reference
-from roformer_convert.parity.tasks import TASKS, Task, results
+from roformer_convert.parity.explaining.reference import Reference
+from roformer_convert.parity.questions.cases import Case, make_cases
+from roformer_convert.parity.questions.tasks import TASKS, Task, results
 
 
 def compute(reference: Reference, case: Case) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roformer_convert.parity.rounding import UNIT, holds, round_to
+from roformer_convert.parity.participants.rounding import UNIT, holds, round_to
 
 _BITS = np.arange(1 << 16, dtype=np.uint32)
 #: Every finite number of a half type, in order, with its bits.

@@ -17,9 +17,9 @@ import pytest
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity import gate
-from roformer_convert.parity.cases import KINDS
 from roformer_convert.parity.command_line import gate_of_conversion
 from roformer_convert.parity.golden import compare_golden, read_golden
+from roformer_convert.parity.questions.cases import KINDS
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 #: Written by bert4keras with application="lm", which no file says.

@@ -17,17 +17,18 @@ from test_parity_faults import tanh_gelu
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint
 from roformer_convert.models.config import supported, tap_names
-from roformer_convert.parity import gate, sampling, stored_parameters
-from roformer_convert.parity.cases import Case, make_cases
-from roformer_convert.parity.causes import check_steps
-from roformer_convert.parity.dumps import Dump
-from roformer_convert.parity.measure import channels
-from roformer_convert.parity.reference import Reference
-from roformer_convert.parity.run import run
-from roformer_convert.parity.sampling import BUDGET, choose_samples, tell_sampled
+from roformer_convert.parity import gate
+from roformer_convert.parity.explaining import sampling, stored_parameters
+from roformer_convert.parity.explaining.causes import check_steps
+from roformer_convert.parity.explaining.reference import Reference
+from roformer_convert.parity.explaining.sampling import BUDGET, choose_samples, tell_sampled
+from roformer_convert.parity.explaining.stored_parameters import StoredParameters
+from roformer_convert.parity.judging.measure import channels
+from roformer_convert.parity.participants.dumps import Dump
+from roformer_convert.parity.participants.run import run
+from roformer_convert.parity.questions.cases import Case, make_cases
+from roformer_convert.parity.questions.tasks import TASKS
 from roformer_convert.parity.screen import screen
-from roformer_convert.parity.stored_parameters import StoredParameters
-from roformer_convert.parity.tasks import TASKS
 
 torch = pytest.importorskip("torch")
 
@@ -88,7 +89,7 @@ def test_rows_follow_from_their_own_inputs(tmp_path: Path, name: str, chosen: bo
     task, config = TASKS[model.kind.class_name], supported(model.config)
     model.write(tmp_path / "ckpt")
     module = importlib.import_module("roformer_convert.models.roformer_torch")
-    runner = importlib.import_module("roformer_convert.parity.run_torch")
+    runner = importlib.import_module("roformer_convert.parity.participants.run_torch")
     loaded = getattr(module, model.kind.class_name).from_pretrained(tmp_path / "ckpt", dtype="float64")
     cases = make_cases(config, task, None)
     if chosen:

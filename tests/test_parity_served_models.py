@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from test_parity_bounds import Drawn, drawn
 
 from roformer_convert.converters.tensors.stored import HALF_TYPES
-from roformer_convert.parity.invariances import SAME
+from roformer_convert.parity.conditions.invariances import SAME
 
 torch = pytest.importorskip("torch")
 

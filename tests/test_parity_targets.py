@@ -10,8 +10,8 @@ import pytest
 from family_models import MODELS
 from parity_faults import Bench
 
-from roformer_convert.parity.targets import Training, make_training
-from roformer_convert.parity.tasks import TASKS, Task
+from roformer_convert.parity.questions.targets import Training, make_training
+from roformer_convert.parity.questions.tasks import TASKS, Task
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

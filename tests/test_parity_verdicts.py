@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from roformer_convert.parity.dumps import distance
-from roformer_convert.parity.rankings import _same_order
+from roformer_convert.parity.judging.rankings import _same_order
+from roformer_convert.parity.participants.dumps import distance
 
 
 def test_one_far_element_among_many_equal_ones_decides() -> None:

@@ -2,5 +2,5 @@
 
 A worker runs in an environment where this project is not installed: these files need the standard library, numpy and
 the software. ``PYTHON -I official/__main__.py NAME`` starts one; what it is asked and answers stands in
-:mod:`.serving`, and who asks is :mod:`..official_participants`. They are written for Python 3.8 and later.
+:mod:`.serving`, and who asks is :mod:`..serving.asking`. They are written for Python 3.8 and later.
 """

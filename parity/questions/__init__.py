@@ -1,0 +1,1 @@
+"""What every participant is asked: batches of sentences and of generated ids, targets for the loss."""
