@@ -38,7 +38,7 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     if instead is not None:
         raise FormatError(path, f"not JSON but {instead.what}", next_step=instead.step)
     if not content.strip():
-        raise FormatError(path, "an empty file; wanted JSON", next_step="Fetch it again, from where the weights are.")
+        raise FormatError(path, "not JSON: an empty file", next_step="Fetch it again, from where the weights are.")
     encoding = "UTF-8"
     try:
         if any_encoding:

@@ -112,6 +112,8 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
         ("encoder.layer.0.attention.self.qkv.weight", "query, key and value in one tensor"),
         ("encoder.layer.0.attention.query_key_value.bias", "query, key and value in one tensor"),
         ("layers.0.self_attn.in_proj_weight", "query, key and value in one tensor"),
+        ("cls.predictions.transform.dense.weight_g", "part of a weight that torch computes from several"),
+        ("a.parametrizations.weight.original0", "part of a weight that torch computes from several"),
         ("whatever", ""),
     ],
 )

@@ -413,4 +413,5 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return "Save the weights in one of these types first; integers are not weights."
     if "derived" in kinds:
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
-    return "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."
+    nothing = "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."
+    return f"{nothing} Save the model again whole, or fetch the file again." if kinds == {"missing"} else nothing
