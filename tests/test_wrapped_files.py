@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from random_checkpoints import Tensors, read_all, same_bits, write_random
+from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.source.renaming import Parts
+from roformer_convert.converters.table.mapping import Dialect
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).resolve().parents[1]
@@ -339,3 +341,33 @@ def test_a_module_that_torch_quantized_is_said_to_be_one(tmp_path: Path) -> None
     with pytest.raises(MisfitError, match="quantized weights") as caught:
         convert(tmp_path / "ckpt", to="paddle")
     assert [problem.kind for problem in caught.value.problems] == ["names"]
+
+
+@pytest.mark.parametrize("name", ["encoder.", "model.transformer.", "model.roformer_encoder."])
+@pytest.mark.parametrize("dialect", ["torch", "paddle"])
+def test_an_encoder_under_another_name_has_its_masked_lm_head_beside_it(
+    tmp_path: Path, dialect: Dialect, name: str
+) -> None:
+    tensors = write_random(tmp_path / "ckpt", dialect, "masked-lm", container="safetensors")
+    path = tmp_path / "ckpt" / "model.safetensors"
+    outer = name[: name[:-1].rfind(".") + 1]
+    renamed = {
+        name + own.removeprefix("roformer.") if own.startswith("roformer.") else outer + own: each
+        for own, each in load_file(path).items()
+    }
+    save_file(renamed, path, {"format": "pt"})
+    report = convert(tmp_path / "ckpt", to="tf1")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert [note for note in report.notes if note.endswith("with the masked-LM head beside it")]
+    save_file({**renamed, f"{outer}classifier.weight": renamed[f"{name}embeddings.word_embeddings.weight"]}, path)
+    with pytest.raises(MisfitError, match="beside them in the same state dict"):
+        convert(tmp_path / "ckpt", tmp_path / "again", to="tf1")
+
+
+@pytest.mark.parametrize("own", ["bert", "nezha"])
+def test_a_head_beside_what_another_model_calls_its_encoder_is_asked_about(tmp_path: Path, own: str) -> None:
+    write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    path = tmp_path / "ckpt" / "model.safetensors"
+    save_file({name.replace("roformer.", f"{own}."): each for name, each in load_file(path).items()}, path)
+    with pytest.raises(MisfitError, match="beside them in the same state dict"):
+        convert(tmp_path / "ckpt", to="tf1")

@@ -30,6 +30,8 @@ _TRAINING = re.compile(
     r"momentum|momentum_buffer|moment[12]|beta[12]_pow_acc|master_weights|master_params)(?=[./_]|$)"
 )
 _POSITIONS = re.compile(r"(^|[./])embeddings[./]position_embeddings([./]|$)")
+#: What another model's own classes call their encoder: with a head beside it, it may be that one, with its positions.
+_ANOTHERS = re.compile(r"(bert|nezha|ernie|electra|albert|roberta|deberta|distilbert)\.")
 _FLOATING = re.compile(r"b?float|complex")
 #: State dicts that an error lists.
 _MOST_LISTED = 20
@@ -148,6 +150,19 @@ class _View:
         names = frozenset(names)
         return any(has_head(dialect, names, base=base) for dialect in self.dialects for base in (False, True))
 
+    def masked_lm_head(self, prefix: str, beside: Sequence[str]) -> dict[str, str]:
+        """Return what lies beside an encoder under its names in a RoFormer, where all of it is a masked-LM head.
+
+        So it is in a class of somebody's own whose encoder has another name than ``roformer``; of a head with other
+        names, ``classifier.weight``, they would not tell what it does.
+        """
+        outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
+        if _ANOTHERS.fullmatch(prefix[len(outer) :]):
+            return {}
+        head = {name: self.inner[name][len(outer) :] for name in beside if self.inner[name].startswith(f"{outer}cls.")}
+        known = frozenset().union(*(known_names(dialect, head.values()) for dialect in self.dialects))
+        return head if len(head) == len(beside) and known.issuperset(head.values()) else {}
+
     def split(self, prefix: str, anchor: str) -> tuple[dict[str, str], list[str]]:
         """Return the tensors of one state dict under their names inside, and those beside that may belong to it.
 
@@ -190,6 +205,9 @@ def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
     its head: the class weights of a loss, a metric's counts.
     """
     taken, beside = view.split(prefix, anchor)
+    if beside and not encoder_only and (head := view.masked_lm_head(prefix, beside)):
+        said = f"{_note(prefix, taken)}, with the masked-LM head beside it"
+        return Seen({**taken, **head}, (said,))
     if not beside or encoder_only or view.has_head(taken.values()):
         inside = dict.fromkeys(match[1] for name in taken for match in _TRANSPARENT.finditer(name[len(prefix) :]))
         notes = [f"{', '.join(inside)} inside the names is passed over"] if inside else []
