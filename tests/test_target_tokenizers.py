@@ -284,3 +284,21 @@ def test_tokens_that_cannot_be_lines_are_not_made_into_some(tmp_path: Path, ids:
     report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle", options=ConvertOptions(any_vocab=True))
     assert not (tmp_path / "out" / "vocab.txt").exists()
     assert [note for note in report.notes if "it has no tokenizer here" in note]
+
+
+@pytest.mark.parametrize("twice", ["\u5b573", "\u5b573 x", ""])
+def test_a_token_that_is_there_twice_shifts_bert4keras_and_is_said(tmp_path: Path, twice: str) -> None:
+    rows = [f"\u5b57{number}" for number in range(CONFIG.vocab_size)]
+    rows[9], rows[3] = twice, rows[3] if twice else ""
+    cases: tuple[tuple[Dialect, Dialect, int], ...] = (
+        ("torch", "tf1", 1),
+        ("tf1", "torch", 1),
+        ("torch", "paddle", 0),
+        ("tf1", "tf1", 0),
+    )
+    for source, target, many in cases:
+        directory = tmp_path / f"{source}-{target}"
+        write_random(directory, source)
+        (directory / "vocab.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        notes = convert(directory, to=target, options=ConvertOptions(dry_run=True)).notes
+        assert len([note for note in notes if "in the rows 3 and 9: bert4keras numbers the rows" in note]) == many

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import FormatError
+from ..errors import FormatError, quoted, reading
 from ..json_input import Json, read_json
 from ..source.checkpoint import Checkpoint
 from ..source.splitting import BERT_CLASSES, WORD_CLASSES, Splitting, class_of, splitting_of
@@ -61,6 +61,8 @@ def settings_for(source: Checkpoint, target: Dialect) -> tuple[dict[str, str], l
     if added:
         texts[_ADDED] = json.dumps(added, ensure_ascii=False, indent=2) + "\n"
         vocabulary_notes.append(f"{_ADDED} is written with the {len(added):,} added words: PaddleNLP reads them there")
+    if "tf1" in (source.dialect, target) and target != source.dialect and "vocab.txt" in by_name:
+        vocabulary_notes += _repeated(by_name["vocab.txt"])
     notes += vocabulary_notes
     how = splitting_of(source.companions, source.source_config.extra)
     if how is None:
@@ -99,6 +101,25 @@ def _vocabulary(by_name: Mapping[str, Path], target: Dialect) -> tuple[dict[str,
         return {}, [f"{software} reads vocab.txt, and tokenizer.json holds no rows for one: it has no tokenizer here"]
     note = f"vocab.txt is written with the {len(rows):,} rows of tokenizer.json, which {software} does not read"
     return {"vocab.txt": "".join(f"{row}\n" for row in rows)}, [note]
+
+
+def _repeated(path: Path) -> list[str]:
+    """Say that bert4keras numbers the rows of a vocabulary otherwise, for a token is there twice.
+
+    Source: bert4keras 0.11.5, tokenizers.py, load_vocab: ``token_dict[token] = len(token_dict)``, and of a row with
+    spaces in it the first part is the token.
+    """
+    rows: dict[str, int] = {}
+    with reading(path), open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file):
+            token = next(iter(line.split()), "")
+            if token in rows:
+                return [
+                    f"vocab.txt has {quoted(token)} in the rows {rows[token]:,} and {number:,}: bert4keras numbers the "
+                    "rows after it one less than others do"
+                ]
+            rows[token] = number
+    return []
 
 
 def _rows_of(path: Path) -> list[str] | None:
