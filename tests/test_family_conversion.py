@@ -23,6 +23,7 @@ from random_checkpoints import Tensors, same_bits
 
 from roformer_convert.converters import ConvertError, ConvertOptions, RoFormerConfig, convert, open_checkpoint
 from roformer_convert.converters.errors import InexpressibleError
+from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.config_fields import RECORD
 from roformer_convert.converters.table.mapping import Dialect
 
@@ -135,3 +136,12 @@ def test_a_head_that_no_file_names_is_asked_for(tmp_path: Path, folder: str, kin
     convert(PEERS / folder, tmp_path / "named", to="torch")
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "named" / file).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["sequence-classification", "token-classification"])
+def test_a_class_that_is_not_the_configurations_is_told(kind: str) -> None:
+    """PaddleNLP's names fit both, so that nothing but the configuration speaks against the owner's word."""
+    report = inspect(PEERS / "pd-TokenClassification_default_pd", model_class=kind)
+    told = [note for note in report.notes if "--class" in note]
+    named = "the configuration names RoFormerForTokenClassification"
+    assert told == ([] if kind == "token-classification" else [f"class {kind}, as --class says; {named}"])

@@ -291,7 +291,10 @@ def choose_class(
         given: Name of the class that a person chose, or None.
     """
     if given is not None:
-        return Choice(CLASSES[given], settled=True)
+        named = stated_class(stated)
+        other = named is not None and named is not CLASSES[given]
+        note = f"class {given}, as --class says; the configuration names {stated}" if other else ""
+        return Choice(CLASSES[given], settled=True, note=note)
     fits = fitting_classes(dialect, shapes, traits, base=base)
     words = [kind for kind in fits if kind in _WORDS]
     kind = stated_class(stated)
