@@ -28,9 +28,9 @@ from roformer_convert.converters.rendering import table
 from roformer_convert.converters.table.mapping import MASKED_LM, SOP, Table
 from roformer_convert.models.processes.process import Process
 from roformer_convert.models.processes.processor import processor
-from roformer_convert.parity.gate import WORKER
 from roformer_convert.parity.participants.dump import Dumper, peak_bytes
 from roformer_convert.parity.participants.participants import NATIVE
+from roformer_convert.parity.participants.side_by_side import WORKER
 from roformer_convert.parity.questions.case_file import read_cases, write_cases
 from roformer_convert.parity.questions.cases import make_cases
 from roformer_convert.parity.questions.targets import make_training

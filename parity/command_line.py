@@ -26,8 +26,8 @@ from ..models.text.text_lines import read_lines
 from .status_line import StatusLine
 
 if TYPE_CHECKING:
-    from .gate import Result
     from .participants.conversions import Direction
+    from .result import Result
 
 
 class _Names(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4

@@ -10,14 +10,11 @@ Imports no framework. Exit statuses, here and everywhere: 0 agree, 1 differ, 2 c
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,23 +28,18 @@ from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.location import locate
 from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names, with_limit
-from ..models.processes.devices import ENVIRONMENT
-from ..models.processes.process import Process
-from ..models.processes.processor import processor
 from ..models.text.tokenizer import Tokenizer
 from ..models.text.tokenizer_files import packages_for_texts
 from .conditions.casts import find_cast, tell_moved
 from .conditions.half_types import judge_half_types, stored_half_types, tell_widened
 from .conditions.invariances import explain_invariances, judge_invariances
-from .explaining.causes import Cause, check_steps, explain_parameters, explain_steps
-from .explaining.reference import Reference
-from .explaining.sampling import Sample, choose_samples, tell_sampled
-from .explaining.stored_parameters import StoredParameters
+from .explaining.explanation import explain
+from .explaining.sampling import choose_samples
 from .judging.bounds import Bounds, derive
 from .judging.divergence import Divergence, first_divergence
-from .judging.measure import Measured, measure
-from .judging.rankings import Ranking, rank
-from .judging.verdicts import Verdict, different_parameters, exit_status, judge
+from .judging.measure import measure
+from .judging.rankings import rank
+from .judging.verdicts import judge
 from .participants.computing import require_participants, tell_devices
 from .participants.dumps import Dump
 from .participants.participants import (
@@ -58,10 +50,12 @@ from .participants.participants import (
     require_frameworks,
     write_stated,
 )
+from .participants.side_by_side import ReportLine, compute, variables_for
 from .questions.case_file import write_cases
-from .questions.cases import LONGEST, Case, fingerprint, make_cases
+from .questions.cases import LONGEST, Case, make_cases
 from .questions.targets import make_training
 from .questions.variants import NO_VARIANTS, Variants, make_variants
+from .result import Result
 from .serving.asking import Official, Started, answered, fetch_parameters, started
 from .serving.jobs import job_for
 from .serving.software import require_official
@@ -69,131 +63,6 @@ from .serving.verdicts import OfficialResult, judge_official
 
 Array = NDArray[Any]
 
-#: The module that a framework's process runs.
-WORKER = f"{__package__}.participants.dump"
-#: Said to a framework's process where nobody else did: threads of three frameworks that wait for work must not spin on
-#: each other's cores, a small model's threads wait longer than they compute, and TensorFlow's log is not asked for.
-_QUIET = {"OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
-_SMALL = {**_QUIET, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_SMALL_PARAMETERS = 3_000_000
-
-
-@dataclass
-class Result:
-    """What the gate found.
-
-    Attributes:
-        directories: What was named.
-        model: What was compared.
-        participants: Who took part.
-        dumps: What each computed.
-        cases: What each ran.
-        tokenizer: None where there is no vocabulary.
-        measured: How far they are apart.
-        verdicts: One a check and pair; the gate passes where all do.
-        rankings: The best answers to every question.
-        divergence: Where a difference starts; None where there is none.
-        causes: What most likely causes it.
-        order: The taps, as they are computed.
-        top_k: Answers a question.
-        bounds: What results may differ by, and where it comes from.
-        weights: SHA-256 of the first directory's tensors.
-        seconds: Part → wall time.
-        official: What came of each official participant.
-    """
-
-    directories: tuple[Path, ...]
-    model: ComparedModel
-    participants: list[Participant]
-    dumps: list[Dump]
-    cases: list[Case]
-    tokenizer: Tokenizer | None
-    measured: Measured
-    verdicts: list[Verdict]
-    rankings: list[Ranking]
-    divergence: Divergence | None
-    causes: list[Cause]
-    order: list[str]
-    top_k: int
-    bounds: Bounds
-    weights: str
-    seconds: dict[str, float] = field(default_factory=dict)
-    official: list[OfficialResult] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every verdict is good."""
-        return all(verdict.passed for verdict in self.verdicts)
-
-    @property
-    def exit_status(self) -> int:
-        """0 where all agree, 1 where something differs, 3 where nothing does and a bound proves nothing."""
-        return exit_status(self.verdicts)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The software and the machine that it ran on."""
-        found = {
-            "processor": processor().name,
-            "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        }
-        return found | {dump.framework: str(dump.facts.get("version", "")) for dump in self.dumps}
-
-    @property
-    def _ranked(self) -> str:
-        return "next_words" if self.model.task.next_word else "masks"
-
-    @property
-    def inputs(self) -> str:
-        """Hash of the cases."""
-        return fingerprint(self.cases)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Render as data for ``--json``."""
-        return {
-            "passed": self.passed,
-            "exit_status": self.exit_status,
-            "directories": [str(path) for path in self.directories],
-            "model_class": self.model.class_name,
-            "traits": self.model.traits,
-            "notes": list(self.model.notes),
-            "environment": self.environment,
-            "weights_sha256": self.weights,
-            "inputs_sha256": self.inputs,
-            "bounds": self.bounds.as_dict(),
-            "verdicts": [verdict.as_dict() for verdict in self.verdicts],
-            "first_divergence": None if self.divergence is None else self.divergence.as_dict(),
-            "causes": [cause.as_dict() for cause in self.causes],
-            "cases": [
-                {"name": case.name, "shape": list(case.input_ids.shape), self._ranked: len(case.ranked)}
-                for case in self.cases
-            ],
-            "participants": [
-                {
-                    "label": dump.label,
-                    "framework": dump.framework,
-                    "directory": str(dump.checkpoint),
-                    "device": dump.facts.get("device"),
-                    "seconds": dump.facts.get("seconds"),
-                    "peak_bytes": dump.facts.get("peak_bytes"),
-                }
-                for dump in self.dumps
-            ],
-            "official": [
-                {
-                    **one.official.as_dict(),
-                    "first_divergence": None if one.divergence is None else one.divergence.as_dict(),
-                    "notes": list(one.notes),
-                }
-                for one in self.official
-            ],
-            "seconds": self.seconds,
-        }
-
-
-ReportLine = Callable[[str], None]
 #: Everything on the CPU.
 NO_DEVICES: Mapping[str, str] = {}
 
@@ -283,14 +152,14 @@ def run(
             "cases": listed,
             "extend_to": max_length,
         }
-        variables = _variables(model, environment)
+        variables = variables_for(model, environment)
         workers = stack.enter_context(started(found, variables, scratch))
         known = []
         for worker in workers:
             one, job = job_for(worker, loaded, dialects, model, tokenizer, cases, scratch / "cases.npz", scratch)
             worker.process.ask({"run": job})
             known.append((worker, one))
-        dumps = _compute(participants, model, scratch, asked, devices, report, progress, variables)
+        dumps = compute(participants, model, scratch, asked, devices, report, progress, variables)
         officials = [(worker, _answered(worker, one, report, progress)) for worker, one in known]
         clock.lap("frameworks")
         progress("comparing")
@@ -345,7 +214,7 @@ def compare(
         if officials:
             clock.lap("compare official participants")
         weights, digests = _hash(checkpoint)
-        found, causes = _explain(
+        found, causes = explain(
             dumps,
             cases,
             samples,
@@ -393,15 +262,6 @@ def compare(
     )
 
 
-def _variables(model: ComparedModel, environment: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    """Choose the variables that the processes of this run start with."""
-    # the command keeps numpy's OpenBLAS to one thread, which a framework built on OpenBLAS would obey too
-    changed: dict[str, str | None] = dict(ENVIRONMENT)
-    defaults = _SMALL if model.parameters <= _SMALL_PARAMETERS else _QUIET
-    changed |= {name: value for name, value in defaults.items() if name not in os.environ}
-    return changed | dict(environment or {})
-
-
 def _answered(worker: Started, asked: Official, report: ReportLine, progress: ReportLine) -> Official:
     """Wait for an official participant."""
     progress(f"computing: {worker.label}")
@@ -441,55 +301,6 @@ def _judge_official(
     ]
 
 
-def _compute(
-    participants: Sequence[Participant],
-    model: ComparedModel,
-    scratch: Path,
-    asked: Mapping[str, Any],
-    devices: Mapping[str, str],
-    report: ReportLine,
-    progress: ReportLine,
-    environment: Mapping[str, str | None],
-) -> list[Dump]:
-    """Run every participant in a process of its own, side by side."""
-    with ExitStack() as stack:
-        processes = [
-            stack.enter_context(Process(one.label, WORKER, [one.framework], environment)) for one in participants
-        ]
-        folders = []
-        for number, (one, process) in enumerate(zip(participants, processes, strict=True)):
-            folders.append(scratch / f"run{number}")
-            folders[-1].mkdir()
-            process.ask(
-                {
-                    "dump": {
-                        "directory": str(one.directory),
-                        "class_name": model.class_name,
-                        "out": str(folders[-1]),
-                        "dialect": None,
-                        "device": devices.get(one.framework, "cpu"),
-                        "before_cast": None if one.before_cast is None else str(one.before_cast),
-                        **asked,
-                    }
-                }
-            )
-        dumps = []
-        for number, (one, process, folder) in enumerate(zip(participants, processes, folders, strict=True)):
-            computing = ", ".join(each.label for each in participants[number:])
-            progress(f"computing: {computing} ({number} of {len(participants)} done)")
-            facts = process.answer()
-            seconds = ", ".join(f"{part} {taken:.1f} s" for part, taken in facts["seconds"].items())
-            report(f"{one.label}: {one.framework} {facts['version']}: {seconds}")
-            dumps.append(Dump(one.label, one.framework, one.directory, folder, facts))
-        different = sorted({name for one in dumps for name in different_parameters(dumps[0], one)})
-        if different:
-            for process, folder in zip(processes, folders, strict=True):
-                process.ask({"parameters": {"names": different, "out": str(folder / "parameters.npz")}})
-            for process in processes:
-                process.answer()
-        return dumps
-
-
 def _hash(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
     """Return the SHA-256 of all tensors as they are stored, and of each as a model holds it in float64."""
     weights = hashlib.sha256()
@@ -500,67 +311,6 @@ def _hash(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
         exact = np.ascontiguousarray(checkpoint.read(tensor, "float64"), "<f8")
         digests[tensor] = hashlib.sha256(exact.tobytes()).hexdigest()
     return weights.hexdigest(), digests
-
-
-def _explain(
-    dumps: Sequence[Dump],
-    cases: Sequence[Case],
-    samples: Sequence[Sample],
-    order: Sequence[str],
-    model: ComparedModel,
-    checkpoint: Checkpoint,
-    digests: Mapping[str, str],
-    divergence: Divergence | None,
-    scales: Mapping[str, Array],
-    *,
-    one: bool,
-) -> tuple[list[Verdict], list[Cause]]:
-    """Recompute every participant's steps in numpy from its own parameters; explain what is wrong there."""
-    verdicts: list[Verdict] = []
-    causes: list[Cause] = []
-    config = _agreed_config(dumps, divergence)
-    truth = {} if one else _majority(dumps)
-    note = tell_sampled(samples, cases)
-    for dump in dumps:
-        wrong = [name for name, digest in dump.digests.items() if digest != truth.get(name, digests.get(name))]
-        with dump.opened("parameters") as arrays:
-            own = dict(arrays)
-        known = {name: own[name] for name in wrong if name in own}
-        if known:
-            right = StoredParameters(checkpoint, others=_values_of(dumps, truth, known))
-            causes += explain_parameters(dump.label, known, right, model.task)
-        reference = Reference(config, StoredParameters(checkpoint, others=own), model.task)
-        steps = check_steps(reference, dump, samples, order, scales, note)
-        causes += explain_steps(reference, dump, cases[0], samples, steps, scales)
-        verdicts.append(steps.verdict)
-    return verdicts, causes
-
-
-def _majority(dumps: Sequence[Dump]) -> dict[str, str]:
-    """Return the digest that most participants have, of each parameter; the first's where there is no majority."""
-    found = {}
-    for name in dumps[0].digests:
-        counted = Counter(dump.digests.get(name, "") for dump in dumps)
-        digest, times = counted.most_common(1)[0]
-        found[name] = digest if 2 * times > len(dumps) else dumps[0].digests[name]
-    return found
-
-
-def _values_of(dumps: Sequence[Dump], truth: Mapping[str, str], names: Mapping[str, Array]) -> dict[str, Array]:
-    found = {}
-    for name in names:
-        holder = next((dump for dump in dumps if dump.digests.get(name) == truth.get(name)), None)
-        if holder is not None and name in holder.names("parameters"):
-            found[name] = holder.read("parameters", name)
-    return found
-
-
-def _agreed_config(dumps: Sequence[Dump], divergence: Divergence | None) -> Any:
-    """Return the configuration of a participant that is not the odd one."""
-    odd = None if divergence is None else divergence.odd
-    chosen = next(dump for dump in dumps if dump.label != odd)
-    with open_checkpoint(chosen.checkpoint) as checkpoint:
-        return supported(checkpoint.config)
 
 
 class Clock:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
 from ..converters.target.whole_files import write_whole
-from .gate import Result
 from .judging.measure import DTYPES
 from .judging.verdicts import Verdict, least_scale, status_of, worst_of
 from .participants.dumps import Dump, distance
 from .questions.tasks import results
+from .result import Result
 
 Array = NDArray[Any]
 

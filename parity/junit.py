@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from ..converters.target.whole_files import write_whole
-from .gate import Result
+from .result import Result
 from .screen import explanation, screen
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from ..converters.amounts import amount
 from ..converters.target.whole_files import write_whole
 from .chart import chart, legend
-from .gate import Result
 from .judging.measure import DTYPES
 from .judging.rankings import Ranking, answer_name, asked
 from .judging.verdicts import Verdict, worst_of
 from .questions.cases import Case
+from .result import Result
 from .screen import (
     between,
     bounds_told,

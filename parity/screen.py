@@ -8,9 +8,9 @@ from ..converters.amounts import amount
 from ..converters.rendering import table
 from .conditions.invariances import SAME
 from .explaining.causes import fold
-from .gate import Result
 from .judging.verdicts import Verdict, worst_of
 from .participants.dumps import Dump
+from .result import Result
 
 
 def screen(result: Result) -> str:

@@ -18,7 +18,7 @@ from family_models import MODELS
 from random_checkpoints import SHAPES, Tensors, random_tensors, save
 
 from roformer_convert.models.config import with_limit
-from roformer_convert.parity.gate import Clock, Result, compare
+from roformer_convert.parity.gate import Clock, compare
 from roformer_convert.parity.participants.dump import Dumper
 from roformer_convert.parity.participants.dumps import Dump
 from roformer_convert.parity.participants.participants import ComparedModel, look_at
@@ -26,6 +26,7 @@ from roformer_convert.parity.questions.case_file import write_cases
 from roformer_convert.parity.questions.cases import Case, make_cases
 from roformer_convert.parity.questions.targets import make_training
 from roformer_convert.parity.questions.variants import NO_VARIANTS, make_variants
+from roformer_convert.parity.result import Result
 
 Plant = Callable[[ModuleType, Any], None]
 LABELS = ("paddle", "torch", "tf")

@@ -19,9 +19,9 @@ xmlschema = pytest.importorskip("xmlschema")
 
 from parity_faults import Bench  # noqa: E402
 
-from roformer_convert.parity.gate import Result  # noqa: E402
 from roformer_convert.parity.judging.bounds import Status  # noqa: E402
 from roformer_convert.parity.junit import write_junit  # noqa: E402
+from roformer_convert.parity.result import Result  # noqa: E402
 
 SCHEMA = Path(__file__).with_name("junit.xsd")
 #: Control characters, markup, what ends markup, half a surrogate pair, what no encoding has, and a right-to-left mark.

@@ -24,6 +24,7 @@ from roformer_convert.models.config import with_limit
 from roformer_convert.models.processes.process import DeathError
 from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity import gate
+from roformer_convert.parity.participants import side_by_side
 from roformer_convert.parity.questions.cases import KINDS, make_cases
 from roformer_convert.parity.questions.tasks import TASKS
 
@@ -171,7 +172,7 @@ def test_process_that_dies_is_reported_with_its_last_words(
         "import faulthandler, os, signal, sys\n"
         f"def main(framework):\n    print('last words of ' + framework, file=sys.stderr, flush=True)\n    {code}\n"
     )
-    monkeypatch.setattr(gate, "WORKER", "dying")
+    monkeypatch.setattr(side_by_side, "WORKER", "dying")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DeathError) as caught:
         gate.run([FIXTURE], frameworks=["torch"]).__enter__()
@@ -189,7 +190,7 @@ def test_killing_a_framework_ends_the_command_with_2(tmp_path: Path) -> None:
         children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
         while running.poll() is None:
             found = [int(word) for word in children.read_text().split()]
-            worker = [pid for pid in found if b"parity.dump" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            worker = [pid for pid in found if b"parity.participants.dump" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             if worker:
                 os.kill(worker[0], signal.SIGKILL)
                 break

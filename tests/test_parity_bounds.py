@@ -25,7 +25,6 @@ from parity_faults import LABELS, Bench, Plant, altered
 from random_checkpoints import Tensors
 from test_parity_faults import FAULTS, within
 
-from roformer_convert.parity.gate import Result
 from roformer_convert.parity.judging.bounds import LIMITS, ROUNDINGS, Bound, derive
 from roformer_convert.parity.judging.measure import BOUND, Measured
 from roformer_convert.parity.judging.verdicts import CANCELLED, Verdict, least_scale
@@ -39,6 +38,7 @@ from roformer_convert.parity.participants.dumps import (
     last_digits,
 )
 from roformer_convert.parity.questions.tasks import results
+from roformer_convert.parity.result import Result
 
 torch = pytest.importorskip("torch")
 

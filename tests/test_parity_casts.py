@@ -15,8 +15,9 @@ from random_checkpoints import CONFIG, SHAPES, random_tensors, save
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity.conditions.casts import find_cast
-from roformer_convert.parity.gate import Result, run
+from roformer_convert.parity.gate import run
 from roformer_convert.parity.report import render
+from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")

@@ -15,10 +15,11 @@ from family_models import MODELS
 
 from roformer_convert.models.config import supported
 from roformer_convert.models.processes.process import Process
-from roformer_convert.parity.gate import WORKER, Clock, compare
+from roformer_convert.parity.gate import Clock, compare
 from roformer_convert.parity.participants.conversions import every_direction, report
 from roformer_convert.parity.participants.dumps import Dump
 from roformer_convert.parity.participants.participants import choose_participants, look_at
+from roformer_convert.parity.participants.side_by_side import WORKER
 from roformer_convert.parity.questions.case_file import write_cases
 from roformer_convert.parity.questions.cases import make_cases
 from roformer_convert.parity.questions.targets import make_training

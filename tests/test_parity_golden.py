@@ -16,8 +16,8 @@ import pytest
 from parity_faults import LABELS, Bench, altered
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.parity.gate import Result
 from roformer_convert.parity.golden import Golden, compare_golden, read_golden, record, refuse_in_ci
+from roformer_convert.parity.result import Result
 
 pytest.importorskip("torch")
 

@@ -25,10 +25,11 @@ from roformer_convert.models.config import tap_names
 from roformer_convert.parity.command_line import parity_command
 from roformer_convert.parity.conditions.half_types import LIMIT, HalfType
 from roformer_convert.parity.explaining.sampling import choose_samples
-from roformer_convert.parity.gate import Result, run
+from roformer_convert.parity.gate import run
 from roformer_convert.parity.judging.verdicts import Verdict
 from roformer_convert.parity.participants.conversions import every_direction, tell_lacking
 from roformer_convert.parity.participants.rounding import round_to
+from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 
 torch = pytest.importorskip("torch")

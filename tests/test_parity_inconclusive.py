@@ -15,12 +15,12 @@ from parity_faults import Bench
 
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.parity import command_line, gate
-from roformer_convert.parity.gate import Result
 from roformer_convert.parity.golden import record
 from roformer_convert.parity.judging.bounds import Status
 from roformer_convert.parity.judging.verdicts import Verdict, exit_status, worst_of
 from roformer_convert.parity.junit import write_junit
 from roformer_convert.parity.report import render
+from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 
 pytest.importorskip("torch")

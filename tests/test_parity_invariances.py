@@ -21,8 +21,9 @@ from random_checkpoints import SHAPES, random_tensors, save
 from test_parity_faults import within
 
 from roformer_convert.parity.conditions.invariances import SAME
-from roformer_convert.parity.gate import Result, run
+from roformer_convert.parity.gate import run
 from roformer_convert.parity.judging.verdicts import Verdict
+from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..participants.dumps import Distance, Dump, distance, farthest, pairs
+from ..participants.dumps import Distance, Dump, different_parameters, distance, farthest, pairs
 from ..participants.step import EPSILON, RATE
 from ..questions.tasks import Task
 from .bounds import STEADY, Bound, Bounds, Status
@@ -142,12 +142,6 @@ def _steady(measured: Measured) -> list[Verdict]:
     return [
         judge_distance("the same twice", (label,), name, one, STEADY) for label, (name, one) in measured.again.items()
     ]
-
-
-def different_parameters(one: Dump, other: Dump) -> list[str]:
-    """Name the parameters that two models hold with other values."""
-    names = list(dict.fromkeys([*one.digests, *other.digests]))
-    return [name for name in names if one.digests.get(name) != other.digests.get(name)]
 
 
 def _same_parameters(dumps: Sequence[Dump]) -> list[Verdict]:

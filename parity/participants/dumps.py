@@ -62,6 +62,12 @@ class Dump:
         return found
 
 
+def different_parameters(one: Dump, other: Dump) -> list[str]:
+    """Name the parameters that two models hold with other values."""
+    names = list(dict.fromkeys([*one.digests, *other.digests]))
+    return [name for name in names if one.digests.get(name) != other.digests.get(name)]
+
+
 #: Spacings of its type that a number far from zero may be off by. A sum that starts from its bias rounds at each of its
 #: terms to the bias's last digit: 1,024 terms add up to 0.29 * 32 spacings on average, the farthest of a million to 46.
 DIGITS = 64.0
