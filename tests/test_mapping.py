@@ -100,6 +100,8 @@ def test_layers_are_counted_from_names(dialect: Dialect) -> None:
         ("classifier.weight", "a fine-tuned head"),
         ("classifier.dense.weight", "sequence-classification head of transformers"),
         ("qa_outputs.bias", "question-answering"),
+        ("cls.seq_relationship.weight", "sentence-order"),
+        ("cls.predictions.another.bias", "masked-LM head"),
         ("bert/embeddings/position_embeddings", "learned positions"),
         ("linear_0.w_0_moment1_0", "optimizer state"),
         ("linear_0.w_0_beta2_pow_acc_0", "optimizer state"),

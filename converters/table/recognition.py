@@ -70,6 +70,7 @@ LOOKS_LIKE: tuple[tuple[str, str], ...] = (
     (r"classifier\.(dense|out_proj)", "a sequence-classification head of transformers"),
     (r"classifier|output_weights|output_bias", "a fine-tuned head (token, sequence or multiple choice)"),
     (r"sequence_summary|summary\.", "a multiple-choice head"),
+    (r"seq_relationship", "a sentence-order or next-sentence head"),
     (r"^cls[./]", "a masked-LM head"),
     (r"position_embeddings", "BERT's learned positions: not a RoFormer, whose positions are rotary"),
     (r"crossattention|encoder_attn", "a decoder's cross-attention"),
