@@ -88,6 +88,8 @@ def test_the_gate_names_all_that_it_takes(checkpoint: Path) -> None:
         "parity: parity --frameworks torch,tf needs tensorflow and rjieba, which are not installed",
         "tensorflow,jieba",
     )
+    partly = without(("tensorflow",), "parity", checkpoint).stderr
+    assert partly.endswith("(in a checkout of roformer-convert), or run what is here: --frameworks paddle,torch\n")
     write_random(checkpoint.parent / "other", "tf1")
     require_one_message(
         without(ALL, "parity", checkpoint.parent / "other", checkpoint),

@@ -75,15 +75,17 @@ class MissingPackageError(ConvertError):
     Args:
         what: What needs the packages, for the message.
         missing: Package → the extra that brings it.
+        otherwise: What else a person may do.
     """
 
-    def __init__(self, what: str, missing: Mapping[str, str]) -> None:
+    def __init__(self, what: str, missing: Mapping[str, str], otherwise: str = "") -> None:
         *most, last = missing
         packages = f"{', '.join(most)} and {last}" if most else last
         extras = ",".join(dict.fromkeys(missing.values()))
         super().__init__(
             f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            f"Install it with: pip install '.[{extras}]' (in a checkout of roformer-convert)",
+            f"Install it with: pip install '.[{extras}]' (in a checkout of roformer-convert)"
+            + (f", or {otherwise}" if otherwise else ""),
         )
         self.missing = dict(missing)
 
@@ -96,19 +98,20 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def require_packages(what: str, packages: Mapping[str, str]) -> None:
+def require_packages(what: str, packages: Mapping[str, str], otherwise: str = "") -> None:
     """Refuse to begin what needs packages of which some are not installed, all of them named in one message.
 
     Args:
         what: What needs them.
         packages: Package → the extra that brings it.
+        otherwise: What else a person may do.
 
     Raises:
         MissingPackageError: Some are not installed.
     """
     missing = {package: extra for package, extra in packages.items() if not is_installed(package)}
     if missing:
-        raise MissingPackageError(what, missing)
+        raise MissingPackageError(what, missing, otherwise)
 
 
 def choose_frameworks(name: str | None, command: str, more: Mapping[str, str] = _NOTHING) -> tuple[str, ...]:

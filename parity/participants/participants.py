@@ -18,7 +18,7 @@ from ...converters.errors import ConvertError, MisfitError, Problem
 from ...converters.source.renaming import Parts
 from ...converters.table.config import RoFormerConfig
 from ...converters.table.mapping import SYMBOLS, Dialect
-from ...models.processes.frameworks import FRAMEWORKS, require_packages
+from ...models.processes.frameworks import FRAMEWORKS, is_installed, require_packages
 from ...models.text.tokenizer_files import packages_for_texts
 from ..questions.tasks import TASKS, Task, described, traits
 from .conversions import tell_lacking
@@ -82,7 +82,10 @@ class ComparedModel:
 
 
 def require_frameworks(
-    frameworks: Sequence[str], what: str | None = None, more: Mapping[str, str] | None = None
+    frameworks: Sequence[str],
+    what: str | None = None,
+    more: Mapping[str, str] | None = None,
+    otherwise: str = "",
 ) -> None:
     """Refuse frameworks that are unknown or not installed: a gate that skips what it was asked for is not a gate.
 
@@ -90,6 +93,7 @@ def require_frameworks(
         frameworks: They.
         what: What needs them.
         more: Further packages that it needs → the extra that brings each.
+        otherwise: What else a person may do.
 
     Raises:
         MissingPackageError: One is not installed.
@@ -102,7 +106,7 @@ def require_frameworks(
             f"Name some of {', '.join(FRAMEWORKS)}.",
         )
     packages = {FRAMEWORKS[name].package: FRAMEWORKS[name].extra for name in frameworks}
-    require_packages(what or f"parity --frameworks {','.join(frameworks)}", {**packages, **(more or {})})
+    require_packages(what or f"parity --frameworks {','.join(frameworks)}", {**packages, **(more or {})}, otherwise)
 
 
 def require_gate(
@@ -124,7 +128,10 @@ def require_gate(
     more: dict[str, str] = {}
     for directory in directories:
         more |= packages_for_texts(directory)
-    require_frameworks(list(dict.fromkeys(frameworks or FRAMEWORKS)), what, more)
+    here = [name for name in FRAMEWORKS if is_installed(FRAMEWORKS[name].package)]
+    chosen = frameworks is not None or what is not None  # then fewer would answer another question
+    otherwise = f"run what is here: --frameworks {','.join(here)}" if 0 < len(here) < len(FRAMEWORKS) else ""
+    require_frameworks(list(dict.fromkeys(frameworks or FRAMEWORKS)), what, more, "" if chosen else otherwise)
 
 
 def _dialect(directory: Path) -> Dialect | None:
