@@ -151,9 +151,18 @@ def test_what_changes_no_function_is_a_note() -> None:
 def test_biases_that_a_software_starts_at_0_are_no_difference_and_announced(dialect: Dialect, software: str) -> None:
     config = replace(CONFIG, use_bias=False, layer_norm_eps=1e-12)
     assert differences(SourceConfig(config), dialect, MASKED_LM, []) == []
-    (note,) = advice(config, dialect, MASKED_LM, pooler=False)
+    (note,) = advice(config, dialect, MASKED_LM, [])
     assert note.startswith(f"{software} gives the encoder's kernels biases: it reports them as missing")
-    assert advice(replace(config, use_bias=True), dialect, MASKED_LM, pooler=False) == []
+    assert advice(replace(config, use_bias=True), dialect, MASKED_LM, []) == []
+
+
+def test_a_bias_of_words_that_paddlenlp_starts_at_0_is_announced() -> None:
+    config = replace(CONFIG, norm_type="rms_norm", layer_norm_eps=1e-12)
+    (note,) = advice(config, "paddle", MASKED_LM, [])
+    assert "cls.decoder_bias" in note
+    for other in (replace(config, use_bias=False), replace(config, norm_type="layer_norm")):
+        assert not [said for said in advice(other, "paddle", MASKED_LM, []) if "decoder_bias" in said]
+    assert advice(config, "paddle", MASKED_LM, ["mlm.bias"]) == advice(config, "paddle", BASE, []) == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from .config import RoFormerConfig
 from .config_fields import SourceConfig
 from .derived_fields import CHOICE, SEQUENCE
 from .dialects import software_of
-from .mapping import CAUSAL_LM, Dialect, ModelClass, Traits
+from .mapping import CAUSAL_LM, MASKED_LM, PRETRAINING, Dialect, ModelClass, Traits
 
 _EPSILON = 1e-12
 _LARGEST_EPSILON_IN_PADDLE = 1e-3
@@ -210,7 +210,7 @@ def _of_heads(config: RoFormerConfig, target: Dialect, kind: ModelClass, present
     return found
 
 
-def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler: bool) -> list[str]:
+def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, present: Collection[str]) -> list[str]:
     """Say what no file of the target can hold and whoever loads it must say in code, and whose software it is for."""
     notes = []
     v2 = not Traits.of(config).norms
@@ -218,7 +218,7 @@ def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler:
         arguments = ["model='roformer_v2'"] if v2 else []
         if config.attention != "bidirectional":
             arguments.append({"causal": "application='lm'", "unilm": "application='unilm'"}[config.attention])
-        if pooler and kind not in (SEQUENCE, CHOICE) and config.pooler_activation != "tanh":
+        if "pooler.weight" in present and kind not in (SEQUENCE, CHOICE) and config.pooler_activation != "tanh":
             arguments.append(f"with_pool='{config.pooler_activation}'")
         if arguments:
             notes.append(f"bert4keras is told in code: build_transformer_model(…, {', '.join(arguments)})")
@@ -235,6 +235,12 @@ def advice(config: RoFormerConfig, target: Dialect, kind: ModelClass, *, pooler:
         notes.append(
             f"{software_of(target, config)} gives the encoder's kernels biases: it reports them as missing and starts "
             "them at 0, which computes the same"
+        )
+    words = kind in (MASKED_LM, PRETRAINING, CAUSAL_LM)
+    if target == "paddle" and v2 and config.use_bias and words and "mlm.bias" not in present:
+        notes.append(
+            "PaddleNLP's RoFormerV2 adds a bias to the scores of words: it reports cls.decoder_bias as missing and "
+            "starts it at 0, which computes the same"
         )
     if target == "torch" and (v2 or not config.use_bias):
         notes.append(

@@ -215,7 +215,7 @@ def make_plan(
     types = {step.new.dtype for step in steps}
     _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
     config, config_notes = config_fields.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
-    config_notes += advice(source.config, target, kind, pooler=pooler)
+    config_notes += advice(source.config, target, kind, source.bindings)
     config_notes += [f"allowed to differ: {each}" for each in different]
     tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
     settings, settings_notes = settings_for(source, target)
