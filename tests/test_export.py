@@ -519,7 +519,7 @@ def test_command_wants_a_known_format(checkpoint: Path) -> None:
 
 def test_every_format_has_a_module_and_an_extra() -> None:
     for one in FORMATS.values():
-        assert importlib.util.find_spec(f"roformer_convert.models.export.exporting.{one.module}") is not None
+        assert importlib.util.find_spec(f"roformer_convert.models.export.{one.module}") is not None
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).resolve().parent.parent / "setup.cfg", encoding="utf-8")
     assert {extra for one in FORMATS.values() for extra in one.packages.values()} <= set(

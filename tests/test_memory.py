@@ -266,7 +266,7 @@ def test_an_export_that_does_not_fit_is_one_line(module: str, package: str) -> N
     if not is_installed(FRAMEWORKS[package].package):
         pytest.skip(f"needs {package}")
     probe = f"""
-from roformer_convert.models.export.exporting import {module} as export
+from roformer_convert.models.export import {module} as export
 from roformer_convert.models.processes.memory import OutOfMemoryError
 def too_much(*_): raise MemoryError
 export.make = too_much
