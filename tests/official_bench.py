@@ -127,7 +127,7 @@ class OfficialBench:
             self.folder / "cases.npz",
             self.folder,
         )
-        plant(directory)
+        plant(Path(job["directory"]))
         self.worker.process.ask({"run": job})
         official = answered(self.worker, official)
         after(self.worker.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,11 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from file_contents import Runs
 from official_bench import failed
+from safetensors.numpy import load_file
 from test_parity_runs import FIXTURE, needs_torch, parity
 
+from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.errors import ConvertError, FormatError
+from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.parity import gate, official
+from roformer_convert.parity.serving import jobs as official_jobs
 from roformer_convert.parity.serving.asking import checked
 from roformer_convert.parity.serving.software import (
     SOFTWARE,
@@ -290,8 +296,6 @@ def test_a_fault_in_what_it_loads_fails_the_gate(monkeypatch: pytest.MonkeyPatch
 
         return directory_for
 
-    from roformer_convert.parity.serving import jobs as official_jobs
-
     # it gets a directory of its own: of the other names ours would load the same files
     monkeypatch.setattr(official_jobs, "directory_for", faulty(official_jobs.directory_for))
     with gate.run([FIXTURE], frameworks=["paddle"], gradients=False, official=["transformers"]) as result:
@@ -305,8 +309,6 @@ def test_a_fault_in_what_it_loads_fails_the_gate(monkeypatch: pytest.MonkeyPatch
 @needs_transformers
 @needs_torch
 def test_one_that_dies_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from roformer_convert.parity.serving import jobs as official_jobs
-
     def without_cases(*arguments: Any) -> tuple[Any, dict[str, Any]]:
         known, job = job_for(*arguments)
         return known, {**job, "cases_file": str(tmp_path / "none.npz"), "out": str(tmp_path)}
@@ -317,3 +319,33 @@ def test_one_that_dies_is_an_error_with_its_last_words(monkeypatch: pytest.Monke
         (official,) = result.official
         assert failed(official) == ["loaded whole"]
         assert "FileNotFoundError" in result.causes[0].what
+
+
+@pytest.mark.parametrize("container", ["pdparams", "bin", "safetensors"])
+def test_it_is_shown_what_was_read_and_no_pickle_of_a_stranger(tmp_path: Path, container: str) -> None:
+    """A loader would run what a pickle says, and choose among the files by its own rules."""
+    folder, mark = tmp_path / "theirs", tmp_path / "mark"
+    dialect: Dialect = "paddle" if container == "pdparams" else "torch"
+    convert(FIXTURE, folder, to=dialect)
+    evil = Runs(os.system, f"touch {mark}")
+    if container == "pdparams":
+        state = pickle.loads((folder / "model_state.pdparams").read_bytes())
+        (folder / "model_state.pdparams").write_bytes(pickle.dumps({**state, "hook": evil}))
+    else:
+        state = load_file(folder / "model.safetensors")
+    if container == "bin":
+        torch = pytest.importorskip("torch")
+        (folder / "model.safetensors").unlink()
+        tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+        torch.save({**tensors, "hook": evil}, folder / "pytorch_model.bin")
+    (folder / "training_args.bin").write_bytes(pickle.dumps(evil))
+    software = SOFTWARE["paddlenlp" if container == "pdparams" else "transformers"]
+    shown = official_jobs.directory_for(software, [folder], [dialect], tmp_path)
+    assert "training_args.bin" not in os.listdir(shown)
+    assert (shown / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    for path in shown.iterdir():
+        assert b"touch" not in path.read_bytes()
+    with open_checkpoint(shown) as checkpoint:
+        assert {binding.stored.name for binding in checkpoint.bindings.values()} <= state.keys()
+        assert len(checkpoint) > 20
+    assert not mark.exists()

@@ -1,13 +1,15 @@
 """What an official participant is asked to do: which directory it loads, and what its worker has to be told of it.
 
-The directory is one of those that are compared, where it speaks the software's dialect, or one converted to it. Imports
-no framework.
+The directory has the files of one of those that are compared, where it speaks the software's dialect, or is one
+converted to it. Imports no framework.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,9 @@ from .software import Export, Software, read_export
 
 Json = dict[str, Any]
 
+#: Containers that their software unpickles.
+_PICKLES = ("pdparams", "bin")
+
 #: What transformers and JunnYu's package call the rotary table, which their files hold as a parameter.
 ROTARY = "roformer.encoder.embed_positions.weight"
 
@@ -40,10 +45,33 @@ def directory_for(software: Software, directories: Sequence[Path], dialects: Seq
     assert software.dialect is not None
     for directory, dialect in zip(directories, dialects, strict=True):
         if dialect == software.dialect:
-            return directory
+            return _shown(directory, dialect, scratch)
     target = scratch / f"for-{software.dialect}"
     if not target.exists():
         convert(directories[0], target, to=software.dialect, options=_options(directories[0], software.dialect))
+    return target
+
+
+def _shown(directory: Path, dialect: Dialect, scratch: Path) -> Path:
+    """Return a directory with the files that were read here and no other, and with no pickle that a stranger wrote.
+
+    A loader runs what a pickle says, and chooses among files by rules of its own. So weights in a pickle are written
+    anew; the configuration and the vocabulary are the directory's own, or a misreading of ours would never show.
+    """
+    target = Path(mkdtemp(prefix=f"own-{dialect}-", dir=scratch)) / directory.resolve().name
+    with open_checkpoint(directory) as checkpoint:
+        weights, own = checkpoint.found.weights, [checkpoint.found.config_file, *checkpoint.companions]
+    assert weights is not None
+    if weights.container.name in _PICKLES:
+        convert(directory, target, to=dialect, options=ConvertOptions(allow_different=True))
+    else:
+        target.mkdir()
+        for path in (*weights.parts, weights.shard_index):
+            if path is not None:
+                (target / path.name).symlink_to(path.resolve())
+    for path in own:
+        if path is not None:
+            shutil.copyfile(path, target / path.name)
     return target
 
 
