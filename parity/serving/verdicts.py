@@ -156,7 +156,7 @@ def _loaded_whole(official: Official) -> tuple[Verdict, list[Cause]]:
     ]
     every = [name for names in wrong.values() for name in names]
     idle = [name for name in facts["missing"] if name in official.idle]
-    notes = [f"{_listed(facts['unexpected'])} not read, as announced"] if facts["unexpected"] and not every else []
+    notes = [f"announced, and not read: {_listed(facts['unexpected'])}"] if facts["unexpected"] and not every else []
     notes += [f"{_listed(idle)} set at random, which nothing compared reads"] if idle and not every else []
     note = "; ".join(notes)
     verdict = Verdict(
