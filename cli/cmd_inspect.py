@@ -93,6 +93,9 @@ def render(found: Inspection) -> str:
         lines.append(f"  … and {len(problems) - MOST_LINES:,} more lines")
     count = len(found.problems)
     no = f"no: {count} problem{'s' * (count != 1)}"
+    for target, listed in found.different.items():
+        for each in listed:
+            line(f"not to {target}", shown(each, 1000))
     line("converts", "yes: every tensor has a row in the table" if found.converts else no)
     return "\n".join(lines)
 

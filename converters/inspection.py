@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Problem, fold_layers
+from .source.checkpoint import Checkpoint
 from .source.fitting import fit
 from .source.identification import identify
 from .source.renaming import ALL, Parts
-from .table.mapping import Dialect, Table
+from .table.differences import differences
+from .table.mapping import DIALECTS, Dialect, Table
 from .table.recognition import MOST_LAYERS
 
 
@@ -39,6 +41,7 @@ class Inspection:
         problems: What is missing, unknown or contradictory.
         notes: What was assumed.
         companions: Tokenizer files and licences.
+        different: Target → what its own software would compute otherwise, for which a conversion to it is refused.
     """
 
     path: str
@@ -59,6 +62,7 @@ class Inspection:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     companions: tuple[str, ...]
+    different: dict[Dialect, tuple[str, ...]]
 
     @property
     def converts(self) -> bool:
@@ -130,4 +134,13 @@ def inspect(
         problems=fitted.problems,
         notes=(*found.notes, *found.stray_notes, *(() if known is None else known.source_config.notes), *hint),
         companions=tuple(file.name for file in found.companions),
+        different={} if known is None else _different(known),
     )
+
+
+def _different(checkpoint: Checkpoint) -> dict[Dialect, tuple[str, ...]]:
+    others = (target for target in DIALECTS if target != checkpoint.dialect)
+    found = {
+        target: differences(checkpoint.source_config, target, checkpoint.kind, checkpoint.bindings) for target in others
+    }
+    return {target: tuple(map(str, listed)) for target, listed in found.items() if listed}

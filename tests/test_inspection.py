@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peer_folders import PEERS
 from random_checkpoints import CONFIG, CONTAINERS, SHAPES, random_tensors, save, write_random
 from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint
 from roformer_convert.converters.compare import Comparison, compare
+from roformer_convert.converters.errors import InexpressibleError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 
@@ -211,3 +213,14 @@ def test_lazily_read_arrays_come_in_any_float_type(tmp_path: Path) -> None:
         wide = (tensors[name].astype(np.uint32) << 16).view(np.float32)
         assert np.array_equal(opened.read(name, "float32"), wide)
         assert np.array_equal(opened[name], tensors[name])
+
+
+def test_targets_that_would_compute_something_else_are_named(tmp_path: Path) -> None:
+    found = inspect(PEERS / "pd-SequenceClassification_default_pd")
+    assert found.converts
+    assert set(found.different) == {"torch", "tf"}
+    for listed in found.different.values():
+        assert [each.partition(":")[0] for each in listed] == ["pooler_activation"]
+    for target in found.different:
+        with pytest.raises(InexpressibleError, match="pooler_activation"):
+            convert(PEERS / "pd-SequenceClassification_default_pd", tmp_path / "out", to=target)
