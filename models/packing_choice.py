@@ -1,7 +1,7 @@
 """Whether a batch is computed packed or padded: what is faster, by the device and by how a packed batch is attended.
 
-Asked by whoever does without the padding's results (:mod:`.answers.worker`); a model that is told ``packed`` packs.
-Nothing here imports a framework.
+Asked by whoever does without the padding's results (:mod:`.answers.worker`, and a training step); a model that is told
+``packed`` packs. Nothing here imports a framework.
 """
 
 from __future__ import annotations

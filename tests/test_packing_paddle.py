@@ -155,6 +155,35 @@ def test_a_micro_batch_is_computed_without_waiting_for_the_gpu(monkeypatch: pyte
     assert found.mlm_count == len(places)
 
 
+@pytest.mark.parametrize(
+    ("device", "fast", "shortest", "packs"),
+    [(CPU, False, 15, True), (V100, True, 15, True), (V100, False, 15, False), (V100, False, 2, True)],
+)
+def test_a_micro_batch_is_packed_where_that_is_faster(
+    device: Device, fast: bool, shortest: int, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its losses are those of its samples, however it is laid out."""
+    real = np.arange(17) < np.array([17, shortest, shortest, shortest])[:, None]
+    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, real.shape) * real
+    places, order = np.flatnonzero(real.reshape(-1))[::5], np.array([0, 1, 1, 0])
+    batch = Batch(ids, np.zeros_like(ids), real.astype(np.int64), places, ids.reshape(-1)[places], order, order)
+    model = RoFormerForPretraining(CONFIG)
+    model.eval()
+    want = objective.losses(model, batch)
+    asked, lay_out = [], model.lay_out
+
+    def record(ids: Any, mask: Any, packed: bool, types: Any) -> Any:
+        asked.append(packed)
+        return lay_out(ids, mask, False, types)
+
+    monkeypatch.setattr(model, "lay_out", record)
+    with pretending(device, fast=fast):
+        found = objective.losses(model, batch)
+    assert asked == [packs]
+    assert abs(float(found.mlm_sum) - float(want.mlm_sum)) < 1e-3
+    assert abs(float(found.sop_sum) - float(want.sop_sum)) < 1e-3
+
+
 def test_what_stayed_on_the_host_is_taken_to_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Any] = []
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...models.ops_paddle import Tensor, on_host
+from ...models.ops_paddle import Tensor, on_host, worth_packing
 from ...models.processes.start_paddle import paddle
 from ...models.roformer_paddle import RoFormerForPretraining, Taps
 from ..samples.batches import NO_ORDER, Batch
@@ -55,13 +55,13 @@ def losses(model: RoFormerForPretraining, batch: Batch, *, taps: Taps | None = N
     mlm_count, sop_count = len(batch.labels), int((batch.order != NO_ORDER).sum())
     # a head that has nothing to predict still takes part, with a gradient of zero: every rank must have the same ones
     positions, labels = (batch.positions, batch.labels) if mlm_count else (_FIRST, _NOTHING)
+    slots = batch.attention_mask.size
     words, order = model(
         paddle.to_tensor(batch.input_ids),
         paddle.to_tensor(batch.token_type_ids),
-        # packed, so that padding costs nothing; mask and positions stay on the host, where places are looked up
-        on_host(batch.attention_mask),
+        on_host(batch.attention_mask),  # as the positions: places are looked up there
         positions=on_host(positions),
-        packed=True,
+        packed=worth_packing(model.embeddings.word.weight, model.config, int(batch.attention_mask.sum()), slots),
         taps=taps,
     )
     words, order = words.astype("float32"), order.astype("float32")
