@@ -109,8 +109,9 @@ def test_o2_keeps_the_residual_stream_half(recordings: list[Recording]) -> None:
             for caller in callers
             if operator.dtype == "float32" and caller.startswith("models/")
         }
-        # the last two make the masters
-        assert in_model == {"rotate", "turns_of_tokens", "normal", "constant"}, scenario
+        # the last two make the masters; without a kernel a batch that is nearly all real is not packed
+        padded = {"turns_of_rows"} if "plain" in scenario else set()
+        assert in_model == {"rotate", "turns_of_tokens", "normal", "constant"} | padded, scenario
 
 
 def test_full_precision_has_no_half_type(recordings: list[Recording]) -> None:
