@@ -7,6 +7,7 @@ which it differs tell padding, the mask and the token types apart.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,7 +48,8 @@ def explain_files(official: Official, model: ComparedModel) -> list[Cause]:
         with open_checkpoint(official.dump.checkpoint) as checkpoint:
             theirs, mine = supported(checkpoint.config), supported(model.config)
     except ConvertError as error:
-        what = f"our own reader refuses its files: {shown(' '.join(str(error).split()), 300)}"
+        said = " ".join(str(error).replace(f"{official.dump.checkpoint}{os.sep}", "").split())
+        what = f"our own reader refuses its files: {shown(said, 300)}"
         return [Cause(official.label, "files", what, official.dump.checkpoint.name, "failed" in official.facts)]
     return [
         Cause(
