@@ -10,6 +10,7 @@ import re
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,18 @@ def test_versions_are_those_of_the_environment_that_is_asked() -> None:
     found = versions_of(Package("numpy"), Package("click", least="1", below="1000"))
     assert found["numpy"] == np.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads a process's variables in /proc")
+@pytest.mark.parametrize("name", SOFTWARE)
+def test_it_sees_no_gpu_and_fetches_nothing(name: str) -> None:
+    """A build for GPUs would take one unasked, and its numbers may be rounded to TF32."""
+    one = Wanted(name, replace(SOFTWARE[name], worker="transformers"), Path(sys.executable))
+    with start(one, Path("/"), {"CUDA_VISIBLE_DEVICES": "0"}) as process:
+        process.ask({"versions": []})
+        process.answer()
+        variables = Path(f"/proc/{process._child.pid}/environ").read_bytes().split(b"\0")
+    assert {b"CUDA_VISIBLE_DEVICES=-1", b"HF_HUB_OFFLINE=1"} <= set(variables)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ _ONNX = Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu"))
 _KERAS_2 = {"TF_USE_LEGACY_KERAS": "1"}
 #: Said to every worker: nothing is fetched, threads that wait do not spin, and TensorFlow's log is not asked for.
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "3"}
+#: It computes on the CPU wherever ours do: builds for a GPU take it unasked, and some round products to TF32 there.
+_ON_THE_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 SOFTWARE: Mapping[str, Software] = {
     each.name: each
@@ -267,7 +269,7 @@ def read_export(directory: Path) -> tuple[Export, Software]:
 def start(one: Wanted, folder: Path, environment: Mapping[str, str | None]) -> Process:
     """Start a worker, isolated: neither the current directory nor PYTHONPATH is where it imports from."""
     command = [str(one.python), "-I", str(_WORKERS), one.software.worker]
-    changed = {**environment, **QUIET, **one.software.environment}
+    changed = {**environment, **QUIET, **_ON_THE_CPU, **one.software.environment}
     try:
         return Process(one.said, environment=changed, command=command, folder=folder)
     except OSError as error:
