@@ -358,10 +358,14 @@ def project_together(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     return [layer(x) for layer in layers]
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None, layout: Layout | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V), or (B, T, V)."""
+    # oneDNN's reshape copies, and scores are by far the largest array of a graph: lay out what they are made of
+    if layout is not None and layout.slots is None and traced():
+        hidden, layout = spread(hidden, layout), None
     scores = paddle.matmul(hidden, word, transpose_y=True)
-    return scores if bias is None else _add(scores, bias)
+    scores = scores if bias is None else _add(scores, bias)
+    return scores if layout is None else spread(scores, layout)
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:

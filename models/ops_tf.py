@@ -336,10 +336,11 @@ def project_together(x: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     return [layer(x) for layer in layers]
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None, layout: Layout | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V), or (B, T, V)."""
     scores = tf.matmul(hidden, word, transpose_b=True)
-    return scores if bias is None else scores + bias
+    scores = scores if bias is None else scores + bias
+    return scores if layout is None else spread(scores, layout)
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:

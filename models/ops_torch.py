@@ -423,9 +423,10 @@ def _is_plain(layer: Any) -> bool:
     return type(layer).__module__.endswith(".roformer_torch") and type(layer.weight) is Parameter and not watched
 
 
-def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V)."""
-    return project(hidden, word, bias)
+def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None, layout: Layout | None) -> Tensor:
+    """Multiply hidden (P, E) by the word embedding (V, E) and add a bias where there is one: (P, V), or (B, T, V)."""
+    scores = project(hidden, word, bias)
+    return scores if layout is None else spread(scores, layout)
 
 
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:

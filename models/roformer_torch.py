@@ -505,13 +505,13 @@ class RoFormerMaskedLMHead(Module):
         self.bias = make.constant((config.vocab_size,), 0.0)
 
     def forward(self, hidden: Tensor, word: Tensor, layout: Layout | None, taps: Taps | None) -> Tensor:
-        """Score hidden (P, H) against the word embedding (V, E): (P, V). Without a layout taps stay runs."""
+        """Score hidden (P, H) against the word embedding (V, E): (P, V), or by a layout its batch (B, T, V)."""
         hidden = self.transform(hidden, self.activation)
         tap(taps, "mlm.transform", hidden, layout)
         hidden = self.norm(hidden)
         tap(taps, "mlm.norm", hidden, layout)
-        logits = score_words(hidden, word, self.bias)
-        tap(taps, "logits", logits, layout)
+        logits = score_words(hidden, word, self.bias, layout)
+        tap(taps, "logits", logits)
         return logits
 
 
@@ -528,9 +528,9 @@ class RoFormerV2MaskedLMHead(Module):
         self.bias = make.constant((config.vocab_size,), 0.0) if bias else None
 
     def forward(self, hidden: Tensor, word: Tensor, layout: Layout | None, taps: Taps | None) -> Tensor:
-        """Score hidden (P, H) against the word embedding (V, H): (P, V). Without a layout taps stay runs."""
-        logits = score_words(hidden, word, self.bias)
-        tap(taps, "logits", logits, layout)
+        """Score hidden (P, H) against the word embedding (V, H): (P, V), or by a layout its batch (B, T, V)."""
+        logits = score_words(hidden, word, self.bias, layout)
+        tap(taps, "logits", logits)
         return logits
 
 
@@ -576,7 +576,7 @@ class RoFormerForMaskedLM(RoFormerModel):
         """Score hidden (P, H): logits (B, T, V), or (K, V) at chosen positions."""
         if positions is not None:
             return self.mlm(take(hidden, positions, layout), self.embeddings.word.weight, None, taps)
-        return spread(self.mlm(hidden, self.embeddings.word.weight, layout, taps), layout)
+        return self.mlm(hidden, self.embeddings.word.weight, layout, taps)
 
 
 class RoFormerForPretraining(RoFormerForMaskedLM):

@@ -18,8 +18,9 @@ def _planted(project: Callable[..., Any], normalize: Callable[..., Any], attend:
     """Give a model its own matrix product, layer norm and attention."""
 
     def plant(module: ModuleType, model: Any) -> None:
-        def score_words(hidden: Any, word: Any, bias: Any) -> Any:
-            return project(hidden, word, bias)
+        def score_words(hidden: Any, word: Any, bias: Any, layout: Any) -> Any:
+            scores = project(hidden, word, bias)
+            return scores if layout is None else module.spread(scores, layout)
 
         def linear(x: Any, weight: Any, bias: Any, activation: str | None = None) -> Any:
             return module.activate(project(x, weight, bias), activation)

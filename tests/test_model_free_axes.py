@@ -145,3 +145,18 @@ except tf.errors.InvalidArgumentError as error:
     print("refused", f"[0, {model.config.max_position_embeddings}]" in str(error))
 """
     assert "refused True" in run_script("tf", "import numpy\n" + long, tmp_path)
+
+
+#: Appended to Paddle's script: prints the last operators of a graph of every token's scores.
+LAST = """
+def scores(a, b):
+    return model(a, None, b)
+spec = [paddle.static.InputSpec([None] * 2, "int64", name) for name in "ab"]
+program = paddle.jit.to_static(scores, input_spec=spec, full_graph=True).concrete_program.main_program
+names = [one.name() for one in program.global_block().ops]
+print("last", *[name for name in names if name in ("pd_op.matmul", "pd_op.reshape")][-2:])
+"""
+
+
+def test_a_graph_of_paddles_does_not_reshape_its_scores_which_onednn_would_copy(tmp_path: Path) -> None:
+    assert "last pd_op.reshape pd_op.matmul\n" in run_script("paddle", LAST, tmp_path)

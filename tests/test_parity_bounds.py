@@ -261,8 +261,8 @@ def test_a_huge_bias_widens_no_bound_and_makes_no_ties(tmp_path: Path, name: str
 
     def planted(dtype: str, by: float) -> Result:
         def plant(module: ModuleType, model: Any) -> None:
-            def score_words(hidden: Any, word: Any, bias: Any) -> Any:
-                scores = plain(hidden, word, bias)
+            def score_words(*given: Any) -> Any:
+                scores = plain(*given)
                 scores[..., 50] += by if scores.dtype == getattr(torch, dtype) else 0.0
                 return scores
 

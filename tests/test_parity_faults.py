@@ -72,7 +72,11 @@ def rotated_values(module: ModuleType, model: Any) -> None:
 
 def decoder_bias(module: ModuleType, model: Any) -> None:
     plain = module.score_words
-    within(module, "score_words", lambda hidden, word, bias: plain(hidden, word, torch.zeros_like(bias)), model.mlm)
+
+    def score_words(hidden: Any, word: Any, bias: Any, layout: Any) -> Any:
+        return plain(hidden, word, torch.zeros_like(bias), layout)
+
+    within(module, "score_words", score_words, model.mlm)
 
 
 def zero_decoder_bias(module: ModuleType, model: Any) -> None:
