@@ -150,7 +150,7 @@ class SourceConfig:
         spellings: Values whose spelling is kept where the target understands it (activation names).
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
-        assumed: Fields that change the function and that no file says.
+        assumed: Fields that some software computes by and that no file says.
     """
 
     config: RoFormerConfig
@@ -427,10 +427,7 @@ class _Reader:
         if name == "num_attention_heads":
             self.said_of_heads = f" ({self.dialect}'s default, for {self.named} does not say it)"
         if name == "num_choices" and self.kind.name == "multiple-choice" and self.dialect != "paddle":
-            self.notes.append(
-                f"num_choices = {value} is assumed, which PaddleNLP alone reads: no file says it; otherwise "
-                "--set num_choices=…"
-            )
+            self.assumed.add(name)
         if value is None and name == "hidden_act":
             value = "gelu"
         if value is None:
@@ -503,6 +500,11 @@ def write(
         if fixed is not None and value != fixed and item.name not in _TOLD_AS_DIFFERENCES:
             notes.append(f"{key} = {value} is written, but {DIALECT_FILES[target].software} will compute with {fixed}")
         out[key] = value
+    if target == "paddle" and "num_choices" in source.assumed:  # no other software reads it
+        notes.append(
+            f"num_choices = {config.num_choices} is assumed, which PaddleNLP reads: no file says it; otherwise "
+            "--set num_choices=…"
+        )
     out |= write_derived(config, target, kind, pooler=pooler, pooler_spelled=pooler_spelled)
     for key, value in source.extra.items():
         if key in PROVENANCE:
