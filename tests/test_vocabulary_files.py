@@ -12,6 +12,7 @@ from random_checkpoints import CONFIG, random_tensors, save, write_random
 
 from roformer_convert.converters import ConvertOptions, FormatError, MisfitError, convert
 from roformer_convert.converters.inspection import inspect
+from roformer_convert.models.text.vocabulary import read_rows
 
 V = CONFIG.vocab_size
 
@@ -78,13 +79,46 @@ def test_a_padded_embedding_is_told_from_another_models(tmp_path: Path, rows: in
     assert said in misfit(tmp_path / "ckpt")
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("gbk", "GBK"), ("utf-16", "UTF-16")])
+@pytest.mark.parametrize(("encoding", "name"), [("gbk", "GBK"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16")])
 def test_a_vocabulary_in_another_encoding_is_told(tmp_path: Path, encoding: str, name: str) -> None:
     write_random(tmp_path / "ckpt", "torch")
     (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V).decode().encode(encoding))
     error = misfit(tmp_path / "ckpt")
     assert f"not UTF-8 text; it looks like {name}" in error
     assert f"iconv -f {name} -t UTF-8" in error
+
+
+def test_utf_16_that_is_utf_8_too_is_told(tmp_path: Path) -> None:
+    """Each of these characters is two letters of ASCII to who reads UTF-8, and the lines are as many."""
+    write_random(tmp_path / "ckpt", "torch")
+    content = "".join(f"[P{chr(0x4E41 + number % 26)}\n" for number in range(V)).encode("utf-16-le")
+    assert len(content.decode().split("\n")) == V + 1
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(content)
+    assert "it looks like UTF-16" in misfit(tmp_path / "ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbf" + words(V), "begins with a byte-order mark"),
+        (words(V).replace(b"\n", b"\r"), "its lines end in a carriage return alone"),
+        (words(V).replace(b"\n", b"\r", 3).replace(b"\r", b"\n", 2), "line 3 has a carriage return alone"),
+        (words(V).replace(b"\n", b"\r\r\n", 1), "line 1 has a carriage return alone"),
+    ],
+)
+def test_what_software_takes_for_other_lines_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(content)
+    assert said in misfit(tmp_path / "ckpt")
+    with pytest.raises(FormatError, match=r"carriage return alone|byte-order mark"):
+        read_rows(tmp_path / "ckpt" / "vocab.txt")
+
+
+def test_lines_may_end_in_a_carriage_return_and_a_line_feed(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V).replace(b"\n", b"\r\n"))
+    assert convert(tmp_path / "ckpt", to="paddle").written
+    assert len(read_rows(tmp_path / "ckpt" / "vocab.txt")) == V
 
 
 @pytest.mark.parametrize("added", ['{"<e>": "61"}', '{"<e>": -1}', '{"<e>": true}', '{"<e>": 1.5}', "[]", "{"])

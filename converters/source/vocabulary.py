@@ -60,11 +60,8 @@ def misfit(companions: Sequence[Path], vocab_size: int) -> Misfit | None:
         FormatError: A file cannot be read, or an added word's id is no number.
     """
     named = {path.name: path for path in companions}
-    if "vocab.txt" in named:
-        with reading(named["vocab.txt"]), open(named["vocab.txt"], "rb") as file:
-            instead = stand_in(file.read(START_BYTES))
-        if instead is not None:
-            return Misfit(Problem("vocabulary", "vocab.txt", f"not the words but {instead.what}"), instead.step)
+    if "vocab.txt" in named and (wrong := _no_lines_of_words(named["vocab.txt"])) is not None:
+        return wrong
     try:
         words = _words(named)
     except UnicodeDecodeError:
@@ -141,13 +138,43 @@ def _step(words: _Words, vocab_size: int) -> str:
     )
 
 
+def _no_lines_of_words(path: Path) -> Misfit | None:
+    """Say what is in the place of lines of words, or what makes some software see other lines than other does.
+
+    A byte-order mark is to all of them a part of the first word. A lone carriage return ends a line to Python's text
+    files, which PaddleNLP, bert4keras and transformers 4 read, and not to the tokenizers library, which transformers 5
+    reads with.
+    """
+    with reading(path), open(path, "rb") as file:
+        start = file.read(START_BYTES)
+        instead = stand_in(start)
+        if instead is not None:
+            return Misfit(Problem("vocabulary", path.name, f"not the words but {instead.what}"), instead.step)
+        if start.startswith(codecs.BOM_UTF8):
+            said = "begins with a byte-order mark, which is taken for a part of its first word"
+            return Misfit(Problem("vocabulary", path.name, said), f"Take it off: tail -c +4 {path} > vocab-utf8.txt")
+        if b"\0" in start[:64]:  # UTF-16 of Chinese characters may be UTF-8, too
+            return _not_utf8(path)
+        file.seek(0)
+        ends = [b"\r" in line.removesuffix(b"\n").removesuffix(b"\r") for line in file]
+    if not any(ends):
+        return None
+    said = "a carriage return alone, which some software takes for a line's end and some does not"
+    if len(ends) == 1:
+        step = f"Write every line's end as a line feed: tr '\\r' '\\n' < {path} > vocab-lines.txt"
+        return Misfit(Problem("vocabulary", path.name, f"its lines end in {said}"), step)
+    step = "Take it out, or write a line feed in its place, whichever gives as many lines as the model has words."
+    return Misfit(Problem("vocabulary", path.name, f"line {1 + ends.index(True):,} has {said}"), step)
+
+
 def _not_utf8(path: Path) -> Misfit:
     looks, encoding = "", "ENCODING"
     try:
         with reading(path):
             found = decode(path.read_bytes())
-        looks = f"; it looks like {found.encoding}{found.doubt}"
-        encoding = {"Latin-1": "ISO-8859-1"}.get(found.encoding, found.encoding)  # as iconv calls it
+        if found.encoding != "UTF-8":  # with zero bytes in it
+            looks = f"; it looks like {found.encoding}{found.doubt}"
+            encoding = {"Latin-1": "ISO-8859-1"}.get(found.encoding, found.encoding)  # as iconv calls it
     except UnicodeDecodeError:
         pass
     step = f"Save it as UTF-8: iconv -f {encoding} -t UTF-8 {path} > vocab-utf8.txt"

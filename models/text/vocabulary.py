@@ -67,6 +67,11 @@ def read_rows(path: Path) -> list[str]:
     if text.startswith("\ufeff"):
         # transformers keeps the mark as a part of row 0 and puts a second [PAD] past the last row, in silence
         raise FormatError(path, "begins with a byte-order mark", next_step="Save it as UTF-8 without one.")
+    if "\r" in text.replace("\r\n", "\n"):
+        # the end of a line to Python, and so to PaddleNLP, and not to the tokenizers library
+        raise FormatError(
+            path, "has a carriage return alone", next_step="Write every line's end as a line feed, one token a line."
+        )
     rows = text.split("\n")
     if rows[-1] == "":
         rows.pop()
