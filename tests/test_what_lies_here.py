@@ -125,11 +125,28 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, 
             b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>",
             "not the weights but a web page",
         ),
+        ("pytorch_model.bin", b"\x08\x08\x12\x07pytorch\x1a\x062.13.0", "an exported ONNX graph"),
+        ("tf_model.h5", b"\x08\x01\x12\xb2\x01", "a TensorFlow SavedModel"),
+        ("tf_model.h5", b"\x1c\0\0\0TFL3\0\0", "a TensorFlow SavedModel or frozen graph"),
+        ("model.safetensors", b"\x82\xa3cls\x81\xabpredictions", "Flax weights"),
+        ("model_state.pdparams", zipped("config.json", "metadata.json", "model.weights.h5"), "a whole Keras 3 model"),
+        ("pytorch_model.bin", zipped("a.weight.npy", "b.npy"), "arrays of numpy"),
+        ("pytorch_model.bin", b"\x93NUMPY\1\0v\0{'descr': '<f4'", "arrays of numpy"),
+        ("pytorch_model.bin", b"Entry not found", "a text, which begins 'Entry not found'"),
+        ("model.safetensors", b'{"error": "Repository not found"}', 'a text, which begins \'{"error": '),
+        ("tf_model.h5", ("\u4e2d" * 400).encode(), "a text, which begins '\u4e2d\u4e2d"),
+        ("model_state.pdparams", b"\0" * 4096, "zero bytes, which a copy or download left"),
+        ("pytorch_model.bin", b"\0\5\x16\7\0\2\0\0Mac OS X", "what a Mac keeps beside a file"),
+        ("model.safetensors", b"\x89PNG\r\n\x1a\n\0\0\0\r", "a picture"),
+        ("pytorch_model.bin", b"SQLite format 3\0", "a database or a table of data"),
+        ("pytorch_model.bin", b"\x7fELF\2\1\1", "a program for the machine"),
     ],
 )
 def test_a_file_that_is_no_weights_says_what_it_is(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
-    assert words in refused(tmp_path / name)
+    error = refused(tmp_path / name)
+    assert words in error
+    assert "\n  " in error, "there is a next step"
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:

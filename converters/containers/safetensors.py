@@ -52,6 +52,9 @@ _MAX_SIZE = 2**63 - 1
 #: Payloads start at a multiple of this many bytes, a cache line. The library wants 8; the spaces in front are free.
 _ALIGNMENT = 64
 
+#: The next step for a file that no release of the library writes.
+_DAMAGED = "It is damaged, or was put together by hand: fetch it again, or save it again with safetensors."
+
 
 def index(path: Path) -> Index:
     """Read the header of ``path`` and check every tensor's extent against the file; no payload is read.
@@ -99,7 +102,10 @@ def _header_bytes(path: Path, prefix: bytes, file_bytes: int) -> int:
     (header_bytes,) = _LENGTH.unpack(prefix)
     if header_bytes > _MAX_HEADER_BYTES:
         raise FormatError(
-            path, f"header length {header_bytes:,} is above the format's limit of {_MAX_HEADER_BYTES:,}", offset=0
+            path,
+            f"header length {header_bytes:,} is above the format's limit of {_MAX_HEADER_BYTES:,}",
+            offset=0,
+            next_step=_DAMAGED,
         )
     if header_bytes > file_bytes - _LENGTH.size:
         what = f"header length {header_bytes:,} is more than the file of {file_bytes:,} bytes holds"
@@ -126,20 +132,20 @@ def _check_cover(path: Path, described: list[_Described], payload: int, file_byt
         where = f"tensor {quoted(each.name)}"
         if each.begin != end:
             fault = "overlaps the tensor before it" if each.begin < end else "leaves a hole before it"
-            raise FormatError(
-                path, f"{where} {fault}: it begins at {each.begin:,}, wanted {end:,}", offset=payload + end
-            )
+            what = f"{where} {fault}: it begins at {each.begin:,}, wanted {end:,}"
+            raise FormatError(path, what, offset=payload + end, next_step=_DAMAGED)
         wanted = _size(path, each) * ITEMSIZE[each.dtype]
         if each.end - each.begin != wanted:
             raise FormatError(
                 path,
                 f"{where} has data_offsets [{each.begin}, {each.end}], which is {each.end - each.begin:,} bytes; "
                 f"{each.dtype} of shape {each.shape} takes {wanted:,}",
+                next_step=_DAMAGED,
             )
         end = each.end
     if payload + end != file_bytes:
         what = f"the header accounts for {payload + end:,} bytes, the file has {file_bytes:,}"
-        raise FormatError(path, what, next_step=FETCH_AGAIN if payload + end > file_bytes else None)
+        raise FormatError(path, what, next_step=FETCH_AGAIN if payload + end > file_bytes else _DAMAGED)
 
 
 def _size(path: Path, each: _Described) -> int:
@@ -148,7 +154,8 @@ def _size(path: Path, each: _Described) -> int:
     for axis in each.shape:
         size *= axis
         if size > _MAX_SIZE:
-            raise FormatError(path, f"tensor {quoted(each.name)} has shape {each.shape}: more than 2^63 - 1 elements")
+            what = f"tensor {quoted(each.name)} has shape {each.shape}: more than 2^63 - 1 elements"
+            raise FormatError(path, what, next_step=_DAMAGED)
     return size
 
 
@@ -303,7 +310,7 @@ class _Scanner:
             )
 
     def _wrong(self, what: str) -> FormatError:
-        return FormatError(self._path, what, offset=_LENGTH.size + self._position)
+        return FormatError(self._path, what, offset=_LENGTH.size + self._position, next_step=_DAMAGED)
 
 
 def lay_out(filename: str, tensors: Sequence[NewTensor], metadata: dict[str, str]) -> FileLayout:

@@ -6,6 +6,7 @@ run leaves beside them is not taken for them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ..errors import FormatError, quoted
 from ..stand_ins import LFS_POINTER, START_BYTES, stand_in
+from ..tensors import signatures
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class Kind:
     what: What such a file is, as a sentence continues: "an exported ONNX graph".
     step: What to do about it.
     names: Patterns of its name, in small letters.
-    begins: Bytes that it may begin with.
+    begins: Pattern of its first bytes, where these tell it.
     """
 
     what: str
     step: str
-    names: tuple[str, ...]
-    begins: tuple[bytes, ...] = ()
+    names: tuple[str, ...] = ()
+    begins: bytes | None = None
 
 
 _ORIGINAL = "An export no longer has the model's names. Start from what it was exported from: "
@@ -41,6 +43,7 @@ SAVED_MODEL = Kind(
     "a TensorFlow SavedModel or frozen graph",
     f"{_ORIGINAL}the tf_model.h5 of save_pretrained, or the .ckpt files of training.",
     ("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "*.pb", "*.tflite"),
+    rb"\x08\x01\x12|.{4}TFL3",
 )
 OPTIMIZER = Kind(
     "the state of an optimizer or of a training run",
@@ -52,7 +55,15 @@ OPTIMIZER = Kind(
         "scheduler.pdparams", "scaler.pdparams",
     ),
 )  # fmt: skip
+_AGAIN = "Look for where the weights are, and fetch them again."
 _UNPACK = "Unpack it and name the folder with the weights."
+_NUMPY = Kind("arrays of numpy", "Save the state dict as safetensors, by its names.", ("*.npz", "*.npy"), rb"\x93NUMPY")
+_KERAS = Kind(
+    "a whole Keras 3 model",
+    "Its weights have no names. Load it with Keras where it was made, and save the weights alone: tf_model.h5 of "
+    "save_pretrained, or what bert4keras' save_weights writes with a name ending in .h5.",
+    ("*.keras",),
+)
 
 #: In the order in which a folder is described: what says most about it first.
 KINDS: tuple[Kind, ...] = (
@@ -73,6 +84,7 @@ KINDS: tuple[Kind, ...] = (
         "an exported ONNX graph",
         f"{_ORIGINAL}pytorch_model.bin or model.safetensors of save_pretrained.",
         ("*.onnx", "*.onnx.data", "*.onnx_data", "*.ort"),
+        rb"\x08[\x03-\x0f]\x12",  # the version of its format, and who made it
     ),
     SAVED_MODEL,
     Kind(
@@ -85,22 +97,18 @@ KINDS: tuple[Kind, ...] = (
         f"{_ORIGINAL}the weights that the model was trained as.",
         ("*.engine", "*.trt", "*.mlmodel", "*.mlpackage", "*.torchscript", "*.ptl", "*.mar"),
     ),
-    Kind(
-        "a whole Keras 3 model",
-        "Its weights have no names. Load it with Keras where it was made, and save the weights alone: tf_model.h5 of "
-        "save_pretrained, or what bert4keras' save_weights writes with a name ending in .h5.",
-        ("*.keras",),
-    ),
+    _KERAS,
     Kind(
         "weights for llama.cpp",
         "Start from what they were made of: pytorch_model.bin or model.safetensors.",
         ("*.gguf", "*.ggml"),
-        (b"GGUF", b"ggml", b"lmgg"),
+        rb"GGUF|ggml|lmgg",
     ),
     Kind(
         "Flax weights",
         "Load them in transformers 4 with from_pretrained(…, from_flax=True), and save it: that is read.",
         ("*.msgpack",),
+        rb"[\x81-\x8f][\xa1-\xbf\xd9]",  # a small dict whose first key is a text
     ),
     Kind(
         "a checkpoint of JAX (Orbax)",
@@ -118,10 +126,10 @@ KINDS: tuple[Kind, ...] = (
         "a packed archive",
         _UNPACK,
         ("*.zip", "*.tar", "*.tar.*", "*.tgz", "*.gz", "*.bz2", "*.xz", "*.7z", "*.rar", "*.zst"),
-        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd"),
+        rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar",
     ),
     OPTIMIZER,
-    Kind("arrays of numpy", "Save the state dict as safetensors, by its names.", ("*.npz", "*.npy"), (b"\x93NUMPY",)),
+    _NUMPY,
     Kind(
         "part of a tokenizer",
         "The weights are another file of the same model; fetch it into this folder too.",
@@ -132,10 +140,17 @@ KINDS: tuple[Kind, ...] = (
         "The weights are another file of the same model; fetch it into this folder too.",
         ("config.json", "bert_config.json", "model_config.json"),
     ),
+    Kind("zero bytes, which a copy or download left that did not finish", _AGAIN, begins=rb"\0{256}|\0+\Z"),
+    Kind("what a Mac keeps beside a file", "The file itself has its name without ._", ("._*",), rb"\0\x05\x16\x07"),
+    Kind("a picture", _AGAIN, begins=rb"\x89PNG|\xff\xd8\xff|GIF8"),
+    Kind("a document", _AGAIN, begins=rb"%PDF-"),
+    Kind("a database or a table of data", _AGAIN, begins=rb"SQLite format 3|PAR1|ARROW1"),
+    Kind("a program for the machine", _AGAIN, begins=rb"\x7fELF|MZ"),
 )  # fmt: skip
 
-#: Where a tar archive says that it is one.
-_TAR = (257, b"ustar")
+#: A text of letters, numbers and marks; a pickle of protocol 0 is one as well, and is weights.
+_TEXT = re.compile(r"[^\x00-\x08\x0b\x0e-\x1f\x7f]+")
+_PICKLED_TEXT = re.compile(rb"\(?[dl]p\d|c[\w.]+\n")
 
 
 def kind_of(name: str) -> Kind | None:
@@ -158,7 +173,8 @@ def refuse(path: Path) -> None:
     """Name what is in a weight file's place, or return where that is not known.
 
     Raises:
-        FormatError: It is a pointer of Git LFS, a web page, an archive, an export, or one of the other :data:`KINDS`.
+        FormatError: It is a pointer of Git LFS, a web page, an archive, an export, a text, or one of the other
+            :data:`KINDS`.
     """
     start = _start(path)
     instead = stand_in(start)
@@ -169,6 +185,11 @@ def refuse(path: Path) -> None:
     kind = kind_of(path.name)
     if kind is not None:
         raise FormatError(path, f"not weights but {kind.what}", next_step=kind.step)
+    text = start.decode(errors="ignore")
+    cut = len(start) - len(text.encode())  # bytes of the last character
+    if cut < 4 and _TEXT.fullmatch(text) and not _PICKLED_TEXT.match(start):
+        what = f"not weights but a text, which begins {quoted(text.strip(), 60)}"
+        raise FormatError(path, what, next_step="Read what it says; the weights lie elsewhere.")
 
 
 def _start(path: Path) -> bytes:
@@ -183,23 +204,29 @@ def _start(path: Path) -> bytes:
 
 def _by_content(path: Path, start: bytes) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
-        if kind.begins and start.startswith(kind.begins):
+        if kind.begins is not None and re.match(kind.begins, start, re.DOTALL):
             yield kind.what, kind.step
-    if start[_TAR[0] :].startswith(_TAR[1]):
-        yield "a packed archive", _UNPACK
-    if start.startswith(b"PK\x03\x04"):
-        import zipfile
+    if start.startswith(signatures.ZIP):
+        yield from _in_zip(path)
 
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-            return
-        if any(name.endswith("/constants.pkl") for name in names):
-            yield (
-                "a TorchScript program (torch.jit.save)",
-                "Load it with torch.jit.load, save its state_dict() with torch.save, and name that.",
-            )
-        elif not any(name.endswith("data.pkl") for name in names):
-            held = ", ".join(quoted(name, 60)[1:-1] for name in names[:4])
-            yield f"a packed archive, of {held}{' …' * (len(names) > 4)}", _UNPACK
+
+def _in_zip(path: Path) -> Iterator[tuple[str, str]]:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return
+    if any(name.endswith("/constants.pkl") for name in names):
+        yield (
+            "a TorchScript program (torch.jit.save)",
+            "Load it with torch.jit.load, save its state_dict() with torch.save, and name that.",
+        )
+    elif "model.weights.h5" in names:
+        yield _KERAS.what, _KERAS.step
+    elif names and all(name.endswith(".npy") for name in names):
+        yield _NUMPY.what, _NUMPY.step
+    elif not any(name.endswith("data.pkl") for name in names):
+        held = ", ".join(quoted(name, 60)[1:-1] for name in names[:4])
+        yield f"a packed archive, of {held}{' …' * (len(names) > 4)}", _UNPACK

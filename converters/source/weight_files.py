@@ -27,6 +27,7 @@ from .wrappers import holds_model
 
 #: Weight files of one directory that are compared; of more one must be named.
 _MOST_COMPARED = 8
+_DAMAGED = "It is damaged, or another kind of file under this name: fetch it again, or save it again."
 _NO_INDEX = "These are shards, and the .index.json that lists them is missing: fetch it and every shard."
 #: A name that is no program's and speaks of weights: of other files, which may begin alike, the ending tells.
 _MADE_UP = re.compile(r"(model|ckpt|checkpoint|weights|state)[\w-]*(\.(best|last|final|latest|bak|old|\d+))?$", re.I)
@@ -100,6 +101,8 @@ def require_file(path: Path) -> Path:
         if "blobs" in Path(os.readlink(path)).parts:
             step = "A hub's download that was not finished: fetch it again, with hub:owner/name or as it was fetched."
         raise ConvertError(f"{path}: a link to {shown(os.readlink(path))}, which is not there", step) from None
+    if stat.S_ISDIR(mode):
+        raise ConvertError(f"{path}: a folder in a file's place", "If the file is in it, put it in the folder's place.")
     if not stat.S_ISREG(mode):
         raise ConvertError(f"{path}: not a regular file")
     return path
@@ -396,4 +399,5 @@ def index_file(container: Container, path: Path) -> Index:
         return container.index(path)
     except FormatError as error:
         foreign_files.refuse(error.path)
+        error.next_step = error.next_step or _DAMAGED
         raise
