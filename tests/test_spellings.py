@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +103,38 @@ def test_a_projection_that_only_bert4keras_has_is_said_to_be_one(tmp_path: Path)
     assert [problem.kind for problem in caught.value.problems] == ["function"]
 
 
+def under_other_names(own: Path, other: Path, names: Callable[[str], tuple[str, ...]]) -> None:
+    """Write a TF1 checkpoint anew, each variable under the names that are made of its own."""
+    index = tensor_bundle.index(own / "bert_model.ckpt.index")
+    each = [(name, tensor) for tensor in index.tensors for name in names(tensor.name)]
+    layout = tensor_bundle.lay_out("bert_model.ckpt", [NewTensor(name, t.dtype, t.shape) for name, t in each])
+    other.mkdir()
+    write_layout(layout, other, {name: read_stored(tensor) for name, tensor in each}, crc32c.crc32c)
+    shutil.copy(own / "bert_config.json", other)
+
+
 @pytest.mark.parametrize("scope", ["roformer", "bert_1", "model/my.encoder"])
 def test_a_tf1_encoder_in_another_scope(scope: str, tmp_path: Path) -> None:
+    def scoped(name: str) -> tuple[str, ...]:
+        other = name.replace("bert/", f"{scope}/", 1)
+        return (other if "/" not in scope or other.startswith("model/") else f"model/{other}",)
+
     tensors = write_random(tmp_path / "own", "tf1", "masked-lm")
-    index = tensor_bundle.index(tmp_path / "own" / "bert_model.ckpt.index")
-    names = {each.name: each.name.replace("bert/", f"{scope}/", 1) for each in index.tensors}
-    if "/" in scope:
-        names = {name: other if other.startswith("model/") else f"model/{other}" for name, other in names.items()}
-    payloads = {names[each.name]: read_stored(each) for each in index.tensors}
-    layout = tensor_bundle.lay_out(
-        "bert_model.ckpt", [NewTensor(names[each.name], each.dtype, each.shape) for each in index.tensors]
-    )
-    (tmp_path / "other").mkdir()
-    write_layout(layout, tmp_path / "other", payloads, crc32c.crc32c)
-    shutil.copy(tmp_path / "own" / "bert_config.json", tmp_path / "other")
+    under_other_names(tmp_path / "own", tmp_path / "other", scoped)
     report = convert(tmp_path / "other", to="torch")
     assert same_bits(read_all(report.target), tensors) == []
     assert any(f"the scope {scope}/, read as" in note for note in report.notes)
+
+
+def test_moving_averages_are_left_out_in_words(tmp_path: Path) -> None:
+    """They are a model too, and often the better one: whoever has them is to know which of the two was converted."""
+    tensors = write_random(tmp_path / "own", "tf1", "masked-lm")
+    under_other_names(tmp_path / "own", tmp_path / "other", lambda name: (name, f"{name}/ExponentialMovingAverage"))
+    report = convert(tmp_path / "other", to="torch")
+    assert same_bits(read_all(report.target), tensors) == []
+    count = len(tensors)
+    assert f"left out: bert/*/ExponentialMovingAverage ({count - 5}), cls/predictions/*" in "\n".join(report.notes)
+    assert any(f"the moving averages of {count} of them left out; to have those" in note for note in report.notes)
 
 
 def test_slots_and_powers_are_left_out_and_named() -> None:

@@ -268,6 +268,8 @@ def test_many_names_are_said_in_few_words() -> None:
     names = [f"optimizer.state.{n}.exp_avg" for n in range(9)] + ["epoch"]
     assert in_words(names) == "optimizer.state.* (9), epoch"
     assert in_words(names[:2]) == ", ".join(names[:2])
+    slots = [f"bert/layer_{n}/kernel/{slot}" for n in range(9) for slot in ("Momentum", "ExponentialMovingAverage")]
+    assert in_words(slots) == "bert/*/Momentum (9), bert/*/ExponentialMovingAverage (9)"
 
 
 def run(*words: str | Path) -> Result:

@@ -120,7 +120,9 @@ def leave_out_state(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
     known = {name for name in names if any(pattern.fullmatch(name) for pattern in IGNORED["tf1"])}
     slots = {name for name in names if (match := SLOT.fullmatch(name)) is not None and match[1] in names}
     counters = {each.name for each in tensors if each.name.endswith(_OF_AN_OBJECT) and each.dtype in _COUNTS}
-    return _without(tensors, (slots | counters | set(filter(TRAINING_STATE.fullmatch, names))) - known)
+    made = _without(tensors, (slots | counters | set(filter(TRAINING_STATE.fullmatch, names))) - known)
+    averages = sum(name.endswith(_AVERAGE) for name in slots)
+    return replace(made, notes=(_OF_AVERAGES.format(averages),)) if averages else made
 
 
 def respell_other_programs(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
@@ -213,13 +215,21 @@ _MOST_NAMED = 8
 
 
 def in_words(names: Sequence[str]) -> str:
-    """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129)``."""
+    """List names in a sentence; of many, those that begin alike as one: ``optimizer.* (129)``.
+
+    Slots of variables begin as these do; what they end with tells them apart: ``bert/*/Momentum (54)``.
+    """
     if len(names) <= _MOST_NAMED:
         return ", ".join(map(shown, names))
-    alike: dict[str, list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        alike.setdefault(re.split(r"[./]", name, maxsplit=1)[0], []).append(name)
-    said = [shown(same[0] if len(same) == 1 else f"{_beginning(same)}* ({len(same):,})") for same in alike.values()]
+        slot = SLOT.fullmatch(name)
+        ending = "" if slot is None else f"/{slot[2]}"
+        alike.setdefault((re.split(r"[./]", name, maxsplit=1)[0], ending), []).append(name)
+    said = [
+        shown(same[0] if len(same) == 1 else f"{_beginning(same)}*{ending} ({len(same):,})")
+        for (_, ending), same in alike.items()
+    ]
     more = len(said) - _MOST_NAMED
     return ", ".join(said[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
