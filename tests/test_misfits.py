@@ -6,6 +6,7 @@ Tensors are left out, renamed and misshapen in the index of one checkpoint; no f
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pytest
 from golden_names import stored_in
 from peer_folders import PEERS
 from random_checkpoints import CONFIG, write_random
+from safetensors.numpy import load_file
 
 from roformer_convert.converters.errors import FormatError, Problem
 from roformer_convert.converters.source import fitting, weight_files
@@ -555,6 +557,66 @@ def test_kernels_that_lie_the_other_way_round_are_said_to(found: dict[str, Found
     result = without(source, turned.__contains__, [replace(each, shape=each.shape[::-1]) for each in turned.values()])
     assert {kind for kind, _, _ in told(result)} == {"shape"}
     assert (result.next_step or "").startswith(f"These lie the other way round: save every kernel as {dialect}'s")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_widths_in_which_all_tensors_agree_are_told_once(tmp_path: Path, dialect: Dialect) -> None:
+    """The configuration of a larger model: forty shapes say no more than these three numbers."""
+    write_random(tmp_path / "ckpt", dialect)
+    path = next((tmp_path / "ckpt").glob("*config.json"))
+    settings = json.loads(path.read_text())
+    more = {"embedding_size": 28, "hidden_size": 48, "intermediate_size": 68, "num_attention_heads": 8}
+    path.write_text(json.dumps({**settings, **more}))
+    result = fit(identify(tmp_path / "ckpt"), any_vocab=True)
+    shown = {"embedding_size": (28, 14), "hidden_size": (48, 24), "intermediate_size": (68, 34)}
+    assert sorted(told(result)) == [
+        ("configuration", name, f"{said} in {path.name}, the tensors show {there}")
+        for name, (said, there) in shown.items()
+    ]
+    assert (result.next_step or "").startswith(TWO_MODELS)
+    assert result.checkpoint is not None
+    assert [getattr(result.checkpoint.config, name) for name in shown] == [there for _, there in shown.values()]
+    assert result.undetermined == {"num_attention_heads"}
+
+
+def test_widths_in_which_one_tensor_does_not_agree_are_told_of_each(found: dict[str, Found]) -> None:
+    source, name = found["torch"], "roformer.encoder.layer.2.output.LayerNorm.bias"
+    wide = [each for each in source.index.tensors if 34 in each.shape]
+    widened = [replace(each, shape=tuple({34: 35}.get(size, size) for size in each.shape)) for each in wide]
+    whole = without(source, {each.name for each in wide}.__contains__, widened)
+    assert told(whole) == [("configuration", "intermediate_size", "34 in config.json, the tensors show 35")]
+    narrow = replace(one(source, name), shape=(23,))
+    result = without(source, {name, *(each.name for each in wide)}.__contains__, [narrow, *widened])
+    assert [kind for kind, _, _ in told(result)] == ["shape"] * (1 + len(wide))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_query_key_and_value_in_one_tensor_are_not_missing(found: dict[str, Found], dialect: Dialect) -> None:
+    source = found[dialect]
+    parts = [
+        stored_in(f"layers.{n}.attention.{part}.weight", dialect).name
+        for n in range(3)
+        for part in ("query", "key", "value")
+    ]
+    joined = [name.replace("query", "qkv").replace("q_proj", "qkv_proj") for name in parts[::3]]
+    result = without(source, set(parts).__contains__, called(source, *joined))
+    assert [(kind, name) for kind, name, _ in told(result)] == [("unknown", name) for name in joined]
+    assert (result.next_step or "").startswith("Save query, key and value as three tensors")
+    other = stored_in("layers.1.feed_forward.up.weight", dialect).name
+    result = without(source, {*parts, other}.__contains__, called(source, *joined))
+    assert [name for kind, name, _ in told(result) if kind == "missing"] == [other]
+
+
+def test_another_dialects_names_are_one_problem_with_the_option(tmp_path: Path) -> None:
+    """A pickle of numpy arrays is what Paddle's software writes, and what people make of torch's tensors."""
+    write_random(tmp_path / "ckpt", "torch")
+    arrays = load_file(tmp_path / "ckpt" / "model.safetensors")
+    (tmp_path / "ckpt" / "model.safetensors").unlink()
+    (tmp_path / "ckpt" / "pytorch_model.bin").write_bytes(pickle.dumps(arrays, protocol=4))
+    result = fit(identify(tmp_path / "ckpt"), any_vocab=True)
+    assert told(result) == [("names", f"{len(arrays)} tensors", "torch's, in a file as paddle's software writes it")]
+    assert "say --from torch" in (result.next_step or "")
+    assert fit(identify(tmp_path / "ckpt", dialect="torch"), any_vocab=True).problems == ()
 
 
 def test_a_type_of_the_whole_model_is_told_once(found: dict[str, Found]) -> None:

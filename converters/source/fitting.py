@@ -6,21 +6,23 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
 from ..table.config_fields import CONFIGURATION, SourceConfig
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, JOINED, count_layers, encoder_names, known_names, looks_like
+from ..table.recognition import IGNORED, JOINED, another_dialects, count_layers, encoder_names, known_names, looks_like
 from ..table.statements import ANOTHERS
 from ..table.strangers import altered, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .identification import Found
+from .other_sizes import agreed_widths
 from .payloads import first_difference, rotary_distance
 from .resized import advise
 from .vocabulary import misfit as vocabulary_misfit
@@ -119,6 +121,13 @@ class _Fitting:
         if stranger is not None:
             named = Problem("names", f"{len(by_name):,} tensor{'s' * (len(by_name) != 1)}", stranger.what)
             return self._misfit((named,), "a RoFormer", stranger.step, where=self.found.entry)
+        if (owner := another_dialects(self.dialect, by_name)) is not None:
+            detail = f"{owner}'s, in a file as {self.dialect}'s software writes it"
+            named = Problem("names", f"{len(by_name):,} tensors", detail)
+            step = (
+                f"If its kernels lie as {owner} has them too, say --from {owner}; or save it with {owner}'s software."
+            )
+            return self._misfit((named,), f"{self.dialect}'s spelling", step, where=self.found.entry)
         if self.found.problems:
             return self._misfit(self.found.problems, "one state dict", self.found.next_step, where=self.found.entry)
         self.undetermined = frozenset(problem.name for problem in reading.problems) - shape.sizes.keys()
@@ -126,6 +135,7 @@ class _Fitting:
         if reading.source is None:
             return misread
         source = self._count_layers(reading.source, by_name, shape.sizes["num_hidden_layers"], base)
+        source = self._take_widths(source, by_name, base)
         bindings = self._bind(by_name, base, source.config)
         if self.found.choice.note:
             source = replace(source, notes=(self.found.choice.note, *source.notes))
@@ -163,11 +173,12 @@ class _Fitting:
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread
-        problems = (*misread.problems, *_of_one_type(self.problems), *rows)
+        problems = (*misread.problems, *_of_one_kind(self.problems), *rows)
         learned = [problem for problem in self.problems if _LEARNED in problem.detail]
         if learned and sum(problem.kind == "missing" for problem in problems) > 8:
             # a BERT under its own names: what each of them would have to be called says no more
             problems = (*(problem for problem in misread.problems if problem.kind == "function"), *learned)
+        problems = _without_the_joined(problems)
         hint: str | None = choice.step or self._resized_hint(bindings) or _hint(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
@@ -189,10 +200,11 @@ class _Fitting:
     ) -> SourceConfig:
         """Say once that the tensors have another number of layers than the configuration, and go on with theirs.
 
-        Only where every layer that is shown is mostly there: a hole, or a stray tensor, is not another number.
+        Only where every layer that is shown is mostly there: a hole, or a stray tensor, is not another number, nor are
+        layers whose tensors are of a kind that is not read.
         """
         said = source.config.num_hidden_layers
-        if said == shown or not 0 < shown <= len(by_name):
+        if said == shown or not 0 < shown <= len(by_name) or self.found.index.unread:
             return source
         there = dict.fromkeys(range(shown), 0)
         table = Table(shown, self.kind, Traits.of(source.config))
@@ -201,11 +213,26 @@ class _Fitting:
             there[int(tensor.canonical.split(".")[1])] += tensor.name(self.dialect, base=base) in by_name
         if min(there.values()) * shown * 2 < len(rows):
             return source
-        origin = "the configuration" if self.found.config_file is None else self.found.config_file.name
         layers = f"{shown} layer{'s' * (shown != 1)}"
-        detail = f"{said} in {origin}, the tensors show {layers}"
-        self.problems.append(Problem("configuration", "num_hidden_layers", detail))
+        self._report_shown("num_hidden_layers", said, layers)
         return replace(source, config=replace(source.config, num_hidden_layers=shown))
+
+    def _take_widths(self, source: SourceConfig, by_name: dict[str, StoredTensor], base: bool) -> SourceConfig:
+        """Say once that the tensors agree on other widths than the configuration, and go on with theirs."""
+        table = Table.of(source.config, self.kind).by_name(self.dialect, base=base)
+        there = [(table[name], each.shape) for name, each in by_name.items() if name in table]
+        turned = ((row, shape[:: -1 if row.transposed(self.dialect) else 1]) for row, shape in there)
+        widths = agreed_widths(turned, source.config)
+        for name, shown in widths.items():
+            self._report_shown(name, getattr(source.config, name), str(shown))
+        if "hidden_size" in widths:
+            self.undetermined |= {"num_attention_heads"}
+        found: Mapping[str, Any] = widths
+        return replace(source, config=replace(source.config, **found))
+
+    def _report_shown(self, name: str, said: int, shown: str) -> None:
+        origin = "the configuration" if self.found.config_file is None else self.found.config_file.name
+        self.problems.append(Problem("configuration", name, f"{said} in {origin}, the tensors show {shown}"))
 
     def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Binding]:
         """Find every tensor that the table and the configuration ask for, and check its shape and type."""
@@ -345,13 +372,22 @@ def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], t
     return "; ".join([detail, *dict.fromkeys(wrong)])
 
 
-def _of_one_type(problems: Sequence[Problem]) -> list[Problem]:
-    """Say once that a whole model is of a type that no weights have."""
-    types = [problem for problem in problems if problem.kind == "dtype"]
-    if len(types) <= _FEW or len({problem.detail for problem in types}) > 1:
-        return list(problems)
-    one = Problem("dtype", f"{len(types)} tensors", types[0].detail)
-    return [one, *(problem for problem in problems if problem.kind != "dtype")]
+def _of_one_kind(problems: Sequence[Problem]) -> list[Problem]:
+    """Say once that a whole model is of a type that no weights have, or of a kind that is not read."""
+    found = list(problems)
+    for kind in ("dtype", "unread"):
+        same = [problem for problem in found if problem.kind == kind]
+        if len(same) > _FEW and len({problem.detail for problem in same}) == 1:
+            one = Problem(kind, f"{len(same)} tensors", same[0].detail)
+            found = [one, *(problem for problem in found if problem.kind != kind)]
+    return found
+
+
+def _without_the_joined(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
+    """Leave out that query, key and value are missing where they are there in one tensor."""
+    if not any(JOINED in problem.detail for problem in problems):
+        return problems
+    return tuple(each for each in problems if not (each.kind == "missing" and _PART_OF_JOINED.search(each.name)))
 
 
 def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -367,6 +403,8 @@ _FEW = 8
 #: The shape of a kernel that lies the other way round.
 _TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
 _LEARNED = "BERT's learned positions"
+#: What query, key and value are called in every dialect.
+_PART_OF_JOINED = re.compile(r"(self_attn\.[qkv]_proj|attention[./]self[./](query|key|value))[./]")
 #: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
 _UNBIASED = (
     "not there: bert4keras' RoFormerV2 with embedding_size other than hidden_size projects without a bias, and back "
@@ -407,6 +445,11 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return "A head is not whole: save the model again, or take the encoder alone with --encoder-only."
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
+    if kinds == {"unread"} and all("on the meta device" in problem.detail for problem in problems):
+        return (
+            "The values were never loaded, or are another process's: save the model where it has them (with ZeRO or "
+            "FSDP by their own call, which gathers them), or start from the checkpoint that it was to be loaded from."
+        )
     if kinds == {"unread"}:
         return "Save plain arrays or tensors under these names: of numbers, in one piece (tensor.contiguous())."
     if "dtype" in kinds:

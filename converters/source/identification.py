@@ -19,10 +19,23 @@ from ..json_input import encoding_of
 from ..table import config_fields
 from ..table.config_fields import Reading
 from ..table.dialects import DIALECT_FILES
-from ..table.mapping import BASE, CAUSAL_LM, DIALECTS, MASKED_LM, POSITIONS, SYMBOLS, Dialect, ModelClass, Table, Traits
+from ..table.mapping import (
+    BASE,
+    CAUSAL_LM,
+    CLASSES,
+    DIALECTS,
+    MASKED_LM,
+    POSITIONS,
+    SYMBOLS,
+    Dialect,
+    ModelClass,
+    Table,
+    Traits,
+)
 from ..table.recognition import (
     IGNORED,
     Choice,
+    another_dialects,
     choose_class,
     count_known_names,
     count_layers,
@@ -351,14 +364,11 @@ def _require_dialect(where: Path, dialect: Dialect, names: list[str]) -> None:
     Raises:
         OtherDialectError: More than twice as many names are another dialect's.
     """
-    own = count_known_names(dialect, names)
-    if 2 * own >= len(names):
-        return
-    counts = {other: count_known_names(other, names) for other in DIALECTS}
-    best = max(counts, key=lambda other: counts[other])
-    if counts[best] > 2 * own:
+    best = another_dialects(dialect, names)
+    if best is not None:
+        own, others = count_known_names(dialect, names), count_known_names(best, names)
         raise OtherDialectError(
-            f"{where}: the tensors have {best}'s names ({counts[best]} of {len(names)}), not {dialect}'s ({own})",
+            f"{where}: the tensors have {best}'s names ({others} of {len(names)}), not {dialect}'s ({own})",
             "Without --from the dialect is detected: `roformer-convert convert SOURCE --to …`.",
         )
 

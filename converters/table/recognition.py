@@ -169,6 +169,16 @@ def detect_dialect(dialects: Sequence[Dialect], names: Collection[str]) -> Diale
     return max(dialects, key=lambda dialect: count_known_names(dialect, names))
 
 
+def another_dialects(dialect: Dialect, names: Collection[str]) -> Dialect | None:
+    """Return the dialect whose most of the names plainly are, or None where they are ``dialect``'s or nobody's."""
+    own = count_known_names(dialect, names)
+    if 2 * own >= len(names):
+        return None
+    counts = {other: count_known_names(other, names) for other in DIALECTS}
+    best = max(DIALECTS, key=lambda other: counts[other])
+    return best if counts[best] > 2 * own else None
+
+
 def measure_traits(dialect: Dialect, names: Collection[str], *, base: bool) -> Traits:
     """Say which norms and biases an encoder has: none where not one of them is there though its kernels are.
 

@@ -211,6 +211,7 @@ class Storages:
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v3"): self._typed_tensor,
+            ("torch._utils", "_rebuild_meta_tensor_no_storage"): _meta,
             ("torch._utils", "_rebuild_parameter"): _parameter,
             ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
             ("torch._tensor", "_rebuild_from_type_v2"): self._from_type,
@@ -302,6 +303,11 @@ def _storage_type(machine: PickleMachine, value: object) -> tuple[str, int]:
 
 
 _LAZY = UnreadTensor("a tensor to be conjugated or negated on reading (tensor.resolve_conj().resolve_neg() is not)")
+
+
+def _meta(machine: PickleMachine, arguments: tuple[object, ...]) -> UnreadTensor:
+    """``_rebuild_meta_tensor_no_storage(dtype, size, stride, requires_grad)``, as accelerate makes them."""
+    return UnreadTensor("a tensor on the meta device, which has a shape and no values")
 
 
 def _is_lazy(metadata: object) -> bool:
