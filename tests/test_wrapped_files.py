@@ -238,6 +238,25 @@ def test_somebodys_own_class_gives_its_encoder_on_request(tmp_path: Path) -> Non
         assert report.plan.kind.name == "base"
 
 
+@pytest.mark.parametrize("shape", ["base", "masked-lm"])
+def test_a_head_in_another_dict_of_the_file_is_asked_about(tmp_path: Path, shape: str) -> None:
+    """``torch.save({"encoder": …, "head": …, "loss": …})``: the parts of one model that a program keeps apart."""
+    tensors = write_random(tmp_path / "ckpt", "torch", shape, container="bin")
+    path = tmp_path / "ckpt" / "pytorch_model.bin"
+    head = {"weight": torch.ones(3, 24), "bias": torch.ones(3)}
+    state = {"encoder": torch.load(path), "loss": {"weight": torch.ones(3)}, "epoch": 3}
+    torch.save({**state, "head": head}, path)
+    with pytest.raises(MisfitError, match=r"in another dict of the file, and no name of a RoFormer's") as caught:
+        convert(tmp_path / "ckpt", to="paddle")
+    assert {each.name for each in caught.value.problems if each.kind == "beside"} == {"head.weight", "head.bias"}
+    report = convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(parts=Parts(prefix="encoder")))
+    assert set(report.plan.left_out) == {"head.weight", "head.bias", "loss.weight"}
+    assert same_bits(read_all(report.target), tensors) == []
+    torch.save(state, path)
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle")
+    assert report.plan.left_out == ("loss.weight",)
+
+
 def test_a_discriminator_gives_its_encoder_on_request(tmp_path: Path) -> None:
     case = CASES / "28-electra-discriminator"
     with pytest.raises(MisfitError, match="--encoder-only converts the encoder without heads"):
@@ -362,6 +381,44 @@ def test_an_encoder_under_another_name_has_its_masked_lm_head_beside_it(
     save_file({**renamed, f"{outer}classifier.weight": renamed[f"{name}embeddings.word_embeddings.weight"]}, path)
     with pytest.raises(MisfitError, match="beside them in the same state dict"):
         convert(tmp_path / "ckpt", tmp_path / "again", to="tf1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        ("token-classification", ("classifier.weight", "classifier.bias")),
+        ("question-answering", ("qa_outputs.weight", "qa_outputs.bias")),
+        ("masked-lm", ()),
+    ],
+)
+def test_a_head_beside_an_encoder_of_another_name_is_taken_where_its_class_is_named(
+    tmp_path: Path, kind: str, head: tuple[str, ...]
+) -> None:
+    """Somebody's own class holds a RoFormer as ``bert``; that its head is what it is called a person knows."""
+    tensors = write_random(tmp_path / "ckpt", "torch", "base" if head else "masked-lm", container="safetensors")
+    path = tmp_path / "ckpt" / "model.safetensors"
+    own = {
+        f"bert.{name}".replace("bert.cls", "cls").replace("roformer.", ""): each
+        for name, each in load_file(path).items()
+    }
+    more: dict[str, Any] = {name: np.arange(48 if "weight" in name else 2, dtype=np.float32) for name in head}
+    more = {name: each.reshape(2, 24) if len(each) > 2 else each for name, each in more.items()}
+    save_file({**own, **more}, path)
+    with pytest.raises(MisfitError, match=rf"name that with --class: [^.]*\b{kind}\b"):
+        convert(tmp_path / "ckpt", to="paddle")
+    report = convert(tmp_path / "ckpt", to="paddle", options=ConvertOptions(model_class=kind))
+    assert report.plan.kind.name == kind
+    got = read_all(report.target)
+    if head:
+        tensors |= {"classifier.weight": more[head[0]], "classifier.bias": more[head[1]]}
+    assert same_bits(got, tensors) == []
+    with pytest.raises(MisfitError, match="beside them in the same state dict"):
+        convert(
+            tmp_path / "ckpt",
+            tmp_path / "out",
+            to="paddle",
+            options=ConvertOptions(model_class="causal-lm" if head else "question-answering"),
+        )
 
 
 @pytest.mark.parametrize("own", ["bert", "nezha"])

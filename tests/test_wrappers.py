@@ -202,6 +202,19 @@ def test_beside_a_model_with_a_head_of_its_own_nothing_is_asked_about(tmp_path: 
     assert same_bits(read_all(tmp_path / "out"), tensors) == []
 
 
+def test_a_second_head_beside_a_model_with_one_is_asked_about(tmp_path: Path) -> None:
+    """Two tasks over one encoder: a note that a trained kernel stayed behind is read by nobody."""
+    tensors = write_random(tmp_path / "ckpt", "torch", "masked-lm", container="safetensors")
+    more: Arrays = {"intent.weight": np.ones((3, 24), np.float32), "intent.bias": np.ones(3, np.float32)}
+    edit(tmp_path / "ckpt", lambda arrays: prefixed("net.model.")(arrays) | more)
+    with pytest.raises(MisfitError, match=r"say `--prefix net\.model\.` or") as caught:
+        convert(tmp_path / "ckpt", to="tf")
+    assert {problem.name for problem in caught.value.problems if problem.kind == "beside"} == set(more)
+    report = convert(tmp_path / "ckpt", to="tf", options=ConvertOptions(parts=Parts(prefix="net.model.")))
+    assert sorted(report.plan.left_out) == sorted(more)
+    assert same_bits(read_all(report.target), tensors) == []
+
+
 def test_a_prefix_may_be_the_end_of_one(tmp_path: Path, tensors: Tensors) -> None:
     directory = tmp_path / "ckpt"
     edit(directory, prefixed("state_dict.model.", "state_dict.ema.model."))

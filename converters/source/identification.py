@@ -173,7 +173,8 @@ def identify(
     named, path = path, locate(path)
     weights = weight_files.find(path, dialect)
     index = weight_files.index(weights)
-    renamed = rename(index, Asked(weights.entry, weights.container.names, parts, index.nested))
+    kind = None if model_class is None else CLASSES[model_class]
+    renamed = rename(index, Asked(weights.entry, weights.container.names, parts, index.nested, kind))
     renamed = replace(renamed, notes=(*weights.notes, *renamed.notes))
     if dialect is not None:
         _require_dialect(weights.entry, dialect, [tensor.name for tensor in renamed.tensors])
@@ -189,11 +190,11 @@ def identify(
         parts=parts,
     )
     if weights.others:
-        found = replace(found, notes=(*found.notes, _require_one_model(found, parts)))
+        found = replace(found, notes=(*found.notes, _require_one_model(found, parts, kind)))
     return replace(found, notes=(f"{named} is revision {path.name}", *found.notes)) if is_hub_name(named) else found
 
 
-def _require_one_model(found: Found, parts: Parts) -> str:
+def _require_one_model(found: Found, parts: Parts, kind: ModelClass | None) -> str:
     """Hold the other weight files of a directory against the one that is taken; return a sentence about them.
 
     Raises:
@@ -208,7 +209,8 @@ def _require_one_model(found: Found, parts: Parts) -> str:
             index = weight_files.index(other)
         except FormatError as error:
             raise weight_files.not_one(weights, other.entry, error.problem) from None
-        renamed = rename(index, Asked(other.entry, other.container.dialects, replace(parts, drop=()), index.nested))
+        meant = replace(parts, drop=())
+        renamed = rename(index, Asked(other.entry, other.container.dialects, meant, index.nested, kind))
         names = [tensor.name for tensor in renamed.tensors]
         dialect = detect_dialect(other.dialects, names)
         if parts.encoder_only:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import ConvertError, Problem, quoted, shown
-from ..table.mapping import Dialect
+from ..table.mapping import Dialect, ModelClass
 from ..table.recognition import IGNORED, SLOT, TRAINING_STATE
 from ..table.spellings import Respelled, respell
 from ..tensors.stored import Index, StoredTensor
@@ -78,16 +78,25 @@ class Asked:
         dialects: Whose names the tensors may have.
         parts: Which of them are meant.
         nested: Prefixes of names that are dicts of the file rather than parts of a name: ``"optimizer."``.
+        kind: The class that a person named.
     """
 
     where: object
     dialects: tuple[Dialect, ...]
     parts: Parts = ALL
     nested: frozenset[str] = frozenset()
+    kind: ModelClass | None = None
 
 
 #: How a TF2 checkpoint ends the name of what is no variable of a layer's; of which type the steps of a training are.
 _OF_AN_OBJECT, _COUNTS = "/.ATTRIBUTES/VARIABLE_VALUE", ("int64", "int32")
+
+#: TensorFlow's slot for a moving average, which is as good a model as the variables beside it.
+_AVERAGE = "/ExponentialMovingAverage"
+_OF_AVERAGES = (
+    "the variables as they were trained are converted, and the moving averages of {} of them left out; to have those, "
+    "restore them with ExponentialMovingAverage.variables_to_restore() in TensorFlow, and save that"
+)
 
 _OUTPUT = ":0"
 
@@ -163,8 +172,16 @@ def begin_with_bert(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
 def see_through_wrappers(tensors: tuple[StoredTensor, ...], asked: Asked) -> Renamed:
     """Take off what a training program put around a state dict (:mod:`.wrappers`)."""
     types = {tensor.name: tensor.dtype for tensor in tensors}
-    parts = asked.parts
-    seen = see_through(types, asked.dialects, asked.nested, parts.prefix, asked.where, encoder_only=parts.encoder_only)
+    seen = see_through(
+        types,
+        asked.dialects,
+        asked.nested,
+        asked.parts.prefix,
+        asked.where,
+        encoder_only=asked.parts.encoder_only,
+        matrices={tensor.name for tensor in tensors if len(tensor.shape) == 2},
+        kind=asked.kind,
+    )
     return Renamed(
         tuple(replace(tensor, name=seen.names[tensor.name]) for tensor in tensors if tensor.name in seen.names),
         seen.notes,

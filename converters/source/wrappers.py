@@ -1,9 +1,9 @@
 """See through what a training program puts around a state dict: prefixes of names, dicts, compiled and sharded modules.
 
 No wrapper is known by its name. Two names that every encoder has, its word embedding and its first layer's query, show
-where a state dict begins: what stands before them is a prefix. Which of the other tensors belong to it follows from
-where they lie: in another dict of the file (an optimizer, a scheduler) they are not the model's; in the same one they
-may be somebody's own head, and leaving that out is for a person to say.
+where a state dict begins: what stands before them is a prefix. Which of the other tensors are a training run's (an
+optimizer's, a scheduler's) follows from their names; the others may be somebody's own head, and leaving that out is
+for a person to say.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..errors import ConvertError, Problem, printable, quoted
-from ..table.mapping import BASE, Dialect, Table, Traits
-from ..table.recognition import has_head, known_names
+from ..table.mapping import BASE, CLASSES, PRETRAINING, Dialect, ModelClass, Table, Traits
+from ..table.recognition import detect_dialect, has_head, head_names, known_names
 
 #: Parts of a name that a module around a module adds anywhere in it (``base_layer`` is peft's, whose adapters were
 #: merged or left out), and the dicts of a pickled torch module.
@@ -27,7 +27,8 @@ _INNER_MODULE = re.compile(r"(?<=\.)module\.")
 #: A part of a name that says what is below it: state of a training run, no model.
 _TRAINING = re.compile(
     r"(^|[./_])(optim|optimizers?|optimizer_states?|lr_schedulers?|grad_scaler|exp_avg|exp_avg_sq|max_exp_avg_sq|"
-    r"momentum|momentum_buffer|moment[12]|beta[12]_pow_acc|master_weights|master_params)(?=[./_]|$)"
+    r"momentum|momentum_buffer|moment[12]|beta[12]_pow_acc|master_weights|master_params|"
+    r"shadow_params|collected_params)(?=[./_]|$)"  # averages of parameters by their numbers (torch_ema)
 )
 _POSITIONS = re.compile(r"(^|[./])embeddings[./]position_embeddings([./]|$)")
 #: What another model's own classes call their encoder: with a head beside it, it may be that one, with its positions.
@@ -62,6 +63,8 @@ def see_through(
     where: object,
     *,
     encoder_only: bool = False,
+    matrices: Collection[str] = (),
+    kind: ModelClass | None = None,
 ) -> Seen:
     """Find the state dict among a file's tensors.
 
@@ -72,11 +75,13 @@ def see_through(
         prefix: What a person says that the names begin with; its last dot may be missing.
         where: The file, for messages.
         encoder_only: Whether heads beside the encoder are not wanted anyway.
+        matrices: Those of the names whose tensors have two axes, of which every head has one.
+        kind: The class that a person named.
 
     Raises:
         ConvertError: No name begins with ``prefix``.
     """
-    view = _View(stored, dialects, nested, _without_transparent(stored))
+    view = _View(stored, dialects, nested, _without_transparent(stored), matrices)
     found = view.find()
     if prefix is not None:
         return _given(view, found, prefix, where)
@@ -84,7 +89,7 @@ def see_through(
     if not models:
         return Seen({name: name for name in stored})
     if len(models) == 1:
-        return _only(view, models[0], found[models[0]], encoder_only)
+        return _only(view, models[0], found[models[0]], encoder_only, kind)
     step = f"Say which one is meant with --prefix, for example `--prefix {_spoken(models[0])}`."
     problems = tuple(view.problem(each) for each in models[:_MOST_LISTED])
     return Seen({name: name for name in stored}, (), problems, step)
@@ -106,12 +111,14 @@ class _View:
         dialects: Whose names may be inside.
         nested: Prefixes that are dicts and lists of the file.
         inner: Name → name without what modules around modules add inside it.
+        matrices: Names of tensors that have two axes.
     """
 
     stored: Mapping[str, str]
     dialects: Sequence[Dialect]
     nested: Collection[str]
     inner: Mapping[str, str]
+    matrices: Collection[str] = ()
 
     def find(self) -> dict[str, str]:
         """Return what stands before each RoFormer's encoder, ``""`` for nothing, and a name by which it was found.
@@ -150,21 +157,35 @@ class _View:
         names = frozenset(names)
         return any(has_head(dialect, names, base=base) for dialect in self.dialects for base in (False, True))
 
-    def masked_lm_head(self, prefix: str, beside: Sequence[str]) -> dict[str, str]:
-        """Return what lies beside an encoder under its names in a RoFormer, where all of it is a masked-LM head.
+    def head(
+        self, prefix: str, taken: Collection[str], beside: Sequence[str], kind: ModelClass | None
+    ) -> dict[str, str]:
+        """Return what lies beside an encoder under its names in a RoFormer, where all of it is one class's head.
 
-        So it is in a class of somebody's own whose encoder has another name than ``roformer``; of a head with other
-        names, ``classifier.weight``, they would not tell what it does.
+        So it is in a class of somebody's own whose encoder has another name than ``roformer``. A masked-LM head has
+        names that are nobody else's; of one with other names, ``classifier.weight``, a person says whose they are.
+
+        Args:
+            prefix: What the encoder's names begin with.
+            taken: These names behind it, which show the dialect.
+            beside: Names of what lies beside.
+            kind: The class that a person named, or None.
         """
         outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
-        if _ANOTHERS.fullmatch(prefix[len(outer) :]):
+        if kind is None and _ANOTHERS.fullmatch(prefix[len(outer) :]):
             return {}
-        head = {name: self.inner[name][len(outer) :] for name in beside if self.inner[name].startswith(f"{outer}cls.")}
-        known = frozenset().union(*(known_names(dialect, head.values()) for dialect in self.dialects))
+        head = {name: self.inner[name][len(outer) :] for name in beside if self.inner[name].startswith(outer)}
+        known = head_names(detect_dialect(self.dialects, taken), kind or PRETRAINING)
         return head if len(head) == len(beside) and known.issuperset(head.values()) else {}
+
+    def classes(self, prefix: str, taken: Collection[str], beside: Sequence[str]) -> list[str]:
+        """Return the names of the classes whose head it may be that lies beside an encoder."""
+        return [kind.name for kind in CLASSES.values() if self.head(prefix, taken, beside, kind)]
 
     def split(self, prefix: str, anchor: str) -> tuple[dict[str, str], list[str]]:
         """Return the tensors of one state dict under their names inside, and those beside that may belong to it.
+
+        Of another dict in the file these are all or none: a head has a matrix, the class weights of a loss have not.
 
         Args:
             prefix: What its names begin with.
@@ -173,14 +194,15 @@ class _View:
         holder = self.dict_of(anchor)
         known = cache(lambda: self.known(prefix))  # not asked in a file that is one state dict
         taken: dict[str, str] = {}
-        beside: list[str] = []
+        beside: dict[str, str] = {}
         for name, own in self.inner.items():
-            rest, here = own[len(prefix) :], self.dict_of(name) == holder
-            if own.startswith(prefix) and ((here and not _TRAINING.search(rest)) or rest in known()):
+            rest, where = own[len(prefix) :], self.dict_of(name)
+            if own.startswith(prefix) and ((where == holder and not _TRAINING.search(rest)) or rest in known()):
                 taken[name] = rest
-            elif here and _FLOATING.match(self.stored[name]) and not _TRAINING.search(own):
-                beside.append(name)
-        return taken, beside
+            elif _FLOATING.match(self.stored[name]) and not _TRAINING.search(own):
+                beside[name] = where
+        heads = {holder, *(where for name, where in beside.items() if name in self.matrices)}
+        return taken, [name for name, where in beside.items() if where in heads]
 
 
 @cache
@@ -198,27 +220,34 @@ def _without_transparent(names: Iterable[str]) -> dict[str, str]:
     return inner if len(set(inner.values())) == len(inner) else {name: name for name in inner}
 
 
-def _only(view: _View, prefix: str, anchor: str, encoder_only: bool) -> Seen:
-    """Take the one state dict, leave out what lies in other dicts, and ask about what may belong to it.
+def _only(view: _View, prefix: str, anchor: str, encoder_only: bool, kind: ModelClass | None) -> Seen:
+    """Take the one state dict, leave out a training run's state, and ask about what may belong to the model.
 
-    An encoder alone has its head beside it; one that comes with a head of its own is whole, and what is beside is not
-    its head: the class weights of a loss, a metric's counts.
+    An encoder alone has its head beside it, or in another dict of the file, and one that comes with a head of its own
+    may have a second one; but vectors beside such a one are no head's: the class weights of a loss, a metric's counts.
     """
     taken, beside = view.split(prefix, anchor)
-    if beside and not encoder_only and (head := view.masked_lm_head(prefix, beside)):
-        said = f"{_note(prefix, taken)}, with the masked-LM head beside it"
+    if beside and not encoder_only and (head := view.head(prefix, taken.values(), beside, kind)):
+        said = f"{_note(prefix, taken)}, with the {'masked-LM ' * (kind is None)}head beside it"
         return Seen({**taken, **head}, (said,))
-    if not beside or encoder_only or view.has_head(taken.values()):
+    whole = view.has_head(taken.values()) and not any(name in view.matrices for name in beside)
+    if not beside or encoder_only or whole:
         inside = dict.fromkeys(match[1] for name in taken for match in _TRANSPARENT.finditer(name[len(prefix) :]))
         notes = [f"{', '.join(inside)} inside the names is passed over"] if inside else []
         return Seen(taken, (*((_note(prefix, taken),) if prefix else ()), *notes))
-    detail = "beside them in the same state dict, and no name of a RoFormer's"
-    problems = (view.problem(prefix), *(Problem("beside", name, detail) for name in beside))
+    holder = view.dict_of(anchor)
+    where = {name: "beside them in the same state dict" for name in beside if view.dict_of(name) == holder}
+    problems = [
+        Problem("beside", name, f"{where.get(name, 'in another dict of the file')}, and no name of a RoFormer's")
+        for name in beside
+    ]
     step = (
         f"To convert without what is beside, say `--prefix {_spoken(prefix)}` or --encoder-only; what is left out is "
         "named in the result."
     )
-    return Seen({name: name for name in view.stored}, (), problems, step)
+    if classes := view.classes(prefix, taken.values(), beside):
+        step += f" If it is the head of one of RoFormer's classes, name that with --class: {', '.join(classes)}."
+    return Seen({name: name for name in view.stored}, (), (view.problem(prefix), *problems), step)
 
 
 def _given(view: _View, found: Mapping[str, str], prefix: str, where: object) -> Seen:

@@ -156,6 +156,14 @@ def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
     return any(name in names and not tensor.canonical.startswith("pooler.") for name, tensor in rows)
 
 
+def head_names(dialect: Dialect, kind: ModelClass) -> frozenset[str]:
+    """Return the names of a class's head, beside an encoder of any name, and the second names of what is tied in it."""
+    both = (Traits(), Traits(False, False))
+    rows = {name for traits in both for name in _head_names(dialect, traits, False)[kind.name]}
+    seconds = {name for traits in both for name in _ties(dialect, traits)} if kind.scores_words else set()
+    return frozenset(rows | seconds)
+
+
 def count_known_names(dialect: Dialect, names: Collection[str]) -> int:
     """Count the names that are a row's in ``dialect``."""
     layers = _layers_looked_for(dialect, names)
