@@ -113,7 +113,15 @@ def _options(function: Function, to: str = "TO") -> Function:
             "--parity",
             "run_parity",
             is_flag=True,
-            help="Then run source and result in their frameworks and require equal logits (see `parity --help`).",
+            help="Run source and result in their frameworks, and keep the result if they agree (see `parity --help`).",
+        ),
+        click.option(
+            "--with",
+            "official",
+            metavar="NAME[=PYTHON]",
+            multiple=True,
+            help="With --parity, also load the result in the software that will serve it, such as transformers, and "
+            "require the same of it (see `parity --help`). Repeatable.",
         ),
         click.option("--fsync", is_flag=True, help="Force the result to disk before it gets its name."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as data on stdout."),
@@ -125,18 +133,18 @@ def _options(function: Function, to: str = "TO") -> Function:
 
 
 class _Watcher(Watcher):
-    """Shows a bar, and lets no signal disturb the command's last moments.
+    """Shows a bar, has what was made proven, and lets no signal disturb the command's last moments.
 
     Args:
         quiet: Show no bar.
         passes: How often each byte is counted: once when written, and once more when compared.
-        last: Whether nothing follows the conversion.
+        prove: Takes what was made and the target whose name it shall get; raises where that proves nothing.
     """
 
-    def __init__(self, *, quiet: bool, passes: int, last: bool) -> None:
+    def __init__(self, *, quiet: bool, passes: int, prove: Callable[[Path, Path], None]) -> None:
         self.bar = ByteBar("writing and checking" if passes == 2 else "writing", quiet, WEIGHT_BYTES)
         self._passes = passes
-        self._last = last
+        self._prove = prove
 
     def start(self, plan: Plan) -> None:
         self.bar.start(plan.nbytes_in_all * self._passes)
@@ -144,14 +152,15 @@ class _Watcher(Watcher):
     def advance(self, nbytes: int) -> None:
         self.bar.advance(nbytes)
 
-    def finish(self) -> None:
-        if self._last:
-            hold_signals()
+    def finish(self, made: Path, target: Path) -> None:
+        self.bar.close()
+        self._prove(made, target)
+        hold_signals()
 
 
 def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> None:
     quiet, as_json, output = given.pop("quiet"), given.pop("as_json"), given.pop("output")
-    run_parity, verify = given.pop("run_parity"), not given.pop("no_verify")
+    run_parity, official, verify = given.pop("run_parity"), given.pop("official"), not given.pop("no_verify")
     positions = not given.pop("no_positions")
     settings = parse_settings(given.pop("settings"))
     adam = _adam(given.pop("adam"), given)
@@ -163,14 +172,10 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
-    if run_parity:
-        from .parity.command_line import gate_of_conversion, require_gate_of_conversion
-
-        told = options.set or options.model_class or options.parts or options.allow_different or options.config
-        own = None if told or not source.is_dir() else _says_itself(source, dialect)
-        require_gate_of_conversion(source, None if own is None else (own, to))
-    # a gate that follows may be stopped
-    watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, last=not run_parity)
+    if official and not run_parity:
+        raise click.UsageError("--with names who takes part in --parity: add --parity")
+    prove = _proof(source, to, options, official, quiet=quiet or as_json) if run_parity else _no_proof
+    watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, prove=prove)
     end_once()
     with watcher.bar:
         try:
@@ -188,9 +193,23 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
             raise
         what = f"{report.target} is written and whole; only its report could not be printed"
         raise OSError(error.errno, f"{what}: {error.strerror or error}") from None
-    if run_parity:
-        status = gate_of_conversion(source, report.target, whole=own is not None, quiet=quiet or as_json)
-        click.get_current_context().exit(status)
+
+
+def _no_proof(made: Path, target: Path) -> None:
+    """Ask for none."""
+
+
+def _proof(
+    source: Path, to: str, options: ConvertOptions, official: Sequence[str], *, quiet: bool
+) -> Callable[[Path, Path], None]:
+    """Return what runs the gate on what was made (``--parity``); that it can run is seen before anything is written."""
+    from .parity.command_line import prove_conversion, require_proof
+
+    told = options.set or options.model_class or options.parts or options.allow_different or options.config
+    own = None if told or not source.is_dir() else _says_itself(source, options.dialect)
+    require_proof(source, None if own is None else (own, to), official)
+    against = None if own is None else source
+    return lambda made, target: prove_conversion(made, target, against, official, quiet=quiet)
 
 
 def _right_direction(source: Path, to: str, options: ConvertOptions) -> str:
@@ -345,6 +364,8 @@ def convert_command(source: Path, to: str, dialect: str | None, **options: Any) 
         roformer-convert convert chinese_roformer_L-12/ --to torch
         roformer-convert convert model_state.pdparams --config config.json --to torch -o served/
         roformer-convert convert ckpt/ --to paddle --dtype float16 --max-shard-size 2GB
+    Written only if transformers, which will serve it, computes what the source does:
+        roformer-convert convert ckpt/ --to torch --parity --with transformers
     """
     _run(source, to, dialect, options)
 

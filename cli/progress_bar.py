@@ -45,5 +45,9 @@ class ByteBar:
         if self._bar is not None and nbytes:
             self._bar.update(nbytes)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Leave the terminal to others."""
         self._stack.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

@@ -205,8 +205,11 @@ class Watcher:
     def advance(self, nbytes: int) -> None:
         """Called with bytes just written and, where the result is verified, once more for them when compared."""
 
-    def finish(self) -> None:
-        """Called once when all is written and compared, right before the result gets its name."""
+    def finish(self, made: Path, target: Path) -> None:
+        """Called once when all is written and compared, right before what was made gets the target's name.
+
+        What it raises leaves what was there before.
+        """
 
 
 _DEFAULTS, _NOBODY = ConvertOptions(), Watcher()
@@ -316,8 +319,8 @@ def convert(
                         beside=() if state is None else state.files,
                     )
                     _write_json(output.path / CONVERSION_RECORD, record, options.fsync)
+                    watcher.finish(output.path, goal)
                     _require_unchanged(before)
-                    watcher.finish()
                     output.commit(fsync=options.fsync)
             except ConvertError:
                 _require_unchanged(before)  # which explains whatever was found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..converters.errors import ConvertError, printable, printable_lines
+from ..converters.errors import ConvertError, printable, printable_lines, stand_for
 from ..converters.json_output import render_json
 from ..converters.name_choice import NameChoice
 from ..converters.other_names import did_you_mean, usual_name
@@ -250,6 +250,7 @@ def convert_every_way(
 def run_gate(
     directories: Sequence[Path],
     *,
+    called: Sequence[Path] | None = None,
     frameworks: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
@@ -291,6 +292,7 @@ def run_gate(
         StatusLine(shown=not (verbose or quiet)) as status,
         run(
             directories,
+            called=called,
             frameworks=frameworks,
             set=set,
             model_class=model_class,
@@ -358,29 +360,57 @@ def _recorded(path: Path, size: int) -> str:
     return f"recorded {path} ({size:,} bytes)"
 
 
-def require_gate_of_conversion(source: Path, dialects: Sequence[str] | None) -> None:
-    """Refuse to begin a conversion whose gate could not run, for a package is not installed.
+class NotProvenError(ConvertError):
+    """A conversion is not kept, for the gate did not find that source and result agree.
+
+    Args:
+        target: What was to be written.
+        exit_status: The gate's.
+    """
+
+    def __init__(self, target: Path, exit_status: int) -> None:
+        why = "the gate finds a difference" if exit_status == 1 else "the gate proves nothing: a bound is too wide"
+        step = "Without --parity it is written all the same, for `roformer-convert parity` and you to look into."
+        super().__init__(f"{printable(str(target))}: nothing is written, for {why}", step)
+        self.exit_status = exit_status
+
+
+def require_proof(source: Path, dialects: Sequence[str] | None, official: Sequence[str]) -> None:
+    """Refuse to begin a conversion whose gate could not run.
 
     Args:
         source: What is converted.
         dialects: Those of source and target, each of which computes in its own framework; None for all three.
+        official: The software that is asked too.
 
     Raises:
-        MissingPackageError: As it says.
+        ConvertError: A package is not installed, or a software is not there.
     """
     from .participants.participants import HOME, require_gate
+    from .serving.software import require_official
 
     require_gate([source], dialects and [HOME[dialect] for dialect in dialects], what="--parity")
+    require_official(official)
 
 
-def gate_of_conversion(source: Path, target: Path, *, whole: bool = True, quiet: bool = False) -> int:
-    """Run the gate on what a conversion has just written (``convert --parity``); return the exit status.
+def prove_conversion(
+    made: Path, target: Path, source: Path | None, official: Sequence[str] = (), *, quiet: bool = False
+) -> None:
+    """Run the gate on what a conversion has written, before it gets its name (``convert --parity``).
 
     Args:
-        source: What was converted.
-        target: What was written.
-        whole: Whether the source is a directory that says by itself what it is; otherwise the target is taken alone,
-            through all three frameworks.
+        made: What was written.
+        target: What it shall be called.
+        source: What was converted, where that says by itself what it is; None to take the result alone, through all
+            three frameworks.
+        official: The software that loads the result too.
         quiet: Print nothing.
+
+    Raises:
+        NotProvenError: They differ, or a bound is so wide that nothing is proven.
     """
-    return run_gate([source, target] if whole and source.is_dir() else [target], quiet=quiet)
+    stand_for(made, target)
+    before = [] if source is None else [source]
+    status = run_gate([*before, made], called=[*before, target], official=official, quiet=quiet)
+    if status:
+        raise NotProvenError(target, status)

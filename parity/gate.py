@@ -71,6 +71,7 @@ NO_DEVICES: Mapping[str, str] = {}
 def run(
     directories: Sequence[Path],
     *,
+    called: Sequence[Path] | None = None,
     frameworks: Sequence[str] | None = None,
     set: Mapping[str, Any] | None = None,
     model_class: str | None = None,
@@ -90,6 +91,7 @@ def run(
 
     Args:
         directories: One checkpoint, which is converted for each framework, or several, compared as they are.
+        called: What to call each; by default as it is.
         frameworks: Who computes; None for all three, or each directory's own.
         set: Field of the configuration → value, whatever the files say.
         model_class: The class, where the files do not say it, as ``open_checkpoint`` names classes.
@@ -118,6 +120,7 @@ def run(
         scratch = Path(name)
         progress("converting")
         loaded, told = write_stated(directories, set, model_class, parts, scratch)
+        directories = list(called or directories)
         model, dialects = look_at(loaded, directories)
         if official and max_length is not None and max_length > model.config.max_position_embeddings:
             limit = model.config.max_position_embeddings

@@ -450,26 +450,59 @@ def test_a_reader_that_leaves_early_ends_the_command_without_a_word(tmp_path: Pa
     assert done.returncode == 1
 
 
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("status", [0, 1, 3])
 @pytest.mark.parametrize("command", [["paddle2torch"], ["convert", "--to", "torch"]])
-def test_convert_with_parity_ends_with_what_the_gate_found(
+def test_convert_with_parity_writes_what_is_proven_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], status: int
 ) -> None:
-
     from roformer_convert.parity import command_line
 
     write_random(tmp_path / "ckpt", "paddle")
-    asked: list[tuple[Path, Path, bool]] = []
+    source, target = tmp_path / "ckpt", tmp_path / "ckpt-torch"
+    asked: list[Any] = []
 
-    def gate(source: Path, target: Path, *, whole: bool, quiet: bool) -> int:
-        assert (target / "config.json").exists()
-        asked.append((source, target, whole))
+    def gate(directories: list[Path], **options: Any) -> int:
+        assert (directories[-1] / "config.json").exists()
+        asked.append((directories[:-1], options))
         return status
 
-    monkeypatch.setattr(command_line, "gate_of_conversion", gate)
-    result = CliRunner().invoke(cli, [*command, str(tmp_path / "ckpt"), "--parity"])
-    assert result.exit_code == status, result.output
-    assert asked == [(tmp_path / "ckpt", tmp_path / "ckpt-torch", True)]
+    monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
+    monkeypatch.setattr(command_line, "run_gate", gate)
+    words = [*command, source, "--parity", "--with", "transformers", "--with", "onnx"]
+    result = run(*words)
+    official = ("transformers", "onnx")
+    options = {"called": [source, target], "official": official, "quiet": False}
+    assert asked == [(source, ("paddle", "torch"), official), ([source], options)]
+    if status == 0:
+        assert result.exit_code == 0, result.output
+        assert run("diff", source, target).exit_code == 0
+        before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+        status = 1
+        assert run(*words, "--force").exit_code != 0
+        assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
+    else:
+        assert isinstance(result.exception, ConvertError)
+        assert result.exception.exit_status == status
+        assert str(result.exception).startswith(f"{target}: nothing is written, for the gate ")
+        assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+
+
+def test_what_says_nothing_by_itself_is_proven_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from roformer_convert.parity import command_line
+
+    write_random(tmp_path / "ckpt", "paddle")
+    asked: list[Any] = []
+    monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
+    monkeypatch.setattr(command_line, "run_gate", lambda directories, **options: asked.append(options["called"]) or 0)
+    done = run("paddle2torch", tmp_path / "ckpt", "--set", "layer_norm_eps=1e-5", "--parity")
+    assert done.exit_code == 0, done.output
+    assert asked == [(tmp_path / "ckpt", None, ()), [tmp_path / "ckpt-torch"]]
+
+
+def test_who_takes_part_is_named_where_something_is_proven(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["paddle2torch", str(tmp_path / "ckpt"), "--with", "transformers"])
+    assert result.exit_code == 2
+    assert "--with names who takes part in --parity: add --parity" in result.output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

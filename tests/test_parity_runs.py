@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from roformer_convert.__main__ import cli
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity import gate
-from roformer_convert.parity.command_line import gate_of_conversion
+from roformer_convert.parity.command_line import NotProvenError
 from roformer_convert.parity.golden import compare_golden, read_golden
 from roformer_convert.parity.questions.cases import KINDS
+from roformer_convert.parity.serving import jobs
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 #: Written by bert4keras with application="lm", which no file says.
@@ -160,12 +163,45 @@ def test_configuration_that_differs_is_said_and_its_effect_is_named(tmp_path: Pa
 
 
 @needs_all
-def test_gate_of_a_conversion_runs_source_and_target_each_in_its_own_framework(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_conversion_is_proven_by_source_and_target_each_in_its_own_framework_and_in_what_serves_it(
+    tmp_path: Path,
 ) -> None:
-    convert(FIXTURE, tmp_path / "out", to="torch")
-    assert gate_of_conversion(FIXTURE, tmp_path / "out") == 0
-    assert "paddle:random, torch:out" in capsys.readouterr().out
+    pytest.importorskip("transformers")
+    words = ["convert", FIXTURE, "--to", "torch", "-o", tmp_path / "out", "--parity", "--with", "transformers"]
+    done = CliRunner().invoke(cli, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    first, *_, last = done.output.splitlines()
+    assert first == f"{FIXTURE}, {tmp_path / 'out'}"
+    assert "(paddle:random, torch:out, transformers " in done.output
+    assert last.startswith("  read back and equal bit for bit")
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert checkpoint.dialect == "torch"
+
+
+@needs_torch
+def test_of_a_conversion_the_result_is_what_the_software_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source and result speak one dialect: a fault in the result alone is found, and nothing is kept."""
+    pytest.importorskip("transformers")
+    source = tmp_path / "ckpt"
+    convert(FIXTURE, source, to="torch")
+    loaded: list[Path] = []
+    load = jobs.directory_for
+
+    def faulty(*arguments: Any) -> Path:
+        directory = load(*arguments)
+        loaded.extend(path.resolve().parent for path in directory.glob("*.safetensors"))
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        (directory / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-5}), encoding="utf-8")
+        return directory
+
+    monkeypatch.setattr(jobs, "directory_for", faulty)
+    words = ["convert", source, "--to", "torch", "--dtype", "bfloat16", "--parity", "--with", "transformers"]
+    done = CliRunner().invoke(cli, list(map(str, words)))
+    assert isinstance(done.exception, NotProvenError), done.output
+    assert done.exception.exit_status == 1
+    assert "layer_norm_eps is 1e-05 there, 1e-12 here" in done.output
+    assert loaded == [tmp_path / ".ckpt-torch.partial-roformer_convert" / "new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
 @needs_torch

@@ -369,8 +369,9 @@ def test_progress_tells_every_byte_once_written_and_once_compared(tmp_path: Path
         def advance(self, nbytes: int) -> None:
             told.append(nbytes)
 
-        def finish(self) -> None:
-            assert not (tmp_path / "ckpt-torch").exists()
+        def finish(self, made: Path, target: Path) -> None:
+            assert (made / "config.json").exists()
+            assert (target, target.exists()) == (tmp_path / "ckpt-torch", False)
             told.append("finished")
 
     report = convert(tmp_path / "ckpt", to="torch", watcher=Listener())

@@ -50,7 +50,7 @@ def explain_files(official: Official, model: ComparedModel) -> list[Cause]:
     except ConvertError as error:
         said = " ".join(str(error).replace(f"{official.dump.checkpoint}{os.sep}", "").split())
         what = f"our own reader refuses its files: {shown(said, 300)}"
-        return [Cause(official.label, "files", what, official.dump.checkpoint.name, "failed" in official.facts)]
+        return [Cause(official.label, "files", what, "its files", "failed" in official.facts)]
     return [
         Cause(
             official.label,

@@ -1,7 +1,7 @@
 """What an official participant is asked to do: which directory it loads, and what its worker has to be told of it.
 
-The directory has the files of one of those that are compared, where it speaks the software's dialect, or is one
-converted to it. Imports no framework.
+The directory has the files of the last of those that are compared that speaks the software's dialect: of a conversion
+that is the result. Where none does, the last is converted. Imports no framework.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ ROTARY = "roformer.encoder.embed_positions.weight"
 
 
 def directory_for(software: Software, directories: Sequence[Path], dialects: Sequence[Dialect], scratch: Path) -> Path:
-    """Return a directory in a software's dialect: the first that there is, or the first of all, converted.
+    """Return a directory in a software's dialect: the last that there is, or the last of all, converted.
 
     Raises:
         ConvertError: The software would compute something else, or the conversion failed.
     """
     assert software.dialect is not None
-    for directory, dialect in zip(directories, dialects, strict=True):
+    for directory, dialect in zip(reversed(directories), reversed(dialects), strict=True):
         if dialect == software.dialect:
             return _shown(directory, dialect, scratch)
     target = scratch / f"for-{software.dialect}"
     if not target.exists():
-        convert(directories[0], target, to=software.dialect, options=_options(directories[0], software.dialect))
+        convert(directories[-1], target, to=software.dialect, options=_options(directories[-1], software.dialect))
     return target
 
 
@@ -109,7 +109,7 @@ def job_for(
     software, exported = one.wanted.software, one.wanted.export
     if exported is None and software.dialect is None:
         target = scratch / software.name
-        export(directories[0], target, to=software.name, trial=False)
+        export(directories[-1], target, to=software.name, trial=False)
         exported = read_export(target)[0]
     if exported is not None:
         official, job = _job_of_an_export(one, exported, model, cases)

@@ -93,9 +93,7 @@ def judge_official(
     if failed is not None:
         where = shown(str(failed), 300)
         verdict = Verdict("official: loaded whole", about, 1.0, 0.0, "differs", where)
-        cause = Cause(
-            official.label, "load", f"it cannot load or run it ({where})", official.dump.checkpoint.name, False
-        )
+        cause = Cause(official.label, "load", f"it cannot load or run it ({where})", "its files", False)
         causes = [] if official.software.dialect is None else explain_files(official, model)
         return OfficialResult(official, [verdict], causes or [cause], None, [])
     whole, causes = _loaded_whole(official)
@@ -150,7 +148,7 @@ def _loaded_whole(official: Official) -> tuple[Verdict, list[Cause]]:
         ],
     }
     causes = [
-        Cause(official.label, "load report", f"{_listed(names)} {what}", official.dump.checkpoint.name, True)
+        Cause(official.label, "load report", f"{_listed(names)} {what}", "its files", True)
         for what, names in wrong.items()
         if names
     ]
