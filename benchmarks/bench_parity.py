@@ -73,7 +73,8 @@ def bare(framework: str, directory: str, cases_file: str, listed: str) -> None:
         began = time.monotonic()
         for case in cases:
             with runner.at_rest(model):
-                runner.as_numpy(model(**{name: runner.to_tensor(array) for name, array in case.arrays().items()}))
+                inputs = {name: runner.operations.to_tensor(array) for name, array in case.arrays().items()}
+                runner.operations.as_numpy(model(**inputs))
         parts[dtype] = time.monotonic() - began
         del model
         gc.collect()

@@ -40,7 +40,7 @@ from ..questions.targets import Training
 from ..questions.tasks import RESULTS, TASKS
 from .computing import require_full_float32
 from .rounding import round_to
-from .run import parameters, run, take_loss
+from .run import differentiate, parameters, run
 
 Array = NDArray[Any]
 _LARGE = 1 << 22  # parameters
@@ -154,7 +154,7 @@ class Dumper:
                 raise ConvertError(error.what, _OTHER_TYPE) from None
         model = self.load(module, "float32")
         for name, value in parameters(model).items():
-            exact = runner.as_numpy(value)
+            exact = runner.operations.as_numpy(value)
             rounded = round_to(exact.astype(np.float64), dtype)
             if (np.isinf(rounded) & np.isfinite(exact)).any():
                 largest = float(np.abs(exact[np.isfinite(exact)]).max())
@@ -183,20 +183,19 @@ class Dumper:
         """Yield every parameter under its canonical name, kernels as (out, in)."""
         table = _table(model)
         for name, value in parameters(model).items():
-            array = runner.as_numpy(value)
-            yield name, array.T if table[name].transposed(runner.DIALECT) else array
+            array = runner.operations.as_numpy(value)
+            yield name, array.T if table[name].transposed(runner.operations.DIALECT) else array
 
     def differentiate(self, runner: ModuleType, model: Any, training: Training, out: Path) -> float:
         """Write the gradients and the parameters after one step; return the loss."""
-        table, task = _table(model), TASKS[self._class_name]
-        found = runner.differentiate(model, lambda: take_loss(runner, model, training, task))
-        loss = next(found)[1]
+        table = _table(model)
+        loss, found = differentiate(runner, model, training, TASKS[self._class_name])
         with ArrayFile(out / "gradients.npz") as gradients, ArrayFile(out / "updated.npz") as updated:
             for name, gradient, value in found:
-                transposed = table[name].transposed(runner.DIALECT)
+                transposed = table[name].transposed(runner.operations.DIALECT)
                 gradients.write(name, gradient.T if transposed else gradient)
                 updated.write(name, value.T if transposed else value)
-        return float(loss)
+        return loss
 
     def write_parameters(self, names: list[str], out: str) -> Json:
         """Write some parameters as they were loaded."""

@@ -3,69 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from ...models.ops_tf import DIALECT, as_numpy, inference, to_tensor
-from .run import parameters
+from ...models import ops_tf as operations
 from .step import BETAS, DECAY, EPSILON, RATE
-
-__all__ = [
-    "DIALECT",
-    "as_numpy",
-    "at_rest",
-    "binary_cross_entropy",
-    "columns",
-    "cross_entropy",
-    "differentiate",
-    "mean",
-    "rows",
-    "to_tensor",
-]
-
-Array = NDArray[Any]
 
 
 def at_rest(model: Any) -> AbstractContextManager[Any]:
     """Return the context in which a model computes results alone."""
-    return inference()
+    return operations.inference()
 
 
-def differentiate(model: Any, take_loss: Callable[[], Any]) -> Iterator[tuple[str, float | Array, Array | None]]:
-    """Yield the loss once, then each parameter's gradient and its values after one AdamW step.
-
-    The step is taken a parameter at a time, each with an optimizer of its own, so that moments never add up.
-    """
-    named = parameters(model)
+def backward(take_loss: Callable[[], Any], named: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """Take a loss; return its number and the gradient of each parameter, None where there is none."""
     with tf.GradientTape() as tape:
         loss = take_loss()
-    found = tape.gradient(loss, named, unconnected_gradients="zero")
-    yield "", float(loss), None
+    found = tape.gradient(loss, dict(named))
+    # Keras' optimizer takes each row of tf.IndexedSlices once, and a token type occurs many times
+    return float(loss), {name: None if one is None else tf.convert_to_tensor(one) for name, one in found.items()}
+
+
+def step(value: Any, gradient: Any) -> None:
+    """Take one AdamW step with a parameter alone."""
     # Keras adds epsilon before the bias correction (Kingma and Ba's "epsilon hat"), PyTorch and Paddle after it; for
     # the first step the one is sqrt(1 - beta2) times the other
     epsilon = EPSILON * math.sqrt(1.0 - BETAS[1])
-    for name, value in named.items():
-        # Keras' optimizer takes each row of tf.IndexedSlices once, and a token type occurs many times
-        gradient = tf.convert_to_tensor(found.pop(name))
-        tf.keras.optimizers.AdamW(
-            RATE, beta_1=BETAS[0], beta_2=BETAS[1], epsilon=epsilon, weight_decay=DECAY
-        ).apply_gradients([(gradient, value)])
-        yield name, gradient.numpy(), as_numpy(value)
+    tf.keras.optimizers.AdamW(
+        RATE, beta_1=BETAS[0], beta_2=BETAS[1], epsilon=epsilon, weight_decay=DECAY
+    ).apply_gradients([(gradient, value)])
 
 
-def cross_entropy(scores: Any, right: NDArray[np.int64]) -> Any:
+def cross_entropy(scores: Any, right: Any) -> Any:
     """Compare scores (K, C) with the right classes (K,)."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(right, scores))
 
 
-def binary_cross_entropy(scores: Any, right: NDArray[np.float64]) -> Any:
+def binary_cross_entropy(scores: Any, right: Any) -> Any:
     """Compare scores with 0 and 1, each by itself."""
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(to_tensor(right), scores))
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(right, scores))
 
 
 def mean(x: Any) -> Any:
@@ -73,7 +52,7 @@ def mean(x: Any) -> Any:
     return tf.reduce_mean(x)
 
 
-def rows(x: Any, places: NDArray[np.int64]) -> Any:
+def rows(x: Any, places: Any) -> Any:
     """Choose K vectors of x (B, T, H), read row by row: (K, H)."""
     return tf.gather(tf.reshape(x, (-1, x.shape[-1])), places)
 
