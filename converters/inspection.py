@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import Problem, fold_layers
 from .source.checkpoint import Checkpoint
 from .source.fitting import fit
 from .source.identification import identify
-from .source.renaming import ALL, Parts
+from .source.stated import Stated
 from .table.differences import differences
 from .table.mapping import DIALECTS, Dialect, Table
 from .table.recognition import MOST_LAYERS
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -78,30 +80,18 @@ class Inspection:
         return fold_layers(self.problems)
 
 
-def inspect(
-    path: str | Path,
-    *,
-    dialect: Dialect | None = None,
-    config: str | Path | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
-) -> Inspection:
+def inspect(path: str | Path, **stated: Unpack[Stated]) -> Inspection:
     """Look at a checkpoint directory or file; a misfit is described, not raised.
 
     Args:
         path: What to look at.
-        dialect: Overrule what the files look like.
-        config: Configuration file, where it does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Name of its class, where no file says it.
-        parts: Which of the file's tensors are meant.
+        **stated: What is so whatever the files say.
 
     Raises:
         FormatError: A file is broken or hostile.
         ConvertError: Nothing there to look at, a field that cannot be set, or a part that is not there.
     """
-    found = identify(path, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts)
+    found = identify(path, **stated)
     fitted = fit(found, any_vocab=False)
     weights, names = found.weights, {tensor.name for tensor in found.index.tensors}
     assert weights is not None, "what was identified lies in files"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from ..converters import Checkpoint, save_checkpoint
 from ..converters.source.fitting import fit
 from ..converters.source.identification import identify
-from ..converters.source.renaming import Parts
+from ..converters.source.stated import Stated
 from ..converters.table.mapping import BASE, CLASSES, Dialect, ModelClass, Table, Tensor, Traits
 from ..converters.tensors.stored import FLOATS
 from .config import ModelError, RoFormerConfig, supported, with_limit
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class Source:
 
 
 def holds(checkpoint: Checkpoint, kind: ModelClass, name: str) -> bool:
-    """Say whether a checkpoint has a parameter of a model of a class: another class's classifier is none of its own."""
+    """Say whether a checkpoint has a parameter of a model of a class: another class's classifier is not its own."""
     return name in checkpoint and (not name.startswith("classifier.") or checkpoint.kind is kind)
 
 
@@ -94,15 +97,11 @@ def opened(
     *,
     layout: Dialect,
     dtype: str | None,
-    dialect: Dialect | None,
-    config: str | Path | None,
-    set: Mapping[str, Any] | None,
-    model_class: str | None,
-    parts: Parts,
     extend_to: int | None,
     fresh_heads: bool,
     num_labels: int | None,
     computes: Callable[[str], bool],
+    **stated: Unpack[Stated],
 ) -> Iterator[Source]:
     """Open a checkpoint of any dialect for a class of models.
 
@@ -111,25 +110,22 @@ def opened(
         directory: What ``open_checkpoint`` takes.
         layout: The dialect whose files hold kernels as the framework does.
         dtype: Type to build the model in; None for the stored one.
-        dialect: Overrules what the files look like.
-        config: A configuration file that does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Class of the checkpoint as ``open_checkpoint`` takes it, whatever its files say.
-        parts: Which tensors of its files are meant.
         extend_to: Raises ``max_position_embeddings``, in tokens.
         fresh_heads: Whether a head that the file lacks starts at random; otherwise that is an error.
         num_labels: Labels of a fresh classifier.
         computes: Says whether the framework's current device computes in a type. Stored half types that it does not
             compute in are widened to float32; one that was asked for is an error.
+        **stated: What is so of the checkpoint whatever its files say.
     """
     if dtype is not None and dtype not in FLOATS:
         raise ModelError(f"dtype = {dtype!r} is not one of {', '.join(FLOATS)}")
     if dtype is not None and not computes(dtype):
         raise ModelError(f"this framework does not compute in {dtype} on the current device", "Choose dtype='float32'.")
-    found = identify(directory, dialect=dialect, config=config, set=set, model_class=model_class, parts=parts)
+    found = identify(directory, **stated)
     if found.choice.problem:  # no file says what it is: the class that it is loaded as, of whose encoder any may be
         named = kind if kind.stated else found.kind
-        found = identify(directory, dialect=dialect, config=config, set=set, model_class=named.name, parts=parts)
+        stated["model_class"] = named.name
+        found = identify(directory, **stated)
     with fit(found, any_vocab=True).require() as checkpoint:
         for note in assumptions(checkpoint):
             _log.warning("%s: %s; in Python set={FIELD: VALUE}", directory, note)

@@ -16,6 +16,7 @@ import pytest
 import random_checkpoints
 
 from roformer_convert.converters import ConvertError
+from roformer_convert.converters.source.stated import to_json
 from roformer_convert.models.answers import framework_processes
 from roformer_convert.models.answers.framework_processes import Row, ask
 from roformer_convert.models.answers.worker import Batch, Worker
@@ -161,14 +162,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(directory: Path) -> dict[str, Any]:
-    nothing: dict[str, Any] = dict.fromkeys(("dialect", "config", "kind"))
     return {
         "load": {
             "model_class": "RoFormerForMaskedLM",
             "directory": str(directory),
-            "set": {},
             "extend_to": 2048,
-            **nothing,
+            "stated": to_json({}),
+            "device": "cpu",
         }
     }
 

@@ -17,6 +17,7 @@ from peer_folders import PEERS
 
 from roformer_convert.cmd_predict import predict_command
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
+from roformer_convert.converters.source.stated import to_json
 from roformer_convert.models.answers import framework_processes
 from roformer_convert.models.answers.answer_spans import Answered, best_spans
 from roformer_convert.models.answers.classification import ClassifiedSequence, LabelledTokens
@@ -261,7 +262,8 @@ def test_a_pooler_gives_the_vector_bert4keras_computed() -> None:
     directory = PEERS / "b4k-MaskedLM_poollin"
     inputs, pooled = dict(np.load(directory / "inputs.npz")), np.load(directory / "out0.npy")
     worker = Worker("torch")
-    worker.load("RoFormerModel", str(directory), None, None, {"pooler_activation": "linear"}, None, None)
+    stated = to_json({"set": {"pooler_activation": "linear"}})
+    worker.load("RoFormerModel", str(directory), extend_to=None, stated=stated, device="cpu")
     lengths = inputs["attention_mask"].sum(1)
     rows = [
         {"ids": ids[:length].tolist(), "types": types[:length].tolist(), "columns": []}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...converters import open_checkpoint
 from ...converters.source.location import locate
-from ...converters.source.renaming import Parts
-from ...converters.table.mapping import Dialect
+from ...converters.source.stated import Stated, to_json
 from ..config import RoFormerConfig, with_limit
 from ..pretrained import assumptions
 from ..processes.devices import DeviceName
 from ..text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,24 @@ def learn(
     path: Path | str,
     *,
     extend_to: int | None,
-    dialect: Dialect | None,
-    config: Path | str | None,
-    set: Mapping[str, Any] | None,
-    model_class: str | None,
-    parts: Parts,
     report: Callable[[str], None],
     note: Callable[[str], None],
+    **stated: Unpack[Stated],
 ) -> CheckpointFacts:
     """Open a checkpoint of any dialect with its tokenizer, and close it again.
 
     Args:
         path: What ``open_checkpoint`` takes.
         extend_to: Raises the longest text, in tokens, where the configuration allows less.
-        dialect: Overrules what the files look like.
-        config: A configuration file that does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Overrules the class that the files say: ``"causal-lm"``.
-        parts: Which tensors of the files are meant.
         report: Called with a line on what was found.
         note: Called with each thing that is computed though no file says it.
+        **stated: What is so whatever the files say.
 
     Raises:
         ConvertError: The checkpoint or its tokenizer is unusable.
     """
     path = locate(path)
-    options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}
-    with open_checkpoint(path, **options, parts=parts) as checkpoint:
+    with open_checkpoint(path, **stated) as checkpoint:
         limits = with_limit(checkpoint.config, extend_to)
         kind, name = checkpoint.kind.name, checkpoint.model_class
         pooler = "pooler.weight" in checkpoint
@@ -83,13 +76,5 @@ def learn(
     tokenizer = Tokenizer.from_pretrained(path if path.is_dir() else path.parent)
     words = "jieba's words" if tokenizer.settings.words else "BERT's rules"
     report(f"tokenizer: {words} ({tokenizer.settings.words_because}), {tokenizer.size:,} tokens")
-    options = {
-        "directory": str(path),
-        "dialect": dialect,
-        "config": None if config is None else str(config),
-        "set": dict(set or {}),
-        "kind": model_class,
-        "parts": asdict(parts),
-        "extend_to": extend_to,
-    }
+    options = {"directory": str(path), "extend_to": extend_to, "stated": to_json(stated)}
     return CheckpointFacts(path, kind, name, limits, pooler, tokenizer, options)

@@ -7,14 +7,13 @@ Source of the line: the snippet on JunnYu's model cards (examples/test_mlm.py in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...converters.errors import ConvertError, quoted
-from ...converters.source.renaming import ALL, Parts
-from ...converters.table.mapping import Dialect
+from ...converters.source.stated import Stated
 from ..processes.devices import CPU, DeviceName
 from ..processes.frameworks import require_frameworks
 from ..text.text_windows import Item
@@ -23,6 +22,9 @@ from .checkpoint_facts import learn
 from .framework_processes import Row
 from .guesses import Guess, bracketed, check_top_k, guesses, spelled
 from .task import Prediction, Task, run, said
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Classes, as ``--class`` names them, that have what fills a mask.
 FILLED = ("masked-lm", "pretraining")
@@ -126,14 +128,10 @@ def fill_mask(
     frameworks: Sequence[str] = ("torch",),
     top_k: int = 5,
     extend_to: int | None = None,
-    dialect: Dialect | None = None,
-    config: Path | str | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
     device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
+    **stated: Unpack[Stated],
 ) -> Iterator[Filled]:
     """Fill every mask of every text: for each text, in order, one result a framework.
 
@@ -146,31 +144,17 @@ def fill_mask(
         side.
         top_k: Words a mask.
         extend_to: Raises the longest text, in tokens, where the configuration allows less.
-        dialect: Overrules what the files look like.
-        config: A configuration file that does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Overrules the class that the files say.
-        parts: Which tensors of the files are meant.
         device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing, and with a batch that did not fit in memory.
+        **stated: What is so of the checkpoint whatever its files say.
 
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
             process failed.
     """
     require_frameworks(frameworks, "fill-mask")
-    facts = learn(
-        directory,
-        extend_to=extend_to,
-        dialect=dialect,
-        config=config,
-        set=set,
-        model_class=model_class,
-        parts=parts,
-        report=report,
-        note=note,
-    )
+    facts = learn(directory, extend_to=extend_to, report=report, note=note, **stated)
     if facts.kind not in FILLED:
         raise ConvertError(
             f"{directory} is a {facts.model_class}; fill-mask wants a masked LM",

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...converters.errors import ConvertError
-from ...converters.source.renaming import ALL, Parts
-from ...converters.table.mapping import Dialect
+from ...converters.source.stated import Stated
 from ..processes.devices import CPU, DeviceName
 from ..processes.frameworks import require_frameworks
 from .answer_spans import QuestionAnswering
@@ -25,6 +24,9 @@ from .guesses import check_top_k
 from .multiple_choice import MultipleChoice
 from .sentence_vectors import SentenceVectors
 from .task import Prediction, Task, run
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,10 @@ def predict(
     frameworks: Sequence[str] = ("torch",),
     compare: bool = False,
     extend_to: int | None = None,
-    dialect: Dialect | None = None,
-    config: Path | str | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
     device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
     note: Callable[[str], None] = lambda line: None,
+    **stated: Unpack[Stated],
 ) -> Iterator[Prediction]:
     """Do with every text what the checkpoint's class is for: for each text, in order, one result a framework.
 
@@ -93,31 +91,17 @@ def predict(
         side.
         compare: Where the result is a sentence vector, take two texts as one pair.
         extend_to: Raises the longest text, in tokens, where the configuration allows less.
-        dialect: Overrules what the files look like.
-        config: A configuration file that does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Overrules the class that the files say.
-        parts: Which tensors of the files are meant.
         device: Where each framework computes.
         report: Called with a line on what happens, for ``--verbose``.
         note: Called with what was assumed where the files say nothing, and with a batch that did not fit in memory.
+        **stated: What is so of the checkpoint whatever its files say.
 
     Raises:
         ConvertError: The checkpoint, its tokenizer or a text is unusable, there is no such device, or a framework's
             process failed.
     """
     require_frameworks(frameworks, "predict")
-    facts = learn(
-        directory,
-        extend_to=extend_to,
-        dialect=dialect,
-        config=config,
-        set=set,
-        model_class=model_class,
-        parts=parts,
-        report=report,
-        note=note,
-    )
+    facts = learn(directory, extend_to=extend_to, report=report, note=note, **stated)
     kind, loaded = _choose(facts, wanted)
     task = TASKS[kind](facts, wanted)
     if kind == "base" and not facts.pooler:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.source.renaming import ALL, Parts
+from ...converters.source.stated import from_json
 from ..processes.devices import CPU, DeviceName
 from ..processes.frameworks import FRAMEWORKS
 from ..processes.memory import FittingBatches, needing_memory
@@ -74,13 +74,9 @@ class Worker:
         self,
         model_class: str,
         directory: str,
-        dialect: str | None,
-        config: str | None,
-        set: Json,
-        kind: str | None,
         extend_to: int | None,
-        parts: Json | None = None,
-        device: str = "cpu",
+        stated: Json,
+        device: str,
     ) -> Json:
         """Import the framework and load the model in float32 on a device; say what was loaded, in how many seconds."""
         started = time.monotonic()
@@ -92,14 +88,7 @@ class Worker:
         with needing_memory(self.device, ops.ran_out, "the weights do not fit"):
             self.take(
                 getattr(module, model_class).from_pretrained(
-                    directory,
-                    dtype="float32",
-                    dialect=dialect,
-                    config=config,
-                    set=set,
-                    model_class=kind,
-                    parts=ALL if parts is None else Parts.of(parts),
-                    extend_to=extend_to,
+                    directory, dtype="float32", extend_to=extend_to, **from_json(stated)
                 )
             )
         package = sys.modules[self.framework.package]
