@@ -322,12 +322,11 @@ def no_framework(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the framework's process: it writes one file and one directory."""
 
     def make(*request: Any) -> dict[str, Any]:
-        _, _, _, into, options, *_ = request
-        (into / "graph").write_text(str(options["extend_to"]), encoding="utf-8")
+        _, _, load, into, *_ = request
+        (into / "graph").write_text(str(load["extend_to"]), encoding="utf-8")
         (into / "weights").mkdir()
         (into / "weights" / "0").write_bytes(b"x" * 1000)
-        told = {"file": "graph", "version": "nothing 1", "runtime": None, "difference": None, "largest": None}
-        return {**told, "notes": ["a note"]}
+        return {"file": "graph", "version": "nothing 1", "trial": None, "notes": ["a note"]}
 
     monkeypatch.setattr(module, "_make", make)
     monkeypatch.setattr(frameworks, "is_installed", lambda package: True)

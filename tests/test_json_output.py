@@ -54,9 +54,9 @@ def export(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Stand in for the framework, whose work is not what is looked at."""
     from roformer_convert.models.export import exporting as module
 
-    def make(kind: str, exported: object, source: Path, into: Path, *options: object) -> dict[str, Any]:
+    def make(kind: str, exported: object, load: object, into: Path, *options: object) -> dict[str, Any]:
         (into / "graph").write_bytes(b"")
-        return {"file": "graph", "version": "1", "runtime": None, "difference": None, "largest": None, "notes": []}
+        return {"file": "graph", "version": "1", "trial": None, "notes": []}
 
     monkeypatch.setattr(module, "_make", make)
     monkeypatch.setattr(module, "require_packages", lambda what, packages: None)

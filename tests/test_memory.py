@@ -6,6 +6,7 @@ Each framework's own errors are real ones of its CPU allocator; those of a GPU a
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -266,12 +267,12 @@ def test_an_export_that_does_not_fit_is_one_line(module: str, package: str) -> N
     if not is_installed(FRAMEWORKS[package].package):
         pytest.skip(f"needs {package}")
     probe = f"""
-from roformer_convert.models.export import {module} as export
-from roformer_convert.models.processes.memory import OutOfMemoryError
+from roformer_convert.models.export import {module} as export, making
 def too_much(*_): raise MemoryError
 export.make = too_much
-try: export.answer({{"device": "gpu"}})
-except OutOfMemoryError as error: print(error.what)
+making.main("{package}", "{module}")
 """
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    assert done.stdout == "out of memory on gpu:0: the model and its export do not fit\n", done.stderr
+    asked = json.dumps({"device": "gpu"})
+    done = subprocess.run([sys.executable, "-c", probe], input=asked, capture_output=True, text=True)
+    said = "out of memory on gpu:0: the model and its export do not fit"
+    assert json.loads(done.stdout)["error"] == said, done.stderr

@@ -1,6 +1,6 @@
 """Export a checkpoint for serving: a checkpoint directory of any dialect in, one directory for a runtime out.
 
-The framework that makes the export runs in a process of its own (:mod:`..processes.process`): one small module each,
+The framework that makes the export runs in a process of its own (:mod:`.making`) with one small module a kind,
 :mod:`.onnx`, :mod:`.savedmodel` and :mod:`.paddle_inference`, which writes it and tries it in its runtime
 (:mod:`.trial`). This imports no framework; it checks what can be checked before one is started, and makes the
 directory appear whole or not at all.
@@ -14,15 +14,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...converters import open_checkpoint
 from ...converters.conversion import default_target
 from ...converters.errors import ConvertError
-from ...converters.source.renaming import ALL, Parts
-from ...converters.table.mapping import Dialect, ModelClass
+from ...converters.source.stated import Stated, to_json
+from ...converters.table.mapping import ModelClass
 from ...converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
 from ..config import RoFormerConfig, supported, with_limit
 from ..pretrained import assumptions
@@ -30,6 +30,9 @@ from ..processes.devices import CPU, ENVIRONMENT, DeviceName
 from ..processes.frameworks import FRAMEWORKS, require_packages
 from ..processes.process import Process
 from .signature import INPUTS, input_axes, labels, outputs, pools, served
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Graph, signatures and metadata, roughly: the room asked for beside the weights.
 _OVERHEAD_BYTES = 8 << 20
@@ -143,15 +146,11 @@ def export(
     to: str,
     force: bool = False,
     extend_to: int | None = None,
-    dialect: Dialect | None = None,
-    config: str | Path | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
     follow_links: bool = False,
     trial: bool = True,
     device: DeviceName = CPU,
     report: Callable[[str], None] = lambda line: None,
+    **stated: Unpack[Stated],
 ) -> Export:
     """Export a checkpoint in float32, with free batch and length axes.
 
@@ -166,15 +165,11 @@ def export(
         to: A key of :data:`FORMATS`.
         force: Replace an existing export.
         extend_to: Longest sequence in tokens, where the configuration allows less.
-        dialect: Overrules what the files look like.
-        config: A configuration file that does not lie beside the weights.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: Name of the checkpoint's class, where no file says it.
-        parts: Which tensors of its files are meant.
         follow_links: Copy tokenizer files that are links out of the directory, too.
         trial: Run the export in its runtime and compare it with the model.
         device: Where both run then. The export is the same from everywhere.
         report: Called with a line on what happens, for ``--verbose``.
+        **stated: What is so of the checkpoint whatever its files say.
 
     Raises:
         ConvertError: As its message says; nothing was left behind.
@@ -186,9 +181,8 @@ def export(
     require_packages(f"export --to {to}", kind.packages)
     source = Path(directory)
     goal = Path(os.path.realpath(default_target(source, to) if target is None else Path(target)))
-    options: dict[str, Any] = {"dialect": dialect, "config": config, "set": set, "model_class": model_class}
     # The framework's own process opens the checkpoint again: here, what is wrong with it costs no import.
-    with open_checkpoint(source, **options, parts=parts) as checkpoint:
+    with open_checkpoint(source, **stated) as checkpoint:
         exported = served(checkpoint.kind)
         limits = supported(with_limit(checkpoint.config, extend_to))
         pooler = pools(exported) and "pooler.weight" in checkpoint
@@ -197,14 +191,15 @@ def export(
         widths = checkpoint.dtypes()
         room = 4 * sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
         notes = [*assumptions(checkpoint), *found.stray_notes]
-    options |= {"extend_to": extend_to, "parts": asdict(parts)}
+    load = {"directory": str(source), "extend_to": extend_to, "stated": to_json(stated)}
     check_target(goal, source=read_from, force=force, replaces=EXPORT)
     check_room(goal, room + 4 * limits.max_position_embeddings * limits.head_size + _OVERHEAD_BYTES)
     with OutputDirectory(goal, source=read_from, force=force, replaces=EXPORT) as output:
-        made = _make(kind, exported, source, output.path, options, trial, device, report)
+        made = _make(kind, exported, load, output.path, trial, device, report)
         for companion in companions:
             shutil.copyfile(companion, output.path / companion.name)
         notes += made["notes"]
+        tried = made["trial"] or dict.fromkeys(("runtime", "difference", "largest"))
         if widths.keys() != {"float32"}:
             notes.append(f"float32 throughout; the checkpoint holds {' and '.join(sorted(widths))}")
         done = Export(
@@ -216,9 +211,7 @@ def export(
             nbytes=sum(path.stat().st_size for path in output.path.rglob("*") if path.is_file()),
             version=made["version"],
             max_length=limits.max_position_embeddings,
-            runtime=made["runtime"],
-            difference=made["difference"],
-            largest=made["largest"],
+            **tried,
             notes=tuple(notes),
             seconds=time.perf_counter() - began,
         )
@@ -230,20 +223,14 @@ def export(
 def _make(
     kind: Format,
     exported: ModelClass,
-    source: Path,
+    load: Mapping[str, Any],
     into: Path,
-    options: Mapping[str, Any],
     trial: bool,
     device: DeviceName,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     """Have the framework's process write the export into a directory and try it."""
-    load = {
-        "directory": str(source),
-        **options,
-        "config": None if options["config"] is None else str(options["config"]),
-    }
-    with Process(kind.framework, f"{__package__}.{kind.module}", [], ENVIRONMENT) as process:
+    with Process(kind.framework, f"{__package__}.making", [kind.framework, kind.module], ENVIRONMENT) as process:
         report(f"{kind.framework}: {FRAMEWORKS[kind.framework].package} writes the export in a process of its own")
         request = {"load": load, "kind": exported.name, "into": str(into), "trial": trial, "device": str(device)}
         process.ask(request)

@@ -1,4 +1,4 @@
-"""The process in which PyTorch writes an ONNX file and onnxruntime tries it. Started by :mod:`.exporting`."""
+"""The process in which PyTorch writes an ONNX file and onnxruntime tries it. See :mod:`.making`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...converters.source.renaming import Parts
-from ...converters.table.mapping import CLASSES
 from .. import roformer_torch
-from ..ops_torch import as_numpy, compute_on, ran_out, to_tensor
+from ..ops_torch import as_numpy, compute_on, to_tensor
 from ..pretrained import class_of
 from ..processes.devices import CPU, DeviceError, DeviceName
 from ..processes.frameworks import is_installed
-from ..processes.memory import needing_memory
-from ..processes.process import Json, serve
+from ..processes.process import Json
 from ..roformer_torch import RoFormerModel
+from .making import Made, load
 from .signature import INPUTS, input_axes, outputs, pools, results
 from .trial import Int64, Run, compare
 
@@ -29,47 +27,27 @@ _CUDA = "CUDAExecutionProvider"
 _LARGEST_MESSAGE = 2_000_000_000  # a protobuf message ends at 2 GiB: beyond, weights lie in a file of their own
 
 
-def main() -> None:
-    """Serve requests of :func:`~.exporting._make`."""
-    serve(answer)
-
-
-def answer(request: Json) -> Json:
-    """Load, write, try; say what was done."""
-    device = DeviceName.of(request["device"])
-    with needing_memory(device, ran_out, "the model and its export do not fit"):
-        return make(request, device)
-
-
-def make(request: Json, device: DeviceName) -> Json:
+def make(request: Json, device: DeviceName) -> Made:
     """Load, write, try, on a device."""
-    kind = CLASSES[request["kind"]]
     tried = request["trial"] and is_installed("onnxruntime")
     compute_on(device)  # refuses what is not there before anything is loaded
     if tried:
         require_provider(device)
     compute_on(CPU)  # where a graph is made, so that it is the same from everywhere
-    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
-    model: Any = getattr(roformer_torch, kind.class_name).from_pretrained(**load, dtype="float32")
+    model = load(roformer_torch, request)
     path = Path(request["into"]) / FILE
     write(model, path)
-    notes = []
-    runtime = trial = None
+    trial = None
+    notes: tuple[str, ...] = ()
     if tried:
         compute_on(device)
         model = model.to(to_tensor(np.zeros(0)).device)
         runtime = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+        kind = class_of(type(model))
         trial = compare(lambda *batch: run_model(model, *batch), open_export(path, device), model.config, kind, runtime)
     elif request["trial"]:
-        notes.append("not tried: onnxruntime is not installed (pip install '.[onnx]' in a checkout)")
-    return {
-        "file": FILE,
-        "version": f"torch {torch.__version__}, onnx {importlib.metadata.version('onnx')}",
-        "runtime": runtime,
-        "difference": None if trial is None else trial.difference,
-        "largest": None if trial is None else trial.largest,
-        "notes": notes,
-    }
+        notes = ("not tried: onnxruntime is not installed (pip install '.[onnx]' in a checkout)",)
+    return Made(FILE, f"torch {torch.__version__}, onnx {importlib.metadata.version('onnx')}", trial, notes)
 
 
 class _Served(nn.Module):

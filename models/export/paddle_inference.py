@@ -1,4 +1,4 @@
-"""The process in which Paddle writes an inference model and Paddle Inference tries it. Started by :mod:`.exporting`."""
+"""The process in which Paddle writes an inference model and Paddle Inference tries it. See :mod:`.making`."""
 
 # mypy: disable-error-code="no-any-unimported,misc,no-untyped-call,unused-ignore"
 from __future__ import annotations
@@ -9,15 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ...converters.source.renaming import Parts
-from ...converters.table.mapping import CLASSES
 from .. import roformer_paddle
-from ..ops_paddle import compute_on, ran_out
+from ..ops_paddle import compute_on
 from ..pretrained import class_of
 from ..processes.devices import CPU, DeviceName
-from ..processes.memory import needing_memory
-from ..processes.process import Json, serve
+from ..processes.process import Json
 from ..processes.start_paddle import NOTES, paddle
+from .making import Made, load
 from .signature import INPUTS, input_axes, outputs, pools, results
 from .trial import Int64, Run, compare
 
@@ -28,42 +26,22 @@ GRAPHS = (".json", ".pdmodel")
 _UNNAMED = '"fetch_name_{}"'
 
 
-def main() -> None:
-    """Serve requests of :func:`~.exporting._make`."""
-    serve(answer)
-
-
-def answer(request: Json) -> Json:
-    """Load, write, try; say what was done."""
-    device = DeviceName.of(request["device"])
-    with needing_memory(device, ran_out, "the model and its export do not fit"):
-        return make(request, device)
-
-
-def make(request: Json, device: DeviceName) -> Json:
+def make(request: Json, device: DeviceName) -> Made:
     """Load, write, try, on a device."""
     for note in NOTES:
         print(note, file=sys.stderr)
-    kind = CLASSES[request["kind"]]
     compute_on(device)  # refuses what is not there before anything is loaded
     compute_on(CPU)  # where a graph is made, so that it is the same from everywhere
-    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
-    model: Any = getattr(roformer_paddle, kind.class_name).from_pretrained(**load, dtype="float32")
+    model = load(roformer_paddle, request)
     path = write(model, Path(request["into"]))
-    runtime = trial = None
+    trial = None
     if request["trial"]:
         compute_on(device)
         model = model.to(device=str(device))
         runtime = f"paddle.inference {paddle.version.full_version}"
+        kind = class_of(type(model))
         trial = compare(lambda *batch: run_model(model, *batch), open_export(path, device), model.config, kind, runtime)
-    return {
-        "file": path.name,
-        "version": f"paddle {paddle.version.full_version}",
-        "runtime": runtime,
-        "difference": None if trial is None else trial.difference,
-        "largest": None if trial is None else trial.largest,
-        "notes": [],
-    }
+    return Made(path.name, f"paddle {paddle.version.full_version}", trial)
 
 
 class _Served(paddle.nn.Layer):  # type: ignore[name-defined]

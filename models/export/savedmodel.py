@@ -1,4 +1,4 @@
-"""The process in which TensorFlow writes a SavedModel, loads it back and tries it. Started by :mod:`.exporting`."""
+"""The process in which TensorFlow writes a SavedModel, loads it back and tries it. See :mod:`.making`."""
 
 # mypy: disable-error-code="no-any-unimported,misc,unused-ignore"
 from __future__ import annotations
@@ -9,53 +9,30 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from ...converters.source.renaming import Parts
-from ...converters.table.mapping import CLASSES
 from .. import roformer_tf
-from ..ops_tf import compute_on, ran_out
+from ..ops_tf import compute_on
 from ..pretrained import class_of
 from ..processes.devices import DeviceName
-from ..processes.memory import needing_memory
-from ..processes.process import Json, serve
+from ..processes.process import Json
+from .making import Made, load
 from .signature import INPUTS, input_axes, outputs, pools, results
 from .trial import Int64, Run, compare
 
 SIGNATURE = "serving_default"
 
 
-def main() -> None:
-    """Serve requests of :func:`~.exporting._make`."""
-    serve(answer)
-
-
-def answer(request: Json) -> Json:
-    """Load, write, try; say what was done."""
-    device = DeviceName.of(request["device"])
-    with needing_memory(device, ran_out, "the model and its export do not fit"):
-        return make(request, device)
-
-
-def make(request: Json, device: DeviceName) -> Json:
+def make(request: Json, device: DeviceName) -> Made:
     """Load, write, try, on a device."""
-    kind = CLASSES[request["kind"]]
     compute_on(device)  # the graph names no device
-    load = {**request["load"], "parts": Parts.of(request["load"]["parts"])}
-    model: Any = getattr(roformer_tf, kind.class_name).from_pretrained(**load, dtype="float32")
+    model = load(roformer_tf, request)
     path = Path(request["into"])
     write(model, path)
-    runtime = trial = None
+    version, trial = f"tensorflow {tf.__version__}", None
     if request["trial"]:
-        runtime = f"tensorflow {tf.__version__}"
+        kind = class_of(type(model))
         names = list(outputs(kind, model.config, pooler=model.pooler is not None))
-        trial = compare(lambda *batch: run_model(model, *batch), open_export(path, names), model.config, kind, runtime)
-    return {
-        "file": ".",
-        "version": f"tensorflow {tf.__version__}",
-        "runtime": runtime,
-        "difference": None if trial is None else trial.difference,
-        "largest": None if trial is None else trial.largest,
-        "notes": [],
-    }
+        trial = compare(lambda *batch: run_model(model, *batch), open_export(path, names), model.config, kind, version)
+    return Made(".", version, trial)
 
 
 def write(model: Any, path: Path) -> None:

@@ -31,11 +31,15 @@ _CHOICES = (2, 3, 5)  # of each size
 
 @dataclass(frozen=True)
 class Trial:
-    """Attributes:
-    difference: Largest difference of an output's value; of tokens' values those of real tokens.
-    largest: The model's largest value.
+    """How far an export is from the model.
+
+    Attributes:
+        runtime: What ran it, with its version.
+        difference: Largest difference of an output's value; of tokens' values those of real tokens.
+        largest: The model's largest value.
     """
 
+    runtime: str
     difference: float
     largest: float
 
@@ -77,4 +81,4 @@ def compare(model: Run, exported: Run, config: RoFormerConfig, kind: ModelClass,
             f"allowed {_TOLERANCE * max(1.0, largest):.2g}); nothing was written",
             "Weights that hold NaN or infinity do this too. To have the export nevertheless, add --no-trial.",
         )
-    return Trial(difference, largest)
+    return Trial(runtime, difference, largest)
