@@ -426,12 +426,13 @@ def test_shapes_that_come_once_are_forgotten(monkeypatch: pytest.MonkeyPatch) ->
 # --- how CUDA is asked ------------------------------------------------------------------------------------------------
 
 
-def test_a_graph_is_recorded_after_warm_runs_on_another_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_are_recorded_after_warm_runs_on_two_streams_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
+    names = iter(("aside", "recorded"))
 
     class Stream:
-        def __init__(self, name: str = "aside") -> None:
-            self.name = name
+        def __init__(self, device: Any = None) -> None:
+            self.name = next(names) if device == torch.device("cuda:1") else "main"
 
         def wait_stream(self, other: Stream) -> None:
             told.append(f"{self.name} waits for {other.name}")
@@ -439,7 +440,7 @@ def test_a_graph_is_recorded_after_warm_runs_on_another_stream(monkeypatch: pyte
     class Within:
         def __init__(self, what: Any, **more: Any) -> None:
             self.what = getattr(what, "name", what)
-            self.more = more
+            self.more = {name: getattr(each, "name", each) for name, each in more.items()}
 
         def __enter__(self) -> None:
             told.append(("in", self.what, self.more))
@@ -453,7 +454,7 @@ def test_a_graph_is_recorded_after_warm_runs_on_another_stream(monkeypatch: pyte
         def replay(self) -> None:
             told.append("replay")
 
-    main = Stream("main")
+    main = Stream()
     for name, stand_in in {
         "graph_pool_handle": lambda: "pool",
         "Stream": Stream,
@@ -469,19 +470,23 @@ def test_a_graph_is_recorded_after_warm_runs_on_another_stream(monkeypatch: pyte
         told.append("run")
         return (None,)
 
-    replay, found = record_on(torch.device("cuda:1"))(run)
+    record = record_on(torch.device("cuda:1"))
+    replay, found = record(run)
     assert found == (None,)
     replay()
-    assert told == [
+    once = [
         ("in", torch.device("cuda:1"), {}),
         "aside waits for main",
         ("in", "aside", {}),
         *["run"] * 3,
         ("out", "aside"),
         "main waits for aside",
-        ("in", "graph", {"pool": "pool"}),
+        ("in", "graph", {"pool": "pool", "stream": "recorded"}),
         "run",
         ("out", "graph"),
         ("out", torch.device("cuda:1")),
-        "replay",
     ]
+    assert told == [*once, "replay"]
+    told.clear()
+    record(run)
+    assert told == once

@@ -44,17 +44,19 @@ _log = logging.getLogger(__name__)
 def record_on(device: torch.device) -> Record:
     """Return what records CUDA graphs, which share their memory: only results outlive a replay."""
     pool = torch.cuda.graph_pool_handle()
+    # cuBLAS keeps a workspace for each stream that it meets, 32 MiB on an H100, so all shapes take the same two; graphs
+    # that are recorded on one stream share its workspace, so no other model's graphs are recorded on this one
+    aside, recorded = (torch.cuda.Stream(device) for _ in range(2))  # type: ignore[no-untyped-call]
 
     def record(run: Run) -> tuple[Callable[[], None], Results]:
         with torch.cuda.device(device):
-            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_WARM_UPS):
                     run()
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.graph(graph, pool=pool, stream=recorded):
                 results = run()
         return graph.replay, results
 
