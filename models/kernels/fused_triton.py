@@ -19,33 +19,48 @@ from torch import Tensor
 
 
 @triton.jit
-def _turn(
-    x, out, cosine, sine, token, stride, HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr
-):
+def _pairs(
+    x, token, stride, head_stride,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
     # whole tokens are loaded and stored: pairs are taken apart in registers
     heads, places = tl.arange(0, HB)[:, None], tl.arange(0, SB)[None, :]
-    inside = (heads < HEADS) & (places < SIZE)
-    loaded = tl.load(x + token * stride + heads * SIZE + places, mask=inside, other=0.0).to(cosine.dtype)
-    a, b = tl.split(tl.reshape(loaded, (HB, SB // 2, 2)))
+    at = token * stride + heads * head_stride + places
+    loaded = tl.load(x + at, mask=(heads < HEADS) & (places < SIZE), other=0.0)
+    return tl.split(tl.reshape(loaded, (HB, SB // 2, 2)))
+
+
+@triton.jit
+def _turn(
+    out, a, b, cosine, sine, token,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr,
+):  # fmt: skip
+    heads, places = tl.arange(0, HB)[:, None], tl.arange(0, SB)[None, :]
+    a, b = a.to(cosine.dtype), b.to(cosine.dtype)
     turned = tl.reshape(tl.join(a * cosine - b * sine, b * cosine + a * sine), (HB, SB))
-    tl.store(out + (token * HEADS + heads) * SIZE + places, turned.to(out.dtype.element_ty), mask=inside)
+    at = (token * HEADS + heads) * SIZE + places
+    tl.store(out + at, turned.to(out.dtype.element_ty), mask=(heads < HEADS) & (places < SIZE))
 
 
 @triton.jit
 def _rotate_kernel(
-    x, y, z, out, turns, x_stride, y_stride, z_stride, many, sign,
+    x, y, z, x_out, y_out, z_out, turns, x_stride, y_stride, z_stride, sign,
     COUNT: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, HB: tl.constexpr, SB: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
-    pairs = tl.arange(0, SB // 2)
-    known = pairs < SIZE // 2
-    cosine = tl.load(turns + token * SIZE + 2 * pairs, mask=known, other=0.0)[None, :]
-    sine = sign * tl.load(turns + token * SIZE + 2 * pairs + 1, mask=known, other=0.0)[None, :]
-    _turn(x, out, cosine, sine, token, x_stride, HEADS, SIZE, HB, SB)
+    # everything is asked of memory before anything is waited for
+    cosine, sine = _pairs(turns, token, SIZE, 0, HEADS, SIZE, HB, SB)
+    x_even, x_odd = _pairs(x, token, x_stride, SIZE, HEADS, SIZE, HB, SB)
     if COUNT > 1:
-        _turn(y, out + many, cosine, sine, token, y_stride, HEADS, SIZE, HB, SB)
+        y_even, y_odd = _pairs(y, token, y_stride, SIZE, HEADS, SIZE, HB, SB)
     if COUNT > 2:
-        _turn(z, out + 2 * many, cosine, sine, token, z_stride, HEADS, SIZE, HB, SB)
+        z_even, z_odd = _pairs(z, token, z_stride, SIZE, HEADS, SIZE, HB, SB)
+    sine *= sign
+    _turn(x_out, x_even, x_odd, cosine, sine, token, HEADS, SIZE, HB, SB)
+    if COUNT > 1:
+        _turn(y_out, y_even, y_odd, cosine, sine, token, HEADS, SIZE, HB, SB)
+    if COUNT > 2:
+        _turn(z_out, z_even, z_odd, cosine, sine, token, HEADS, SIZE, HB, SB)
 
 
 @triton.jit
@@ -56,11 +71,11 @@ def _add_norm_kernel(x, residual, weight, bias, out, epsilon, WIDTH: tl.constexp
     at = token * WIDTH + places
     total = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     total += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(weight + places, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(bias + places, mask=inside, other=0.0).to(tl.float32)
     wide = total.to(out.dtype.element_ty).to(tl.float32)  # the sum is rounded, as it is where it goes through memory
     apart = tl.where(inside, wide - tl.sum(wide, axis=0) / WIDTH, 0.0)
     scale = 1.0 / tl.sqrt(tl.sum(apart * apart, axis=0) / WIDTH + epsilon)
-    factor = tl.load(weight + places, mask=inside, other=0.0).to(tl.float32)
-    shift = tl.load(bias + places, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + at, (apart * scale * factor + shift).to(out.dtype.element_ty), mask=inside)
 
 
@@ -72,16 +87,16 @@ def _turn_runs(turns: Tensor, runs: tuple[Tensor, ...], sign: float) -> tuple[Te
     tokens, heads, size = runs[0].shape
     # a token's heads lie side by side; tokens need not, in one product for query, key and value
     runs = tuple(x if x.stride()[1:] == (size, 1) else x.contiguous() for x in runs)
-    out = runs[0].new_empty((len(runs), tokens, heads, size))
-    x, y, z = (*runs, *runs[:1] * 2)[:3]
+    out = tuple(x.new_empty(x.shape) for x in runs)
+    sources, targets = ((*each, each[0], each[0])[:3] for each in (runs, out))  # the last are not looked at
     blocks = triton.next_power_of_2(heads), triton.next_power_of_2(size)
     if tokens:
-        with torch.cuda.device_of(x):
+        with torch.cuda.device_of(turns):
             _rotate_kernel[(tokens,)](
-                x, y, z, out, turns.contiguous(), x.stride(0), y.stride(0), z.stride(0), out[0].numel(),
-                sign, len(runs), heads, size, *blocks, num_warps=_warps(blocks[0] * blocks[1]),
+                *sources, *targets, turns.contiguous(), *(x.stride(0) for x in sources), sign,
+                len(runs), heads, size, *blocks, num_warps=_warps(blocks[0] * blocks[1]),
             )  # fmt: skip
-    return out.unbind(0)
+    return out
 
 
 class _Rotation(torch.autograd.Function):
