@@ -267,6 +267,23 @@ def test_a_model_does_without_a_kernel_that_lies(
     assert said.startswith(f"planted for {place} in float32 on H200 is left out: ")
 
 
+def test_a_kernel_that_there_was_no_room_to_try_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[int]()
+
+    def once_too_large(turns: Any, *runs: Any) -> Any:
+        calls.append(len(runs))
+        if len(calls) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return turned(turns, *runs)
+
+    monkeypatch.setattr(kernels, "KERNELS", (planted(once_too_large, "rotation"),))
+    with pretending(H200), torch.inference_mode():
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            logits(model())
+        logits(model())
+    assert [one.agrees for one in choice.verdicts] == [True]
+
+
 @pytest.mark.parametrize("device", [CPU, H200])
 def test_a_graph_that_is_traced_has_the_plain_operators(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "KERNELS", (planted(crash, "rotation"), planted(crash, "add_norm")))

@@ -59,10 +59,16 @@ class Verdict:
 
 
 def attempt(kernel: Kernel, need: Need, device: torch.device) -> Verdict:
-    """Try a kernel on a device; nothing that it raises gets out."""
+    """Try a kernel on a device; nothing that it raises gets out.
+
+    Raises:
+        torch.OutOfMemoryError: There was no room to try it, which says nothing about the kernel.
+    """
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             worst = _TRIALS[need.place](kernel.run, need, device)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except DisagreesError as error:
         return Verdict(kernel.name, need, False, str(error))
     except Exception as error:
