@@ -407,10 +407,10 @@ _JOINED_TOKENS = 2048
 def _joins(x: Tensor, layers: Sequence[Any]) -> bool:
     """Say whether one product is faster than several: on a GPU, whose cores one of them does not fill."""
     return (
-        x.shape[0] >= _JOINED_TOKENS
-        and device_of(x).kind == "cuda"
+        not traced()
         and not torch.is_grad_enabled()  # the joined weights would be kept for the way back
-        and not traced()
+        and x.shape[0] >= _JOINED_TOKENS
+        and device_of(x).kind == "cuda"
         and all(_is_plain(layer) for layer in layers)
         and len({layer.bias is None for layer in layers}) == 1
         and all(layer.weight.shape[0] * x.element_size() % 16 == 0 for layer in layers)  # kernels want results aligned

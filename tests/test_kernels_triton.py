@@ -284,6 +284,26 @@ def test_a_kernel_that_there_was_no_room_to_try_is_tried_again(monkeypatch: pyte
     assert [one.agrees for one in choice.verdicts] == [True]
 
 
+def test_a_compiled_model_is_one_graph_and_asks_for_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, graphs = model(), list[Any]()
+    ids = torch.randint(0, 60, (3, 20), generator=torch.Generator().manual_seed(1))
+    given = {"attention_mask": (torch.arange(20) < torch.tensor([[20], [7], [1]])).long(), "positions": ids[0, :5]}
+    want = made(ids, **given)
+
+    def keep(graph: Any, example: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for each in (ops_torch, choice):
+        monkeypatch.setattr(each, "device_of", crash)
+    monkeypatch.setattr(ops_torch, "_JOINED_TOKENS", 1)
+    torch._dynamo.reset()
+    with torch.inference_mode():
+        got = torch.compile(made, backend=keep, fullgraph=True)(ids, **given, packed=False)
+    assert len(graphs) == 1
+    assert abs(got - want).max() < 1e-4
+
+
 @pytest.mark.parametrize("device", [CPU, H200])
 def test_a_graph_that_is_traced_has_the_plain_operators(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "KERNELS", (planted(crash, "rotation"), planted(crash, "add_norm")))
