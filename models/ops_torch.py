@@ -61,7 +61,12 @@ def compute_on(device: DeviceName) -> None:
 
 
 #: What PyTorch says where it has no class of its own for it: on a CPU, and in libraries under it.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: ",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Triton Error [CUDA]: out of memory",
+)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -130,6 +130,7 @@ ON_A_GPU = {
         "ops.torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB')",
         "RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')",
         "RuntimeError('CUDA error: out of memory')",
+        "RuntimeError('Triton Error [CUDA]: out of memory')",
         "MemoryError()",
     ],
     "tf": ["ops.tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')", "MemoryError()"],
