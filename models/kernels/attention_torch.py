@@ -9,7 +9,6 @@ To teach the model a kernel is to add a row.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,8 @@ from ..packing_choice import Way
 #: sees its whole row, or its row up to itself; turn several runs; add and normalize where nothing asks for a way back.
 Place = Literal["attention", "causal_attention", "rotation", "add_norm"]
 HALVES = ("float16", "bfloat16")
+#: The version of PyTorch that runs.
+VERSION: tuple[int, int] = tuple(int(part) for part in torch.__version__.split(".")[:2])  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...],
 
 
 def _causal_varlen(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
     # 2.10 has a flag for it; from 2.11 on it is a window of all tokens before and none after
-    flag = "is_causal" in inspect.signature(varlen_attn).parameters
-    more: dict[str, Any] = {"is_causal": True} if flag else {"window_size": (-1, 0)}
+    more: dict[str, Any] = {"is_causal": True} if VERSION < (2, 11) else {"window_size": (-1, 0)}
     return _varlen(query, key, value, lengths, **more)
 
 
@@ -131,9 +129,6 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel("a kernel in Triton", "add_norm", (2, 4), (8, 0), (*HALVES, "float32"), _one_block, _add_norm, _TRITON),
 )
-
-#: The version of PyTorch that runs.
-VERSION: tuple[int, int] = tuple(int(part) for part in torch.__version__.split(".")[:2])  # type: ignore[assignment]
 
 _pretended: list[Device] = []
 

@@ -34,11 +34,14 @@ def find(place: Place, like: Tensor, *sizes: int) -> Callable[..., Any] | None:
     device = device_of(like)
     if device.capability is None:
         return None
-    return _settled(Need(place, str(like.dtype).removeprefix("torch."), sizes), device, like.device)
+    return _settled(place, like.dtype, sizes, device, like.device)
 
 
 @lru_cache(maxsize=64)
-def _settled(need: Need, device: Device, where: torch.device) -> Callable[..., Any] | None:
+def _settled(
+    place: Place, dtype: torch.dtype, sizes: tuple[int, ...], device: Device, where: torch.device
+) -> Callable[..., Any] | None:
+    need = Need(place, str(dtype).removeprefix("torch."), sizes)
     for kernel in candidates(device, need.place, need.dtype, need.sizes, VERSION):
         found = attempt(kernel, need, where)
         verdicts.append(found)
