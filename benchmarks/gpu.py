@@ -29,7 +29,8 @@ from gpu_contestants import Job, Models, Place, find_transformers, training_step
 
 from roformer_convert.converters import ConvertError
 from roformer_convert.models.kernels.attention_torch import Device, pretending
-from roformer_convert.models.ops_torch import compute_on
+from roformer_convert.models.kernels.trials_torch import gist
+from roformer_convert.models.ops_torch import compute_on, ran_out
 from roformer_convert.models.processes.devices import DeviceName
 from roformer_convert.models.proving.graphs_torch import Record, Results, Run, record_on
 
@@ -172,7 +173,7 @@ def training(place: Place) -> Case:
 
 
 def in_turn(place: Place, jobs: Mapping[str, Job]) -> Found:
-    """Run each job in turn, after warm runs; note what has no room."""
+    """Run each job in turn, after warm runs; note what has no room or cannot run, and time the others."""
     times: dict[str, list[float]] = {}
     notes: dict[str, str] = {}
     for who, job in jobs.items():
@@ -181,8 +182,8 @@ def in_turn(place: Place, jobs: Mapping[str, Job]) -> Found:
                 job()
             place.synchronize()
             times[who] = []
-        except torch.OutOfMemoryError:
-            notes[who] = "out of memory"
+        except Exception as error:
+            notes[who] = "out of memory" if ran_out(error) else gist(error)
             collect(place)
     least, most = _RUNS
     spent = 0.0

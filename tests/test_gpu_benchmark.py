@@ -169,14 +169,18 @@ def test_other_weights_are_not_transformers(
     assert verdicts(check, where) == ["left out"]
 
 
-def test_what_has_no_room_is_said_and_the_rest_is_timed(
+def test_what_cannot_run_is_said_and_the_rest_is_timed(
     modules: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def too_large() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    found = modules.gpu.in_turn(place(modules), {"large": too_large, "small": lambda: None})
-    assert (list(found[0]), found[1]) == (["small"], {"large": "out of memory"})
+    def no_compiler() -> None:
+        raise RuntimeError("Failed to find C compiler\nmore")
+
+    found = modules.gpu.in_turn(place(modules), {"large": too_large, "compiled": no_compiler, "small": lambda: None})
+    assert list(found[0]) == ["small"]
+    assert found[1] == {"large": "out of memory", "compiled": "RuntimeError: Failed to find C compiler"}
     assert len(found[0]["small"]) == modules.gpu._RUNS[1]
     lines = list(modules.gpu.report("case", 9, (("small", "large", 1.0), ("small", "small", 1.0)), found))
     assert lines == [
