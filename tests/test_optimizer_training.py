@@ -139,7 +139,7 @@ def test_a_state_of_other_arrays_is_refused(step: Path, tmp_path: Path) -> None:
     for change, said in (
         ({"other.weight:moment1": np.zeros(3, np.float32)}, "it has 'other.weight:moment1'"),
         ({"mlm.bias:moment3": np.zeros(3, np.float32)}, "it has 'mlm.bias:moment3'"),
-        ({"pooler.bias:moment1": np.zeros(16, np.float32)}, "of pooler.bias it has moment1"),
+        ({"pooler.bias:moment1": np.zeros(16, np.float32)}, "of 'pooler.bias' it has moment1"),
     ):
         save_file({**arrays, **change}, tmp_path / "ckpt" / ARRAYS)
         with pytest.raises(ConvertError, match=said):

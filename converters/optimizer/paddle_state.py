@@ -110,14 +110,7 @@ def read_tree(path: Path, tree: Mapping[str, object], checkpoint: Checkpoint) ->
         if value is not arrays.setdefault(match[1], {}).setdefault(match[3], value):
             raise unknown_layout(path, f"it has {match[3]} of {quoted(match[1])} twice", "one optimiser's state")
     names = _names(path, checkpoint, {*arrays, *masters})
-    moments = {}
-    with OpenFiles() as files:
-        for parameter, kept in arrays.items():
-            if kept.keys() != set(KINDS):
-                raise unknown_layout(path, f"of {quoted(parameter)} it has {', '.join(sorted(kept))}", _WANT)
-            moments[names[parameter]] = Moments(
-                kept[KINDS[0]], kept[KINDS[1]], powers=read_powers(path, files, kept[KINDS[2]], kept[KINDS[3]])
-            )
+    moments = {names[parameter]: each for parameter, each in read_moments(path, arrays, _WANT).items()}
     epoch = plain_number(schedule.get("last_epoch"))
     return OptimizerState(
         path=path,
@@ -131,7 +124,28 @@ def read_tree(path: Path, tree: Mapping[str, object], checkpoint: Checkpoint) ->
     )
 
 
-def read_powers(path: Path, files: OpenFiles, *stored: StoredTensor) -> tuple[float, float]:
+def read_moments(path: Path, kept: Mapping[str, Mapping[str, StoredTensor]], want: str) -> dict[str, Moments]:
+    """Put together what is kept of each parameter: its moments, and the powers, which are read.
+
+    Args:
+        path: The file, for messages.
+        kept: Parameter → kind → array.
+        want: What the file should have, for messages.
+
+    Raises:
+        ConvertError: A parameter lacks a kind, or a power is no number from 0 to 1.
+    """
+    moments = {}
+    with OpenFiles() as files:
+        for parameter, arrays in kept.items():
+            if arrays.keys() != set(KINDS):
+                raise unknown_layout(path, f"of {quoted(parameter)} it has {', '.join(sorted(arrays))}", want)
+            first, second, *powers = (arrays[kind] for kind in KINDS)
+            moments[parameter] = Moments(first, second, powers=_read_powers(path, files, *powers))
+    return moments
+
+
+def _read_powers(path: Path, files: OpenFiles, *stored: StoredTensor) -> tuple[float, float]:
     """Read both powers of a parameter.
 
     Raises:

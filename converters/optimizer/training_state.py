@@ -16,10 +16,10 @@ from ..json_input import read_json
 from ..source.checkpoint import Checkpoint
 from ..table.dialects import OPTIMIZER_FILES
 from ..tensors.checksums import CheckedPart
-from ..tensors.stored import ChecksummedExtent, FileLayout, NewTensor, OpenFiles, StoredTensor
+from ..tensors.stored import ChecksummedExtent, FileLayout, NewTensor, StoredTensor
 from .adam_steps import MOST_STEPS
-from .paddle_state import KINDS, read_powers
-from .state import AdamOptions, Moments, OptimizerState, plain_number, unknown_layout
+from .paddle_state import KINDS, read_moments
+from .state import AdamOptions, OptimizerState, plain_number, unknown_layout
 
 FILE = OPTIMIZER_FILES[2]
 #: Step, settings and checksums of the run; a conversion writes none, for it knows no run.
@@ -42,19 +42,12 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
         if kind not in KINDS or name not in checkpoint:
             raise unknown_layout(path, f"it has {quoted(tensor.name)}", _WANT + " and PARAMETER one of the weights")
         kept.setdefault(name, {})[kind] = tensor
-    moments = {}
-    with OpenFiles() as files:
-        for name, arrays in kept.items():
-            if arrays.keys() != set(KINDS):
-                raise unknown_layout(path, f"of {name} it has {', '.join(sorted(arrays))}", _WANT)
-            first, second, *powers = (arrays[kind] for kind in KINDS)
-            moments[name] = Moments(first, second, powers=read_powers(path, files, *powers))
     step = plain_number(said.get("step"))
     return OptimizerState(
         path=path,
         files=(path, run) if said else (path,),
         layout="paddle",
-        moments=moments,
+        moments=read_moments(path, kept, _WANT),
         options=_options(said),
         last_step=None if step is None else min(int(step), MOST_STEPS),
         notes=(f"of {RUN} only AdamW's settings are carried: no schedule, loss scale, or place in the data",)

@@ -16,10 +16,10 @@ from ..containers.pickles import pdparams
 from ..errors import FormatError, quoted
 from ..json_input import read_json
 from ..source.checkpoint import Checkpoint
-from ..tensors.stored import OpenFiles, StoredTensor
+from ..tensors.stored import StoredTensor
 from .adam_steps import MOST_STEPS
-from .paddle_state import KINDS, read_powers
-from .state import AdamOptions, Moments, OptimizerState, plain_number, unknown_layout
+from .paddle_state import KINDS, read_moments
+from .state import AdamOptions, OptimizerState, plain_number, unknown_layout
 
 FILE, MASTERS, _SCHEDULE = "optimizer.safetensors", "master_weights.safetensors", "scheduler.pdparams"
 INDEX = f"{FILE}.index.json"
@@ -46,13 +46,6 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
         if kind not in KINDS or weight not in names:
             raise unknown_layout(path, f"it has {quoted(tensor.name)}", f"{_WANT}, and WEIGHT one of the weights")
         kept.setdefault(names[weight], {})[kind] = tensor
-    moments = {}
-    with OpenFiles() as opened:
-        for name, arrays in kept.items():
-            if arrays.keys() != set(KINDS):
-                raise unknown_layout(path, f"of {name} it has {', '.join(sorted(arrays))}", _WANT)
-            first, second, *powers = (arrays[kind] for kind in KINDS)
-            moments[name] = Moments(first, second, powers=read_powers(path, opened, *powers))
     masters = {}
     for tensor in _tensors(path, MASTERS, files):
         if tensor.name not in names:
@@ -64,7 +57,7 @@ def read(path: Path, checkpoint: Checkpoint) -> OptimizerState:
         path=path,
         files=tuple(files),
         layout="paddle",
-        moments=moments,
+        moments=read_moments(path, kept, _WANT),
         options=AdamOptions(lr=schedule.get("last_lr")),
         last_step=None if epoch is None else min(int(epoch), MOST_STEPS),
         schedule=dict(schedule),
