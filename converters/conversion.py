@@ -24,8 +24,8 @@ from .source.identification import Found, identify
 from .source.location import shown_name
 from .source.renaming import ALL, Parts
 from .source.weight_files import WeightSet
-from .table import config_fields
-from .table.config_fields import Reading
+from .table import config_reading
+from .table.config_reading import Reading
 from .table.mapping import DIALECTS, Dialect
 from .target.only_read import only_read
 from .target.output import CONVERSION_RECORD, OutputDirectory, check_room, check_target
@@ -437,7 +437,7 @@ def reopen(plan: Plan, directory: Path) -> Checkpoint:
 def _verify_config(path: Path, plan: Plan) -> None:
     """Read the configuration back: every field must mean what it meant in the source."""
     pooler = any(step.binding.tensor.canonical == "pooler.weight" for step in plan.steps)
-    back = config_fields.read(path, plan.target, {}, where=path.parent, kind=plan.kind, pooler=pooler).config
+    back = config_reading.read(path, plan.target, {}, where=path.parent, kind=plan.kind, pooler=pooler).config
     if back != plan.source_config.config:
         raise ConvertError(
             f"{path}: the configuration read back differs: {back} instead of {plan.source_config.config}"

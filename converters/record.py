@@ -17,7 +17,7 @@ from .errors import reading
 from .json_output import SCHEMA
 from .source.checkpoint import Checkpoint
 from .source.location import is_hub_name
-from .table.config_fields import PROVENANCE
+from .table.config_writing import PROVENANCE
 from .version import __version__
 
 #: What is taken over as the report has it.

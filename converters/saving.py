@@ -16,7 +16,8 @@ from .source.fitting import fit
 from .source.identification import Found
 from .source.weight_files import require_file
 from .table.config import RoFormerConfig
-from .table.config_fields import Reading, SourceConfig
+from .table.config_fields import SourceConfig
+from .table.config_reading import Reading
 from .table.mapping import BASE, MASKED_LM, PRETRAINING, Dialect, ModelClass, Table
 from .table.recognition import Choice
 from .target.output import OutputDirectory, check_room

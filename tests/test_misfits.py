@@ -24,7 +24,7 @@ from roformer_convert.converters.errors import FormatError, Problem
 from roformer_convert.converters.source import fitting, weight_files
 from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
-from roformer_convert.converters.table.config_fields import CONFIGURATION
+from roformer_convert.converters.table.config_reading import CONFIGURATION
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.table.statements import ANOTHERS
 from roformer_convert.converters.tensors.stored import OpenFiles, StoredTensor

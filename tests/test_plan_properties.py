@@ -18,7 +18,7 @@ from random_checkpoints import CONTAINERS, SHAPES, write_random
 
 from roformer_convert.converters import RoFormerConfig, open_checkpoint
 from roformer_convert.converters.source.checkpoint import Checkpoint
-from roformer_convert.converters.table import config_fields
+from roformer_convert.converters.table import config_reading, config_writing
 from roformer_convert.converters.table.activations import ACTIVATIONS
 from roformer_convert.converters.table.config_fields import SourceConfig
 from roformer_convert.converters.table.mapping import DIALECTS, MASKED_LM, PRETRAINING, Dialect, Table
@@ -150,10 +150,10 @@ def test_a_field_comes_back_as_it_was_written_or_the_change_is_told(
             "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "intermediate_size", "type_vocab_size",
         )
     }  # fmt: skip
-    written, notes = config_fields.write(SourceConfig(config), dialect, kind=MASKED_LM, dtype="float32")
+    written, notes = config_writing.write(SourceConfig(config), dialect, kind=MASKED_LM, dtype="float32")
     path = tmp_path / "config.json"
     path.write_text(json.dumps(written))
-    again = config_fields.read(path, dialect, measured, where=tmp_path)
+    again = config_reading.read(path, dialect, measured, where=tmp_path)
     changed: dict[str, Any] = {
         field.name: getattr(config, field.name)
         for field in fields(config)
@@ -162,5 +162,5 @@ def test_a_field_comes_back_as_it_was_written_or_the_change_is_told(
     told = " ".join(notes)
     assert all(name in told for name in changed), (changed, notes)
     # and what was written says the same a second time
-    twice, _ = config_fields.write(again, dialect, kind=MASKED_LM, dtype="float32")
+    twice, _ = config_writing.write(again, dialect, kind=MASKED_LM, dtype="float32")
     assert twice == written

@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import MisfitError, Problem
 from ..table.config import RoFormerConfig
-from ..table.config_fields import CONFIGURATION, SourceConfig
+from ..table.config_fields import SourceConfig
+from ..table.config_reading import CONFIGURATION
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
 from ..table.recognition import IGNORED, JOINED, another_dialects, count_layers, encoder_names, known_names, looks_like
 from ..table.statements import ANOTHERS

@@ -16,8 +16,8 @@ from typing import Any
 
 from ..errors import FormatError, OtherDialectError, Problem, printable
 from ..json_input import encoding_of
-from ..table import config_fields
-from ..table.config_fields import Reading
+from ..table import config_reading
+from ..table.config_reading import Reading
 from ..table.dialects import DIALECT_FILES
 from ..table.mapping import (
     BASE,
@@ -247,17 +247,17 @@ def _recognise(
     config_file = _find_config(directory, (detected,)) if config is None else config
     if config_file is not None:
         weight_files.require_file(config_file)
-    settings = config_fields.read_settings(config_file)
+    settings = config_reading.read_settings(config_file)
     if parts.bert:
         settings = {key: value for key, value in settings.items() if key not in OF_A_BERT}
-    choice = _choose(detected, index.tensors, config_fields.stated_class(settings), named, parts)
+    choice = _choose(detected, index.tensors, config_reading.stated_class(settings), named, parts)
     shape = measure(detected, index.tensors, choice.kind)
     measured = {
         **shape.sizes,
         "norm_type": "layer_norm" if shape.traits.norms else "rms_norm",
         "use_bias": shape.traits.biases,
     }
-    reading = config_fields.examine(
+    reading = config_reading.examine(
         settings,
         config_file,
         detected,

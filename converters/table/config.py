@@ -1,6 +1,6 @@
 """The configuration of a RoFormer in one spelling: what the tensors' shapes and the model's function depend on.
 
-A checkpoint's own file is translated into this by :mod:`.config_fields`; the models compute from it.
+A checkpoint's own file is translated into this by :mod:`.config_reading`; the models compute from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RoFormerConfig:
         num_hidden_layers: L.
         num_attention_heads: N; the head size D = H / N is even, for the rotation turns pairs.
         intermediate_size: F, width inside the feed-forward block.
-        hidden_act: One of :data:`~.config_fields.ACTIVATIONS` (``"gelu"`` is the erf form, ``"gelu_tanh"`` the tanh
+        hidden_act: One of :data:`~.activations.ACTIVATIONS` (``"gelu"`` is the erf form, ``"gelu_tanh"`` the tanh
             one), or a name the table does not know, carried as it is.
         hidden_dropout_prob: Dropout after embeddings and blocks, in training.
         attention_probs_dropout_prob: Dropout of the attention weights, in training.

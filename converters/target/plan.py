@@ -15,7 +15,7 @@ from ..containers.registry import containers_of
 from ..errors import ConvertError, InexpressibleError
 from ..source.checkpoint import Binding, Checkpoint
 from ..source.renaming import in_words
-from ..table import config_fields
+from ..table import config_writing
 from ..table.config_fields import SourceConfig
 from ..table.dialects import DIALECT_FILES, software_of
 from ..table.differences import Difference, advice, differences
@@ -214,7 +214,7 @@ def make_plan(
     files = _shard(steps, chosen, max_shard_size, target)
     types = {step.new.dtype for step in steps}
     _require_dtypes(chosen, types, "--dtype asks for" if dtype is not None else "the source holds")
-    config, config_notes = config_fields.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
+    config, config_notes = config_writing.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
     config_notes += advice(source.config, target, kind, source.bindings)
     config_notes += [f"allowed to differ: {each}" for each in different]
     tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
