@@ -27,7 +27,7 @@ from .progress_bar import WEIGHT_BYTES, ByteBar
 from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM_BERT_TOO, SET, parts_options, take_parts_of
 
 if TYPE_CHECKING:
-    from .converters.conversion import ConversionReport
+    from .converters.report import ConversionReport
     from .converters.target.plan import Plan
 
 Function = TypeVar("Function", bound=Callable[..., Any])

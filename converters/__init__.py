@@ -7,8 +7,9 @@ of a conversion: :mod:`.source.identification` finds and indexes, :mod:`.source.
 result in place.
 """
 
-from .conversion import ConversionReport, ConvertOptions, Watcher, convert
+from .conversion import ConvertOptions, Watcher, convert
 from .errors import ConvertError, FormatError, MisfitError, Problem
+from .report import ConversionReport
 from .saving import save_checkpoint
 from .source.checkpoint import Checkpoint
 from .source.opening import open_checkpoint

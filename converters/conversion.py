@@ -5,131 +5,31 @@ The front of :mod:`roformer_convert.converters`; the command and the Python inte
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .amounts import parse_size
 from .errors import ConvertError
 from .record import conversion_record, given
+from .report import ConversionReport
 from .source.checkpoint import Checkpoint
-from .source.companions import copy_companion
 from .source.fitting import fit
-from .source.foreign_files import ADAPTERS, kind_of
 from .source.identification import Found, identify
 from .source.location import shown_name
 from .source.renaming import ALL, Parts
 from .source.weight_files import WeightSet
-from .table import config_reading
-from .table.config_reading import Reading
 from .table.mapping import DIALECTS, Dialect
 from .target.only_read import only_read
 from .target.output import CONVERSION_RECORD, OutputDirectory, check_room, check_target
 from .target.plan import Plan, make_plan
+from .writing import needed_room, write_directory, write_json
 
 if TYPE_CHECKING:
     from .optimizer.state import OptimizerState
-    from .target.engine import Progress
-
-#: Headers, index and configuration, roughly: the room asked for beside payload and companions.
-_OVERHEAD_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion did (or, in a dry run, would do).
-
-    Attributes:
-        source: What was read.
-        target: The directory written.
-        source_dialect: Whose names it uses.
-        source_container: Name of its weight files' format.
-        plan: Every tensor, its source and whether it was transposed.
-        duplicates: Second copies in the source, checked to be equal and not counted.
-        verified: Whether the result was read back and compared.
-        written: False in a dry run.
-        seconds: Wall time.
-        left_behind: Files of the source directory that did not travel.
-    """
-
-    source: Path
-    target: Path
-    source_dialect: Dialect
-    source_container: str
-    plan: Plan
-    duplicates: tuple[str, ...]
-    verified: bool
-    written: bool
-    seconds: float
-    left_behind: tuple[str, ...]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Everything that the reader of the result should know."""
-        notes = list(self.plan.notes)
-        if self.plan.beside is not None:
-            notes += self.plan.beside.notes
-        if self.left_behind:
-            notes.append(f"not copied: {', '.join(self.left_behind)}")
-        apart = [name for name in self.left_behind if kind_of(name) is ADAPTERS]
-        if apart:
-            notes.append(f"the weights are converted as they are, without the adapters in {', '.join(apart)}")
-        return tuple(notes)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Render the report as data for ``--json``."""
-        stored = [step for step in self.plan.steps if step.new.alias_of is None and not step.computed]
-        return {
-            "source": {"path": str(self.source), "dialect": self.source_dialect, "container": self.source_container},
-            "target": {
-                "path": str(self.target),
-                "dialect": self.plan.target,
-                "container": self.plan.container.name,
-                "files": [file.filename for file in self.plan.files],
-            },
-            "model_class": self.plan.kind.class_name,
-            "differences": [asdict(each) for each in self.plan.differences],
-            "tensors": len({step.binding.tensor.canonical for step in stored}),
-            # a tensor that some dialect wants under two names is one tensor
-            "transposed": len({step.binding.tensor.canonical for step in stored if step.transpose}),
-            "cast": len({step.binding.tensor.canonical for step in stored if step.casts}),
-            "computed": [step.new.name for step in self.plan.steps if step.computed],
-            "bytes": self.plan.nbytes,
-            "tied_in_source": list(self.duplicates),
-            "companions": list(self.plan.travelling),
-            "rewritten": list(self.plan.settings),
-            "left_out": list(self.plan.left_out),
-            "optimizer": None
-            if self.plan.beside is None
-            else {
-                "file": self.plan.beside.filename,
-                "what": self.plan.beside.summary,
-                "bytes": self.plan.beside.nbytes,
-            },
-            "notes": list(self.notes),
-            "written": self.written,
-            "verified": self.verified,
-            "seconds": round(self.seconds, 3),
-            "plan": [
-                {
-                    "canonical": step.binding.tensor.canonical,
-                    "source": None if step.computed else step.binding.stored.name,
-                    "target": step.new.name,
-                    "file": file.filename,
-                    "shape": list(step.new.shape),
-                    "dtype": step.new.dtype,
-                    "transposed": step.transpose,
-                    "alias_of": step.new.alias_of,
-                    "bytes": 0 if step.new.alias_of is not None else step.new.nbytes,
-                }
-                for file in self.plan.files
-                for step in file.steps
-            ],
-        }
 
 
 def default_target(source: Path, to: str) -> Path:
@@ -318,7 +218,7 @@ def convert(
                         left_behind=report.left_behind,
                         beside=() if state is None else state.files,
                     )
-                    _write_json(output.path / CONVERSION_RECORD, record, options.fsync)
+                    write_json(output.path / CONVERSION_RECORD, record, options.fsync)
                     watcher.finish(output.path, goal)
                     _require_unchanged(before)
                     output.commit(fsync=options.fsync)
@@ -373,95 +273,6 @@ def _require_unchanged(before: Mapping[Path, tuple[int, int] | None]) -> None:
             f"{changed[0]}: changed while it was read; nothing was kept",
             "Wait until whatever writes it has finished, and convert again.",
         )
-
-
-def needed_room(plan: Plan) -> int:
-    """Estimate from above the bytes that the result takes."""
-    return plan.nbytes_in_all + sum(path.stat().st_size for path in plan.companions) + _OVERHEAD_BYTES
-
-
-def write_directory(
-    plan: Plan,
-    directory: Path,
-    *,
-    state: OptimizerState | None = None,
-    verify: bool = True,
-    fsync: bool = False,
-    progress: Progress = _NOBODY.advance,
-) -> None:
-    """Write everything of a checkpoint into an empty directory, weights first and the configuration last.
-
-    Args:
-        plan: What to write.
-        directory: Where.
-        state: The optimiser's state that the plan puts beside the weights.
-        verify: Read the result back and compare it.
-        fsync: Force it to disk.
-        progress: Called with bytes just written, and once more when they are compared.
-
-    Raises:
-        ConvertError: What was read back differs.
-        OSError: It cannot be written.
-    """
-    from .target import engine
-
-    written = engine.run(plan, directory, verify=verify, fsync=fsync, progress=progress)
-    if plan.shard_index is not None:
-        _write_json(directory / plan.shard_index, _shard_map(plan), fsync)
-    side, beside = plan.beside, []
-    if side is not None:
-        beside = engine.run_file(side.layout, side.steps, directory, verify=verify, fsync=fsync, progress=progress)
-    if verify:
-        with reopen(plan, directory) as found:
-            engine.check_index(written, found)
-            if side is not None and state is not None:
-                from .optimizer.planning import verify as verify_state
-
-                verify_state(side, beside, state, found)
-    for companion in plan.companions:
-        if companion.name not in plan.settings:
-            copy_companion(companion, directory / companion.name, fsync=fsync)
-    for name, text in plan.settings.items():
-        _write_text(directory / name, text, fsync)
-    _write_json(directory / plan.config_name, plan.config, fsync)
-    if verify:
-        _verify_config(directory / plan.config_name, plan)
-
-
-def reopen(plan: Plan, directory: Path) -> Checkpoint:
-    """Open what was just written as a stranger's would be, with the configuration that is still to be written."""
-    found = identify(directory, dialect=plan.target, model_class=plan.kind.name)
-    return fit(replace(found, config=Reading(plan.source_config)), any_vocab=True).require()
-
-
-def _verify_config(path: Path, plan: Plan) -> None:
-    """Read the configuration back: every field must mean what it meant in the source."""
-    pooler = any(step.binding.tensor.canonical == "pooler.weight" for step in plan.steps)
-    back = config_reading.read(path, plan.target, {}, where=path.parent, kind=plan.kind, pooler=pooler).config
-    if back != plan.source_config.config:
-        raise ConvertError(
-            f"{path}: the configuration read back differs: {back} instead of {plan.source_config.config}"
-        )
-
-
-def _write_json(path: Path, content: Mapping[str, Any], fsync: bool) -> None:
-    _write_text(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", fsync)
-
-
-def _write_text(path: Path, text: str, fsync: bool) -> None:
-    # half a surrogate pair, as in a file's name that is not UTF-8, becomes JSON's own escape
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
-        if fsync:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _shard_map(plan: Plan) -> dict[str, Any]:
-    return {
-        "metadata": {"total_size": plan.nbytes},
-        "weight_map": {step.new.name: file.filename for file in plan.files for step in file.steps},
-    }
 
 
 def _left_behind(found: Found, weights: WeightSet, others: Iterable[Path]) -> tuple[str, ...]:

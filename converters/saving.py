@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .conversion import needed_room, write_directory
 from .errors import MisfitError, Problem
 from .source.fitting import fit
 from .source.identification import Found
@@ -23,6 +22,7 @@ from .table.recognition import Choice
 from .target.output import OutputDirectory, check_room
 from .target.plan import make_plan
 from .tensors.stored import Index, InMemory, StoredTensor
+from .writing import needed_room, write_directory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,7 +11,7 @@ from next_steps import STATES
 from numpy.typing import NDArray
 
 from roformer_convert.converters import ConvertOptions, convert
-from roformer_convert.converters.conversion import ConversionReport
+from roformer_convert.converters.report import ConversionReport
 
 PADDLE, PADDLE_V2, TORCH = (STATES / name for name in ("pdnlp-MaskedLM", "pdnlp-MaskedLM_v2", "hf-MaskedLM"))
 
