@@ -24,11 +24,13 @@ _REST_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Contestant:
-    """Attributes:
-    label: In the table.
-    dialect: What it reads.
-    script: What runs in its process.
-    python: Its interpreter.
+    """One who computes in a benchmark.
+
+    Attributes:
+        label: In the table.
+        dialect: What it reads.
+        script: What runs in its process.
+        python: Its interpreter.
     """
 
     label: str

@@ -38,10 +38,12 @@ _SMALL = RoFormerConfig(
 
 @dataclass(frozen=True)
 class Finding:
-    """Attributes:
-    verdict: ``right``, ``WRONG``, or ``left out`` where the model does without something.
-    what: What was looked at.
-    said: How far off it is, or what went wrong.
+    """The result of one check.
+
+    Attributes:
+        verdict: ``right``, ``WRONG``, or ``left out`` where the model does without something.
+        what: What was looked at.
+        said: How far off it is, or what went wrong.
     """
 
     verdict: str

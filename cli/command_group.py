@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, under its usual name; say what may be meant by what is none."""
+        """Find the command, under its usual name; suggest one where there is no such command."""
         typed = args[0]
         if ctx.resilient_parsing or typed.startswith("-") or self.get_command(ctx, typed) is not None:
             name, command, rest = super().resolve_command(ctx, args)

@@ -39,10 +39,12 @@ _SIGN = 0.5
 
 
 class Decoded(NamedTuple):
-    """Attributes:
-    text: What it says.
-    encoding: In which encoding, "UTF-8" wherever it is that.
-    or_else: Other encodings that it looks like as much.
+    """A file of text, decoded.
+
+    Attributes:
+        text: What it says.
+        encoding: In which encoding, "UTF-8" wherever it is that.
+        or_else: Other encodings that it looks like as much.
     """
 
     text: str

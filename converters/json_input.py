@@ -101,6 +101,6 @@ def parse_value(text: str) -> Any:
     """Read one JSON value.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one.
     """
     return json.loads(text, parse_constant=refuse_constant, parse_float=finite)

@@ -11,9 +11,11 @@ _WEB = (b"<!doctype", b"<html", b"<?xml")
 
 
 class StandIn(NamedTuple):
-    """Attributes:
-    what: What lies there, as a sentence continues: "not the weights but …".
-    step: What to do about it.
+    """What a download left in a file's place.
+
+    Attributes:
+        what: What lies there, as a sentence continues: "not the weights but …".
+        step: What to do about it.
     """
 
     what: str

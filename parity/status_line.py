@@ -1,4 +1,4 @@
-"""What the gate is doing, in one line at the bottom of a terminal; nothing where stderr is none."""
+"""What the gate is doing, in one line at the bottom of a terminal; nothing where stderr is not one."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from roformer_convert.models.answers.worker import Worker
 
 
 class Here:
-    """A framework's process that is none: torch's worker, under any name, without seconds spent on the import."""
+    """Torch's worker in this process, under any name, so that no seconds go into an import."""
 
     def __init__(self, name: str, *_: Any) -> None:
         self.name, self.worker = name, Worker("torch")

@@ -25,7 +25,7 @@ Run = Callable[[], None]
 
 
 def outcome(run: Run) -> str:
-    """What became of a run: "" where it succeeded, or the error's first line, with the class of one that is none."""
+    """What became of a run: "" where it succeeded, or the first line of its error, with its class if Python's."""
     try:
         run()
     except ConvertError as error:

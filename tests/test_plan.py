@@ -262,7 +262,7 @@ def test_second_names_are_written_where_they_cost_nothing_or_are_worth_it(tmp_pa
 
 
 def test_kernels_are_transposed_between_software_that_stores_them_otherwise(tmp_path: Path) -> None:
-    """Matrices that paddle, torch and TF1 store (in, out); a vector is none, whoever stores it."""
+    """Matrices that paddle, torch and TF1 store (in, out); a vector is not a matrix, whoever stores it."""
     write_random(tmp_path / "ckpt", "paddle")
     with open_checkpoint(tmp_path / "ckpt") as source:
         same, turned = make_plan(source, "paddle"), make_plan(source, "torch")

@@ -124,7 +124,7 @@ class OptimizerState:
         """Return the steps that a parameter has taken.
 
         Raises:
-            ConvertError: Paddle's powers are none of the decays.
+            ConvertError: Paddle's powers are not powers of the decays.
         """
         moments = self.moments[name]
         if moments.steps is not None:

@@ -72,8 +72,8 @@ def trained_order(checkpoint: Checkpoint, *, without: Iterable[Group], positions
 
     Args:
         checkpoint: The model.
-        without: As :func:`named_order` has it.
-        positions: Likewise.
+        without: The same as for :func:`named_order`.
+        positions: The same as for :func:`named_order`.
     """
     names = named_order(checkpoint, without=without, positions=positions)
     vectors = {binding.tensor.canonical for binding in checkpoint.bindings.values() if len(binding.tensor.axes) == 1}

@@ -66,7 +66,8 @@ def locate(source: str | Path) -> Path:
         source: A path, ``hub:owner/name[@revision]``, or a folder of a hub's cache.
 
     Raises:
-        ConvertError: The name is none, the hub has no such model, or it cannot be reached and nothing is in its cache.
+        ConvertError: The name is malformed, the hub has no such model, or it cannot be reached and nothing is in its
+            cache.
     """
     if is_hub_name(source):
         return _fetch(str(source).removeprefix(PREFIX))

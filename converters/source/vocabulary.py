@@ -20,9 +20,11 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Misfit:
-    """Attributes:
-    problem: What does not fit.
-    step: What to do about it.
+    """A vocabulary that does not fit the model.
+
+    Attributes:
+        problem: What does not fit.
+        step: What to do about it.
     """
 
     problem: Problem
@@ -31,12 +33,14 @@ class Misfit:
 
 @dataclass(frozen=True)
 class _Words:
-    """Attributes:
-    file: Which holds them.
-    rows: Its lines, or in tokenizer.json the ids of its words.
-    empty: How many of the last lines are empty.
-    added: Words beyond these, and their ids.
-    adding: Where those are.
+    """The words of a vocabulary, counted.
+
+    Attributes:
+        file: Which holds them.
+        rows: Its lines, or in tokenizer.json the ids of its words.
+        empty: How many of the last lines are empty.
+        added: Words beyond these, and their ids.
+        adding: Where those are.
     """
 
     file: str

@@ -123,7 +123,7 @@ class _View:
     def find(self) -> dict[str, str]:
         """Return what stands before each RoFormer's encoder, ``""`` for nothing, and a name by which it was found.
 
-        A BERT, which has learned positions, is none.
+        A BERT is not a RoFormer: it has learned positions.
         """
         anchors = sorted({each for dialect in self.dialects for each in _anchors(dialect)}, key=len, reverse=True)
         berts = {own[: match.end(1)] for own in self.inner.values() if (match := _POSITIONS.search(own))}

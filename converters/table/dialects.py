@@ -14,9 +14,11 @@ from .mapping import Dialect, Traits
 
 @dataclass(frozen=True)
 class DialectFiles:
-    """Attributes:
-    software: Who loads such a directory.
-    configs: Names of the configuration, newest first; the first is written.
+    """What a directory of a dialect's software looks like.
+
+    Attributes:
+        software: Who loads such a directory.
+        configs: Names of the configuration, newest first; the first is written.
     """
 
     software: str

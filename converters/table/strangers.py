@@ -16,9 +16,11 @@ from .recognition import count_known_names
 
 @dataclass(frozen=True)
 class Stranger:
-    """Attributes:
-    what: What the tensors are, as a sentence continues: "GPT-2's".
-    step: What to do.
+    """Another model's tensors.
+
+    Attributes:
+        what: What the tensors are, as a sentence continues: "GPT-2's".
+        step: What to do.
     """
 
     what: str

@@ -33,11 +33,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answered(Prediction):
-    """Attributes:
-    question: As it was given.
-    context: As it was given.
-    answers: The best spans, the best first.
-    no_answer: The probability that the context holds none.
+    """A question with its answers in a context.
+
+    Attributes:
+        question: As it was given.
+        context: As it was given.
+        answers: The best spans, the best first.
+        no_answer: The probability that the context holds none.
     """
 
     question: str

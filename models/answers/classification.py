@@ -77,8 +77,10 @@ def sigmoid(scores: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class ClassifiedSequence(Prediction):
-    """Attributes:
-    labels: The best labels, the best first.
+    """A text, or a pair of texts, with its labels.
+
+    Attributes:
+        labels: The best labels, the best first.
     """
 
     labels: tuple[Label, ...]
@@ -139,8 +141,10 @@ class LabelledToken:
 
 @dataclass(frozen=True)
 class LabelledTokens(Prediction):
-    """Attributes:
-    tokens: Those of the text, without [CLS] and [SEP].
+    """A text with a label for each token.
+
+    Attributes:
+        tokens: Those of the text, without [CLS] and [SEP].
     """
 
     tokens: tuple[LabelledToken, ...]

@@ -41,10 +41,12 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Continued(Prediction):
-    """Attributes:
-    ids: What the model was given.
-    top: The best next words, the best first.
-    continuation: The words that follow, where some were asked for.
+    """A text with the words that come next.
+
+    Attributes:
+        ids: What the model was given.
+        top: The best next words, the best first.
+        continuation: The words that follow, where some were asked for.
     """
 
     ids: list[int]

@@ -25,10 +25,12 @@ class Option:
 
 @dataclass(frozen=True)
 class Chosen(Prediction):
-    """Attributes:
-    question: As it was given.
-    options: In the order in which they were given.
-    best: Index of the one that is chosen, of equals the first.
+    """A question with the option that is chosen.
+
+    Attributes:
+        question: As it was given.
+        options: In the order in which they were given.
+        best: Index of the one that is chosen, of equals the first.
     """
 
     question: str

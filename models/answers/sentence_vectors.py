@@ -20,11 +20,13 @@ _SHOWN = 4  # numbers of a vector on a line
 
 @dataclass(frozen=True)
 class Vectors(Prediction):
-    """Attributes:
-    source: What they are: ``"pooler"`` or ``"first token"``.
-    texts: One text or two.
-    vectors: Of each H numbers.
-    cosine: Of the two vectors; None for one text.
+    """The vectors of one text or of two.
+
+    Attributes:
+        source: What they are: ``"pooler"`` or ``"first token"``.
+        texts: One text or two.
+        vectors: Of each H numbers.
+        cosine: Of the two vectors; None for one text.
     """
 
     source: str

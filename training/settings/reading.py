@@ -105,10 +105,10 @@ def read_settings(path: Path, flags: Mapping[str, Any] | None = None) -> Setting
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file that nothing is believed about.
+    """Read a TOML file without trusting it.
 
     Raises:
-        FormatError: It is none, or is larger or nested deeper than any configuration.
+        FormatError: It is not TOML, or it is larger or nested deeper than any configuration.
     """
     with reading(path), open(path, "rb") as file:
         content = file.read(_LARGEST + 1)

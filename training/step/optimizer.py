@@ -30,7 +30,7 @@ def decays(parameter: Any) -> bool:
 
 
 def clip_factor(norm: float, limit: float) -> float:
-    """Return the factor that brings gradients of norm ``norm`` to at most ``limit``; a limit of 0 is none."""
+    """Return the factor that brings gradients of norm ``norm`` to at most ``limit``; 0 is no limit."""
     return 1.0 if not limit or norm <= limit else limit / norm
 
 

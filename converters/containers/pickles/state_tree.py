@@ -36,7 +36,7 @@ class TensorLeaf:
 
     @property
     def unread(self) -> str | None:
-        """What it is, where it is none that is read: metadata like any other leaf."""
+        """What it is, where it is not read: metadata like any other leaf."""
         return None
 
 

@@ -134,8 +134,8 @@ def _small(path: Path, files: OpenFiles, member: Member | None, name: str) -> by
 def _check_crc(path: Path, files: OpenFiles, member: Member, name: str) -> None:
     """Check a member against its CRC; payloads are checked when they are read, and torch checks neither.
 
-    A CRC of zero is none: ``torch.serialization.set_crc32_options(False)`` leaves all of them so, ``skip_data`` those
-    of the payloads.
+    A CRC of zero stands for no CRC: ``torch.serialization.set_crc32_options(False)`` leaves all of them so,
+    ``skip_data`` those of the payloads.
     """
     crc = 0
     chunk = bytearray(min(member.nbytes, 1 << 18))
