@@ -634,6 +634,26 @@ def test_a_head_that_lacks_a_tensor_is_answered_with_the_encoder(found: dict[str
     assert "--encoder-only" in (result.next_step or "")
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("name", ["layers.2.attention_norm.bias", "pooler.bias", "embeddings.segment.weight"])
+def test_an_encoder_that_lacks_a_tensor_is_not_answered_with_itself(
+    found: dict[str, Found], dialect: Dialect, name: str
+) -> None:
+    result = without(found[dialect], stored_in(name, dialect).name.__eq__)
+    assert [kind for kind, _, _ in told(result)] == ["missing"]
+    assert (result.next_step or "").startswith(NOTHING_GUESSED)
+
+
+@pytest.mark.parametrize("many", [1, 99])
+def test_tensors_without_elements_are_another_processs(found: dict[str, Found], many: int) -> None:
+    source = found["base"]
+    rows = source.index.tensors[:many]
+    result = without(source, {each.name for each in rows}.__contains__, [replace(each, shape=(0,)) for each in rows])
+    assert {kind for kind, _, _ in told(result)} == {"empty"}
+    assert len(told(result)) == 1
+    assert "gathers them" in (result.next_step or "")
+
+
 @pytest.mark.parametrize(
     ("change", "words", "step"),
     [

@@ -6,12 +6,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from golden_names import stored_in
 from numpy.typing import NDArray
 from random_checkpoints import CONFIG, Tensors, read_all, same_bits, write_random
 from safetensors.numpy import load_file, save_file
@@ -21,6 +24,8 @@ from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.inspection import inspect
+from roformer_convert.converters.source import weight_files
+from roformer_convert.converters.source.identification import identify
 from roformer_convert.converters.source.renaming import Parts, in_words
 from roformer_convert.converters.source.wrappers import see_through
 from roformer_convert.converters.table.mapping import BASE, DIALECTS, MASKED_LM, Dialect, Table
@@ -275,6 +280,25 @@ def test_the_encoder_alone_is_without_heads_and_with_its_pooler(tmp_path: Path, 
     assert "discriminator_predictions.dense.weight" in report.plan.left_out
     with open_checkpoint(tmp_path / "out") as checkpoint:
         assert checkpoint.config == CONFIG
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("shape", ["base-pooler", "masked-lm"])
+def test_the_encoder_alone_is_with_all_that_is_inside_it(tmp_path: Path, dialect: Dialect, shape: str) -> None:
+    """Learned positions, another model's part: an encoder without them computes something else."""
+    write_random(tmp_path / "ckpt", dialect, shape)
+    found = identify(tmp_path / "ckpt")
+    by_name = {tensor.name: tensor for tensor in found.index.tensors}
+    for canonical, old, new in (
+        ("embeddings.segment.weight", "token_type", "position"),
+        ("layers.2.feed_forward.down.bias", "linear2" if dialect == "paddle" else "output", "gate"),
+    ):
+        name = stored_in(canonical, dialect, base=found.shape.base).name
+        more = replace(by_name[name], name=name.replace(old, new))
+        index = replace(found.index, tensors=(*found.index.tensors, more))
+        with patch.object(weight_files, "index", lambda _, index=index: index):
+            problems = inspect(tmp_path / "ckpt", parts=Parts(encoder_only=True)).problems
+        assert [(problem.kind, problem.name) for problem in problems] == [("unknown", more.name)]
 
 
 def test_many_names_are_said_in_few_words() -> None:

@@ -17,7 +17,16 @@ from ..table.config import RoFormerConfig
 from ..table.config_fields import SourceConfig
 from ..table.config_reading import CONFIGURATION
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import IGNORED, JOINED, another_dialects, count_layers, encoder_names, known_names, looks_like
+from ..table.recognition import (
+    IGNORED,
+    JOINED,
+    another_dialects,
+    count_layers,
+    encoder_names,
+    is_inside_encoder,
+    known_names,
+    looks_like,
+)
 from ..table.statements import ANOTHERS
 from ..table.strangers import altered, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
@@ -271,7 +280,9 @@ class _Fitting:
             shape = tensor.shape(config.sizes)
             want = shape[::-1] if transposed else shape
             bindings[tensor.canonical] = Binding(tensor, found, transposed != (found.order == "F"))
-            if found.shape != want:
+            if 0 in found.shape and 0 not in want:
+                self.problems.append(Problem("empty", name, _EMPTY))
+            elif found.shape != want:
                 self.problems.append(
                     Problem("shape", name, _shape_detail(tensor, found.shape, want, transposed, origin))
                 )
@@ -346,7 +357,9 @@ class _Fitting:
         if self.undetermined & {"num_attention_heads", "max_position_embeddings"}:
             return  # what it should be is not known
         want = (config.max_position_embeddings, config.head_size)
-        if table.shape != want:
+        if 0 in table.shape:
+            self.problems.append(Problem("empty", table.name, _EMPTY))
+        elif table.shape != want:
             detail = f"got {table.shape}, want (max_position_embeddings, head size) = {want}"
             self.problems.append(Problem("shape", table.name, detail))
         elif table.dtype not in FLOATS:
@@ -374,9 +387,9 @@ def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], t
 
 
 def _of_one_kind(problems: Sequence[Problem]) -> list[Problem]:
-    """Say once that a whole model is of a type that no weights have, or of a kind that is not read."""
+    """Say once that a whole model is of a type that no weights have, of a kind that is not read, or not there."""
     found = list(problems)
-    for kind in ("dtype", "unread"):
+    for kind in ("dtype", "unread", "empty"):
         same = [problem for problem in found if problem.kind == kind]
         if len(same) > _FEW and len({problem.detail for problem in same}) == 1:
             one = Problem(kind, f"{len(same)} tensors", same[0].detail)
@@ -404,6 +417,7 @@ _FEW = 8
 #: The shape of a kernel that lies the other way round.
 _TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
 _LEARNED = "BERT's learned positions"
+_EMPTY = "a tensor without elements, as ZeRO's stage 3 and FSDP leave one in the place of what they divided"
 #: What query, key and value are called in every dialect.
 _PART_OF_JOINED = re.compile(r"(self_attn\.[qkv]_proj|attention[./]self[./](query|key|value))[./]")
 #: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
@@ -417,11 +431,18 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
     """Return the next step that fits the problems: the first of them that tells most."""
     kinds = {problem.kind for problem in problems}
     missing = [problem.name for problem in problems if problem.kind == "missing"]
+    whole = encoder_names(dialect, missing).isdisjoint(missing)  # with its pooler
+    whole = whole and not any(is_inside_encoder(dialect, name) for name in missing)
     unknown = [problem for problem in problems if problem.kind == "unknown"]
     if any(_LEARNED in problem.detail for problem in unknown):
         return (
             "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
             "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
+        )
+    if "empty" in kinds or all("on the meta device" in problem.detail for problem in problems):
+        return (
+            "The values were never loaded, or are another process's: save the model where it has them (with ZeRO or "
+            "FSDP by their own call, which gathers them), or start from the checkpoint that it was to be loaded from."
         )
     if any(problem.detail == _UNBIASED for problem in problems):
         return "It has no counterpart to be converted to; one with embedding_size = hidden_size has."
@@ -437,20 +458,20 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > _FEW and len(unknown) > _FEW:
         return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
-    if unknown and encoder_names(dialect, missing).isdisjoint(missing):
+    if any(is_inside_encoder(dialect, problem.name) for problem in unknown):
+        return (
+            "What is inside the encoder takes part in what it computes, and no RoFormer has this. If it is left over "
+            "and takes none, --drop PATTERN leaves out what matches; adapters are merged first."
+        )
+    if unknown and whole:
         return (
             f"These are not a {kind.class_name}'s. If it is of another class, name it with --class. "
             "--encoder-only converts the encoder without heads, --drop PATTERN leaves out what matches."
         )
-    if kinds == {"missing"} and encoder_names(dialect, missing).isdisjoint(missing):
+    if kinds == {"missing"} and whole:
         return "A head is not whole: save the model again, or take the encoder alone with --encoder-only."
     if "tied" in kinds:
         return "These two are one tensor to the model's software, which would use either: save the model again."
-    if kinds == {"unread"} and all("on the meta device" in problem.detail for problem in problems):
-        return (
-            "The values were never loaded, or are another process's: save the model where it has them (with ZeRO or "
-            "FSDP by their own call, which gathers them), or start from the checkpoint that it was to be loaded from."
-        )
     if kinds == {"unread"}:
         return "Save plain arrays or tensors under these names: of numbers, in one piece (tensor.contiguous())."
     if "dtype" in kinds:

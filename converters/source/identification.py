@@ -42,6 +42,7 @@ from ..table.recognition import (
     detect_dialect,
     encoder_names,
     has_head,
+    is_inside_encoder,
     measure_traits,
     stated_class,
 )
@@ -297,13 +298,18 @@ def _recognise(
 
 
 def _encoder_of(dialect: Dialect, renamed: Renamed) -> Renamed:
-    """Leave out all but the encoder and its pooler."""
+    """Leave out all but the encoder and its pooler.
+
+    What no RoFormer has inside its encoder stays, and is unknown: without it the encoder computes something else.
+    """
     names = [tensor.name for tensor in renamed.tensors]
-    known = encoder_names(dialect, names) | {POSITIONS.name(dialect, base=base) for base in (False, True)}
+    known = encoder_names(dialect, names)
     kept = [
         tensor
         for tensor in renamed.tensors
-        if tensor.name in known or any(pattern.fullmatch(tensor.name) for pattern in IGNORED[dialect])
+        if tensor.name in known
+        or is_inside_encoder(dialect, tensor.name)
+        or any(pattern.fullmatch(tensor.name) for pattern in IGNORED[dialect])
     ]
     there = {tensor.name for tensor in kept}
     left_out = tuple(dict.fromkeys(name for name in names if name not in there))

@@ -149,6 +149,26 @@ def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
     return frozenset(name for name in spelled if name is not None)
 
 
+#: Where the encoder's own name ends, in a dialect that has one.
+_OUTER = re.compile(r"(?:roformer(?:v2)?|bert)[./]")
+
+
+@cache
+def _parts_of_encoder(dialect: Dialect) -> frozenset[str]:
+    """Return what the parts of an encoder are called: ``embeddings``, ``encoder``."""
+    rows = (tensor.name(dialect) for tensor in Table(1, BASE).tensors if tensor.group in ENCODER)
+    return frozenset(_first_part(name) for name in rows if name is not None)
+
+
+def _first_part(name: str) -> str:
+    return re.split(r"[./]", _OUTER.sub("", name, count=1), maxsplit=1)[0]
+
+
+def is_inside_encoder(dialect: Dialect, name: str) -> bool:
+    """Say whether a name is that of a part of the encoder, of a RoFormer's or of one that has more parts."""
+    return _first_part(name) in _parts_of_encoder(dialect)
+
+
 def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
     """Say whether a tensor of some class's head is there, which a pooler is not."""
     heads = [_head_names(dialect, traits, base) for traits in (Traits(), Traits(False, False))]

@@ -39,14 +39,17 @@ _STATE = "Name the file with the model instead; it lies in the same folder, or i
 _ANOTHER = "Another model's weights cannot be a RoFormer's: name a RoFormer checkpoint."
 
 #: A name that only adapters have; a file that holds one is theirs, whatever else is in it.
+#: Sources: ``adapter_layer_names`` of the tuners in peft 0.19; AdapterHub's adapters 1.2, ``adapter.py``.
 _ADAPTED = re.compile(
-    r"(^|[./])(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|ia3_l|hada_w[12]_[ab]|prompt_embeddings)([./]|$)"
+    r"(^|[./])((lora|hada|lokr|ia3|oft|boft|vera|fourierft|randlora|shira|vblora|delora|waveft|gralora|trainable_tokens)_\w+|"
+    r"hra_u|miss_block|bone_block|c3a_kernel|prompt_embeddings|adapters|adapter_(down|up)|prefix_tunings?)([./]|$)"
 )
 #: What quantized weights have beside them, or in their place: bitsandbytes, GPTQ and AWQ, compressed-tensors, PyTorch.
 _QUANTIZED = re.compile(
     r"\.(SCB|weight_format|weight\.(absmax|quant_map|nested_absmax|quant_state\.[\w.]+)|qweight|qzeros|g_idx|weight_packed|"
     r"weight_scale(_inv)?|weight_zero_point|_packed_params\._packed_params)(\.|$)"
 )
+_BY_NUMBER = re.compile(r"(^|\.)(shadow_params|collected_params)\.\d+$")
 _ANY_STATE = (
     r"(^|[./_])(exp_avg|exp_avg_sq|momentum_buffer|moment[12](_0)?|beta[12]_pow_acc(_0)?|master_weights|"
     r"param_groups|optimizer_states?|lr_schedulers?)([./]|$)"
@@ -87,6 +90,11 @@ def whose(names: Collection[str]) -> Stranger | None:
         return None
     if not names:
         return Stranger("none is there at all", "Name a file with weights, or save it again.")
+    if any(map(_BY_NUMBER.search, names)):
+        step = (
+            "Put them into the model where it was trained (torch_ema: ema.copy_to(model.parameters())), and save that."
+        )
+        return Stranger("averages of parameters, which have numbers and no names", step)
     if any(re.search(_ANY_STATE, name) for name in names):
         return Stranger("the state of an optimizer or of a training run", _STATE)
     owner = next((words for pattern, words in _WHOSE if any(re.search(pattern, name) for name in names)), None)
