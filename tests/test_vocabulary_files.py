@@ -114,6 +114,21 @@ def test_what_software_takes_for_other_lines_is_told(tmp_path: Path, content: by
         read_rows(tmp_path / "ckpt" / "vocab.txt")
 
 
+@pytest.mark.parametrize("behind", ["  ", "\t{}", " {}", ""])
+def test_more_than_words_in_the_lines_is_told(tmp_path: Path, behind: str) -> None:
+    """transformers 4 and PaddleNLP keep what is behind a word; transformers 5 keeps numbers there."""
+    write_random(tmp_path / "ckpt", "torch")
+    rows = ["[PAD]", "[UNK]", *words(V - 2).decode().split("\n")[:-1]]
+    content = "".join(f"{row}{behind.format(number)}\n" for number, row in enumerate(rows))
+    (tmp_path / "ckpt" / "vocab.txt").write_text(content)
+    if behind:
+        error = misfit(tmp_path / "ckpt")
+        assert f"row 1 is {'[UNK]' + behind.format(1)!r}: more than a word" in error
+        assert "sed 's/[[:space:]].*//'" in error
+    else:
+        assert convert(tmp_path / "ckpt", to="paddle").written
+
+
 def test_lines_may_end_in_a_carriage_return_and_a_line_feed(tmp_path: Path) -> None:
     write_random(tmp_path / "ckpt", "torch")
     (tmp_path / "ckpt" / "vocab.txt").write_bytes(words(V).replace(b"\n", b"\r\n"))

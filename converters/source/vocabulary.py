@@ -16,6 +16,8 @@ from ..stand_ins import START_BYTES, stand_in
 #: Embeddings are padded to a multiple of one of these.
 _PADDING = (8, 16, 32, 64, 128, 256)
 _CHUNK = 1 << 20
+#: The row by which a vocabulary with more than words in its lines is known: every BERT's has it.
+_UNKNOWN = b"[UNK]"
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def _no_lines_of_words(path: Path) -> Misfit | None:
 
     A byte-order mark is to all of them a part of the first word. A lone carriage return ends a line to Python's text
     files, which PaddleNLP, bert4keras and transformers 4 read, and not to the tokenizers library, which transformers 5
-    reads with.
+    reads with. White space behind a word is a part of it to PaddleNLP and transformers 4, and no other ends a word but
+    to bert4keras.
     """
     with reading(path), open(path, "rb") as file:
         start = file.read(START_BYTES)
@@ -160,15 +163,25 @@ def _no_lines_of_words(path: Path) -> Misfit | None:
         if b"\0" in start[:64]:  # UTF-16 of Chinese characters may be UTF-8, too
             return _not_utf8(path)
         file.seek(0)
-        ends = [b"\r" in line.removesuffix(b"\n").removesuffix(b"\r") for line in file]
-    if not any(ends):
-        return None
+        for number, line in enumerate(file, 1):
+            word = line.removesuffix(b"\n").removesuffix(b"\r")
+            if b"\r" in word:
+                return _carriage_return(path, None if number == 1 and not line.endswith(b"\n") else number)
+            if word.startswith(_UNKNOWN) and word[len(_UNKNOWN) :][:1].isspace():
+                said = f"row {number - 1:,} is {quoted(word)}: more than a word, as some software reads it"
+                step = f"Leave the words alone: sed 's/[[:space:]].*//' {path} > vocab-words.txt"
+                return Misfit(Problem("vocabulary", path.name, said), step)
+    return None
+
+
+def _carriage_return(path: Path, line: int | None) -> Misfit:
+    """Say that a carriage return ends every line (None) or that there is one alone in a line."""
     said = "a carriage return alone, which some software takes for a line's end and some does not"
-    if len(ends) == 1:
+    if line is None:
         step = f"Write every line's end as a line feed: tr '\\r' '\\n' < {path} > vocab-lines.txt"
         return Misfit(Problem("vocabulary", path.name, f"its lines end in {said}"), step)
     step = "Take it out, or write a line feed in its place, whichever gives as many lines as the model has words."
-    return Misfit(Problem("vocabulary", path.name, f"line {1 + ends.index(True):,} has {said}"), step)
+    return Misfit(Problem("vocabulary", path.name, f"line {line:,} has {said}"), step)
 
 
 def _not_utf8(path: Path) -> Misfit:
