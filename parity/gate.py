@@ -35,6 +35,7 @@ from .conditions.half_types import judge_half_types, stored_half_types, tell_wid
 from .conditions.invariances import explain_invariances, judge_invariances
 from .explaining.explanation import explain
 from .explaining.sampling import choose_samples
+from .explaining.stored_parameters import StoredParameters
 from .judging.bounds import Bounds, derive
 from .judging.divergence import Divergence, first_divergence
 from .judging.measure import measure
@@ -297,7 +298,7 @@ def _judge_official(
             tokenizer,
             bounds,
             top_k,
-            lambda name: checkpoint.read(name, "float64"),
+            StoredParameters(checkpoint),
             partial(fetch_parameters, worker, official),
         )
         for worker, official in officials

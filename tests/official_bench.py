@@ -17,6 +17,7 @@ from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.source.renaming import ALL
 from roformer_convert.models.config import supported, tap_names
 from roformer_convert.models.text.tokenizer import Tokenizer
+from roformer_convert.parity.explaining.stored_parameters import StoredParameters
 from roformer_convert.parity.judging.bounds import derive
 from roformer_convert.parity.judging.measure import measure
 from roformer_convert.parity.participants.dump import Dumper
@@ -140,7 +141,7 @@ class OfficialBench:
                 self.tokenizer,
                 self.bounds,
                 5,
-                lambda name: checkpoint.read(name, "float64"),
+                StoredParameters(checkpoint),
                 partial(fetch_parameters, self.worker, official),
             )
 

@@ -149,6 +149,41 @@ def shifted_ids(module: ModuleType, model: Any) -> None:
     model.embeddings.forward = lambda input_ids, types: original((input_ids + 1) % size, types)
 
 
+def first_position(module: ModuleType, model: Any) -> None:
+    table = model.rotary.table
+    model.rotary.table = torch.cat([table[1:], table[:1]])
+
+
+def norm_bias(module: ModuleType, model: Any) -> None:
+    norm = model.layers[1].attention_norm
+    norm.add = lambda x, residual, *_: norm(x + residual) - norm.bias
+
+
+def embedding_norm_bias(module: ModuleType, model: Any) -> None:
+    norm = model.embeddings.norm
+    norm.forward = lambda x: module.normalize(x, norm.weight, torch.zeros_like(norm.bias), norm.epsilon)
+
+
+def layer_bias(module: ModuleType, model: Any) -> None:
+    linear = model.layers[2].feed_forward.down
+    linear.forward = lambda x: module.project(x, linear.weight, None)
+
+
+def subtracted(module: ModuleType, model: Any) -> None:
+    add = model.layers[2].feed_forward_norm.add
+    model.layers[2].feed_forward_norm.add = lambda x, *rest: add(-x, *rest)
+
+
+def negated_kernel(module: ModuleType, model: Any) -> None:
+    linear = model.layers[0].attention.value
+    linear.forward = lambda x: module.project(-x, linear.weight, linear.bias)
+    within(module, "project_together", lambda x, layers: [one(x) for one in layers], model.layers[0].attention)
+
+
+def negated_on_loading(module: ModuleType, model: Any) -> None:
+    model.layers[1].feed_forward.up.weight.data.neg_()
+
+
 EVERY_LAYER = "layers.{}.attention.out"
 
 # fault, its kind, words of its description, where it must be said to be
@@ -176,6 +211,23 @@ FAULTS: list[tuple[Plant, str, str, list[str]]] = [
     (mask_constant, "mask", "-7.25 is added", ["layers.1.attention.out"]),
     (mask_ignored, "mask", "mask is ignored", [EVERY_LAYER.format(i) for i in range(3)]),
     (token_types_ignored, "token types", "token types are ignored", ["embeddings"]),
+    (
+        first_position,
+        "position",
+        "the first position is 1 instead of 0",
+        [f"layers.{i}.attention.{part}" for i in range(3) for part in ("query", "key")],
+    ),
+    (norm_bias, "bias", "layers.1.attention_norm.bias is missing", ["layers.1.attention_norm"]),
+    (embedding_norm_bias, "bias", "embeddings.norm.bias is missing", ["embeddings"]),
+    (layer_bias, "bias", "layers.2.feed_forward.down.bias is missing", ["layers.2.feed_forward"]),
+    (subtracted, "sign", "subtracted from the residual", ["layers.2.feed_forward_norm"]),
+    (
+        negated_kernel,
+        "sign",
+        "layers.0.attention.value.weight is used with the other sign",
+        ["layers.0.attention.value"],
+    ),
+    (negated_on_loading, "sign", "every value has the other sign", ["layers.1.feed_forward.up.weight"]),
     (shifted_rows, "vocabulary", "shifted by 1", ["embeddings.word.weight"]),
     (shifted_ids, "vocabulary", "shifted by -1", ["embeddings"]),
 ]
@@ -200,6 +252,7 @@ def _first_tap_after(parameter: str) -> str:
         "mlm.bias": "logits",
         "layers.1.attention.out.weight": "layers.1.attention.out",
         "embeddings.word.weight": "embeddings",
+        "layers.1.feed_forward.up.weight": "layers.1.feed_forward",
     }.get(parameter, parameter)
 
 

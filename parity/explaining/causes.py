@@ -40,9 +40,9 @@ class Cause:
     Attributes:
         label: The participant.
         kind: ``norm``, ``epsilon``, ``activation``, ``position``, ``rotation``, ``bias``, ``untied``, ``transposed``,
-            ``exchanged``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``, ``batch``,
-            ``corrupted`` or ``unknown``; of an official participant also ``load``, ``load report``, ``files``,
-            ``configuration``, ``rotary table``, ``ids`` or ``padding``.
+            ``exchanged``, ``sign``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``,
+            ``batch``, ``corrupted`` or ``unknown``; of an official participant also ``load``, ``load report``,
+            ``files``, ``configuration``, ``rotary table``, ``ids``, ``padding`` or ``half type``.
         what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.
@@ -97,6 +97,8 @@ def _explain_parameter(label: str, name: str, wrong: Array, right: Mapping[str, 
     if not wrong.any() and good.any():
         what = "the decoder bias is missing (all 0)" if name == "mlm.bias" else "all values are 0"
         return Cause(label, "bias" if name.endswith("bias") else "corrupted", what, name, True)
+    if wrong.any() and np.array_equal(wrong, -good):
+        return Cause(label, "sign", "every value has the other sign", name, True)
     shift = _row_shift(wrong, good)
     if shift:
         return Cause(label, "vocabulary", f"the rows are shifted by {shift}", name, True)

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 _EPSILONS = (1e-12, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 0.0)
 _MASKED = (-1.0, -5.0, -10.0, -20.0, 1.0)
+_FIRST = (1, -1, 2)
 _SHIFTS = tuple(shift for size in range(1, 9) for shift in (size, -size))
 _ATTENTION = {
     "bidirectional": "a mask in both directions",
@@ -83,6 +84,11 @@ def _of_a_norm(reference: Reference, name: str, taps: Mapping[str, Array]) -> It
     for epsilon in (*_EPSILONS, *_epsilon(reference, name, taps)):
         what = f"epsilon {epsilon:.3g} instead of {config.layer_norm_eps:.3g} in the norm"
         yield Candidate("epsilon", what, Switches(epsilon=epsilon))
+    if name.startswith("layers."):
+        yield Candidate("sign", "it is subtracted from the residual, not added", Switches(negated=frozenset({name})))
+    bias = "embeddings.norm.bias" if name == "embeddings" else f"{name}.bias"
+    if bias in reference.parameters:
+        yield Candidate("bias", f"the bias {bias} is missing", Switches(no_bias=frozenset({bias})))
 
 
 def _of_rotation(reference: Reference, module: str) -> Iterator[Candidate]:
@@ -95,6 +101,8 @@ def _of_rotation(reference: Reference, module: str) -> Iterator[Candidate]:
         yield Candidate("rotation", half, Switches(rotation="half"))
         yield Candidate("rotation", "no rotation", Switches(rotation="none"))
         yield Candidate("rotation", "rotation the other way", Switches(rotation="backwards"))
+        for first in _FIRST:
+            yield Candidate("position", f"the first position is {first} instead of 0", Switches(first=first))
 
 
 def _of_the_activation(reference: Reference) -> Iterator[Candidate]:
@@ -154,6 +162,8 @@ def _of_a_kernel(reference: Reference, name: str) -> Iterator[Candidate]:
         if weight.shape[0] == weight.shape[1]:
             what = f"the kernel {linear}.weight is used without being transposed"
             yield Candidate("transposed", what, Switches(transposed=frozenset({f"{linear}.weight"})))
+        what = f"the kernel {linear}.weight is used with the other sign"
+        yield Candidate("sign", what, Switches(negated=frozenset({linear})))
         if f"{linear}.bias" in reference.parameters:
             what = f"the bias {linear}.bias is missing"
             yield Candidate("bias", what, Switches(no_bias=frozenset({f"{linear}.bias"})))

@@ -37,8 +37,10 @@ class Switches:
         position: Which hidden state of a row is pooled: ``first``, ``last``, ``last real`` or ``mean``.
         rotation: ``half`` pairs i with i + D/2, ``backwards`` turns the other way, ``none`` does not rotate.
         rotary_value: Whether values are rotated.
+        first: The position of a row's first token.
         transposed: Kernels that are used the wrong way round.
         no_bias: Biases that are left out.
+        negated: Linear modules whose kernel has the other sign, and norms that subtract where they should add.
         types: ``ignored`` takes type 0 throughout, ``absent`` adds no type.
         word_shift: Rows that the word embedding is shifted by.
         masked: Added to a masked key's score.
@@ -55,8 +57,10 @@ class Switches:
     position: str | None = None
     rotation: str | None = None
     rotary_value: bool | None = None
+    first: int = 0
     transposed: frozenset[str] = frozenset()
     no_bias: frozenset[str] = frozenset()
+    negated: frozenset[str] = frozenset()
     types: str | None = None
     word_shift: int = 0
     masked: float | None = None
@@ -126,13 +130,12 @@ class Reference:
             if module == "out":
                 return self._attend(name, taps, case, switches)
             if module == "attention_norm":
-                change = taps[f"layers.{layer}.attention.out"]
-                return self._norm(name, self.rounded(before + change), switches)
+                return self._add_norm(name, before, taps[f"layers.{layer}.attention.out"], switches)
             middle = taps[f"layers.{layer}.attention_norm"]
             if module == "feed_forward":
                 inner = self._activate(self._linear(f"{name}.up", middle, switches), switches)
                 return self._linear(f"{name}.down", inner, switches)
-            return self._norm(name, self.rounded(middle + taps[f"layers.{layer}.feed_forward"]), switches)
+            return self._add_norm(name, middle, taps[f"layers.{layer}.feed_forward"], switches)
         if name == "pooler":
             return self._activate_pooled(self._linear(name, self._pick(taps, case, switches), switches), switches)
         if name == "mlm.transform":
@@ -189,7 +192,7 @@ class Reference:
 
     def _linear(self, name: str, x: Array, switches: Switches) -> Array:
         weight = self.parameters[f"{name}.weight"]
-        product = x @ (weight if f"{name}.weight" in switches.transposed else weight.T)
+        product = x @ (weight if f"{name}.weight" in switches.transposed else weight.T) * _sign(name, switches)
         return self._add_bias(name, self.rounded(product), switches)
 
     def _add_bias(self, name: str, x: Array, switches: Switches) -> Array:
@@ -201,6 +204,9 @@ class Reference:
 
     def _activate_pooled(self, x: Array, switches: Switches) -> Array:
         return self.rounded(ACTIVATIONS[switches.pooler_activation or self.config.pooler_activation](x))
+
+    def _add_norm(self, name: str, x: Array, change: Array, switches: Switches) -> Array:
+        return self._norm(name, self.rounded(x + _sign(name, switches) * change), switches)
 
     def _norm(self, name: str, x: Array, switches: Switches) -> Array:
         epsilon = self.config.layer_norm_eps if switches.epsilon is None else switches.epsilon
@@ -230,7 +236,8 @@ class Reference:
         rotated = self.config.rotary_value if switches.rotary_value is None else switches.rotary_value
         if name.endswith("value") and not rotated:
             return heads
-        angles = rotary_angles(columns, width // self.config.num_attention_heads)[:, None, :]
+        size = width // self.config.num_attention_heads
+        angles = rotary_angles(columns, size, first=switches.first)[:, None, :]
         cosine, sine = np.cos(angles), np.sin(angles)
         if switches.rotation == "none":
             return heads
@@ -274,6 +281,10 @@ class Reference:
             place = np.cumsum(_types(case), -1)
         seen: NDArray[np.bool_] = (place[:, None, :] <= place[:, :, None]) & real[:, None, :]
         return seen
+
+
+def _sign(name: str, switches: Switches) -> float:
+    return -1.0 if name in switches.negated else 1.0
 
 
 def _types(case: Case) -> NDArray[np.int64]:

@@ -74,11 +74,11 @@ def choose_samples(cases: Sequence[Case], config: RoFormerConfig, task: Task, bu
     rows: dict[str, list[int]] = {}
     left = budget
     for case, row in _by_turns(recorded):
-        left -= _cost(_rows(case, np.array([row]), task).case, config, task)
+        left -= work_of(take_rows(case, np.array([row]), task).case, config, task)
         if left < 0 and rows:
             break
         rows.setdefault(case.name, []).append(row)
-    return [_rows(case, np.array(rows[case.name]), task) for case in cases if case.name in rows]
+    return [take_rows(case, np.array(rows[case.name]), task) for case in cases if case.name in rows]
 
 
 def _by_turns(cases: Sequence[Case]) -> Iterator[tuple[Case, int]]:
@@ -88,7 +88,7 @@ def _by_turns(cases: Sequence[Case]) -> Iterator[tuple[Case, int]]:
                 yield case, row
 
 
-def _rows(case: Case, rows: Array, task: Task) -> Sample:
+def take_rows(case: Case, rows: Array, task: Task) -> Sample:
     """Cut a case down to some of its rows."""
     if len(rows) == len(case.input_ids):
         scored = None if case.positions is None else np.arange(len(case.positions))
@@ -107,7 +107,7 @@ def _rows(case: Case, rows: Array, task: Task) -> Sample:
     return Sample(replace(case, **arrays, positions=positions, ranked=(), parts=()), rows, scored, task)  # type: ignore[arg-type]
 
 
-def _cost(case: Case, config: RoFormerConfig, task: Task) -> float:
+def work_of(case: Case, config: RoFormerConfig, task: Task) -> float:
     """Return the floating-point operations of a case's products."""
     tokens, width, hidden = case.input_ids.size, case.input_ids.shape[-1], config.hidden_size
     layer = 2 * hidden * (4 * hidden + 2 * config.intermediate_size) + 4 * width * hidden

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
@@ -25,9 +25,10 @@ from ...models.text.tokenizer import Tokenizer
 from ..explaining.causes import Cause
 from ..explaining.mistakes import Candidate, candidates
 from ..explaining.reference import Reference, Switches
+from ..explaining.sampling import Sample, take_rows, work_of
 from ..judging.divergence import Divergence
 from ..judging.measure import BOUND
-from ..participants.dumps import Dump, distance
+from ..participants.dumps import distance
 from ..participants.participants import ComparedModel
 from ..questions.cases import Case
 from .asking import Official
@@ -36,7 +37,8 @@ from .ids import ids_as_it
 Array = NDArray[Any]
 
 _PARTS = ("attention.query", "attention.key", "attention.value", "attention.out", "attention_norm", "feed_forward")
-_LARGEST = 30_000_000  # parameters of a model whose layers are recomputed in numpy
+#: Floating-point operations of the whole model in the rows of a case whose layer is recomputed with every mistake.
+_WORK = 4e9
 
 
 # Its files -----------------------------------------------------------------------------------------------------------
@@ -144,20 +146,18 @@ def explain_rotary(label: str, name: str, table: Array, exact: Array, rounding: 
 
 def explain_output(
     official: Official,
-    ours: Dump,
     cases: Sequence[Case],
     model: ComparedModel,
     divergence: Divergence,
     where: Mapping[str, NDArray[np.bool_]],
-    right: Callable[[str], Array],
+    right: Mapping[str, Array],
 ) -> list[Cause]:
     """Explain the first activation that differs though the parameters are right."""
     label, tap = official.label, divergence.tap
     found = None
-    if divergence.dtype == "float64" and model.parameters <= _LARGEST:
-        parameters = {name: right(name) for name in ours.digests}
-        wrong = [case for case in cases if case.name in where and where[case.name].any()]
-        found = _substituted(Reference(supported(model.config), parameters, model.task), official, wrong, tap)
+    if divergence.dtype == "float64":
+        reference = Reference(supported(model.config), right, model.task)
+        found = _substituted(reference, official, list(_differing(cases, where, reference)), tap)
     if found is not None:
         return [Cause(label, found.kind, found.what, tap, True)]
     pattern = _pattern(cases, where)
@@ -166,13 +166,21 @@ def explain_output(
     return [Cause(label, "unknown", "no known mistake explains it", tap, False)]
 
 
-def _substituted(reference: Reference, official: Official, cases: Sequence[Case], tap: str) -> Candidate | None:
-    """Recompute the layer of ``tap`` from the hidden states before it, with each mistake in each of its steps.
+def _differing(cases: Sequence[Case], where: Mapping[str, NDArray[np.bool_]], reference: Reference) -> Iterator[Sample]:
+    """Choose rows that differ of the two smallest cases, as many as a fixed amount of work allows and one at least.
 
-    Only cases that differ tell: elsewhere every mistake that makes no difference would explain them.
+    Elsewhere every mistake that makes no difference would explain what was computed.
     """
-    chosen = sorted((case for case in cases if case.taps), key=lambda case: case.input_ids.size)[:2]
-    taps = [(dict(_float64(official, case)), case) for case in chosen]
+    wrong = [case for case in cases if case.taps and case.name in where and where[case.name].any()]
+    for case in sorted(wrong, key=lambda case: case.input_ids.size)[:2]:
+        rows = np.flatnonzero(where[case.name].reshape(len(case.input_ids), -1).any(1))
+        one = work_of(take_rows(case, rows[:1], reference.task).case, reference.config, reference.task)
+        yield take_rows(case, rows[: max(1, int(_WORK // one))], reference.task)
+
+
+def _substituted(reference: Reference, official: Official, samples: Sequence[Sample], tap: str) -> Candidate | None:
+    """Recompute the layer of ``tap`` from the hidden states before it, with each mistake in each of its steps."""
+    taps = [(sample.taps(official.dump), sample.case) for sample in samples]
     if not taps or any(tap not in found for found, _ in taps):
         return None
     steps = _steps(tap, reference)
@@ -186,11 +194,6 @@ def _substituted(reference: Reference, official: Official, cases: Sequence[Case]
             if all(_explains(reference, found, each, steps, tap, candidate) for found, each in taps):
                 return candidate
     return None
-
-
-def _float64(official: Official, case: Case) -> Iterator[tuple[str, Array]]:
-    with official.dump.opened(f"float64.{case.name}") as arrays:
-        yield from arrays.items()
 
 
 def _steps(tap: str, reference: Reference) -> list[str]:

@@ -7,7 +7,7 @@ epsilon, and no bound is widened. Source: bert4keras 0.11.5 (models.py, NEZHA an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 def expected_of(
-    official: Official, ours: Dump, cases: Sequence[Case], model: ComparedModel, right: Callable[[str], Array]
+    official: Official, ours: Dump, cases: Sequence[Case], model: ComparedModel, right: Mapping[str, Array]
 ) -> Dump:
     """Return what an official participant is held against: ours, or the same model with the software's epsilon.
 
@@ -34,13 +34,13 @@ def expected_of(
         ours: One of ours, in float64.
         cases: What both ran.
         model: What is compared.
-        right: Reads a parameter by its canonical name, in float64.
+        right: The parameters by their canonical names, in float64.
     """
     epsilon, config = official.software.epsilon, supported(model.config)
     if epsilon in (0.0, config.layer_norm_eps):
         return ours
     task = model.task
-    reference = Reference(config, {name: right(name) for name in ours.digests}, task)
+    reference = Reference(config, right, task)
     pooler = "pooler.weight" in reference.parameters
     order = tap_names(config, pooler=pooler, mlm=task.mlm, sop=False, classifier=task.head is not None)
     folder = official.dump.files / "expected"

@@ -72,7 +72,7 @@ def judge_official(
     tokenizer: Tokenizer | None,
     bounds: Bounds,
     top_k: int,
-    right: Callable[[str], Array],
+    right: Mapping[str, Array],
     fetch: Fetch,
 ) -> OfficialResult:
     """Judge one official participant.
@@ -85,7 +85,7 @@ def judge_official(
         tokenizer: Ours; None where there is no vocabulary.
         bounds: What ours may differ by, which it is held to as well.
         top_k: Answers a question.
-        right: Reads a parameter of the checkpoint by its canonical name, in float64.
+        right: The checkpoint's parameters by their canonical names, in float64.
         fetch: Fetches parameters as it holds them.
     """
     failed = official.facts.get("failed")
@@ -113,7 +113,7 @@ def judge_official(
     outputs, divergence, places = compare_outputs(official, expected, cases, compared, bounds)
     verdicts += outputs
     if divergence is not None and not any(cause.kind not in ("ids", "load") for cause in causes):
-        causes += explain_output(official, ours, cases, model, divergence, places, right)
+        causes += explain_output(official, cases, model, divergence, places, right)
     listed = [one for one in cases if compared[one.name].rows.any()]
     task = model.task
     scored = "logits" if task.mlm else "classifier"
@@ -174,7 +174,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _parameters(
-    official: Official, ours: Dump, model: ComparedModel, right: Callable[[str], Array], fetch: Fetch
+    official: Official, ours: Dump, model: ComparedModel, right: Mapping[str, Array], fetch: Fetch
 ) -> tuple[list[Verdict], list[Cause], list[str]]:
     """Hold every parameter against ours by its bits, and the rotary table against the right one by its rounding."""
     held: Mapping[str, Any] = official.facts["parameters"]
@@ -187,9 +187,9 @@ def _parameters(
     own = fetch([found[name][0] for name in wrong])
     values = {name: own[found[name][0]].astype(np.float64) for name in wrong if found[name][0] in own}
     if "float64" not in official.facts["types"]:  # it holds float32, whatever the file has
-        wrong = [name for name in wrong if not _rounded(values.get(name), right(name))]
+        wrong = [name for name in wrong if not _rounded(values.get(name), right[name])]
     causes += explain_parameters(
-        official.label, {name: values[name] for name in wrong if name in values}, _Lazily(right, ours), model.task
+        official.label, {name: values[name] for name in wrong if name in values}, right, model.task
     )
     notes = []
     if official.rotary in held:
@@ -217,25 +217,6 @@ def _parameters(
 
 def _rounded(held: Array | None, exact: Array) -> bool:
     return held is not None and np.array_equal(held, exact.astype(np.float32).astype(np.float64))
-
-
-class _Lazily(Mapping[str, Array]):
-    """The checkpoint's parameters, each read when it is asked for."""
-
-    def __init__(self, read: Callable[[str], Array], ours: Dump) -> None:
-        self._read = read
-        self._names = list(ours.digests)
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _ids(official: Official, tokenizer: Tokenizer | None) -> tuple[list[Verdict], list[Cause]]:
