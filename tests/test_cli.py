@@ -468,7 +468,7 @@ def test_convert_with_parity_writes_what_is_proven_and_nothing_else(
 
     monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
     monkeypatch.setattr(command_line, "run_gate", gate)
-    words = [*command, source, "--parity", "--with", "transformers", "--with", "onnx"]
+    words = [*command, str(source), "--parity", "--with", "transformers", "--with", "onnx"]
     result = run(*words)
     official = ("transformers", "onnx")
     options = {"called": [source, target], "official": official, "quiet": False}
@@ -493,7 +493,12 @@ def test_what_says_nothing_by_itself_is_proven_alone(tmp_path: Path, monkeypatch
     write_random(tmp_path / "ckpt", "paddle")
     asked: list[Any] = []
     monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
-    monkeypatch.setattr(command_line, "run_gate", lambda directories, **options: asked.append(options["called"]) or 0)
+
+    def gate(directories: list[Path], **options: Any) -> int:
+        asked.append(options["called"])
+        return 0
+
+    monkeypatch.setattr(command_line, "run_gate", gate)
     done = run("paddle2torch", tmp_path / "ckpt", "--set", "layer_norm_eps=1e-5", "--parity")
     assert done.exit_code == 0, done.output
     assert asked == [(tmp_path / "ckpt", None, ()), [tmp_path / "ckpt-torch"]]
