@@ -7,7 +7,9 @@ and run too: if it computed the same after all, the refusal would be wrong.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +30,10 @@ from family_folders import (
 )
 from numpy_roformer import Array
 from official_bench import Workers
-from peer_folders import PEERS, environment, inputs_of
+from peer_folders import PEERS, environment, in_process, inputs_of
 
 from roformer_convert.converters import convert, open_checkpoint
+from roformer_convert.converters.errors import InexpressibleError
 from roformer_convert.converters.table.mapping import Dialect, unread
 from roformer_convert.parity.participants.participants import look_at
 from roformer_convert.parity.questions.cases import Case
@@ -277,3 +280,45 @@ def test_what_is_refused_computes_something_else(folder: str, dialect: Dialect, 
     got, want = peer.scores[name], logits_of(folder)
     assert got.shape == want.shape
     assert difference(folder, got, everywhere=False) > 1e-3 * np.abs(want).max()
+
+
+#: Loads each directory, runs the line of code that the refusal named, and saves the logits of a batch.
+_TOLD = """
+import json, sys
+import numpy as np
+import transformers
+
+for job in json.loads(sys.argv[1]):
+    if job["dialect"] == "tf":
+        from tensorflow import convert_to_tensor
+        model = transformers.TFRoFormerForSequenceClassification.from_pretrained(job["directory"])
+    else:
+        from torch import from_numpy as convert_to_tensor
+        model = transformers.RoFormerForSequenceClassification.from_pretrained(job["directory"]).eval()
+    exec(job["told"])
+    logits = model(**{name: convert_to_tensor(array) for name, array in np.load(job["inputs"]).items()}).logits
+    np.save(job["out"], logits.numpy() if job["dialect"] == "tf" else logits.detach().numpy())
+"""
+
+
+@pytest.mark.parametrize(("where", "dialect"), [("", "torch"), ("transformers4", "torch"), ("transformers4", "tf")])
+def test_the_line_that_a_refusal_names_ends_the_difference(
+    converted: Path, tmp_path: Path, where: str, dialect: Dialect
+) -> None:
+    pytest.importorskip("transformers")
+    python = environment(where) if where else sys.executable
+    folders = [folder for folder in pairs(dialect, DIFFERENT) if refused(folder, dialect) == ("pooler_activation",)]
+    jobs = []
+    for folder in folders:
+        with pytest.raises(InexpressibleError) as caught:
+            convert(PEERS / folder, tmp_path / "there", to=dialect)
+        directory = written(converted, folder, dialect)
+        (different,) = json.loads((directory / "conversion.json").read_text(encoding="utf-8"))["differences"]
+        assert different["remedy"] in (caught.value.next_step or "")
+        paths = {"directory": directory, "inputs": PEERS / folder / "inputs.npz", "out": tmp_path / f"{folder}.npy"}
+        told = {"dialect": dialect, "told": different["remedy"], "cwd": tmp_path}
+        jobs.append({key: str(value) for key, value in {**paths, **told}.items()})
+    in_process(_TOLD, jobs, python=python, TF_USE_LEGACY_KERAS="1")
+    assert len(folders) == 2
+    for folder in folders:
+        assert difference(folder, np.load(tmp_path / f"{folder}.npy")) <= TOLERANCE

@@ -33,12 +33,15 @@ class Difference:
         here: What the source says.
         there: What the target's software computes.
         apart: The largest difference that was measured, or what bounds it.
+        remedy: The line of code after which the software that has loaded the result computes what the source says;
+            empty where none is known.
     """
 
     field: str
     here: str
     there: str
     apart: str
+    remedy: str = ""
 
     def __str__(self) -> str:
         return f"{self.field}: {self.here} here; {self.there} ({self.apart})"
@@ -168,7 +171,13 @@ def _of_activations(source: SourceConfig, target: Dialect, kind: ModelClass, poo
         there = f"{software} computes it with hidden_act = {config.hidden_act}"
         apart = "gelu for tanh: up to 0.68 off in logits of 0.92"
         here = f"{config.pooler_activation} between the classifier's dense layer and its labels"
-        found.append(Difference("pooler_activation", here, there, apart))
+        spelled = spell_activation(config.pooler_activation, None, target)
+        # torch's head looks the name up at every call, the encoder's layers did so when they were made; TF's keeps it
+        code = {
+            "torch": f"model.config.hidden_act = {spelled!r}",
+            "tf": f"model.classifier.classifier_act_fn = transformers.activations_tf.get_tf_activation({spelled!r})",
+        }[target]
+        found.append(Difference("pooler_activation", here, there, apart, "" if spelled is None else code))
     return found
 
 

@@ -217,6 +217,7 @@ def make_plan(
     config, config_notes = config_writing.write(source.source_config, target, kind=kind, dtype=main_type, pooler=pooler)
     config_notes += advice(source.config, target, kind, source.bindings)
     config_notes += [f"allowed to differ: {each}" for each in different]
+    config_notes += [_remedy(software_of(target, source.config), each) for each in different if each.remedy]
     tensor_notes = _tensor_notes(source, target, chosen, groups, types, dtype)
     settings, settings_notes = settings_for(source, target)
     notes = [*table_notes, *settings_notes]
@@ -268,11 +269,18 @@ def _inexpressible(source: Checkpoint, target: Dialect, different: Sequence[Diff
         f"{source.path}: {software} would compute another function than the source says",
         *(f"  {d}" for d in different),
     ]
+    remedies = [f" {_remedy(software, d)}." for d in different if d.remedy]
     return InexpressibleError(
         "\n".join(lines),
         "If the source is misread, --set FIELD=VALUE says what is right; --allow-different writes it all the same, for "
-        "software that computes the source's function, and records that.",
+        "software that computes the source's function, and records that."
+        + "".join(remedies if len(remedies) == len(different) else ()),
     )
+
+
+def _remedy(software: str, different: Difference) -> str:
+    """Say how a difference ends; a later ``save_pretrained`` would write what the line of code has changed."""
+    return f"After from_pretrained, {different.remedy} makes {software} compute it too; do not save the model then"
 
 
 def _require_dtypes(container: Container, dtypes: set[str], why: str) -> None:
