@@ -15,6 +15,7 @@ from roformer_convert.converters import ConvertOptions, FormatError, convert, op
 from roformer_convert.converters.json_input import read_json
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.models.text.tokenizer import Tokenizer
+from roformer_convert.parity.participants.participants import look_at
 
 CASES = ROOT / "fixtures" / "cases"
 #: Two vocabularies of words, one described by a class and one by nothing, and one of characters.
@@ -302,3 +303,22 @@ def test_a_token_that_is_there_twice_shifts_bert4keras_and_is_said(tmp_path: Pat
         (directory / "vocab.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
         notes = convert(directory, to=target, options=ConvertOptions(dry_run=True)).notes
         assert len([note for note in notes if "in the rows 3 and 9: bert4keras numbers the rows" in note]) == many
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("WordPiece", ""), ("BPE", "holds the model 'BPE'"), (None, "neither vocab.txt nor tokenizer")]
+)
+def test_the_gate_asks_sentences_of_what_transformers_5_saves_or_says_why_not(
+    tmp_path: Path, kind: str | None, why: str
+) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    if kind is None:
+        write_random(tmp_path / "ckpt", "torch")
+    else:
+        rows = [*words, *(f"\u5b57{number}" for number in range(CONFIG.vocab_size - len(words)))]
+        write_tokenizer_json(tmp_path / "ckpt", {word: row for row, word in enumerate(rows)}, kind)
+    model, _ = look_at([tmp_path / "ckpt"])
+    assert model.vocabulary == (None if why else tmp_path / "ckpt")
+    told = [note for note in model.notes if "no sentences" in note]
+    assert len(told) == bool(why)
+    assert all(why in note for note in told)

@@ -15,11 +15,12 @@ from typing import Any
 
 from ...converters import ConvertOptions, convert, open_checkpoint
 from ...converters.errors import ConvertError, MisfitError, Problem
+from ...converters.source.checkpoint import Checkpoint
 from ...converters.source.renaming import Parts
 from ...converters.table.config import RoFormerConfig
 from ...converters.table.mapping import SYMBOLS, Dialect
 from ...models.processes.frameworks import FRAMEWORKS, is_installed, require_packages
-from ...models.text.tokenizer_files import packages_for_texts
+from ...models.text.tokenizer_files import packages_for_texts, read_settings
 from ..questions.tasks import TASKS, Task, described, traits
 from .conversions import tell_lacking
 
@@ -153,7 +154,8 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
     Raises:
         ConvertError: One is unusable, or their sizes differ.
     """
-    configs, groups, classes, dialects, vocabulary = [], [], [], [], None
+    configs, groups, classes, dialects = [], [], [], []
+    vocabulary, lacking = None, ""
     told: list[str] = []
     for directory in directories:
         with open_checkpoint(directory) as checkpoint:
@@ -163,9 +165,8 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
             groups.append({group.name for group in checkpoint.groups})
             dialects.append(checkpoint.dialect)
             parameters = sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
-            beside = (*checkpoint.companions, *checkpoint.found.strays)
-            if vocabulary is None and any(path.name == "vocab.txt" for path in beside):
-                vocabulary = checkpoint.directory
+            if vocabulary is None:
+                vocabulary, lacking = _vocabulary_of(checkpoint)
     first, called = configs[0], directories if names is None else names
     problems = [
         Problem("size", name, f"{getattr(first, name)} in {called[0]}, {getattr(config, name)} in {directory}")
@@ -191,9 +192,25 @@ def look_at(directories: Sequence[Path], names: Sequence[Path] | None = None) ->
         class_name = "RoFormerForMaskedLM"
     if "sentence-order head" in common and class_name != "RoFormerForPretraining":
         notes.append("the sentence-order head is not computed: that takes a pooler and a masked-LM head")
+    if vocabulary is None:
+        notes.append(f"generated ids alone are compared, and no sentences: {lacking}")
     said = (*dict.fromkeys(told), *other, *notes)
     shared = replace(first, max_position_embeddings=min(config.max_position_embeddings for config in configs))
     return ComparedModel(shared, class_name, said, vocabulary, parameters), dialects
+
+
+def _vocabulary_of(checkpoint: Checkpoint) -> tuple[Path | None, str]:
+    """Return the directory of a checkpoint that has a vocabulary, or why there is none; a damaged vocab.txt is one."""
+    names = {path.name for path in (*checkpoint.companions, *checkpoint.found.strays)}
+    if "vocab.txt" in names:
+        return checkpoint.directory, ""
+    if "tokenizer.json" not in names:
+        return None, "there is neither vocab.txt nor tokenizer.json"
+    try:
+        read_settings(checkpoint.directory)
+    except ConvertError as error:  # another kind of tokenizer than BERT's
+        return None, error.what
+    return checkpoint.directory, ""
 
 
 def _common_class(classes: Sequence[str]) -> str:

@@ -123,7 +123,10 @@ def make_cases(
         for name, lines in kinds:
             cases.append(_sentence_case(name, lines, config, task, tokenizer, own, longest))
     elif sentences is not None:
-        raise ConvertError("sentences are given, and the checkpoint has no vocabulary", "Put its vocab.txt beside it.")
+        raise ConvertError(
+            "sentences are given, and the checkpoint has no vocabulary",
+            "Put its vocab.txt or tokenizer.json beside it.",
+        )
     cases += _generated(config, task)
     if task.head is None:
         cases = [_choose_positions(case, config) for case in cases]
