@@ -11,6 +11,7 @@ from .command_group import OnePath, echo
 from .converters.amounts import amount
 from .converters.json_output import render_json
 from .converters.name_choice import NameChoice
+from .converters.other_names import EXPORTS
 from .device_option import DEVICE
 from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM, SET, parts_options, take_parts
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--to",
     required=True,
-    type=NameChoice(["onnx", "savedmodel", "paddle-inference"]),
+    type=NameChoice(EXPORTS),
     help="What to make; PyTorch, TensorFlow or Paddle makes it and must be installed.",
 )
 @click.option(

@@ -26,6 +26,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
        for each in CLASSES.values()},
 }
 # fmt: on
+#: What ``export`` makes; people look for it among the dialects.
+EXPORTS = ("onnx", "savedmodel", "paddle-inference")
 _USUAL = {other: name for name, others in _NAMES.items() for other in others}
 
 
@@ -40,9 +42,15 @@ def usual_name(typed: str, names: Iterable[str]) -> str:
 
 
 def did_you_mean(typed: str, names: Iterable[str]) -> str:
-    """Ask for the nearest of ``names`` in a sentence that begins with a space; nothing where none is near."""
+    """Ask for the nearest of ``names`` in a sentence that begins with a space; nothing where none is near.
+
+    An export's name, alone or as a direction's end, is no dialect's: there the command that makes it is named.
+    """
     import difflib
 
+    export = usual_name(typed.rpartition("2")[2], EXPORTS)
+    if export in EXPORTS:
+        return f" That is an export: roformer-convert export DIR --to {export}"
     near = difflib.get_close_matches(typed.lower(), list(names), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -109,6 +109,8 @@ def test_a_direction_begins_a_roformer_with_a_bert_where_it_is_said(tmp_path: Pa
         (["train"], "It is one of the other program's: roformer-pretrain train"),
         (["help"], "Did you mean '--help'?"),
         (["version"], "Did you mean '--version'?"),
+        (["torch2onnx", "x"], "That is an export: roformer-convert export DIR --to onnx"),
+        (["convert", "x", "--to", "saved_model"], "That is an export: roformer-convert export DIR --to savedmodel"),
         (["xyzzy"], "No such command 'xyzzy'."),
         (["convert", "x", "--to", "trch"], "Did you mean 'torch'?"),
         (["inspect", "x", "--class", "masked"], "Did you mean 'masked-lm'?"),

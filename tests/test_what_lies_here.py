@@ -115,6 +115,11 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, 
     [
         ("model.onnx", b"\x08\x07", "an exported ONNX graph"),
         ("model.bin", zipped("chinese/bert_config.json", "chinese/vocab.txt"), "archive, of chinese/bert_config.json"),
+        (
+            "roformer.zip",
+            zipped("chinese_roformer_L-12/", "chinese_roformer_L-12_H-768_A-12/bert_model.ckpt.data-00000-of-00001"),
+            "archive, of chinese_roformer_L-12_H-768_A-12/bert_model.ckpt.data-00000-of-00001\n",
+        ),
         ("model.pt", zipped("model/code/a.py", "model/constants.pkl", "model/data.pkl"), "a TorchScript program"),
         ("model.bin", tarred(), "a packed archive"),
         ("model.safetensors", b"\x1f\x8b\x08\0\0\0\0\0", "a packed archive"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ..errors import FormatError, quoted
+from ..errors import FormatError, quoted, shown
 from ..stand_ins import LFS_POINTER, START_BYTES, stand_in
 from ..tensors import signatures
 
@@ -228,5 +228,5 @@ def _in_zip(path: Path) -> Iterator[tuple[str, str]]:
     elif names and all(name.endswith(".npy") for name in names):
         yield _NUMPY.what, _NUMPY.step
     elif not any(name.endswith("data.pkl") for name in names):
-        held = ", ".join(quoted(name, 60)[1:-1] for name in names[:4])
-        yield f"a packed archive, of {held}{' …' * (len(names) > 4)}", _UNPACK
+        held = [shown(name, 80) for name in names if not name.endswith("/")]
+        yield f"a packed archive, of {', '.join(held[:4])}{', …' * (len(held) > 4)}", _UNPACK
