@@ -478,11 +478,23 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """
     pairs = x.to(turns.dtype).reshape(-1, x.shape[1], x.shape[2] // 2, 2)
     if traced():  # exporters and inductor have no complex numbers
-        (a, b), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
-        turned = torch.stack((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
+        turned = _turn_apart(pairs, turns) if x.device.type == "cpu" else _turn_swapped(pairs, turns)
     else:  # one pass over memory, 20 times as fast here
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turns))
     return turned.reshape(x.shape).to(x.dtype)
+
+
+def _turn_apart(pairs: Tensor, turns: Tensor) -> Tensor:
+    (a, b), (cosine, sine) = pairs.unbind(-1), turns.unbind(-1)
+    return torch.stack((a * cosine - b * sine, b * cosine + a * sine), dim=-1)
+
+
+def _turn_swapped(pairs: Tensor, turns: Tensor) -> Tensor:
+    # each number and its partner: of this inductor's kernel for a GPU loads half as often, though it takes a CPU thrice
+    # as long
+    cosine, sine = turns.unsqueeze(-2).unbind(-1)
+    signs = torch.arange(-1, 2, 2, device=pairs.device)
+    return pairs * cosine + pairs.flip(-1) * (sine * signs)
 
 
 def rotate_together(runs: Sequence[Tensor], turns: Tensor) -> list[Tensor]:

@@ -178,6 +178,20 @@ def test_the_plain_rotation_of_a_trial_is_the_models() -> None:
     assert abs(rotate_runs(turns, x, 2 * x)[1] - 2 * ops_torch.rotate(x, turns)).max() < 1e-14
 
 
+def test_a_compiled_rotation_is_the_models_on_either_device() -> None:
+    torch.manual_seed(0)
+    x, angles = torch.randn(7, 3, 10, dtype=torch.float64), torch.randn(7, 1, 5, dtype=torch.float64)
+    turns = torch.stack([angles.cos(), angles.sin()], -1)
+    for turn in (ops_torch._turn_apart, ops_torch._turn_swapped):
+        turned = turn(x.reshape(7, 3, 5, 2), turns)
+        assert abs(turned.reshape(x.shape) - ops_torch.rotate(x, turns)).max() < 1e-14
+    meta = [one.to("meta", torch.bfloat16) for one in (x, turns)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops_torch, "traced", lambda: True)
+        patch.setattr(ops_torch, "_turn_apart", crash)
+        assert ops_torch.rotate(*meta).shape == x.shape
+
+
 # --- what the model calls ---------------------------------------------------------------------------------------------
 
 
