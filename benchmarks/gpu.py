@@ -3,6 +3,10 @@
     python benchmarks/gpu.py                       # some minutes; --no-compile leaves torch.compile out
     python benchmarks/gpu.py --device cpu --tiny   # every line of it on a CPU, for a test: the figures mean nothing
 
+In a checkout that is not installed, with nothing but torch and numpy, and transformers for the comparison:
+
+    make typing && PYTHONPATH=build/typing python3 benchmarks/gpu.py
+
 Weights are random, made on the spot, at base size: 12 layers, hidden 768, vocabulary 50,000. What is timed takes turns,
 run by run, after warm runs, and each run is waited for. Exit status 1 where something is wrong, and then nothing is
 timed; 2 without a GPU.

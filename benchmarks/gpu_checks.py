@@ -17,7 +17,7 @@ from gpu_contestants import Place, find_transformers
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernels.agreement import SHARE, DisagreesError, require_agreement
 from roformer_convert.models.kernels.attention_torch import KERNELS, candidates, device_of
-from roformer_convert.models.kernels.trials_torch import Need, attempt
+from roformer_convert.models.kernels.trials_torch import Need, attempt, gist
 from roformer_convert.models.proving.graphs_torch import Graphed
 from roformer_convert.models.roformer_torch import RoFormerForMaskedLM
 
@@ -116,6 +116,22 @@ def types_err_as_on_the_cpu(place: Place) -> Iterator[Finding]:
                 yield Finding("WRONG", f"{dtype}, {_way(packed)}", f"{error}, {SHARE:g} times the CPU's error")
 
 
+def compiled_is_the_model(place: Place) -> Iterator[Finding]:
+    """Hold what is timed compiled, in bfloat16, against float64 as :func:`types_err_as_on_the_cpu` does."""
+    if place.backend is None:
+        return
+    made, given = model().bfloat16(), batch(*_LARGE)
+    exact, cpus = logits(copy.deepcopy(made).double(), given), logits(made, given)
+    compiled = torch.compile(made.to(place.device), dynamic=False, backend=place.backend)
+    try:
+        worst = require_agreement({"logits": exact}, {"logits": cpus}, {"logits": logits(compiled, given)}, "bfloat16")
+        yield Finding("right", "bfloat16, compiled", f"{worst:.2g} times the CPU's error")
+    except DisagreesError as error:
+        yield Finding("WRONG", "bfloat16, compiled", f"{error}, {SHARE:g} times the CPU's error")
+    except Exception as error:  # a machine without a C compiler, for one
+        yield Finding("left out", "bfloat16, compiled", gist(error))
+
+
 def _way(packed: bool) -> str:
     return "packed" if packed else "padded"
 
@@ -175,6 +191,7 @@ def transformers_gives_the_same(place: Place) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Place], Iterator[Finding]], ...] = (
     float64_is_the_cpus,
     types_err_as_on_the_cpu,
+    compiled_is_the_model,
     kernels_agree,
     graphs_are_the_model,
     transformers_gives_the_same,

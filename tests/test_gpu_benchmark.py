@@ -62,7 +62,7 @@ def test_every_line_of_it_runs_on_a_cpu() -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"CPU, a dry run: torch {torch.__version__}")
     found = [line[:9].strip() for line in lines if line[:9].strip() in ("right", "WRONG", "left out")]
-    assert (found.count("right"), found.count("WRONG")) == (22, 0)
+    assert (found.count("right"), found.count("WRONG")) == (23, 0)
     assert [line for line in lines if line.startswith("transformers, plain call")] == []
     for case in ("1 × 16", "2 × 32", "2 × 48", "3 × 40", "6 sentences", "training, 3 × 40"):
         assert f"| {case} | ms | real tokens/s | |" in lines
@@ -128,9 +128,23 @@ def test_numbers_that_are_off_are_wrong(
         return found
 
     monkeypatch.setattr(checks, "logits", lying)
+    assert verdicts(checks.compiled_is_the_model, place(modules)) == []
     assert verdicts(checks.float64_is_the_cpus, place(modules)) == ["right", "WRONG"] * 3
     other = "WRONG" if share > 0.01 else "right"
     assert verdicts(checks.types_err_as_on_the_cpu, place(modules))[:4] == ["right", other] * 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "verdict"), [(None, "right"), (0.05, "WRONG"), (RuntimeError("no C compiler"), "left out")]
+)
+def test_a_compiled_model_is_held_too(broken: Any, verdict: str, modules: SimpleNamespace) -> None:
+    def backend(graph: Any, example: Any) -> Any:
+        if isinstance(broken, Exception):
+            raise broken
+        return graph.forward if broken is None else lambda *given: [one * (1 + broken) for one in graph(*given)]
+
+    torch._dynamo.reset()
+    assert verdicts(modules.gpu_checks.compiled_is_the_model, place(modules, backend=backend)) == [verdict]
 
 
 def test_graphs_that_lie_are_told(modules: SimpleNamespace) -> None:
