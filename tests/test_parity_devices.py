@@ -16,6 +16,7 @@ from parity_faults import Bench
 from roformer_convert.converters.errors import ConvertError
 from roformer_convert.models.processes.devices import DeviceError, DeviceName
 from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
+from roformer_convert.models.processes.memory import OutOfMemoryError
 from roformer_convert.parity.participants.computing import (
     read_devices,
     require_full_float32,
@@ -91,6 +92,23 @@ def test_the_process_computes_where_it_is_told_before_it_loads(tmp_path: Path, m
     assert told[:2] == [DeviceName("gpu", 1), "loaded"]
     assert dump.facts["device"] == "gpu:1"
     assert tell_devices([bench.good, dump]) == [" computed on gpu:1, float32 in full (TF32 off)"]
+
+
+@needs_torch
+def test_a_device_without_room_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    ops = importlib.import_module("roformer_convert.models.ops_torch")
+    model = importlib.import_module("roformer_convert.models.roformer_torch")
+
+    def too_large(*given: Any, **named: Any) -> Any:
+        raise ops.torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(ops, "compute_on", lambda device: None)
+    monkeypatch.setattr(model.RoFormerForPretraining, "from_pretrained", too_large)
+    bench.device = "gpu:1"
+    said = r"^out of memory on gpu:1: the model and the gate's cases do not fit\n  Free memory there"
+    with pytest.raises(OutOfMemoryError, match=said):
+        bench.dump(None)
 
 
 @needs_torch

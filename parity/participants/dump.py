@@ -33,6 +33,7 @@ from ...converters.errors import ConvertError
 from ...converters.table.mapping import CLASSES, Table, Tensor
 from ...models.processes.devices import DeviceName
 from ...models.processes.frameworks import FRAMEWORKS
+from ...models.processes.memory import needing_memory
 from ...models.processes.process import Json, serve
 from ..questions.case_file import read_cases
 from ..questions.cases import Case
@@ -60,8 +61,21 @@ class Dumper:
         self._arguments: Json = {}
 
     def answer(self, request: Json) -> Json:
-        """Answer one request."""
-        return self.dump(**request["dump"]) if "dump" in request else self.write_parameters(**request["parameters"])
+        """Answer one request.
+
+        Raises:
+            OutOfMemoryError: The device has no room for the model and a case.
+        """
+        if "dump" not in request:
+            return self.write_parameters(**request["parameters"])
+
+        def ran_out(error: BaseException) -> bool:
+            found: bool = self.framework.import_operations().ran_out(error)
+            return found
+
+        device = DeviceName.of(request["dump"].get("device", "cpu"))
+        with needing_memory(device, ran_out, "the model and the gate's cases do not fit"):
+            return self.dump(**request["dump"])
 
     def start(self) -> tuple[ModuleType, ModuleType]:
         """Import the framework: the module of its model, and the one that runs it."""
