@@ -23,10 +23,11 @@ from ..converters.table.mapping import Dialect
 from .config import MASKED, RoFormerConfig, check_length
 from .kernels.attention_torch import Place, device_of, packed_way, send
 from .kernels.choice_torch import find
+from .kernels.trials_torch import gist
 from .layout import Layout
 from .packing import packed_positions, require_inside
 from .packing_choice import how_to_batch
-from .processes.devices import DeviceName, require_gpu
+from .processes.devices import DeviceError, DeviceName, require_gpu
 from .processes.frameworks import FRAMEWORKS
 
 __all__ = ["Parameter", "Tensor"]
@@ -48,13 +49,18 @@ def compute_on(device: DeviceName) -> None:
     Call it before anything is made.
 
     Raises:
-        DeviceError: There is no such device.
+        DeviceError: There is no such device, or it does not start.
     """
     global _device
     if device.kind == "gpu":
         computes = torch.version.cuda is not None or torch.version.hip is not None
         build, count = f"torch {torch.__version__}", torch.cuda.device_count()
         require_gpu(device, FRAMEWORKS["torch"], build=build, computes=computes, count=count)
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]  # a card is counted even where its driver is too old
+        except RuntimeError as error:
+            advice = f"The driver that nvidia-smi names must be new enough for {build}."
+            raise DeviceError(f"{device} does not start: {gist(error)}", advice) from None
     torch.set_float32_matmul_precision("highest")  # no TF32, whatever was chosen before
     torch.backends.cudnn.allow_tf32 = False
     _device = torch.device("cpu" if device.kind == "cpu" else f"cuda:{device.number}")

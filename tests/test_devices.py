@@ -94,6 +94,7 @@ def test_torch_makes_everything_on_the_device(ops: Any, monkeypatch: pytest.Monk
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     ops.compute_on(DeviceName("gpu", 2))
     assert ops._device == torch.device("cuda:2")
     monkeypatch.setattr(ops, "_device", torch.device("meta"))  # one that is here
@@ -127,6 +128,23 @@ def test_a_gpu_beyond_the_last_is_refused_by_its_number(ops: Any, monkeypatch: p
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(DeviceError, match=r"no gpu:1: torch \S+ sees 1 here"):
         ops.compute_on(DeviceName("gpu", 1))
+    assert ops._device == torch.device("cpu")
+
+
+@needs_torch
+def test_a_gpu_that_does_not_start_is_told_in_a_line(ops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def too_old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nUpdate it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    said = (
+        r"^gpu:0 does not start: RuntimeError: The NVIDIA driver .* \(found version 11040\)\.\n  The driver that nvidia"
+    )
+    with pytest.raises(DeviceError, match=said):
+        ops.compute_on(DeviceName("gpu"))
     assert ops._device == torch.device("cpu")
 
 
