@@ -322,7 +322,9 @@ def test_nothing_to_convert_is_told(tmp_path: Path) -> None:
     assert "no RoFormer weights here; looked for model.safetensors" in str(refused(tmp_path / "empty", "torch"))
     assert "no such file or directory" in str(refused(tmp_path / "absent", "torch"))
     (tmp_path / "notes.txt").write_text("hello, world")
-    assert "not a known kind of weight file" in str(refused(tmp_path / "notes.txt", "torch"))
+    assert "not weights but a text, which begins 'hello, world'" in str(refused(tmp_path / "notes.txt", "torch"))
+    (tmp_path / "noise").write_bytes(bytes(range(256)))
+    assert "not a known kind of weight file" in str(refused(tmp_path / "noise", "torch"))
 
 
 def test_a_file_without_tensors_is_told(tmp_path: Path) -> None:

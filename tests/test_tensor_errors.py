@@ -197,25 +197,29 @@ def test_a_rotary_table_of_another_configuration_is_told(tmp_path: Path, kind: D
         assert "differs from the rotary table" in str(error)
 
 
-def test_a_configuration_that_contradicts_the_tensors_is_told(ckpt: Path) -> None:
-    path = ckpt / "config.json"
-    settings = json.loads(path.read_text())
-    for key, value, words in (
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
         ("vocab_size", 60, "V is vocab_size in config.json"),
         ("type_vocab_size", 2, "S is type_vocab_size in config.json"),
-        ("intermediate_size", 35, "F is intermediate_size in config.json"),
-        ("hidden_size", 32, "H is hidden_size in config.json"),
-        ("embedding_size", 16, "E is embedding_size in config.json"),
+        ("intermediate_size", 35, "35 in config.json, the tensors show 34"),
+        ("hidden_size", 32, "32 in config.json, the tensors show 24"),
+        ("embedding_size", 16, "16 in config.json, the tensors show 14"),
+        ("embedding_size", 24, "24 in config.json, the tensors show 14"),
         ("num_hidden_layers", 4, "4 in config.json, the tensors show 3 layers"),
-    ):
-        path.write_text(json.dumps({**settings, key: value}))
-        assert words in str(refused(ckpt)), key
-
-
-def test_a_projection_where_the_configuration_has_none_is_told(ckpt: Path, dialect: Dialect) -> None:
+    ],
+)
+def test_a_configuration_that_contradicts_the_tensors_is_told(ckpt: Path, key: str, value: int, words: str) -> None:
     path = ckpt / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "embedding_size": 24}))
-    assert ("unwanted", stored_in("embeddings.project.weight", dialect).name) in misfit(ckpt)
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    assert words in str(refused(ckpt))
+
+
+def test_a_projection_where_the_configuration_has_none_is_told(tmp_path: Path, dialect: Dialect) -> None:
+    write_random(tmp_path / "ckpt", dialect, "no-projection", container="safetensors")
+    name = stored_in("embeddings.project.weight", dialect).name
+    edit(tmp_path / "ckpt", lambda arrays: arrays.update({name: np.ones((24, 24), np.float32)}))
+    assert ("unwanted", name) in misfit(tmp_path / "ckpt")
 
 
 def test_learned_positions_are_not_called_a_head(ckpt: Path) -> None:
