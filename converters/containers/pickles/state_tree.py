@@ -99,83 +99,111 @@ def flatten(path: Path, machine: PickleMachine, tree: object) -> Flat:
             f"the file holds {kind_of(tree)}, want a state dict: names, each with its tensor",
             next_step="Save model.state_dict(), or a dict of the tensors under their names.",
         )
-    tensors: list[tuple[str, TensorLeaf]] = []
-    notes: dict[str, str] = {}
-    nested: set[str] = set()
-    unread: set[str] = set()
-    entered: set[int] = set()
-    objects: list[str] = []
-    unlisted = 0
-    names: set[str] = set()
-    characters = 0
-    budget = machine.opcodes + 1000
-    holding = _holders_of_tensors(tree)
-    waiting: list[tuple[_Place, object]] = [(_Place(), tree)]
-    while waiting:
-        place, value = waiting.pop()
-        name, unbuilt = place.name, type(value) is Unbuilt
-        once = unbuilt or place.inside or id(value) not in holding
-        if isinstance(value, dict | list | tuple) and not (once and id(value) in entered):
-            holders: list[object] = [value]
-            if isinstance(value, Unbuilt):
-                holders += [holder for holder in (*value.fields, value.arguments) if id(holder) not in entered]
-            entered.update(map(id, holders))
-            # Every object took an opcode; a walk that meets many more has met the same ones again and again.
-            budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
-            if budget < 0:
-                raise FormatError(path, _REPEATED)
-            if place.depth == _DEEPEST and not once:
-                raise FormatError(path, _TOO_DEEP)
-            # an empty dict is an entry like any other, below the top
-            if place.depth < _DEEPEST and (
-                (isinstance(value, dict) and (value or unbuilt or place.depth == 0)) or not all(map(_is_plain, value))
-            ):
-                held = [
-                    (key, item)
-                    for holder in holders
-                    for key, item in named_items(holder)
-                    if not (isinstance(value, Unbuilt) and holder is value.arguments) or isinstance(item, dict)
-                ]
-                waiting.extend([(place.below(key, value), item) for key, item in held][::-1])
-                if not unbuilt:
-                    continue
-        if isinstance(value, TensorLeaf) and value.unread is None:
-            if len(name) > _LONGEST_NAME:
-                raise FormatError(path, f"the name {quoted(name)} is longer than {_LONGEST_NAME} characters")
-            characters += len(name)
-            if characters > _LONGEST_NAMES:
-                raise FormatError(path, f"the names of its tensors are longer than {_LONGEST_NAMES:,} characters")
-            if name in names:
-                raise FormatError(path, f"two tensors are called {quoted(name)} once nested names are joined with '.'")
-            names.add(name)
-            nested.add(place.parent)
-            tensors.append((name, value))
-        elif place.inside:
-            continue  # an object's attributes: the object is named, and is enough
-        elif isinstance(value, TensorLeaf):
-            notes[name] = _note(machine, value)
-            unread.add(name)
-        elif len(notes) < _MOST_NOTES:
-            notes[name] = _note(machine, value)
-            if unbuilt:
-                objects.append(name)
-        else:
-            unlisted += 1
-    if type(tree) is Unbuilt and not tensors:
+    walk = _Walk(path, machine, tree)
+    walk.run(tree)
+    if type(tree) is Unbuilt and not walk.tensors:
         raise FormatError(
             path,
             f"the file holds {tree}, want a state dict: names, each with its tensor",
             next_step="Load it only with software that you trust it to, and save the plain state dict.",
         )
-    ordered = sorted(names)
-    for name in objects:  # of which tensors are taken is not left out
-        inside = f"{name}." if name else ""
-        first = bisect_left(ordered, inside)
-        if first < len(ordered) and ordered[first].startswith(inside):
-            del notes[name]
-    if unlisted:
-        notes["…"] = f"and {unlisted:,} more"
-    return Flat(tensors, notes, frozenset(nested), frozenset(unread))
+    return Flat(list(walk.tensors.items()), walk.listed_notes(), frozenset(walk.nested), frozenset(walk.unread))
+
+
+class _Walk:
+    """A state dict being flattened, and what is left of its budget; arguments as :func:`flatten` has them."""
+
+    def __init__(self, path: Path, machine: PickleMachine, tree: object) -> None:
+        self._path, self._machine = path, machine
+        self._budget = machine.opcodes + 1000
+        self._holding = _holders_of_tensors(tree)
+        self._entered: set[int] = set()
+        self._characters = 0
+        self._objects: list[str] = []
+        self._unlisted = 0
+        self.tensors: dict[str, TensorLeaf] = {}
+        self.notes: dict[str, str] = {}
+        self.nested: set[str] = set()
+        self.unread: set[str] = set()
+
+    def run(self, tree: object) -> None:
+        waiting: list[tuple[_Place, object]] = [(_Place(), tree)]
+        while waiting:
+            place, value = waiting.pop()
+            held = self._enter(place, value)
+            if held is not None:
+                waiting.extend(held[::-1])
+            if held is None or type(value) is Unbuilt:
+                self._take(place, value)
+
+    def _enter(self, place: _Place, value: object) -> list[tuple[_Place, object]] | None:
+        """Return what a dict, a list or an object holds; None of what is taken as it is, or was entered before."""
+        once = type(value) is Unbuilt or place.inside or id(value) not in self._holding
+        if not isinstance(value, dict | list | tuple) or (once and id(value) in self._entered):
+            return None
+        holders: list[object] = [value]
+        if isinstance(value, Unbuilt):
+            holders += [holder for holder in (*value.fields, value.arguments) if id(holder) not in self._entered]
+        self._entered.update(map(id, holders))
+        # Every object took an opcode; a walk that meets many more has met the same ones again and again.
+        self._budget -= sum(len(holder) + 1 for holder in holders if isinstance(holder, dict | list | tuple))
+        if self._budget < 0:
+            raise FormatError(self._path, _REPEATED)
+        if place.depth == _DEEPEST:
+            if not once:
+                raise FormatError(self._path, _TOO_DEEP)
+            return None
+        if isinstance(value, dict):
+            # an empty dict is an entry like any other, below the top
+            if not value and type(value) is not Unbuilt and place.depth:
+                return None
+        elif all(map(_is_plain, value)):
+            return None
+        return [
+            (place.below(key, value), item)
+            for holder in holders
+            for key, item in named_items(holder)
+            if not (isinstance(value, Unbuilt) and holder is value.arguments) or isinstance(item, dict)
+        ]
+
+    def _take(self, place: _Place, value: object) -> None:
+        """Take a tensor, or make a note of anything else."""
+        if isinstance(value, TensorLeaf) and value.unread is None:
+            self._take_tensor(place, value)
+        elif place.inside:
+            return  # an object's attributes: the object is named, and is enough
+        elif isinstance(value, TensorLeaf):
+            self.notes[place.name] = _note(self._machine, value)
+            self.unread.add(place.name)
+        elif len(self.notes) < _MOST_NOTES:
+            self.notes[place.name] = _note(self._machine, value)
+            if type(value) is Unbuilt:
+                self._objects.append(place.name)
+        else:
+            self._unlisted += 1
+
+    def _take_tensor(self, place: _Place, tensor: TensorLeaf) -> None:
+        name = place.name
+        if len(name) > _LONGEST_NAME:
+            raise FormatError(self._path, f"the name {quoted(name)} is longer than {_LONGEST_NAME} characters")
+        self._characters += len(name)
+        if self._characters > _LONGEST_NAMES:
+            raise FormatError(self._path, f"the names of its tensors are longer than {_LONGEST_NAMES:,} characters")
+        if name in self.tensors:
+            what = f"two tensors are called {quoted(name)} once nested names are joined with '.'"
+            raise FormatError(self._path, what)
+        self.tensors[name] = tensor
+        self.nested.add(place.parent)
+
+    def listed_notes(self) -> dict[str, str]:
+        """Return the notes, but of objects of which tensors are taken: those are not left out."""
+        ordered = sorted(self.tensors)
+        for name in self._objects:
+            inside = f"{name}." if name else ""
+            first = bisect_left(ordered, inside)
+            if first < len(ordered) and ordered[first].startswith(inside):
+                del self.notes[name]
+        return {**self.notes, "…": f"and {self._unlisted:,} more"} if self._unlisted else self.notes
 
 
 def _holders_of_tensors(tree: object) -> set[int]:
