@@ -198,16 +198,8 @@ class _Reader:
         if self.kind.stated and labels and len(labels) != many and "num_labels" not in wrong_fields:
             detail = f"{len(labels)} names ({quoted(', '.join(labels))}) of {many} labels"
             self.problems.append(Problem("configuration", "labels", detail))
-        step = None
-        if self.problems or function:
-            step = (
-                ANOTHERS
-                if not self.problems
-                else "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
-                if self.path is None
-                else f"Correct {self.path}, or name another with --config FILE."
-            )
-            self.problems.extend(function)
+        step = self.next_step if self.problems else ANOTHERS if function else None
+        self.problems.extend(function)
         lacking = [item for item in FIELDS if item.name not in self.values and self.default(item) is None]
         if any(item.name not in _MAY_LACK for item in lacking):
             return Reading(None, tuple(self.problems), step)
@@ -220,6 +212,12 @@ class _Reader:
             RoFormerConfig(**self.values), self.spellings, extra, tuple(self.notes), frozenset(self.assumed)
         )
         return Reading(source, tuple(self.problems), step)
+
+    @property
+    def next_step(self) -> str:
+        if self.path is None:
+            return "Name the configuration with --config FILE (config.json, model_config.json or bert_config.json)."
+        return f"Correct {self.path}, or name another with --config FILE."
 
     @property
     def named(self) -> str:

@@ -109,7 +109,17 @@ def write(
             "--set num_choices=…"
         )
     out |= write_derived(config, target, kind, pooler=pooler, pooler_spelled=pooler_spelled)
-    for key, value in source.extra.items():
+    notes += _carry(source.extra, out, target, architecture)
+    record = _unsaid(out, source, target, kind, pooler=pooler)
+    if record:
+        out[RECORD] = record
+    return out, notes
+
+
+def _carry(extra: Mapping[str, Any], out: Json, target: Dialect, architecture: str) -> list[str]:
+    """Add the keys that have no field, but for those that would mislead a loader; return what is to be said of them."""
+    notes: list[str] = []
+    for key, value in extra.items():
         if key in PROVENANCE:
             if value is not None and value is not True:
                 notes.append(f"{key} = {quoted(value)} is left out: it names the software that wrote the source")
@@ -132,10 +142,7 @@ def write(
                 )
         elif key not in out:
             out[key] = value
-    record = _unsaid(out, source, target, kind, pooler=pooler)
-    if record:
-        out[RECORD] = record
-    return out, notes
+    return notes
 
 
 def _unsaid(out: Json, source: SourceConfig, target: Dialect, kind: ModelClass, *, pooler: bool) -> Json:
