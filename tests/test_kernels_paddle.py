@@ -1,13 +1,9 @@
-"""Fast kernels of Paddle: which may be tried where, what a trial finds out, and what the model then calls.
-
-No GPU is here, so kernels are planted: right ones and wrong ones, which the CPU can compute.
-"""
+"""Fast kernels of Paddle: which may be tried where, and which stands in. No GPU is here: kernels are planted."""
 
 # mypy: disable-error-code="no-untyped-call"
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +14,20 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from roformer_convert.models.config import RoFormerConfig
+from planted_kernels import (
+    CAUSAL,
+    CONFIG,
+    NEEDS,
+    V100,
+    attention_dropping,
+    found,
+    make_model,
+    plant,
+    projection,
+    result_wrong,
+    rotation,
+)
+
 from roformer_convert.models.kernels import attention_paddle as kernels
 from roformer_convert.models.kernels.attention_paddle import KERNELS, Device, Kernel, candidates, find, pretending
 from roformer_convert.models.ops_paddle import F
@@ -28,123 +37,11 @@ from roformer_convert.models.proving import choice_paddle as choice
 from roformer_convert.models.proving import trials_paddle as trials
 from roformer_convert.models.proving.choice_paddle import settle
 from roformer_convert.models.proving.trials_paddle import Need, Verdict, attempt
-from roformer_convert.models.roformer_paddle import RoFormerForPretraining
-
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    hidden_dropout_prob=0.1,
-    attention_probs_dropout_prob=0.1,
-)
-V100 = Device("V100", (7, 0))
-CAUSAL = replace(CONFIG, attention="causal")
-NEEDS = {need.place: need for config in (CAUSAL, CONFIG) for need in trials.needs(config, ["float32"])}
 
 
 @pytest.fixture(autouse=True)
 def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_chosen", {})
-
-
-# --- planted kernels, with the arguments of their places --------------------------------------------------------------
-
-
-def attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float) -> Any:
-    """Attend row by row, as a right kernel would."""
-    return _attention(query, key, value, lengths, lambda weights: F.dropout(weights, dropout))
-
-
-def causal_attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float) -> Any:
-    """Attend row by row to what was read before."""
-    return _attention(query, key, value, lengths, lambda weights: F.dropout(weights, dropout), causal=True)
-
-
-def _attention(
-    query: Any, key: Any, value: Any, lengths: Any, drop: Callable[[Any], Any], scale: float = 1.0, causal: bool = False
-) -> Any:
-    real = [length for length in lengths if length]
-    rows = []
-    for q, k, v in zip(*(paddle.split(x, real) for x in (query, key, value)), strict=True):
-        q, k, v = (x.transpose([1, 0, 2]) for x in (q, k, v))
-        scores = paddle.matmul(q * (scale * q.shape[2] ** -0.5), k, transpose_y=True)
-        if causal:
-            scores = scores + paddle.triu(paddle.full_like(scores[0], -np.inf), 1)
-        weights = F.softmax(scores, axis=-1)
-        weights = paddle.tril(weights) if causal else weights  # on a CPU the softmax of Paddle ends at exp(-64)
-        rows.append(paddle.matmul(drop(weights), v).transpose([1, 0, 2]))
-    return paddle.concat(rows)
-
-
-def rotation(x: Any, turns: Any) -> Any:
-    """Turn pairs by the matrix of their angle."""
-    cos, sin = (turns[..., i].astype(x.dtype) for i in (0, 1))
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return paddle.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
-
-
-def add_norm(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
-    return F.layer_norm(residual + F.dropout(x, dropout), x.shape[-1], weight, bias, epsilon)
-
-
-def projection(x: Any, weight: Any, bias: Any) -> Any:
-    return F.linear(x, weight, bias)
-
-
-RIGHT: dict[str, Callable[..., Any]] = {
-    "attention": attention,
-    "causal_attention": causal_attention,
-    "rotation": rotation,
-    "add_norm": add_norm,
-    "projection": projection,
-}
-
-
-class WrongGradient(paddle.autograd.PyLayer):
-    """Hand x on, and its gradient a thousandth too large."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any) -> Any:
-        return x * 1.0
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        return gradient * 1.001
-
-
-class OtherGradientMask(paddle.autograd.PyLayer):
-    """Drop elements, and drop others on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Any, dropout: float) -> Any:
-        ctx.dropout = dropout
-        return F.dropout(x, dropout)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        return F.dropout(gradient, ctx.dropout)
-
-
-def _first_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda first, *others: right(change(first), *others)
-
-
-def _result_wrong(change: Callable[[Any], Any], right: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: change(right(*arguments))
-
-
-def found(device: Device, place: str, dtype: str, *sizes: int, dropping: bool = False) -> Any:
-    """What stands in on a device."""
-    with mock.patch.object(kernels, "current_device", return_value=device):
-        return find(place, dtype, *sizes, dropping=dropping)  # type: ignore[arg-type]
-
-
-def plant(place: str, run: Callable[..., Any], name: str = "planted", capability: tuple[int, int] = (5, 0)) -> Kernel:
-    return Kernel(name, place, capability, ("float32", "float64"), ("an_operator",), run, "here")  # type: ignore[arg-type]
 
 
 # --- selection --------------------------------------------------------------------------------------------------------
@@ -183,161 +80,6 @@ def test_every_kernel_stands_in_somewhere() -> None:
     assert asked == {kernel.name for kernel in KERNELS}
 
 
-# --- trials -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("place", kernels.PLACES)
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_right_kernel_agrees(place: str, dropout: float) -> None:
-    verdict = attempt(plant(place, RIGHT[place]), replace(NEEDS[place], dropout=dropout))  # type: ignore[index]
-    assert verdict.agrees, verdict
-
-
-@pytest.mark.parametrize("place", kernels.PLACES)
-def test_a_wrong_result_is_found(place: str) -> None:
-    verdict = attempt(plant(place, _result_wrong(lambda x: x * 1.001, RIGHT[place])), NEEDS[place])  # type: ignore[index]
-    assert not verdict.agrees
-    assert verdict.why.startswith("the result is off by"), verdict
-
-
-@pytest.mark.parametrize("place", kernels.PLACES)
-def test_a_wrong_gradient_is_found(place: str) -> None:
-    kernel = plant(place, _first_wrong(WrongGradient.apply, RIGHT[place]))
-    verdict = attempt(kernel, replace(NEEDS[place], dropout=0.0))  # type: ignore[index]
-    assert not verdict.agrees
-    assert verdict.why.startswith("gradient of "), verdict
-
-
-@pytest.mark.parametrize("place", kernels.PLACES)
-def test_numbers_that_are_not_finite_are_found(place: str) -> None:
-    verdict = attempt(plant(place, _result_wrong(lambda x: x * float("nan"), RIGHT[place])), NEEDS[place])  # type: ignore[index]
-    assert not verdict.agrees
-    assert "nan" in verdict.why
-
-
-@pytest.mark.parametrize("place", ["attention", "causal_attention"])
-def test_rows_that_see_each_other_are_found(place: str) -> None:
-    verdict = attempt(plant(place, lambda q, k, v, n, p: RIGHT[place](q, k, v, (sum(n),), p)), NEEDS[place])  # type: ignore[index]
-    assert not verdict.agrees
-    assert verdict.why.startswith("the result is off by"), verdict
-
-
-@pytest.mark.parametrize(("place", "other"), [("attention", "causal_attention"), ("causal_attention", "attention")])
-def test_the_order_of_the_other_attention_is_found(place: str, other: str) -> None:
-    verdict = attempt(plant(place, RIGHT[other]), NEEDS[place])  # type: ignore[index]
-    assert not verdict.agrees
-    assert verdict.why.startswith("the result is off by"), verdict
-
-
-def test_a_causal_order_that_is_shifted_is_found() -> None:
-    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return causal_attention(query, paddle.roll(key, 1, 0), paddle.roll(value, 1, 0), lengths, dropout)
-
-    assert not attempt(plant("causal_attention", run), NEEDS["causal_attention"]).agrees
-
-
-def test_keys_seen_where_elements_are_dropped_alone_are_found() -> None:
-    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return (attention if dropout else causal_attention)(query, key, value, lengths, dropout)
-
-    verdict = attempt(plant("causal_attention", run), NEEDS["causal_attention"])
-    assert not verdict.agrees
-    assert "the result with dropout is off" in verdict.why, verdict
-
-
-@pytest.mark.parametrize(
-    ("drop", "what"),
-    [
-        (lambda w: F.dropout(w, 0.2), "drops 20."),
-        (lambda w: w, "drops 0.0 %"),
-        (lambda w: F.dropout(w, 0.1, mode="downscale_in_infer"), "result with dropout is off"),
-        (lambda w: OtherGradientMask.apply(w, 0.1), "with dropout is off"),
-        (lambda w: w * F.dropout(paddle.ones_like(w[:, :1]), 0.1), "it drops"),
-    ],
-)
-@pytest.mark.parametrize("place", ["attention", "causal_attention"])
-def test_wrong_dropout_of_attention_is_found(place: str, drop: Callable[[Any], Any], what: str) -> None:
-    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        causal = place == "causal_attention"
-        return _attention(query, key, value, lengths, drop if dropout else lambda weights: weights, causal=causal)
-
-    verdict = attempt(plant(place, run), NEEDS[place])  # type: ignore[index]
-    assert not verdict.agrees
-    assert what in verdict.why, verdict
-
-
-def test_another_mask_for_the_same_seed_is_found() -> None:
-    count = itertools.count()
-
-    def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        paddle.seed(next(count))
-        return attention(query, key, value, lengths, dropout)
-
-    assert not attempt(plant("attention", run), NEEDS["attention"]).agrees
-
-
-def _same_mask(x: Any) -> Any:
-    """Drop a tenth, whatever was drawn before: as a kernel does that begins anew from its seed at every call."""
-    kept = np.random.default_rng(7).random(x.shape) >= 0.1
-    return x * paddle.to_tensor(kept.astype("float64") / 0.9).astype(x.dtype)
-
-
-@pytest.mark.parametrize("place", ["attention", "add_norm"])
-def test_a_mask_that_stays_the_same_is_found(place: str) -> None:
-    def attend(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return _attention(query, key, value, lengths, _same_mask if dropout else lambda weights: weights)
-
-    def norm(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
-        return add_norm(_same_mask(x) if dropout else x, residual, weight, bias, epsilon, 0.0)
-
-    fast: dict[str, Callable[..., Any]] = {"attention": attend, "add_norm": norm}
-    verdict = attempt(plant(place, fast[place]), NEEDS[place])  # type: ignore[index]
-    assert (verdict.agrees, verdict.why) == (False, "its next call drops the same elements")
-
-
-@pytest.mark.parametrize(
-    ("drop", "what"),
-    [
-        (lambda x: F.dropout(x, 0.2), "drops 20."),
-        (lambda x: x, "drops 0.0 %"),
-        (lambda x: F.dropout(x, 0.1, mode="downscale_in_infer"), "with dropout is off"),
-        (lambda x: OtherGradientMask.apply(x, 0.1), "result with dropout is off"),
-    ],
-)
-def test_wrong_dropout_before_a_norm_is_found(drop: Callable[[Any], Any], what: str) -> None:
-    def run(x: Any, residual: Any, weight: Any, bias: Any, epsilon: float, dropout: float) -> Any:
-        return add_norm(drop(x) if dropout else x, residual, weight, bias, epsilon, 0.0)
-
-    verdict = attempt(plant("add_norm", run), NEEDS["add_norm"])
-    assert not verdict.agrees
-    assert what in verdict.why, verdict
-
-
-def test_a_kernel_that_raises_is_left_out_with_its_words() -> None:
-    def run(*arguments: Any) -> Any:
-        raise RuntimeError(
-            "\n--------\nError Message Summary:\n--------\nExternalError: CUDA error 209\n  [Hint: no image]"
-        )
-
-    verdict = attempt(plant("projection", run), NEEDS["projection"])
-    assert (verdict.agrees, verdict.why) == (False, "RuntimeError: ExternalError: CUDA error 209")
-
-
-def test_a_kernel_that_raises_on_the_way_back_is_left_out() -> None:
-    class Raising(paddle.autograd.PyLayer):
-        @staticmethod
-        def forward(ctx: Any, x: Any) -> Any:
-            return x * 1.0
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Any) -> Any:
-            raise NotImplementedError("no way back")
-
-    verdict = attempt(plant("projection", _first_wrong(Raising.apply, projection)), NEEDS["projection"])
-    assert not verdict.agrees
-    assert "no way back" in verdict.why
-
-
 # --- Paddle's own, with operators that compute on a CPU what their kernels do on a GPU --------------------------------
 
 
@@ -352,7 +94,7 @@ def _memory_efficient_operator(
     assert longest == longest_key == rows.max()
     q, k, v = (x.squeeze(0) for x in (query, key, value))
     scale = scale * query.shape[3] ** 0.5
-    context = _attention(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal)
+    context = attention_dropping(q, k, v, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal)
     return context.unsqueeze(0), None, None
 
 
@@ -366,7 +108,7 @@ def _flash_operator(
     rows = np.diff(starts.numpy())
     assert longest == longest_key == rows.max()
     scale = scale * query.shape[2] ** 0.5
-    return _attention(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal), None
+    return attention_dropping(query, key, value, rows.tolist(), lambda w: F.dropout(w, dropout), scale, causal), None
 
 
 def _rotary_operator(q: Any, k: Any, v: Any, sin: Any, cos: Any, positions: Any, neox: bool, *_: Any) -> Any:
@@ -428,7 +170,7 @@ def test_paddles_functions_are_given_what_their_kernels_want(kernel: Kernel, mon
 
 
 def test_the_first_that_agrees_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = plant("projection", _result_wrong(lambda x: -x, projection), "bad")
+    bad = plant("projection", result_wrong(lambda x: -x, projection), "bad")
     good, other = plant("projection", projection, "good"), plant("projection", projection, "other")
     late = plant("projection", projection, "late", (8, 0))
     monkeypatch.setattr(kernels, "KERNELS", (late, bad, good, other))
@@ -479,7 +221,7 @@ def test_where_rows_begin_is_known_on_each_device(monkeypatch: pytest.MonkeyPatc
 
 def test_a_kernel_that_is_wrong_where_it_drops_serves_where_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(query: Any, key: Any, value: Any, lengths: Any, dropout: float) -> Any:
-        return _attention(query, key, value, lengths, lambda weights: weights, causal=True)
+        return attention_dropping(query, key, value, lengths, lambda weights: weights, causal=True)
 
     monkeypatch.setattr(kernels, "KERNELS", (plant("causal_attention", run),))
     need = NEEDS["causal_attention"]
@@ -618,183 +360,10 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
     from roformer_convert.parity.participants import run_paddle
     from roformer_convert.parity.participants.run import run
 
-    model, asked = _model(), []
+    model, asked = make_model(), []
     for module in (choice, run_paddle):
         monkeypatch.setattr(module, "prove", lambda config, types, **how: asked.append((config, types, how)))
     worker.Worker("paddle").take(model)
     ids = np.ones((1, 3), np.int64)
     run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}, packed=False))  # type: ignore[arg-type]
     assert asked == [(CONFIG, (dtype,), {"training": False}) for dtype in ("float32", "float64")]
-
-
-# --- the model --------------------------------------------------------------------------------------------------------
-
-
-def _calls(model: Any) -> Iterator[tuple[str, Any]]:
-    """The results of padded, masked and packed batches, and the gradients of the last."""
-    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
-    real = np.arange(17) < np.array([17, 5, 0, 9])[:, None]
-    positions = paddle.to_tensor(np.flatnonzero(real.reshape(-1))[::3])
-    batches: dict[str, dict[str, Any]] = {
-        "whole": {},
-        "masked": {"attention_mask": real},
-        "packed": {"attention_mask": real, "packed": True},
-    }
-    for name, arguments in batches.items():
-        arguments["token_type_ids"] = (np.arange(17) > 3).astype(np.int64) * (ids % 2)
-        given = {key: paddle.to_tensor(x) if isinstance(x, np.ndarray) else x for key, x in arguments.items()}
-        words, order = model(paddle.to_tensor(ids), positions=positions, **given)
-        yield f"{name} words", words
-        yield f"{name} order", order
-    (words.square().sum() + order.square().sum()).backward()
-    for name, parameter in model.named_parameters():
-        yield f"gradient of {name}", parameter.grad
-        parameter.clear_gradient(False)
-
-
-def _model(**fields: Any) -> Any:
-    paddle.seed(0)
-    model = RoFormerForPretraining(replace(CONFIG, **fields), dtype="float64")
-    model.eval()
-    return model
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_plain_path_of_a_gpu_computes_what_a_cpu_does(recompute: bool) -> None:
-    model = _model()
-    model.gradient_checkpointing = recompute
-    if recompute:
-        model.train()
-        for layer in model.sublayers():
-            if hasattr(layer, "dropout"):
-                layer.dropout = 0.0
-    want = {name: value.numpy() for name, value in _calls(model)}
-    with pretending(V100, fast=False):
-        for name, value in _calls(model):
-            assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-
-
-def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
-    model = _model()
-    want = {name: value.numpy() for name, value in _calls(model)}
-    called = dict.fromkeys(kernels.PLACES, 0)
-
-    def counting(place: Any) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            called[place] += 1
-            return RIGHT[place](*arguments)
-
-        return run
-
-    for need in trials.needs(CONFIG, ["float64"]):
-        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
-    for name, value in _calls(model):
-        assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    layers = CONFIG.num_hidden_layers
-    # two of the three batches say which tokens are real; the masked one is found out on a CPU alone
-    assert called["causal_attention"] == 0
-    assert called["attention"] == 2 * layers
-    assert called["rotation"] == 3 * 2 * layers
-    assert called["add_norm"] == 3 * 2 * layers
-    assert called["projection"] >= 3 * 6 * layers
-
-
-@pytest.mark.parametrize(
-    ("fields", "left"),
-    [
-        ({"attention": "causal"}, ()),
-        ({"attention": "unilm"}, ("attention",)),
-        ({"norm_type": "rms_norm", "use_bias": False, "embedding_size": CONFIG.hidden_size}, ("add_norm",)),
-    ],
-    ids=["causal", "UniLM", "RoFormerV2"],
-)
-def test_kernels_and_plain_operators_of_a_gpu_compute_what_a_cpu_does(
-    fields: dict[str, Any], left: tuple[str, ...]
-) -> None:
-    model = _model(**fields)
-    want = {name: value.numpy() for name, value in _calls(model)}
-    called = dict.fromkeys(kernels.PLACES, 0)
-
-    def counting(place: Any) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            called[place] += 1
-            assert all(argument is not None for argument in arguments)  # no kernel does without a bias
-            return RIGHT[place](*arguments)
-
-        return run
-
-    with pretending(V100, fast=False):  # the plain operators of a GPU
-        for name, value in _calls(model):
-            assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    for config in (CONFIG, CAUSAL):
-        for need in trials.needs(config, ["float64"]):
-            kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
-    for name, value in _calls(model):
-        assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    pair: list[kernels.Place] = ["attention", "causal_attention"]
-    attention, other = reversed(pair) if fields.get("attention") == "causal" else pair
-    assert {place for place, calls in called.items() if not calls} == {other, *left}
-    if attention not in left:  # of a batch that is masked and not packed nobody knows which tokens are real
-        assert called[attention] == 2 * CONFIG.num_hidden_layers
-
-
-def test_kernels_that_were_not_tried_with_dropout_are_not_asked_to_drop() -> None:
-    model = _model()
-    called: list[str] = []
-
-    def counting(place: Any) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            called.append(place)
-            return RIGHT[place](*arguments)
-
-        return run
-
-    for need in trials.needs(CONFIG, ["float64"]):
-        kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
-    model.train()
-    list(_calls(model))
-    assert set(called) == {"rotation", "projection"}
-    model.eval()
-    list(_calls(model))
-    assert set(called) == {"rotation", "projection", "attention", "add_norm"}
-
-
-def test_dropout_goes_to_the_kernels_while_training() -> None:
-    model = _model()
-    model.train()
-    heard: dict[str, set[float]] = {"attention": set(), "add_norm": set()}
-
-    def attending(*arguments: Any) -> Any:
-        heard["attention"].add(arguments[-1])
-        return attention(*arguments)
-
-    def adding(*arguments: Any) -> Any:
-        heard["add_norm"].add(arguments[-1])
-        return add_norm(*arguments)
-
-    for need in trials.needs(CONFIG, ["float64"]):
-        if need.place in heard:
-            run = attending if need.place == "attention" else adding
-            kernels.choose(plant(need.place, run), need.dtype, need.sizes, dropping=True)
-    list(_calls(model))
-    assert heard == {"attention": {0.1}, "add_norm": {0.1}}
-
-
-@pytest.mark.parametrize("config", [CONFIG, CAUSAL], ids=["bidirectional", "causal"])
-def test_a_gpu_asks_for_every_place_it_could_speed_up(config: RoFormerConfig) -> None:
-    paddle.seed(0)
-    model = RoFormerForPretraining(config)
-    model.train()
-    heard = set()
-    with pretending(V100, heard=lambda kernel, dtype: heard.add((kernel.place, kernel.name, dtype))):
-        list(_calls(model))
-    other = "attention" if config is CAUSAL else "causal_attention"
-    in_type = [kernel for kernel in KERNELS if "float32" in kernel.types and kernel.place != other]
-    assert heard == {(kernel.place, kernel.name, "float32") for kernel in in_type}
-
-
-def test_a_pretended_gpu_is_left_again() -> None:
-    with pretending(V100):
-        assert kernels.current_device() == V100
-        assert not kernels.on_cpu()
-    assert kernels.on_cpu()

@@ -16,9 +16,11 @@ import pytest
 
 pytest.importorskip("paddle")
 
+import planted_kernels
+
 from roformer_convert.models import ops_paddle
 from roformer_convert.models.answers.worker import Worker
-from roformer_convert.models.config import MASKED, RoFormerConfig
+from roformer_convert.models.config import MASKED
 from roformer_convert.models.kernels import attention_paddle as kernels
 from roformer_convert.models.kernels.attention_paddle import Device, Kernel, pretending
 from roformer_convert.models.layout import Layout
@@ -28,16 +30,7 @@ from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.samples.batches import Batch
 from roformer_convert.training.step import objective
 
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.5,
-)
+CONFIG = replace(planted_kernels.CONFIG, initializer_range=0.5)
 CPU = Device("CPU", None)
 V100 = Device("V100", (7, 0))
 A100 = Device("A100", (8, 0))
