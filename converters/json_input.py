@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 _LARGEST_FILE = 8 << 20  # bytes; real ones are under 2 kB, a token classification head with many labels 1 MB
 
+_AGAIN = "Correct it, or fetch it again from where the weights are."
 _SPELLING = "JSON has double quotes, no comments, and no comma after the last entry: correct that, or fetch it again."
 
 
@@ -32,7 +33,8 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
     with reading(path):
         size = path.stat().st_size
         if size > _LARGEST_FILE:
-            raise FormatError(path, f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}")
+            what = f"a JSON file of {size:,} bytes; wanted at most {_LARGEST_FILE:,}"
+            raise FormatError(path, what, next_step=_AGAIN)
         content = path.read_bytes()
     instead = stand_in(content[:START_BYTES])
     if instead is not None:
@@ -53,16 +55,18 @@ def read_json(path: Path, *, any_encoding: bool = False) -> Json:
         )
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written again
     except UnicodeDecodeError as error:
-        raise FormatError(path, "not UTF-8 text", offset=error.start) from None
+        raise FormatError(path, "not UTF-8 text", offset=error.start, next_step=_AGAIN) from None
     except UnicodeEncodeError:
-        raise FormatError(path, "not JSON: an escape that is half of a surrogate pair") from None
+        half = "not JSON: an escape that is half of a surrogate pair"
+        raise FormatError(path, half, next_step=_AGAIN) from None
     except (ValueError, RecursionError) as error:
         guessed = "" if encoding == "UTF-8" else f", read as {encoding}, which it looks like"
-        what = "nested too deeply" if isinstance(error, RecursionError) else error
-        step = _SPELLING if isinstance(error, json.JSONDecodeError) else None
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        step = _SPELLING if isinstance(error, json.JSONDecodeError) else _AGAIN
         raise FormatError(path, f"not JSON{guessed}: {what}", next_step=step) from None
     if not isinstance(value, dict):
-        raise FormatError(path, f"holds a JSON {type(value).__name__}; wanted an object of settings")
+        what = f"holds a JSON {type(value).__name__}; wanted an object of settings"
+        raise FormatError(path, what, next_step=_AGAIN)
     return value
 
 

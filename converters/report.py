@@ -47,6 +47,11 @@ class ConversionReport:
             notes += self.plan.beside.notes
         if self.left_behind:
             notes.append(f"not copied: {', '.join(self.left_behind)}")
+        if "modules.json" in self.left_behind:  # Source: sentence_transformers, SentenceTransformer.save
+            notes.append(
+                "what modules.json names behind the model (pooling, a dense layer) stays behind: sentence-transformers "
+                "makes other vectors with it than the model alone"
+            )
         apart = [name for name in self.left_behind if kind_of(name) is ADAPTERS]
         if apart:
             notes.append(f"the weights are converted as they are, without the adapters in {', '.join(apart)}")

@@ -524,6 +524,8 @@ NOT_ITS = (
         (("roformer.embeddings.position_embeddings.x", "qa_outputs.bias"), "This looks like BERT"),
         (("roformer.encoder.layer.3.output.dense.bias",), TWO_MODELS),
         (("roformer.encoder.layer.0.attention.self.qkv.weight",), "Save query, key and value as three tensors"),
+        (("roformer.encoder.layer.0.output.dense.weight_g",), "Merge these where the model is"),
+        (("roformer.encoder.layer.0.attention.self.gate.weight", "my.own"), "What is inside the encoder takes part"),
     ],
 )
 def test_unknown_tensors_call_for_a_next_step(found: dict[str, Found], names: tuple[str, ...], step: str) -> None:

@@ -49,6 +49,7 @@ SAYINGS: dict[str, tuple[list[Any], Any]] = {
     "num_hidden_groups": ([3], 1),
     "inner_group_num": ([1], 2),
     "shared_segment_embeddings": ([False], True),
+    "pruned_heads": ([{}], {"0": [1]}),
     "attention_head_size": ([6], 12),
     "attention_key_size": ([6], 3),
     "head_dim": ([6], 8),

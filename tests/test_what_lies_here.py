@@ -136,6 +136,7 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, 
         ("model.safetensors", b"\x82\xa3cls\x81\xabpredictions", "Flax weights"),
         ("model_state.pdparams", zipped("config.json", "metadata.json", "model.weights.h5"), "a whole Keras 3 model"),
         ("pytorch_model.bin", zipped("a.weight.npy", "b.npy"), "arrays of numpy"),
+        ("model.pt", zipped("m/models/model.json", "m/archive_format"), "a program exported by torch.export"),
         ("pytorch_model.bin", b"\x93NUMPY\1\0v\0{'descr': '<f4'", "arrays of numpy"),
         ("pytorch_model.bin", b"Entry not found", "a text, which begins 'Entry not found'"),
         ("model.safetensors", b'{"error": "Repository not found"}', 'a text, which begins \'{"error": '),
@@ -152,6 +153,36 @@ def test_a_file_that_is_no_weights_says_what_it_is(tmp_path: Path, name: str, co
     error = refused(tmp_path / name)
     assert words in error
     assert "\n  " in error, "there is a next step"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocab.txt"])
+def test_a_link_to_itself_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    write_random(tmp_path / "it", "torch")
+    (tmp_path / "it" / name).unlink(missing_ok=True)
+    (tmp_path / "it" / name).symlink_to(name)
+    error = refused(tmp_path / "it")
+    assert f"{name}: Too many levels of symbolic links" in error
+    assert "leads back to itself" in error
+
+
+def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "it" / "model.safetensors").mkdir(parents=True)
+    assert "model.safetensors: a folder in a file's place" in refused(tmp_path / "it")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model_state.pdparams", "tf_model.h5", "model.safetensors"])
+def test_noise_under_the_name_of_weights_comes_with_a_next_step(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(np.random.default_rng(3).bytes(4096))
+    assert "etch it again" in refused(tmp_path / name)
+
+
+def test_the_modules_of_sentence_transformers_are_said_to_stay_behind(tmp_path: Path) -> None:
+    tensors = write_random(tmp_path / "it", "torch", "base")
+    (tmp_path / "it" / "1_Pooling").mkdir()
+    (tmp_path / "it" / "modules.json").write_text("[]")
+    report = convert(tmp_path / "it", to="paddle")
+    assert same_bits(read_all(report.target), tensors) == []
+    assert any(note.startswith("what modules.json names behind the model") for note in report.notes)
 
 
 def test_an_empty_folder_says_so(tmp_path: Path) -> None:
@@ -384,6 +415,12 @@ def test_a_part_of_a_hubs_snapshot_is_answered_with_the_hubs_name(tmp_path: Path
             for ending in ("SCB", "weight.absmax", "weight.quant_state.bitsandbytes__nf4", "qweight", "weight_packed",
                            "weight_scale")
         ),
+        *(
+            (["roformer.embeddings.LayerNorm.weight", f"roformer.encoder.layer.0.output.{part}.weight"], "adapters")
+            for part in ("dense.oft_R.default", "dense.hada_w1_a", "dense.boft_R", "adapters.a.adapter_up")
+        ),
+        (["roformer._fsdp_wrapped_module._flat_param"], "parameters that FSDP has made flat"),
+        (["decay", "shadow_params.0", "shadow_params.1"], "averages of parameters, which have numbers and no names"),
         ([], "none is there at all"),
     ],
 )  # fmt: skip

@@ -18,6 +18,7 @@ from ..table.config_fields import SourceConfig
 from ..table.config_reading import CONFIGURATION
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
 from ..table.recognition import (
+    FACTORED,
     IGNORED,
     JOINED,
     another_dialects,
@@ -458,6 +459,8 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > _FEW and len(unknown) > _FEW:
         return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
+    if any(looks_like(problem.name) == FACTORED for problem in unknown):
+        return "Merge these where the model is, and save it again."
     if any(is_inside_encoder(dialect, problem.name) for problem in unknown):
         return (
             "What is inside the encoder takes part in what it computes, and no RoFormer has this. If it is left over "

@@ -95,7 +95,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "a program exported for one runtime",
         f"{_ORIGINAL}the weights that the model was trained as.",
-        ("*.engine", "*.trt", "*.mlmodel", "*.mlpackage", "*.torchscript", "*.ptl", "*.mar"),
+        ("*.pt2", "*.engine", "*.trt", "*.mlmodel", "*.mlpackage", "*.torchscript", "*.ptl", "*.mar"),
     ),
     _KERAS,
     Kind(
@@ -223,6 +223,8 @@ def _in_zip(path: Path) -> Iterator[tuple[str, str]]:
             "a TorchScript program (torch.jit.save)",
             "Load it with torch.jit.load, save its state_dict() with torch.save, and name that.",
         )
+    elif any(name.endswith("/archive_format") for name in names):
+        yield "a program exported by torch.export", "Start from the state_dict() of the model that was exported."
     elif "model.weights.h5" in names:
         yield _KERAS.what, _KERAS.step
     elif names and all(name.endswith(".npy") for name in names):

@@ -5,6 +5,7 @@ The first step of :mod:`.identification`. A name proposes which container a file
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -97,6 +98,9 @@ def require_file(path: Path) -> Path:
     except OSError as error:
         if not path.is_symlink() or path.exists():
             raise ConvertError(f"{path}: {error.strerror or error}") from None
+        if error.errno == errno.ELOOP:
+            back = "The link leads back to itself: put the file in its place."
+            raise ConvertError(f"{path}: {error.strerror}", back) from None
         step = None
         if "blobs" in Path(os.readlink(path)).parts:
             step = "A hub's download that was not finished: fetch it again, with hub:owner/name or as it was fetched."

@@ -58,14 +58,14 @@ SLOT = re.compile(
 )
 
 JOINED = "query, key and value in one tensor"
+FACTORED = (
+    "part of a weight that torch computes from several: "
+    "merge them with remove_weight_norm, prune.remove or remove_parametrizations"
+)
 #: What an unknown tensor looks like, for the message: the first pattern found in its name decides.
 LOOKS_LIKE: tuple[tuple[str, str], ...] = (
     (r"(^|[._/])(W?qkv|qkv_proj|query_key_value|in_proj|in_proj_(weight|bias))([._/]|$)", JOINED),
-    (
-        r"\.(weight_(g|v|orig|mask)|parametrizations\..*)$",
-        "part of a weight that torch computes from several: "
-        "merge them with remove_weight_norm, prune.remove or remove_parametrizations",
-    ),
+    (r"\.(weight_(g|v|orig|mask)|parametrizations\..*)$", FACTORED),
     (r"qa_outputs", "a question-answering head"),
     (r"classifier\.(dense|out_proj)", "a sequence-classification head of transformers"),
     (r"classifier|output_weights|output_bias", "a fine-tuned head (token, sequence or multiple choice)"),

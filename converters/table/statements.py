@@ -106,6 +106,7 @@ FUNCTION: tuple[Statement, ...] = (
     Statement("num_hidden_groups",  lambda value, settings: value == settings.get("num_hidden_layers"), "num_hidden_layers", _OWN),  # ALBERT
     Statement("inner_group_num",                _only(1),                              "1",               _OWN),      # ALBERT
     Statement("shared_segment_embeddings",      _only(False),                          "false",           "segments have embeddings of their own"),  # bert4keras
+    Statement("pruned_heads",                   _only({}),                             "none",            "every layer has all of its heads"),  # transformers
     Statement("attention_head_size",            _head_size,                            "the head size",   _HEADS),    # bert4keras
     Statement("attention_key_size",             _head_size,                            "the head size",   _HEADS),    # bert4keras
     Statement("head_dim",                       _head_size,                            "the head size",   _HEADS),

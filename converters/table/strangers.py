@@ -90,6 +90,9 @@ def whose(names: Collection[str]) -> Stranger | None:
         return None
     if not names:
         return Stranger("none is there at all", "Name a file with weights, or save it again.")
+    if any(name.split(".")[-1].startswith("_flat_param") for name in names):
+        step = "Save the full state dict where it was trained: FullStateDictConfig, or accelerate's merge-weights."
+        return Stranger("parameters that FSDP has made flat", step)
     if any(map(_BY_NUMBER.search, names)):
         step = (
             "Put them into the model where it was trained (torch_ema: ema.copy_to(model.parameters())), and save that."
