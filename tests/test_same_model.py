@@ -57,6 +57,18 @@ def test_a_hubs_folder_of_three_formats_converts(tmp_path: Path, scratch: Path, 
         assert checkpoint.dialect == "torch"
 
 
+def test_steps_of_tf2s_object_checkpoints_are_compared(tmp_path: Path) -> None:
+    """transformers' TF classes write names of their dialect, behind a prefix, into files that are mostly tf1's."""
+    case = Path(__file__).parents[1] / "fixtures" / "cases" / "26-tf2-object-ckpt"
+    (tmp_path / "it").mkdir()
+    shutil.copy(case / "config.json", tmp_path / "it")
+    for step in (1, 2):
+        for path in case.glob("model.*"):
+            shutil.copy(path, tmp_path / "it" / path.name.replace("model", f"ckpt-{step}"))
+    report = convert(tmp_path / "it", to="torch")
+    assert "ckpt-1.index is read; ckpt-2.index beside it holds the same bits" in report.notes
+
+
 def test_files_of_every_dialect_are_one_model(tmp_path: Path, scratch: Path) -> None:
     for name in KINDS:
         add(tmp_path / "it", name, scratch=scratch)

@@ -211,7 +211,7 @@ def _require_one_model(found: Found, parts: Parts, kind: ModelClass | None) -> s
         except FormatError as error:
             raise weight_files.not_one(weights, other.entry, error.problem) from None
         meant = replace(parts, drop=())
-        renamed = rename(index, Asked(other.entry, other.container.dialects, meant, index.nested, kind))
+        renamed = rename(index, Asked(other.entry, other.container.names, meant, index.nested, kind))
         names = [tensor.name for tensor in renamed.tensors]
         dialect = detect_dialect(other.dialects, names)
         if parts.encoder_only:
