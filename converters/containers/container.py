@@ -107,6 +107,10 @@ class Container(ABC):
         """Name of the JSON file that maps tensors to shards."""
         return None if self.shard is None else f"{self.single}.index.json"
 
+    def listed_as(self, name: str) -> str:
+        """Return the name that a tensor has in its shard, of the name that the shard index has for it."""
+        return name
+
     def candidates(self, directory: Path, sniff: Callable[[Path], Container | None]) -> Iterator[Path]:
         """Yield the entries and shard indexes of a directory that have this container's names.
 

@@ -24,6 +24,15 @@ class KerasH5(Container):
     dtypes = ("float32", "float16", "float64")
     own_metadata = ("backend", "keras_version")
 
+    @property
+    def shard_index(self) -> str:
+        """What transformers' TF classes write beside shards, which are read and not written."""
+        return "tf_model.h5.index.json"
+
+    def listed_as(self, name: str) -> str:
+        """Leave out the model's name and TensorFlow's number of an output."""
+        return name.partition("/")[2].removesuffix(":0")
+
     def recognises(self, head: bytes, tail: bytes) -> bool:
         return head.startswith(signatures.HDF5)
 

@@ -101,7 +101,9 @@ def require_file(path: Path) -> Path:
         if error.errno == errno.ELOOP:
             back = "The link leads back to itself: put the file in its place."
             raise ConvertError(f"{path}: {error.strerror}", back) from None
-        step = None
+        step = "Put the file in the link's place, or fetch it."
+        if "annex" in Path(os.readlink(path)).parts:
+            step = f"It is git-annex's: fetch what it names with `git annex get {path.name}` in the repository."
         if "blobs" in Path(os.readlink(path)).parts:
             step = "A hub's download that was not finished: fetch it again, with hub:owner/name or as it was fetched."
         raise ConvertError(f"{path}: a link to {shown(os.readlink(path))}, which is not there", step) from None
@@ -346,7 +348,8 @@ def index(weights: WeightSet) -> Index:
             tensors.append(tensor)
     _refuse_expansion(weights, tensors)
     if weights.shard_index is not None:
-        weight_map = read_json(weights.shard_index)["weight_map"]
+        listed = read_json(weights.shard_index)["weight_map"]
+        weight_map = {weights.container.listed_as(name): file for name, file in listed.items()}
         for name, file in weight_map.items():
             if name not in home:
                 problems.append(Problem("missing", name, f"{weights.shard_index.name} says it is in {file}"))
