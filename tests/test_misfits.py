@@ -34,6 +34,7 @@ TWO_MODELS = "The configuration and the weights are of two models"
 FEW = "Few of the names"
 TIE, TIED_BIAS = "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"
 WORDS = "roformer.embeddings.word_embeddings.weight"
+TABLE = "roformer.encoder.embed_positions.weight"
 
 
 @pytest.fixture(scope="module")
@@ -669,7 +670,7 @@ def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(
     found: dict[str, Found], change: dict[str, object], words: str, step: str
 ) -> None:
     source = found["torch"]
-    name = "roformer.encoder.embed_positions.weight"
+    name = TABLE
     kernel = next(tensor for tensor in source.index.tensors if tensor.nbytes >= 4 * 47 * 6)
     table = replace(kernel, name=name, shape=(47, 6))
     result = without(source, lambda _: False, [replace(table, **change)])  # type: ignore[arg-type]
@@ -679,6 +680,17 @@ def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(
     assert (result.next_step or "").startswith(step)
 
 
+def test_a_rotary_table_of_tf_may_have_been_trained(found: dict[str, Found]) -> None:
+    """It is a trainable variable there, of which a gradient comes: TFRoFormerSinusoidalPositionalEmbedding.build."""
+    source = found["tf"]
+    kernel = next(tensor for tensor in source.index.tensors if tensor.nbytes >= 4 * 47 * 6)
+    table = replace(kernel, name="roformer/encoder/embed_positions/embeddings", shape=(47, 6))
+    result = without(source, lambda _: False, [table])
+    assert [kind for kind, _, _ in told(result)] == ["derived"]
+    assert "--drop '*embed_positions*' takes the computed one" in (result.next_step or "")
+    assert "--drop" not in (without(found["torch"], lambda _: False, [replace(table, name=TABLE)]).next_step or "")
+
+
 @pytest.mark.parametrize(
     ("dtype", "bound"),
     [("float64", 2.0**-23), ("float32", 2.0**-23), ("float16", 2.0**-10), ("bfloat16", 2.0**-7)],
@@ -686,7 +698,7 @@ def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(
 def test_a_rotary_table_may_be_off_by_its_types_rounding_twice(
     found: dict[str, Found], dtype: str, bound: float
 ) -> None:
-    source, name = found["torch"], "roformer.encoder.embed_positions.weight"
+    source, name = found["torch"], TABLE
     table = replace(one(source, WORDS), name=name, shape=(47, 6), dtype=dtype)
     for distance, wrong in ((0.0, False), (bound, False), (bound * 1.01, True), (float("nan"), True)):
         with patch.object(fitting, "rotary_distance", lambda *_, worst=distance: worst):

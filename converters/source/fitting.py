@@ -479,6 +479,12 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
         return "Save plain arrays or tensors under these names: of numbers, in one piece (tensor.contiguous())."
     if "dtype" in kinds:
         return "Save the weights in one of these types first; integers are not weights."
+    if "derived" in kinds and dialect == "tf":
+        return (
+            "transformers' TF classes train this table with the rest. If that was so, --drop '*embed_positions*' takes "
+            "the computed one in its place, which is as far off as it says; otherwise correct max_position_embeddings "
+            "or the number of heads."
+        )
     if "derived" in kinds:
         return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
     nothing = "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."
