@@ -98,6 +98,9 @@ def test_adapters_beside_whole_weights_are_said_to_be_apart(tmp_path: Path) -> N
         ("model.pdopt", b"\x80\x02}.", "the state of an optimizer"),
         ("zero_pp_rank_0_mp_rank_00_optim_states.pt", b"\x80\x02}.", "the state of an optimizer"),
         ("weights.npz", b"PK\x05\x06" + b"\0" * 18, "arrays of numpy"),
+        ("model.safetensors.dvc", b"outs:\n- md5: 0\n", "a pointer of DVC"),
+        ("model.safetensors.part-aa", b"\0" * 9, "a piece of a file that was cut up"),
+        ("chinese_roformer.zip.001", b"PK\3\4", "a piece of a file that was cut up"),
         ("vocab.txt", b"[PAD]\n", "part of a tokenizer: vocab.txt"),
         ("config.json", b"{}", "a configuration: config.json"),
     ],
@@ -144,6 +147,7 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path, name: str, 
         ("model_state.pdparams", b"\0" * 4096, "zero bytes, which a copy or download left"),
         ("pytorch_model.bin", b"\0\5\x16\7\0\2\0\0Mac OS X", "what a Mac keeps beside a file"),
         ("model.safetensors", b"\x89PNG\r\n\x1a\n\0\0\0\r", "a picture"),
+        ("roformer.ckpt", b"\n\x93\1\n\x2fbert.embedding_table\x12\x08", "a checkpoint of MindSpore"),
         ("pytorch_model.bin", b"SQLite format 3\0", "a database or a table of data"),
         ("pytorch_model.bin", b"\x7fELF\2\1\1", "a program for the machine"),
     ],
@@ -163,6 +167,21 @@ def test_a_link_to_itself_is_said_to_be_one(tmp_path: Path, name: str) -> None:
     error = refused(tmp_path / "it")
     assert f"{name}: Too many levels of symbolic links" in error
     assert "leads back to itself" in error
+
+
+def test_a_link_of_git_annex_is_answered_with_its_call(tmp_path: Path) -> None:
+    write_random(tmp_path / "it", "torch")
+    (tmp_path / "it" / "model.safetensors").unlink()
+    (tmp_path / "it" / "model.safetensors").symlink_to("../.git/annex/objects/x/SHA256E-s1--0")
+    assert "git annex get model.safetensors" in refused(tmp_path / "it")
+
+
+def test_the_variables_of_a_saved_model_one_level_down_are_no_checkpoint(tmp_path: Path) -> None:
+    write_random(tmp_path / "it" / "1" / "variables", "tf1")
+    (tmp_path / "it" / "1" / "saved_model.pb").write_bytes(b"\x08\1\x12")
+    error = refused(tmp_path / "it")
+    assert "no weights here, but a TensorFlow SavedModel" in error
+    assert "1/variables/variables" not in error
 
 
 def test_a_folder_in_a_files_place_is_said_to_be_one(tmp_path: Path) -> None:

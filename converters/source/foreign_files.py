@@ -123,6 +123,22 @@ KINDS: tuple[Kind, ...] = (
         ("*.incomplete", "*.part", "*.crdownload", "*.aria2", "*.download", "*.partial"),
     ),
     Kind(
+        "a pointer of DVC, not the file itself",
+        "Fetch what it names with `dvc pull` in the repository.",
+        ("*.dvc",),
+    ),
+    Kind(
+        "a piece of a file that was cut up",
+        "Put the pieces together in their order, `cat NAME.* > NAME`, and name what comes of it.",
+        ("*.part-*", "*.part[0-9]*", "*.[0-9][0-9][0-9]", "*.[a-z0-9]*.a[a-z]"),
+    ),
+    Kind(
+        "a checkpoint of MindSpore",
+        "Load it with mindspore.load_checkpoint, and save its arrays as safetensors under the names that transformers' "
+        "RoFormer has in PyTorch.",
+        begins=rb"\n.{1,4}\n[\x05-\x7f][\w.]{5}",
+    ),
+    Kind(
         "a packed archive",
         _UNPACK,
         ("*.zip", "*.tar", "*.tar.*", "*.tgz", "*.gz", "*.bz2", "*.xz", "*.7z", "*.rar", "*.zst"),

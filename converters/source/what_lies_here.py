@@ -182,7 +182,10 @@ def _below(directory: Path, has_weights: Callable[[Path], bool]) -> list[str]:
 
 
 def _folders(directory: Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(directory) if entry.is_dir(follow_symlinks=False)]
+    entries = _entries(directory)
+    if any(entry.name == "saved_model.pb" for entry in entries):  # its variables are a part of a program
+        return []
+    return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _entries(directory: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
