@@ -30,9 +30,10 @@ test: $(READY)  ## run the tests
 coverage: $(READY)  ## run the tests and say which lines and branches none of them reaches (build/coverage/index.html)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage
 
-mutants: $(READY)  ## change the table, the fitting and the plan place by place: does a test fail? (SAMPLE=0 for all)
+mutants: $(READY)  ## change the table, recognition, fitting and plan place by place: does a test fail? (SAMPLE=0 for all)
 	$(BIN)/python tests/mutate.py converters/table/mapping.py tests/test_mapping_classes.py tests/test_mapping.py tests/test_plan.py \
 		tests/test_misfits.py tests/test_inspection.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/table/recognition.py tests/test_recognition.py --sample $(or $(SAMPLE),60)
 	$(BIN)/python tests/mutate.py converters/source/fitting.py tests/test_misfits.py tests/test_fitting.py \
 		tests/test_resized_embeddings.py --sample $(or $(SAMPLE),60)
 	$(BIN)/python tests/mutate.py converters/target/plan.py tests/test_plan.py --sample $(or $(SAMPLE),60)

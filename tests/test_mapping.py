@@ -46,7 +46,6 @@ from roformer_convert.converters.table.mapping import (
     Spelling,
     Table,
 )
-from roformer_convert.converters.table.recognition import IGNORED, count_layers, looks_like
 
 GROUPS = Table(0, PRETRAINING).groups
 
@@ -84,65 +83,6 @@ def test_no_two_rows_share_a_name(dialect: Dialect) -> None:
     table = Table(12, PRETRAINING)
     for base in (False, True):
         assert len(table.by_name(dialect, base=base)) == len(table.tensors)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_layers_are_counted_from_names(dialect: Dialect) -> None:
-    for base in (False, True):
-        names = [str(tensor.name(dialect, base=base)) for tensor in Table(11, PRETRAINING).tensors]
-        assert count_layers(dialect, names) == 11
-    assert count_layers(dialect, ["roformer.encoder.layer.x.output", "layer.99999.y"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("classifier.weight", "a fine-tuned head"),
-        ("classifier.dense.weight", "sequence-classification head of transformers"),
-        ("qa_outputs.bias", "question-answering"),
-        ("cls.seq_relationship.weight", "sentence-order"),
-        ("cls.predictions.another.bias", "masked-LM head"),
-        ("bert/embeddings/position_embeddings", "learned positions"),
-        ("linear_0.w_0_moment1_0", "optimizer state"),
-        ("linear_0.w_0_beta2_pow_acc_0", "optimizer state"),
-        ("classifier.out_proj.weight", "sequence-classification head of transformers"),
-        ("sequence_summary.summary.weight", "multiple-choice head"),
-        ("roformer.encoder.layer.0.crossattention.self.query.weight", "cross-attention"),
-        ("summary.bias", "multiple-choice head"),
-        ("decoder.layers.0.encoder_attn.q_proj.weight", "cross-attention"),
-        ("discriminator_predictions.dense.weight", "discriminator head"),
-        ("encoder.layer.0.attention.self.qkv.weight", "query, key and value in one tensor"),
-        ("encoder.layer.0.attention.query_key_value.bias", "query, key and value in one tensor"),
-        ("layers.0.self_attn.in_proj_weight", "query, key and value in one tensor"),
-        ("cls.predictions.transform.dense.weight_g", "part of a weight that torch computes from several"),
-        ("a.parametrizations.weight.original0", "part of a weight that torch computes from several"),
-        ("whatever", ""),
-    ],
-)
-def test_unknown_tensors_are_called_what_they_look_like(name: str, words: str) -> None:
-    assert words in looks_like(name)
-    assert bool(looks_like(name)) == bool(words)
-
-
-@pytest.mark.parametrize(
-    ("dialect", "name", "ignored"),
-    [
-        ("torch", "roformer.embeddings.position_ids", True),
-        ("torch", "embeddings.position_ids", True),
-        ("torch", "bert.embeddings.position_ids", False),
-        ("torch", "global_step", False),
-        ("paddle", "embeddings.position_ids", False),
-        ("tf", "global_step", False),
-        ("tf1", "global_step", True),
-        ("tf1", "save_counter/.ATTRIBUTES/VARIABLE_VALUE", True),
-        ("tf1", "bert/pooler/dense/kernel/adam_m", True),
-        ("tf1", "cls/predictions/output_bias/AdamWeightDecayOptimizer_1", True),
-        ("tf1", "bert/pooler/dense/kernel/ema", False),
-        ("tf1", "beta1_power", True),
-    ],
-)
-def test_what_lies_beside_a_model_is_left_out_in_its_dialect_alone(dialect: Dialect, name: str, ignored: bool) -> None:
-    assert any(pattern.fullmatch(name) for pattern in IGNORED[dialect]) is ignored
 
 
 # --- the software itself --------------------------------------------------------------------------------------------

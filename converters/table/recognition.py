@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from .mapping import (
@@ -83,7 +83,7 @@ MOST_LAYERS = 500
 _LAYER_NUMBER = {
     dialect: re.compile(
         r"(?:roformer(?:v2)?\.)?"
-        + re.escape(unprefixed(dialect, (LAYER.prefix.in_(dialect) or "").replace("{encoder}", encoder))).replace(
+        + re.escape(unprefixed(dialect, str(LAYER.prefix.in_(dialect)).replace("{encoder}", encoder))).replace(
             r"\{i\}", "(0|[1-9][0-9]{0,3})"
         )
     )
@@ -107,20 +107,20 @@ def _layers_looked_for(dialect: Dialect, names: Collection[str]) -> int:
     return min(count_layers(dialect, names), len(names), MOST_LAYERS)
 
 
+#: The encoders that have most, the usual one and RoFormerV2: all others' names are among theirs.
+_FULLEST = (Traits(), Traits(norms=False))
 #: A class with the heads of all of them, each once.
-_EVERY_HEAD = ModelClass(
-    name="",
-    suffix="",
+_EVERY_HEAD = replace(
+    BASE,
     heads=tuple(dict.fromkeys(group for kind in CLASSES.values() for group in kind.heads)),
     heads_v2=tuple(dict.fromkeys(group for kind in CLASSES.values() for group in kind.heads_v2)),
-    does="",
 )
 
 
 @cache
 def _known_names(dialect: Dialect, layers: int, base: bool) -> frozenset[str]:
     """Return every name that is some class's in ``dialect``, with norms and biases or without."""
-    tables = [Table(layers, _EVERY_HEAD, traits) for traits in (Traits(), Traits(False, False))]
+    tables = (Table(layers, _EVERY_HEAD, traits) for traits in _FULLEST)
     return frozenset(name for table in tables for name in table.by_name(dialect, base=base))
 
 
@@ -135,15 +135,15 @@ def known_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
     """
     layers = _layers_looked_for(dialect, names)
     rows = _known_names(dialect, layers, False) | _known_names(dialect, layers, True)
-    seconds = {name for traits in (Traits(), Traits(False, False)) for name in _ties(dialect, traits)}
-    tables = {POSITIONS.name(dialect, base=base) or "" for base in (False, True)}
-    return rows | seconds | tables
+    seconds = {name for traits in _FULLEST for name in _ties(dialect, traits)}
+    tables = {POSITIONS.name(dialect, base=base) for base in (False, True)}
+    return rows | seconds | {name for name in tables if name is not None}
 
 
 def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
     """Return every name of an encoder and its pooler in ``dialect``, with as many layers as ``names`` show."""
     layers = _layers_looked_for(dialect, names)
-    tables = [Table(layers, BASE, Traits(norms, biases)) for norms in (True, False) for biases in (True, False)]
+    tables = (Table(layers, BASE, traits) for traits in _FULLEST)
     rows = (row for table in tables for row in table.tensors if row.group in (*ENCODER, POOLER))
     spelled = (row.name(dialect, base=base) for row in rows for base in (False, True))
     return frozenset(name for name in spelled if name is not None)
@@ -171,7 +171,7 @@ def is_inside_encoder(dialect: Dialect, name: str) -> bool:
 
 def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
     """Say whether a tensor of some class's head is there, which a pooler is not."""
-    heads = [_head_names(dialect, traits, base) for traits in (Traits(), Traits(False, False))]
+    heads = [_head_names(dialect, traits, base) for traits in _FULLEST]
     rows = (row for each in heads for head in each.values() for row in head.items())
     return any(name in names and not tensor.canonical.startswith("pooler.") for name, tensor in rows)
 
@@ -215,7 +215,7 @@ def measure_traits(dialect: Dialect, names: Collection[str], *, base: bool) -> T
     layers, there = _layers_looked_for(dialect, names), set(names)
     rows = {
         tensor.canonical: tensor
-        for traits in (Traits(norms=False), Traits())
+        for traits in _FULLEST
         for tensor in Table(layers, BASE, traits).tensors
         if tensor.name(dialect, base=base) in there
     }
@@ -278,8 +278,8 @@ def _second_names(
     """Return the names of tensors that a file may hold under a second name alone, and their shapes."""
     table = Table(0, MASKED_LM, traits)
     names = ((tie, table.by_canonical[tie.of].name(dialect)) for tie in table.ties if tie.written == "copy")
-    seconds = ((name, tie.spelling.in_(dialect) or "") for tie, name in names)
-    return {name: shapes[second] for name, second in seconds if name is not None and second in shapes}
+    seconds = ((name, tie.spelling.in_(dialect)) for tie, name in names)
+    return {name: shapes[second] for name, second in seconds if name and second and second in shapes}
 
 
 def _is_spelled(dialect: Dialect, kind: ModelClass, traits: Traits) -> bool:
@@ -343,26 +343,26 @@ def choose_class(
         if kind not in _WORDS:
             step = ""
             if fits:
-                fitting = fits[0] if len(words) < len(fits) else _best_of_words(words, MASKED_LM)
+                fitting = _best_of_words(words, MASKED_LM) if words else fits[0]
                 step = f"The configuration names {stated}, and the tensors are {fitting.class_name}'s: say --class "
                 step += f"{fitting.name}" + (", or --encoder-only to leave others out." if fitting is BASE else ".")
             return Choice(kind, settled=True, step=step)
         # heads for words have names of their own: what is there is one, or is none
         shown = _best_of_words(words, kind) if words else _likeliest(dialect, shapes, traits, base, (kind, *_WORDS))
-        quiet = shown is PRETRAINING and kind in (MASKED_LM, CAUSAL_LM)
+        quiet = shown is kind or (shown is PRETRAINING and kind in (MASKED_LM, CAUSAL_LM))
         note = "" if quiet else f"the configuration names {stated}, and the tensors are those of {shown.class_name}"
         return Choice(shown, settled=True, note=note)
-    if words and len(words) == len(fits):
-        if not traits.norms and not base and not any(tie in shapes for tie in _ties(dialect, traits)):
+    if words:  # then no other class fits
+        both = BASE in words and MASKED_LM in words  # in RoFormerV2 alone
+        if both and not base and not any(tie in shapes for tie in _ties(dialect, traits)):
             note = (
                 "class masked-lm is assumed: RoFormerV2's head has no tensor of its own, and no file names a class; "
                 "otherwise --class base or --class causal-lm"
             )
             return Choice(MASKED_LM, settled=False, note=note)
-        return Choice(BASE if base and BASE in words else _best_of_words(words, MASKED_LM), settled=False)
+        return Choice(_best_of_words(words, BASE if base else MASKED_LM), settled=False)
     if not fits:
-        kinds = (BASE, MASKED_LM, *CLASSES.values())
-        return Choice(_likeliest(dialect, shapes, traits, base, kinds), settled=False)
+        return Choice(_likeliest(dialect, shapes, traits, base, tuple(CLASSES.values())), settled=False)
     if len(fits) == 1 and _is_distinct(dialect, shapes, traits, base, fits[0]):
         return Choice(fits[0], settled=True, note=f"class {fits[0].name}, from the tensors' names: no file names one")
     names = ", ".join(f"{kind.name} ({kind.does})" for kind in fits)
@@ -384,7 +384,7 @@ def _likeliest(
 
 
 def _best_of_words(fits: Sequence[ModelClass], wanted: ModelClass) -> ModelClass:
-    return next((kind for kind in (wanted, MASKED_LM, PRETRAINING, BASE) if kind in fits), fits[0])
+    return next(kind for kind in (wanted, MASKED_LM, PRETRAINING, BASE) if kind in fits)
 
 
 def _ties(dialect: Dialect, traits: Traits) -> list[str]:
