@@ -9,7 +9,6 @@ import os
 import re
 import struct
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from counted_calls import calls_below
 
 from roformer_convert.converters.containers.hdf5 import file as hdf5_file
 from roformer_convert.converters.containers.hdf5 import keras_h5
@@ -393,10 +393,8 @@ def test_a_structure_that_lies_is_refused(tmp_path: Path, kind: str) -> None:
     good_file(path)
     with changing(path) as content:
         lie(content)
-    start = time.process_time()
-    with pytest.raises(FormatError, match=re.escape(words)) as caught:
+    with pytest.raises(FormatError, match=re.escape(words)) as caught, calls_below(20_000):
         keras_h5.index(path)
-    assert time.process_time() - start < 1
     assert len(str(caught.value)) < 1000
 
 
@@ -457,9 +455,7 @@ def test_a_header_that_ends_inside_a_message_is_refused(tmp_path: Path) -> None:
         keras_h5.index(tmp_path / "tf_model.h5")
 
 
-def test_millions_of_messages_end_in_seconds(tmp_path: Path) -> None:
+def test_millions_of_messages_are_looked_at_no_further_than_64_mb(tmp_path: Path) -> None:
     (tmp_path / "tf_model.h5").write_bytes(root_of(bytes(8) * 4_000_000))
-    start = time.process_time()
-    with pytest.raises(FormatError, match=r"looking at its structures takes more than 64 MB|not a group"):
+    with pytest.raises(FormatError, match="looking at its structures takes more than 64 MB"):
         keras_h5.index(tmp_path / "tf_model.h5")
-    assert time.process_time() - start < 15  # a slow machine; 1 to 3 are usual
