@@ -172,7 +172,9 @@ def test_safetensors_say_the_format_that_its_loader_wants(
     report = convert(
         tmp_path / "ckpt", to=dialect, options=ConvertOptions(container="safetensors", max_shard_size=limit)
     )
-    for path in report.target.glob("*.safetensors"):
+    paths = list(report.target.glob("*.safetensors"))
+    assert len(paths) == len(report.plan.files)
+    for path in paths:
         with safe_open(path, framework="numpy") as file:
             assert file.metadata() == {"format": word}
 

@@ -238,11 +238,12 @@ def test_export_was_tried_against_its_model(exported: tuple[Export, Tensors]) ->
 
 def test_export_names_no_path_of_this_machine(exported: tuple[Export, Tensors]) -> None:
     done, _ = exported
-    for path in done.target.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert str(Path(module.__file__).parent).encode() not in content, path
-            assert str(done.source.parent).encode() not in content, path
+    paths = [path for path in done.target.rglob("*") if path.is_file()]
+    assert done.target / EXPORT_MANIFEST in paths
+    for path in paths:
+        content = path.read_bytes()
+        assert str(Path(module.__file__).parent).encode() not in content, path
+        assert str(done.source.parent).encode() not in content, path
 
 
 # The trial -----------------------------------------------------------------------------------------------------------

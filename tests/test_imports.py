@@ -90,7 +90,9 @@ def test_crc32c_is_imported_for_tf1_alone(tmp_path: Path, target: str) -> None:
 
 
 def trees(package: str) -> list[tuple[Path, ast.Module]]:
-    return [(path, ast.parse(path.read_text())) for path in sorted((ROOT / package).rglob("*.py"))]
+    found = [(path, ast.parse(path.read_text())) for path in sorted((ROOT / package).rglob("*.py"))]
+    assert found
+    return found
 
 
 @pytest.mark.parametrize("package", ["converters", "cli"])

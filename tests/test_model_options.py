@@ -204,7 +204,7 @@ def test_gradients_agree_with_and_without_checkpointing(runners: Runners, framew
         )
     reference, table = found["torch False"], Table(config.num_hidden_layers, PRETRAINING).by_canonical
     for which, gradients in found.items():
-        assert gradients.keys() == reference.keys()
+        assert gradients.keys() == table.keys()
         for name, gradient in gradients.items():
             transposed = which.startswith(("paddle", "tf")) and table[name].transposed("paddle")
             scale = abs(reference[name]).max()
@@ -224,6 +224,7 @@ def test_dropout_drops_the_same_again_when_checkpointing(runners: Runners, frame
             runner.gradients(path, arrays, checkpointing=True)
         return
     checkpointed = runner.gradients(path, arrays, checkpointing=True)
+    assert checkpointed.keys() == plain.keys() > {"embeddings.word.weight", "layers.0.attention.query.weight"}
     for name in plain:
         assert_close(checkpointed[name], plain[name], 1e-9, name)
 

@@ -26,6 +26,7 @@ from roformer_convert.models.answers.fill_mask import fill_mask
 from roformer_convert.models.answers.multiple_choice import Chosen
 from roformer_convert.models.answers.predict import Wanted, predict
 from roformer_convert.models.answers.sentence_vectors import Vectors
+from roformer_convert.models.answers.task import Prediction
 from roformer_convert.models.answers.worker import Worker
 from roformer_convert.models.processes.frameworks import FRAMEWORKS, is_installed
 from roformer_convert.models.processes.process import Process
@@ -136,6 +137,13 @@ def pooled(pool: dict[str, Process], monkeypatch: pytest.MonkeyPatch) -> list[st
     return list(pool)
 
 
+def answers(directory: Path, texts: list[str], *wanted: Wanted) -> list[Prediction]:
+    """One for each text, so that whoever goes through them has gone through all."""
+    found = list(predict(directory, texts, *wanted))
+    assert len(found) == len(texts)
+    return found
+
+
 # Against transformers' pipelines -------------------------------------------------------------------------------------
 
 
@@ -143,7 +151,7 @@ def pooled(pool: dict[str, Process], monkeypatch: pytest.MonkeyPatch) -> list[st
 def test_labels_are_those_of_the_text_classification_pipeline(folders: Path, in_process: None, name: str) -> None:
     model, tokenizer = theirs(folders / name)
     pipeline = transformers.pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
-    for one in predict(folders / name, TEXTS[name]):
+    for one in answers(folders / name, TEXTS[name]):
         assert isinstance(one, ClassifiedSequence)
         text, *pair = one.text.split("\t")
         wanted = pipeline({"text": text, **({"text_pair": pair[0]} if pair else {})}, top_k=None)
@@ -155,7 +163,7 @@ def test_labels_are_those_of_the_text_classification_pipeline(folders: Path, in_
 def test_tokens_are_labelled_as_by_the_token_classification_pipeline(folders: Path, in_process: None) -> None:
     model, tokenizer = theirs(folders / "tokens")
     pipeline = transformers.pipeline("token-classification", model=model, tokenizer=tokenizer, device="cpu")
-    found = list(predict(folders / "tokens", TEXTS["tokens"]))
+    found = answers(folders / "tokens", TEXTS["tokens"])
     for one in found:
         assert isinstance(one, LabelledTokens)
         wanted = pipeline(one.text)
@@ -172,7 +180,7 @@ def test_tokens_are_labelled_as_by_the_token_classification_pipeline(folders: Pa
 def test_answers_are_the_best_spans_of_their_model(folders: Path, in_process: None) -> None:
     """transformers 5 has no pipeline for them; ``test_predict_answers.py`` holds spans against that of 4.57."""
     model, tokenizer = theirs(folders / "answers")
-    for one in predict(folders / "answers", TEXTS["answers"], WANTED):
+    for one in answers(folders / "answers", TEXTS["answers"], WANTED):
         assert isinstance(one, Answered)
         encoded = tokenizer(one.question, one.context, return_offsets_mapping=True, return_tensors="pt")
         offsets = encoded.pop("offset_mapping")[0].tolist()
@@ -195,7 +203,7 @@ def test_answers_are_the_best_spans_of_their_model(folders: Path, in_process: No
 def test_options_are_scored_as_by_their_model(folders: Path, in_process: None, name: str) -> None:
     """One question at a time: by default their model reads the last column, padding or not."""
     model, tokenizer = theirs(folders / name)
-    for one in predict(folders / name, TEXTS[name]):
+    for one in answers(folders / name, TEXTS[name]):
         assert isinstance(one, Chosen)
         options = [option.option for option in one.options]
         encoded = tokenizer([one.question] * len(options), options, padding=True, return_tensors="pt")
