@@ -163,6 +163,7 @@ def test_a_sample_of_unknown_tokens_has_nothing_masked() -> None:
     samples = flat([[[UNK], [UNK, 7]], [[5], [6]], [[UNK]]])
     for ngrams in (1, 3):
         assert np.bincount(samples.rows, chosen(samples, ngrams=ngrams)).astype(bool).tolist() == [False, True, False]
+        assert not chosen(flat([[[UNK], [UNK, 7]], [[UNK]]]), ngrams=ngrams).any()
 
 
 def test_a_sample_of_one_long_word_has_it_masked() -> None:
