@@ -244,7 +244,7 @@ def test_a_bit_that_the_disk_turns_is_found(tmp_path: Path, target: Any, monkeyp
 
 
 @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="no such call here")
-@pytest.mark.parametrize("answer", ["all", "half", "nothing", "refused"])
+@pytest.mark.parametrize("answer", ["all", "half", "nothing", "refused", "absent"])
 def test_what_the_kernel_copies_is_what_the_plain_path_writes(
     source: Path, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +264,10 @@ def test_what_the_kernel_copies_is_what_the_plain_path_writes(
         copied += done
         return done
 
-    monkeypatch.setattr(os, "copy_file_range", copy)
+    if answer == "absent":
+        monkeypatch.delattr(os, "copy_file_range")
+    else:
+        monkeypatch.setattr(os, "copy_file_range", copy)
     for target in targets:
         copied = 0
         report = convert(source, source.parent / f"{target}-kernel", to=target, options=ConvertOptions(verify=False))

@@ -161,13 +161,11 @@ class _Worker:
         """
         slot = self._slots[step.new.name]
         written = Written(self._output.directory / slot.filename, slot, step, 0)
-        plain = not step.transpose and not step.casts and self._checksum is None
         data = step.binding.stored.data
         # with a checksum to look at, or bytes to compare, they come here anyway
-        if plain and not self._verify and type(data) is Extent:
-            done = _copy_in_kernel(data, self._files, self._output, slot, progress)
-            if done == data.nbytes:
-                return written
+        plain = not (step.transpose or step.casts or self._verify) and self._checksum is None
+        if plain and type(data) is Extent and _copy_in_kernel(data, self._files, self._output, slot, progress):
+            return written
         return replace(written, checksum=self._convert(written, progress))
 
     def _convert(self, written: Written, progress: Progress) -> int:
@@ -214,10 +212,10 @@ def _parts(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield values[first : first + count]
 
 
-def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> int:
-    """Copy a run of bytes without bringing it here; return how many were copied (0 where the kernel cannot)."""
+def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slot, progress: Progress) -> bool:
+    """Copy a run of bytes without bringing it here; say whether all of it was copied, which not every kernel can."""
     if not hasattr(os, "copy_file_range"):
-        return 0
+        return False
     source, target = files.descriptor(extent.path), output.descriptor(slot.filename)
     done = 0
     while done < extent.nbytes:
@@ -226,13 +224,13 @@ def _copy_in_kernel(extent: Extent, files: OpenFiles, output: _Output, slot: Slo
             count = os.copy_file_range(source, target, count, extent.offset + done, slot.offset + done)
         except OSError as error:
             if error.errno in _FALLBACK:
-                return 0
+                return False
             raise
         if count == 0:  # the source ends early: the plain path says where
-            return 0
+            return False
         done += count
         progress(count)
-    return done
+    return True
 
 
 def check_index(written: list[Written], found: Checkpoint) -> None:
