@@ -281,7 +281,7 @@ def run_gate(
         ConvertError: It could not run, or a file could not be written.
     """
     from .gate import run
-    from .golden import compare_golden, read_golden, refuse_in_ci
+    from .golden import compare_golden, explain_drift, read_golden, refuse_in_ci
     from .screen import screen
 
     if update_golden:
@@ -310,6 +310,7 @@ def run_gate(
     ):
         if recorded is not None:
             result.verdicts += compare_golden(recorded, result)
+            result.causes += explain_drift(recorded, result)
         data = {**result.as_dict(), **({"conversions": conversions} if conversions else {})}
         notes, problems = _write(result, data, report, json_file, junit, golden if update_golden else None)
         status.clear()

@@ -261,6 +261,7 @@ def compare(
         top_k=top_k,
         bounds=bounds,
         weights=weights,
+        digests=digests,
         seconds=clock.seconds,
         official=official,
     )

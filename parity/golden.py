@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..converters.errors import ConvertError, FormatError
 from ..converters.target.whole_files import write_whole
+from .explaining.causes import Cause
 from .judging.measure import DTYPES
 from .judging.verdicts import Verdict, least_scale, status_of, worst_of
 from .participants.dumps import Dump, distance
@@ -33,6 +34,8 @@ _VERSION = 2
 # numbers recorded of a result and of a tap in each case, of a gradient, and of all taps of the smallest case together
 _RESULT_SAMPLES, _TAP_SAMPLES, _GRADIENT_SAMPLES, _SMALLEST_SAMPLES = 768, 16, 4, 13_000
 _LARGEST = 16 << 20
+_MOST_NAMED = 8  # tensors that were changed
+_DIGITS = 16  # of a tensor's digest: it names what was changed and guards nothing
 _MEMBERS: Mapping[str, np.dtype[Any]] = {
     "about.npy": np.dtype("uint8"),
     "float64.npy": np.dtype("<f8"),
@@ -115,6 +118,7 @@ def record(path: Path, result: Result) -> int:
         "model_class": result.model.class_name,
         "traits": result.model.traits,
         "weights_sha256": result.weights,
+        "tensors_sha256": {name: digest[:_DIGITS] for name, digest in result.digests.items()},
         "inputs_sha256": result.inputs,
         "bounds": result.bounds.as_dict(),
         "bounds_cover": "what another processor changes: the order of sums, and with it the last digits",
@@ -185,6 +189,28 @@ def compare_golden(golden: Golden, result: Result) -> list[Verdict]:
     for dump in result.dumps:
         found += [_verdict(golden, dump, dtype, result, "; ".join(notes)) for dtype in DTYPES]
     return found
+
+
+def explain_drift(golden: Golden, result: Result) -> list[Cause]:
+    """Say what is otherwise than in the recorded run where the results drift from it; empty where they do not."""
+    if not any(verdict.check.startswith("golden") and not verdict.passed for verdict in result.verdicts):
+        return []
+    causes = []
+    told = golden.about.get("traits")
+    recorded = told if isinstance(told, dict) else {}
+    for name, value in result.model.traits.items():
+        if name in recorded and recorded[name] != value:
+            causes.append(Cause("golden", "configuration", "recorded with another configuration", name, True))
+    if golden.about.get("weights_sha256") != result.weights:
+        told = golden.about.get("tensors_sha256")
+        recorded = told if isinstance(told, dict) else {}
+        changed = [name for name, digest in result.digests.items() if recorded.get(name) != digest[:_DIGITS]]
+        if not recorded:  # an older golden
+            changed = ["the checkpoint"]
+        elif len(changed) > _MOST_NAMED:
+            changed = [f"{len(changed):,} of {len(result.digests):,} tensors"]
+        causes += [Cause("golden", "weights", "recorded with other weights", name, True) for name in changed]
+    return causes
 
 
 def _traits(golden: Golden, result: Result) -> list[Verdict]:

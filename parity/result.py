@@ -43,6 +43,7 @@ class Result:
         top_k: Answers a question.
         bounds: What results may differ by, and where it comes from.
         weights: SHA-256 of the first directory's tensors.
+        digests: Canonical name → SHA-256 of each of them, in float64.
         seconds: Part → wall time.
         official: What came of each official participant.
     """
@@ -62,6 +63,7 @@ class Result:
     top_k: int
     bounds: Bounds
     weights: str
+    digests: dict[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
     official: list[OfficialResult] = field(default_factory=list)
 

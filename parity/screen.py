@@ -111,6 +111,11 @@ def explanation(result: Result) -> list[str]:
         lines += [f"likely cause: {line}" for line in fold(result.causes)]
     elif result.exit_status == 1:
         lines.append("likely cause: none found; each step follows from the one before it, with the right parameters")
+    failed = [verdict.check for verdict in result.verdicts if not verdict.passed]
+    if failed and all(check.startswith("golden") for check in failed):
+        lines.append(
+            "next step: where the change is meant, record the golden anew with --update-golden and commit both"
+        )
     return lines
 
 

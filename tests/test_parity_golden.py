@@ -16,8 +16,10 @@ import pytest
 from parity_faults import LABELS, Bench, altered
 
 from roformer_convert.converters.errors import ConvertError
-from roformer_convert.parity.golden import Golden, compare_golden, read_golden, record, refuse_in_ci
+from roformer_convert.parity.explaining.causes import fold
+from roformer_convert.parity.golden import Golden, compare_golden, explain_drift, read_golden, record, refuse_in_ci
 from roformer_convert.parity.result import Result
+from roformer_convert.parity.screen import explanation
 
 pytest.importorskip("torch")
 
@@ -60,8 +62,10 @@ def test_trait_that_was_lost_is_drift_and_named(tmp_path: Path) -> None:
 
     drifted = bench.judge(dict.fromkeys(LABELS, bench.dump(plant)))
     drifted.model = replace(drifted.model, config=replace(bench.config, attention="bidirectional"))
-    wrong = {verdict.check: verdict.where for verdict in compare_golden(held, drifted) if not verdict.passed}
+    drifted.verdicts += compare_golden(held, drifted)
+    wrong = {verdict.check: verdict.where for verdict in drifted.verdicts if not verdict.passed}
     assert wrong["golden traits"] == "attention is 'bidirectional', recorded 'causal'"
+    assert "golden: recorded with another configuration, in attention" in fold(explain_drift(held, drifted))
     assert "first drift in layers.0.attention.out" in wrong["golden float64"]
 
 
@@ -83,6 +87,29 @@ def test_drift_in_all_frameworks_is_found_and_located(bench: Bench, golden: Path
     assert not any(verdict.passed for verdict in verdicts if verdict.check == "golden float64")
     assert all("first drift in layers.1.feed_forward " in v.where for v in verdicts if v.check == "golden float64")
     assert all(verdict.passed == (size < 1e-6) for verdict in verdicts if verdict.check == "golden float32")
+
+
+def test_weights_that_were_changed_are_named_as_the_cause_of_a_drift(bench: Bench, golden: Path) -> None:
+    def plant(module: ModuleType, model: Any) -> None:
+        model.layers[1].feed_forward.up.weight.data += 1e-3
+
+    held = read_golden(golden)
+    drifted = bench.judge(dict.fromkeys(LABELS, bench.dump(plant)))
+    drifted.verdicts = compare_golden(held, drifted)
+    assert explain_drift(held, drifted) == []  # the checkpoint is the one that was recorded: the code is to blame
+    assert "next step: where the change is meant" in explanation(drifted)[-1]
+    drifted.weights, digests = "0" * 64, drifted.digests
+    up = "layers.1.feed_forward.up.weight"
+    drifted.digests = {**digests, up: "0" * 64}
+    assert fold(explain_drift(held, drifted)) == [f"golden: recorded with other weights, in {up}"]
+    drifted.digests = dict.fromkeys(digests, "0" * 64)
+    (many,) = fold(explain_drift(held, drifted))
+    assert many == f"golden: recorded with other weights, in {len(digests)} of {len(digests)} tensors"
+    for told in ({}, "no table"):  # an older golden, a damaged one
+        older = replace(held, about={**held.about, "tensors_sha256": told})
+        assert fold(explain_drift(older, drifted)) == ["golden: recorded with other weights, in the checkpoint"]
+    drifted.verdicts = compare_golden(held, bench.judge({}))
+    assert explain_drift(held, drifted) == []  # other weights without a drift are no cause of anything
 
 
 def test_words_masked_by_a_huge_bias_hide_no_drift(tmp_path: Path) -> None:

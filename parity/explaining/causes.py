@@ -42,7 +42,8 @@ class Cause:
         kind: ``norm``, ``epsilon``, ``activation``, ``position``, ``rotation``, ``bias``, ``untied``, ``transposed``,
             ``exchanged``, ``sign``, ``dropout``, ``token 0``, ``mask``, ``token types``, ``vocabulary``, ``scale``,
             ``batch``, ``corrupted`` or ``unknown``; of an official participant also ``load``, ``load report``,
-            ``files``, ``configuration``, ``rotary table``, ``ids``, ``padding`` or ``half type``.
+            ``files``, ``configuration``, ``rotary table``, ``ids``, ``padding`` or ``half type``; of a
+            golden ``configuration`` or ``weights``.
         what: The mistake in words.
         where: The tap or parameter, layer included.
         explains: Whether the substitution reproduces what the participant computed.
