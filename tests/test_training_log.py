@@ -81,6 +81,7 @@ def test_every_line_has_the_time_but_the_reference_runs_and_what_hangs_below_ano
     with RunLog(tmp_path, echo=lines.append, now=lambda: noon, plan=[(200_000, 512)]) as log:
         log.say("goes on", "changed: this", "changed: that")
         log.stage(StageRecord(0, 1, 128, 64, 10))
+        log.stage(StageRecord(10, 2, 128, 33, 10, 2500))
         log.step(replace(RECORD, peak_share=0.169))
         log.evaluation(EVALUATION)
     stamp = "[2026-11-27 12:00:00] "
@@ -89,6 +90,7 @@ def test_every_line_has_the_time_but_the_reference_runs_and_what_hangs_below_ano
         "  changed: this",
         "  changed: that",
         f"{stamp}stage 1: 10 steps of 64 sequences of at most 128 tokens",
+        f"{stamp}stage 2: 10 steps of 2,500 tokens, on average 33 sequences of at most 128 tokens",
         CARD,
         f"{stamp}step 170,100 of 200,000 · 85.0 % · 139,100 tokens/s (16.9 % of the peak)",
         f"{stamp}{EVALUATION.line()}",

@@ -84,8 +84,9 @@ class RunLog:
             return
         self._stages.add(record.stage)
         self._metrics.write("stage", asdict(record))
+        cut = f"{record.batch_tokens:,} tokens, on average " if record.batch_tokens else ""
         self.say(
-            f"stage {record.stage}: {record.steps:,} steps of {record.batch_size:,} sequences "
+            f"stage {record.stage}: {record.steps:,} steps of {cut}{record.batch_size:,} sequences "
             f"of at most {record.length:,} tokens"
         )
 

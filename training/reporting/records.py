@@ -16,8 +16,9 @@ class StageRecord:
         step: Steps of the whole run that were taken before it; 0 for the first stage.
         stage: Its number, from 1.
         length: Longest sequence in tokens.
-        batch_size: Sequences of a step, over all ranks and micro-batches.
+        batch_size: Sequences of a step, over all ranks and micro-batches; where ``batch_tokens`` decides, on average.
         steps: How many steps it has.
+        batch_tokens: Tokens of a step, or 0 where the number of sequences decides.
     """
 
     step: int
@@ -25,6 +26,7 @@ class StageRecord:
     length: int
     batch_size: int
     steps: int
+    batch_tokens: int = 0
 
 
 @dataclass(frozen=True)

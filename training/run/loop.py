@@ -166,7 +166,9 @@ class Loop:
         step, index = self.trainer.step, self.trainer.settings.stage_at(self.trainer.step)[1]
         if self.log is not None and (index == 0 or step == self.trainer.saved):
             each = self.trainer.settings.stages[stage]
-            self.log.stage(StageRecord(step - index, stage + 1, each.length, each.batch_size, each.steps))
+            self.log.stage(
+                StageRecord(step - index, stage + 1, each.length, each.batch_size, each.steps, each.batch_tokens)
+            )
 
     def report(self, stage: int) -> None:
         """Write the log's line, of the steps that were taken since the last."""
