@@ -10,6 +10,7 @@ from .judging.measure import Pair
 from .participants.dumps import Distance
 
 _LEFT, _TOP, _HEIGHT, _LABELS = 58, 26, 230, 118
+_WORDS = 170  # what the bound's words take
 _STEP = 17  # least width of a tap
 _WIDTH = 1040
 _MARKS = ("circle", "square", "diamond", "triangle")
@@ -89,9 +90,10 @@ def _bound_line(points: Sequence[tuple[float, float]], step: float, least: float
     """Draw a step a tap: each has its own bound."""
     corners = " ".join(f"{x - step / 2:.1f},{y:.1f} {x + step / 2:.1f},{y:.1f}" for x, y in points)
     said = f"bound {least:.1e}" + (f" to {most:.1e}" if most > least else "")
+    above = min(y for x, y in points if x < _LEFT + _WORDS)  # the line must not cross what is said of it
     return [
         f'<polyline class="bound" points="{corners}"/>',
-        f'<text class="bound" x="{_LEFT + 6}" y="{points[0][1] - 5:.1f}">{said}</text>',
+        f'<text class="bound" x="{_LEFT + 6}" y="{above - 5:.1f}">{said}</text>',
     ]
 
 

@@ -91,12 +91,12 @@ def _verdicts(result: Result) -> str:
         rows.append(
             f'<tr class="{state}"><th scope="row">{escape(check)}</th><td class="number">{_value(worst)}</td>'
             f'<td class="number limit">{_bound(worst)}</td><td><span class="state">{word}</span></td>'
-            f"<td>{escape(between(mine))}</td><td>{_breakable(note)}</td></tr>"
+            f'<td class="who">{escape(between(mine))}</td><td>{_breakable(note)}</td></tr>'
         )
     told = "".join(f"<li>{_breakable(line)}</li>" for line in bounds_told(result))
     detail = [
         f'<tr class="{"good" if one.passed else "bad"}"><th scope="row">{escape(one.check)}</th>'
-        f'<td>{escape(" · ".join(one.about))}</td><td class="number">{_value(one)}</td>'
+        f'<td class="who">{escape(" · ".join(one.about))}</td><td class="number">{_value(one)}</td>'
         f'<td class="number limit">{_bound(one)}</td><td>{_breakable(one.where)}</td></tr>'
         for one in result.verdicts
     ]

@@ -105,7 +105,8 @@ def test_weights_that_were_changed_are_named_as_the_cause_of_a_drift(bench: Benc
     drifted.digests = dict.fromkeys(digests, "0" * 64)
     (many,) = fold(explain_drift(held, drifted))
     assert many == f"golden: recorded with other weights, in {len(digests)} of {len(digests)} tensors"
-    for told in ({}, "no table"):  # an older golden, a damaged one
+    tables: tuple[Any, ...] = ({}, "no table")  # an older golden, a damaged one
+    for told in tables:
         older = replace(held, about={**held.about, "tensors_sha256": told})
         assert fold(explain_drift(older, drifted)) == ["golden: recorded with other weights, in the checkpoint"]
     drifted.verdicts = compare_golden(held, bench.judge({}))
