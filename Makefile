@@ -10,6 +10,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): setup.cfg pyproject.toml constraints.txt
+	@echo "Making $(VENV) with all three frameworks: about 4 GB, and several minutes in which pip is silent."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,ray,dev]'
 	@touch $@
@@ -95,6 +96,7 @@ peer-fixtures: $(READY) peers  ## let the software we compare with write fixture
 	.peers/bert4keras/bin/python fixtures/peers/make_bert4keras.py
 
 .peers/%/.ready: benchmarks/peers/%.txt
+	@echo "Making .peers/$*: some 2 GB, and minutes in which pip is silent."
 	$(PYTHON) -m venv .peers/$*
 	sed '/^--no-deps /d' $< > .peers/$*/requirements.txt
 	.peers/$*/bin/pip install --quiet --disable-pip-version-check -r .peers/$*/requirements.txt

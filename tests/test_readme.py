@@ -1,4 +1,4 @@
-"""What README.md shows is what the command prints."""
+"""What README.md shows is what the command prints, and its Python runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from random_checkpoints import CONFIG, random_tensors, save
 
 from roformer_convert.converters.table.mapping import MLM
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Output is what stands between fences without a language.
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 SHOWN = [text for language, text in FENCED if not language]
+PYTHON = [text for language, text in FENCED if language == "python"]
 
 
 def printed(directory: Path) -> tuple[str, str]:
@@ -60,3 +62,18 @@ def test_the_error_that_is_shown_is_the_error_that_is_printed(tmp_path: Path) ->
     out, err = printed(tmp_path)
     assert out == ""
     assert err == SHOWN[1]
+
+
+def test_the_python_that_is_shown_runs_in_its_order_after_the_first_command(tmp_path: Path) -> None:
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    shutil.copytree(ROOT / "fixtures" / "tiny", tmp_path / "ckpt")
+    assert printed(tmp_path)[1] == ""
+    program = "\n".join([*PYTHON, "assert 'layers.0.attention.query.weight' in model.state_dict()"])
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "192 (192, 192)\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"ckpt", "ckpt-torch", "ckpt-tf", "ckpt-half"}
+    assert len(PYTHON) == 3
