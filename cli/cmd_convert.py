@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _usual_containers() -> str:
-    """Say what is written of the dialects that leave a choice."""
-    offered = {dialect: containers_of(dialect) for dialect in DIALECTS}
-    return ", ".join(f"{several[0].name} for {dialect}" for dialect, several in offered.items() if len(several) > 1)
+def _container_help(to: str) -> dict[str, str]:
+    """Say which containers a dialect's software reads and which is written by default; of "TO" those of all."""
+    offered = {dialect: [each.name for each in containers_of(dialect)] for dialect in DIALECTS if to in (dialect, "TO")}
+    names = dict.fromkeys(name for several in offered.values() for name in several)
+    usual = [f"{several[0]}{f' for {dialect}' * (to == 'TO')}" for dialect, several in offered.items() if several[1:]]
+    told = f"  [default: {', '.join(usual)}]" if usual else ""
+    return {"metavar": f"[{'|'.join(names)}]", "help": f"Format of the weight files.{told}"}
 
 
 def _options(function: Function, to: str = "TO") -> Function:
@@ -58,7 +61,7 @@ def _options(function: Function, to: str = "TO") -> Function:
         click.option(
             "--container",
             type=NameChoice(container.name for container in all_containers()),
-            help=f"Format of the weight files.  [default: {_usual_containers()}]",
+            **_container_help(to),
         ),
         click.option("--max-shard-size", metavar="SIZE", help="Split the weights into files of at most 500MB, 5GB …"),
         click.option(

@@ -132,6 +132,19 @@ def test_what_is_no_name_is_answered_with_what_is_meant(words: list[str], answer
     assert done.output.rstrip().endswith(answer)
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("convert", "[pdparams|safetensors|bin|h5|ckpt] default: pdparams for paddle, safetensors for torch]"),
+        ("paddle2torch", "[safetensors|bin] default: safetensors]"),
+        ("torch2tf", "[h5]"),
+    ],
+)
+def test_a_directions_help_offers_the_containers_that_its_target_reads(command: str, says: str) -> None:
+    words = run(command, "--help").output.partition("--container ")[2].partition("--max-shard-size")[0].split()
+    assert " ".join(words).replace("Format of the weight files. [", "").startswith(says)
+
+
 def test_a_path_in_the_place_of_a_command_is_said_to_be_one(tmp_path: Path) -> None:
     write_random(tmp_path / "my ckpt", "paddle")
     done = run(tmp_path / "my ckpt")
