@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _container_help(to: str) -> dict[str, str]:
+def _container_help(to: str) -> dict[str, Any]:
     """Say which containers a dialect's software reads and which is written by default; of "TO" those of all."""
     offered = {dialect: [each.name for each in containers_of(dialect)] for dialect in DIALECTS if to in (dialect, "TO")}
     names = dict.fromkeys(name for several in offered.values() for name in several)
