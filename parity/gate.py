@@ -57,7 +57,7 @@ from .questions.cases import LONGEST, Case, make_cases
 from .questions.targets import make_training
 from .questions.variants import NO_VARIANTS, Variants, make_variants
 from .result import Result
-from .serving.asking import Official, Started, answered, fetch_parameters, started
+from .serving.asking import Official, Started, answered, fetch_parameters, started, tell_without
 from .serving.jobs import job_for
 from .serving.software import require_official
 from .serving.verdicts import OfficialResult, judge_official
@@ -155,12 +155,14 @@ def run(
             "cases_file": str(scratch / "cases.npz"),
             "cases": listed,
             "extend_to": max_length,
+            "rows": [case.name for case in variants.cases],
         }
         variables = variables_for(model, environment)
         workers = stack.enter_context(started(found, variables, scratch))
         known = []
         for worker in workers:
-            one, job = job_for(worker, loaded, dialects, model, tokenizer, cases, scratch / "cases.npz", scratch)
+            cases_file = scratch / "cases.npz"
+            one, job = job_for(worker, loaded, dialects, model, tokenizer, cases, cases_file, scratch, half_types)
             worker.process.ask({"run": job})
             known.append((worker, one))
         dumps = compute(participants, model, scratch, asked, devices, report, progress, variables)
@@ -230,20 +232,31 @@ def compare(
             measured.scales,
             one=len(directories) == 1,
         )
-        verdicts += found
+        verdicts += [*found, *(verdict for one in official for verdict in one.verdicts)]
         clock.lap("explain" if failed else "recompute in numpy")
         if half_types:
+            theirs = [one.official.dump for one in official]
             found, more = judge_half_types(
-                half_types, dumps, cases, samples, order, model, checkpoint, measured.scales, top_k
+                half_types,
+                dumps,
+                theirs,
+                variants.variants,
+                cases,
+                samples,
+                order,
+                model,
+                checkpoint,
+                measured.scales,
+                top_k,
             )
             verdicts += found
             causes += more
             clock.lap("half types")
-    model = replace(model, notes=(*model.notes, *tell_devices(dumps), *tell_widened(dumps)))
+    left_out = [note for one in official for note in tell_without(one.official, half_types)]
+    model = replace(model, notes=(*model.notes, *tell_devices(dumps), *tell_widened(dumps), *left_out))
     causes += explain_invariances(verdicts)
     if participants and participants[0].before_cast is not None:
         model = replace(model, notes=(*model.notes, *tell_moved(dumps[0], cases, measured.scales, task)))
-    verdicts += [verdict for one in official for verdict in one.verdicts]
     causes += [cause for one in official for cause in one.causes]
     return Result(
         directories=tuple(directories),

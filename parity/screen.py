@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..converters.amounts import amount
@@ -62,10 +63,12 @@ def by_check(verdicts: Sequence[Verdict]) -> dict[str, list[Verdict]]:
     found: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         found.setdefault(verdict.check, []).append(verdict)
-    held = [check for check, mine in found.items() if check.startswith(SAME) and worst_of(mine).passed]
+    held = Counter(check.partition(SAME)[0] for check, mine in found.items() if SAME in check and worst_of(mine).passed)
     folded: dict[str, list[Verdict]] = {}
     for check, mine in found.items():
-        line = f"{SAME}in {len(held)} kinds of batch" if check in held and len(held) > 1 else check
+        whose, same, _ = check.partition(SAME)
+        many = same and worst_of(mine).passed and held[whose] > 1
+        line = f"{whose}{SAME}in {held[whose]} kinds of batch" if many else check
         folded.setdefault(line, []).extend(mine)
     return folded
 

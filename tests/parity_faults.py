@@ -115,6 +115,7 @@ class Bench:
                     "dialect": None,
                     "extend_to": self.max_length,
                     "half_types": self.half_types,
+                    "rows": [case.name for case in self.variants.cases],
                     "device": self.device,
                 }
             }

@@ -29,6 +29,8 @@ from ..participants.participants import ComparedModel
 from ..participants.rounding import UNIT, round_to
 from ..questions.cases import Case
 from ..questions.tasks import results
+from ..questions.variants import Variant
+from .invariances import judge_rows
 
 Array = NDArray[Any]
 
@@ -41,6 +43,8 @@ LIMIT = 0.25
 def judge_half_types(
     dtypes: Sequence[str],
     dumps: Sequence[Dump],
+    officials: Sequence[Dump],
+    variants: Sequence[Variant],
     cases: Sequence[Case],
     samples: Sequence[Sample],
     order: Sequence[str],
@@ -54,6 +58,8 @@ def judge_half_types(
     Args:
         dtypes: The types.
         dumps: The participants; the first one's float64 says what is right.
+        officials: The official participants.
+        variants: The other batches, in which a row gives the same.
         cases: What they ran; those whose taps are recorded, in half types too.
         samples: What of it is recomputed.
         order: Names of the taps, as they are computed.
@@ -69,9 +75,15 @@ def judge_half_types(
         half = HalfType(dtype, recorded, samples, order, model, checkpoint, dumps[0], scales)
         for dump in dumps:
             found = half.judge(dump)
-            verdicts += found
+            verdicts += [*found, *half.judge_rows(dump, variants)]
             causes += half.explain(dump) if any(verdict.status == "differs" for verdict in found) else ()
         verdicts += half.judge_rankings(dumps, cases, k)
+        for dump in officials:
+            if dtype in dump.facts.get("half_types", ()):
+                found = half.judge(dump, "official: ")
+                verdicts += found
+                causes += half.explain_hidden(dump) if any(verdict.status == "differs" for verdict in found) else ()
+                verdicts += half.judge_rankings([dumps[0], dump], cases, k, "official: ")
     return verdicts, causes
 
 
@@ -106,18 +118,30 @@ class HalfType:
         self._digits = 2.0 * UNIT[dtype]
         self._recorded, self._samples = recorded, samples
         self._order = [name for name in order if name in exact.names(f"float64.{samples[0].case.name}")]
-        hidden = [name for name in self._order if name.endswith("feed_forward_norm") or name == "embeddings"]
-        self._hidden = hidden[-1]
+        states = [name for name in self._order if name.endswith("feed_forward_norm") or name == "embeddings"]
+        self._states, self._hidden = states, states[-1]
         parameters = StoredParameters(checkpoint, self._round)
         config = supported(model.config)
         self._rounding = Reference(config, parameters, model.task, self._round)
         self._plain = Reference(config, parameters, model.task)
         self._lost = self._measure(exact, samples, self._emulate)
 
-    def judge(self, dump: Dump) -> list[Verdict]:
-        """Hold a participant's results against its float64."""
-        found = self._measure(dump, self._recorded, lambda sample: sample.taps(dump, self.dtype))
-        return [self._judge(dump, name, *found[name]) for name in results(self._order)]
+    def judge(self, dump: Dump, whose: str = "") -> list[Verdict]:
+        """Hold a participant's results against its float64; ``whose`` begins the checks' names."""
+        found = self._measure_own(dump)
+        return [self._judge(dump, whose, name, *found[name]) for name in results(self._order) if name in found]
+
+    def judge_rows(self, dump: Dump, variants: Sequence[Variant]) -> list[Verdict]:
+        """Hold every row of a participant against itself in another batch."""
+        config, task = self._plain.config, self._plain.task
+        whose = f"{self.dtype} "
+
+        def bound_at(dtype: str, tap: str, variant: Variant) -> Bound:
+            return self._bound(tap)
+
+        return judge_rows(
+            dump, variants, (self.dtype,), config, task, self._scales, bound_at, whose=whose, digits=self._digits
+        )
 
     def explain(self, dump: Dump) -> Iterator[Cause]:
         """Name the first step of a participant that loses more than rounding explains, judged by its own inputs."""
@@ -133,7 +157,18 @@ class HalfType:
                     yield Cause(dump.label, "half type", what, name, False)
                     return
 
-    def judge_rankings(self, dumps: Sequence[Dump], cases: Sequence[Case], k: int) -> list[Verdict]:
+    def explain_hidden(self, dump: Dump) -> Iterator[Cause]:
+        """Name the first hidden states, or results, up to which a participant that shows no more loses too much."""
+        found = self._measure_own(dump)
+        for name in self._order:
+            if name in found:
+                off, most = found[name][1].relative, self._derive(name)[0]
+                if not off <= most:
+                    what = f"{self.dtype} loses {off:.1e} of its scale up to here, and rounding at most {most:.1e}"
+                    yield Cause(dump.label, "half type", what, name, False)
+                    return
+
+    def judge_rankings(self, dumps: Sequence[Dump], cases: Sequence[Case], k: int, whose: str = "") -> list[Verdict]:
         """Hold the order of the best ``k`` answers against float64's: but for ties, which may change places."""
         task = self._plain.task
         scored = "logits" if task.mlm else "classifier"
@@ -141,7 +176,7 @@ class HalfType:
             return []
         bound = self._derive(scored)[0]
         listed = rank(dumps, cases, task, bound, self._scales[scored], k, self.dtype, self._digits)
-        check = f"{self.dtype} {f'top {k}' if task.mlm else asked(task)} in order"
+        check = f"{whose}{self.dtype} {f'top {k}' if task.mlm else asked(task)} in order"
         judged = judge_order(check, tuple(dump.label for dump in dumps), listed)
         # that a half type leaves no order among a model's answers is nothing against the model, and no verdict
         return [verdict for verdict in judged if verdict.status != "inconclusive"]
@@ -151,28 +186,35 @@ class HalfType:
 
         One of a few numbers may be right by chance: what it is computed from says how much is lost as well.
         """
-        lost = max(self._lost[tap][1].relative for tap in (name, self._hidden))
+        made_of = name if name in self._states else self._hidden
+        lost = max(self._lost[tap][1].relative for tap in (name, made_of))
         return ROUNDINGS * max(lost, UNIT[self.dtype]), lost
 
-    def _judge(self, dump: Dump, name: str, case: str, apart: Distance) -> Verdict:
+    def _bound(self, name: str) -> Bound:
         derived, lost = self._derive(name)
+        return Bound(derived, LIMIT, f"{ROUNDINGS:.0f} × what is lost where every array is rounded ({lost:.1e}, numpy)")
+
+    def _judge(self, dump: Dump, whose: str, name: str, case: str, apart: Distance) -> Verdict:
         called = "last hidden states" if name == self._hidden else name
         where = f"{case} {list(apart.index)}: {apart.values[0]:.6g} in float64 and {apart.values[1]:.6g}"
-        note = f"{ROUNDINGS:.0f} × what is lost where every array is rounded ({lost:.1e}, numpy)"
-        bound = Bound(derived, LIMIT, note)
-        check = f"{self.dtype} {called} against float64"
+        bound = self._bound(name)
+        check = f"{whose}{self.dtype} {called} against float64"
         status = bound.status_of(apart.relative)
         return Verdict(check, (dump.label,), apart.relative, bound.value, status, where, bound.told)
+
+    def _measure_own(self, dump: Dump) -> dict[str, tuple[str, Distance]]:
+        return self._measure(dump, self._recorded, lambda sample: sample.taps(dump, self.dtype))
 
     def _measure(
         self, exact: Dump, samples: Sequence[Sample], compute: Callable[[Sample], Mapping[str, Array]]
     ) -> dict[str, tuple[str, Distance]]:
-        """Measure how far every result is from float64: (case, distance), the farthest of all cases."""
+        """Measure how far hidden states and results are from float64: (case, distance), the farthest of all cases."""
         found: dict[str, list[tuple[str, Distance]]] = {}
         for sample in samples:
             want, got = sample.taps(exact), compute(sample)
-            for name in dict.fromkeys([self._hidden, *results(self._order)]):
-                found.setdefault(name, []).append((sample.case.name, self._distance(name, want[name], got[name])))
+            for name in dict.fromkeys([*self._states, *results(self._order)]):
+                if name in want and name in got:
+                    found.setdefault(name, []).append((sample.case.name, self._distance(name, want[name], got[name])))
         return {name: farthest(listed, lambda one: one.relative) for name, listed in found.items()}
 
     def _distance(self, name: str, exact: Array, got: Array) -> Distance:

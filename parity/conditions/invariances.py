@@ -6,8 +6,10 @@ back in place and compared. Imports no framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -57,34 +59,60 @@ def judge_invariances(
         measured: What a row's results are held against.
         bounds: How far two participants may be apart, and so two computations of a row.
     """
-    found: list[Verdict] = []
-    for dump in dumps:
-        for invariance in dict.fromkeys(variant.invariance for variant in variants):
-            mine = [variant for variant in variants if variant.invariance == invariance]
-            found.append(
-                worst_of([one for variant in mine for one in _judge(dump, variant, config, task, measured, bounds)])
-            )
+    bound_at = partial(_bound, bounds)
+    return [
+        verdict
+        for dump in dumps
+        for verdict in judge_rows(dump, variants, DTYPES, config, task, measured.scales, bound_at)
+    ]
+
+
+def judge_rows(
+    dump: Dump,
+    variants: Sequence[Variant],
+    dtypes: Sequence[str],
+    config: RoFormerConfig,
+    task: Task,
+    scales: Mapping[str, Array],
+    bound_at: Callable[[str, str, Variant], Bound],
+    *,
+    whose: str = "",
+    digits: float = 0.0,
+) -> list[Verdict]:
+    """Compare every row of one participant with itself: one verdict an invariance, of all types the worst.
+
+    Args:
+        dump: The participant.
+        variants: The other batches.
+        dtypes: The types in which both were computed.
+        config: The model's.
+        task: What its class computes.
+        scales: Tap → what each of its channels is held against.
+        bound_at: Type, tap and variant → how far two computations of a row may be apart.
+        whose: Begins the checks' names.
+        digits: What share of a number that is far from zero its last digits are, where the arrays' types do not say it.
+    """
+    found = []
+    for invariance in dict.fromkeys(variant.invariance for variant in variants):
+        verdicts = []
+        for variant, dtype in product([one for one in variants if one.invariance == invariance], dtypes):
+            with (
+                dump.opened(f"{dtype}.{variant.against}") as before,
+                dump.opened(f"{dtype}.{variant.case.name}") as after,
+            ):
+                for tap, row, apart in compare_rows(
+                    variant, before, after, task, pools_padding(config, task), scales, digits
+                ):
+                    bound = bound_at(dtype, tap, variant)
+                    where = f"{dtype} {tap} of row {row}: {apart.values[1]:.9g} instead of {apart.values[0]:.9g}"
+                    status = bound.status_of(apart.relative)
+                    check, about = f"{whose}{SAME}{invariance}", (dump.label,)
+                    verdicts.append(Verdict(check, about, apart.relative, bound.value, status, where, bound.told))
+        found.append(worst_of(verdicts))
     return found
 
 
-def _judge(
-    dump: Dump, variant: Variant, config: RoFormerConfig, task: Task, measured: Measured, bounds: Bounds
-) -> Iterator[Verdict]:
-    for dtype in DTYPES:
-        with (
-            dump.opened(f"{dtype}.{variant.against}") as before,
-            dump.opened(f"{dtype}.{variant.case.name}") as after,
-        ):
-            compared = compare_rows(variant, before, after, task, pools_padding(config, task), measured.scales)
-            for tap, row, apart in compared:
-                bound = _bound(dtype, tap, variant, bounds)
-                where = f"{dtype} {tap} of row {row}: {apart.values[1]:.9g} instead of {apart.values[0]:.9g}"
-                check = SAME + variant.invariance
-                status = bound.status_of(apart.relative)
-                yield Verdict(check, (dump.label,), apart.relative, bound.value, status, where, bound.told)
-
-
-def _bound(dtype: str, tap: str, variant: Variant, bounds: Bounds) -> Bound:
+def _bound(bounds: Bounds, dtype: str, tap: str, variant: Variant) -> Bound:
     """Return how far two computations of one row may be apart: as far as two participants.
 
     Farther right its angles are rounded more, which grows on its way through the model as float32's roundings do.
@@ -100,8 +128,8 @@ def explain_invariances(verdicts: Sequence[Verdict]) -> list[Cause]:
     """Say what it means that one breaks."""
     causes = []
     for verdict in verdicts:
-        if verdict.check.startswith(SAME) and verdict.status == "differs":
-            invariance = verdict.check.removeprefix(SAME)
+        _, same, invariance = verdict.check.partition(SAME)
+        if same and verdict.status == "differs":
             why = next(said for begin, said in _REASONS.items() if invariance.startswith(begin))
             causes.append(Cause(verdict.about[0], "batch", why, verdict.where, False))
     return causes
@@ -114,27 +142,35 @@ def compare_rows(
     task: Task,
     pools_padding: bool,
     scales: Mapping[str, Array],
+    digits: float = 0.0,
 ) -> Iterator[tuple[str, int, Distance]]:
     """Yield how far each result of each row is from what it was: tap, row, distance.
 
     Of a row without a real token it is known only that its results are numbers; one that is not is infinitely far.
     """
     for tap in after:
-        array = after[tap]
+        was, array = (taps[tap].astype(np.float64) if digits else taps[tap] for taps in (before, after))
         if not np.isfinite(array).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             yield tap, index[0], Distance(float("inf"), 1.0, index, (0.0, float(array[index])))
         elif tap == "logits":
-            want = before[tap][list(variant.scored)]
+            want = was[list(variant.scored)]
             for row in sorted(set(variant.scored_rows)):
                 mine = [place for place, its in enumerate(variant.scored_rows) if its == row]
-                yield tap, row, distance(want[mine], array[mine], scales[tap])
+                yield tap, row, distance(want[mine], array[mine], scales[tap], digits)
         else:
-            yield from _compare_tap(tap, variant, before[tap], array, task, pools_padding, scales[tap])
+            yield from _compare_tap(tap, variant, was, array, task, pools_padding, scales[tap], digits)
 
 
 def _compare_tap(
-    tap: str, variant: Variant, before: Array, after: Array, task: Task, pools_padding: bool, scale: Array
+    tap: str,
+    variant: Variant,
+    before: Array,
+    after: Array,
+    task: Task,
+    pools_padding: bool,
+    scale: Array,
+    digits: float,
 ) -> Iterator[tuple[str, int, Distance]]:
     of_rows = tap in RESULTS and not (tap == "classifier" and task.head in ("token labels", "spans"))
     if of_rows and (variant.shift or (variant.padding and pools_padding)):
@@ -148,7 +184,7 @@ def _compare_tap(
         if not of_rows:
             option, column = np.nonzero(variant.real[row].reshape(-1, width))
             one, other = one[option, column], other[option, column + variant.shift]
-        yield tap, row, distance(one, other, scale)
+        yield tap, row, distance(one, other, scale, digits)
 
 
 def _by_row(array: Array, rows: int) -> Array:

@@ -71,10 +71,13 @@ class Worker(Software):
     """transformers in torch."""
 
     types = ("float64", "float32")
+    half_types = ("float16", "bfloat16")
 
     def __init__(self) -> None:
         self.listening = listen()
         self.model: Any = None
+        self._job: Json = {}
+        self._served: Dict[str, Any] = {}
         self._tables: Dict[str, Tuple[Any, str]] = {}
         self._exact: List[str] = []
 
@@ -89,11 +92,8 @@ class Worker(Software):
         """
         del self.listening.said[:]
         torch.set_grad_enabled(False)
-        loader, options = self.choose(job)
-        self.model, info = loader.from_pretrained(
-            job["directory"], output_loading_info=True, ignore_mismatched_sizes=True, torch_dtype="auto", **options
-        )
-        self.model.eval()
+        self._job, self._served = job, {}
+        self.model, info = self._load("auto")
         loaded = dict(self.model.named_parameters())
         self._tables = {}
         for name, file in job.get("tables", {}).items():
@@ -103,6 +103,13 @@ class Worker(Software):
         warned = [text for text in self.listening.said if "torch_dtype" not in text]
         return report_of(self.model, info, warned)
 
+    def _load(self, dtype: Any) -> Tuple[Any, Json]:
+        loader, options = self.choose(self._job)
+        options = {"output_loading_info": True, "ignore_mismatched_sizes": True, "torch_dtype": dtype, **options}
+        model, info = loader.from_pretrained(self._job["directory"], **options)
+        model.eval()
+        return model, info
+
     def parameters(self) -> Iterator[Tuple[str, Any]]:
         """Yield what torch calls parameters; tied ones once."""
         kept = {name: loaded for name, (loaded, _) in self._tables.items()}
@@ -110,32 +117,44 @@ class Worker(Software):
             yield name, kept.get(name, value).detach().double().numpy()
 
     def compute(self, given: Arrays, dtype: str, hidden: bool) -> Arrays:
-        """Run the model as it was loaded, but for the tables that it is given for a type."""
-        self._become(dtype)
+        """Run the model as it was loaded, but for the tables that it is given for a type, or loaded in a half type."""
+        model = self._half(dtype) if dtype in self.half_types else self._become(dtype)
         tensors = {name: torch.from_numpy(array) for name, array in given.items()}
-        out = self.model(**tensors, output_hidden_states=hidden, return_dict=True)
+        out = model(**tensors, output_hidden_states=hidden, return_dict=True)
         if "start_logits" in out:
             scores = torch.stack([out.start_logits, out.end_logits], -1)
         else:
             scores = out["logits" if "logits" in out else "last_hidden_state"]
-        found: Arrays = {"scores": scores.numpy()}
+        found: Arrays = {"scores": _numbers(scores)}
         if hidden and out.get("hidden_states") is not None:
-            found["hidden"] = [state.numpy() for state in out.hidden_states]
+            found["hidden"] = [_numbers(state) for state in out.hidden_states]
         if out.get("pooler_output") is not None:
-            found["pooled"] = out.pooler_output.numpy()
+            found["pooled"] = _numbers(out.pooler_output)
         return found
 
-    def _become(self, dtype: str) -> None:
+    def _half(self, dtype: str) -> Any:
+        """Load the directory once more in a half type, as a server does; the other model keeps what it loaded."""
+        if dtype not in self._served:
+            self._served = {dtype: self._load(getattr(torch, dtype))[0]}
+        return self._served[dtype]
+
+    def _become(self, dtype: str) -> Any:
         """Give the model another type: first float64, and then float32, which loses what float64 files held beyond."""
         wanted = getattr(torch, dtype)
         if next(self.model.parameters()).dtype is wanted and dtype == "float64":
-            return
+            return self.model
         self.model.to(wanted)
         by_name = dict(self.model.named_parameters())
         for name, (loaded, file) in self._tables.items():
             exact = torch.from_numpy(np.load(file, allow_pickle=False)) if dtype in self._exact else loaded
             by_name[name].data = exact.to(wanted)
+        return self.model
 
     def tokenizer(self, job: Json) -> Optional[Tuple[str, Callable[..., List[int]]]]:
         """Load the tokenizer that the directory names."""
         return tokenizer_of(job["directory"])
+
+
+def _numbers(tensor: Any) -> Any:
+    """Give bfloat16 a type that numpy has."""
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()

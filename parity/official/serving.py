@@ -38,9 +38,11 @@ class Software:
 
     Attributes:
         types: What it computes in, in this order.
+        half_types: What it computes in besides, where it is asked to.
     """
 
     types: Tuple[str, ...] = ("float32",)
+    half_types: Tuple[str, ...] = ()
 
     def load(self, job: Json) -> Json:
         """Load ``job["directory"]``.
@@ -117,7 +119,8 @@ def run(software: Software, job: Json) -> Json:
     wanted; ``out``, the folder for ``<type>.<name>.npz``; ``called``, the names under which ``scores``, ``pooled`` and
     each of ``hidden`` are written; ``transposed``, the parameters that are hashed as (out, in) though the software
     holds them (in, out); ``tables``, parameter → file of what it is replaced with in the types of ``exact``; ``texts``,
-    one or two each; ``types`` to compute in, where not in all; and what one software alone needs to be told.
+    one or two each; ``half_types``, in which the cases with hidden states are computed too; and what one software alone
+    needs to be told.
     """
     clock = Clock()
     report = software.load(job)
@@ -129,24 +132,39 @@ def run(software: Software, job: Json) -> Json:
         array = np.asarray(array)
         parameters[name] = {"shape": list(array.shape), "sha256": digest(array.T if name in transposed else array)}
     clock.lap("hash")
-    computed = []
-    for dtype in job.get("types", software.types):
-        with np.load(job["cases_file"], allow_pickle=False) as arrays:
-            for number, case in enumerate(job["cases"]):
-                given = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{number}.")}
-                positions = given.pop("positions", None)
-                found = software.compute(given, dtype, case["hidden"])
-                write(job["out"], f"{dtype}.{case['name']}", named(found, positions, job["called"]))
-        computed.append(dtype)
+    computed, without = [], {}
+    halves = [dtype for dtype in job.get("half_types", ()) if dtype in software.half_types]
+    for dtype in [*software.types, *halves]:
+        try:
+            compute_cases(software, job, dtype, [case["hidden"] or dtype not in halves for case in job["cases"]])
+        except Exception as error:
+            if dtype not in halves:
+                raise
+            traceback.print_exc()
+            without[dtype] = f"{type(error).__name__}: {error}"[:_LONGEST_WARNING]
+        else:
+            computed.append(dtype)
         clock.lap(dtype)
     return {
         **report,
         "parameters": parameters,
         "types": computed,
+        "without": without,
         **encode(software, job),
         "seconds": {**clock.seconds, **clock.last("tokenize")},
         "peak_bytes": peak_bytes(),
     }
+
+
+def compute_cases(software: Software, job: Json, dtype: str, chosen: List[bool]) -> None:
+    """Run the chosen cases in a type and write what comes of them."""
+    with np.load(job["cases_file"], allow_pickle=False) as arrays:
+        for number, case in enumerate(job["cases"]):
+            if chosen[number]:
+                given = {key.partition(".")[2]: arrays[key] for key in arrays if key.startswith(f"{number}.")}
+                positions = given.pop("positions", None)
+                found = software.compute(given, dtype, case["hidden"])
+                write(job["out"], f"{dtype}.{case['name']}", named(found, positions, job["called"]))
 
 
 def named(found: Arrays, positions: Any, called: Json) -> Arrays:

@@ -4,7 +4,7 @@ Started by :mod:`..gate` through :mod:`...models.processes.process`; the only pl
 it writes:
 
     float64.<case>.npz, float32.<case>.npz    activations under the names of :func:`~...models.config.tap_names`
-    float16.<case>.npz, bfloat16.<case>.npz   the same, where they are asked for, of cases whose taps are recorded
+    float16.<case>.npz, bfloat16.<case>.npz   the same, where they are asked for, of cases that are run in half types
     float64.again.npz                         the first case once more: a model at rest computes the same twice
     before cast.<case>.npz                    results of a source that is compared as its cast leaves it, in float64
     gradients.npz, updated.npz                under canonical names and (out, in), as every file of ours
@@ -93,9 +93,13 @@ class Dumper:
         extend_to: int | None = None,
         before_cast: str | None = None,
         half_types: Sequence[str] = (),
+        rows: Sequence[str] = (),
         device: str = "cpu",
     ) -> Json:
-        """Run everything; say what was run, how long each part took and how much memory it needed."""
+        """Run everything; say what was run, how long each part took and how much memory it needed.
+
+        In half types the cases whose taps are recorded are run, and ``rows``, those in which a row must give the same.
+        """
         clock = _Clock()
         module, runner = self.start()
         operations = self.framework.import_operations()
@@ -130,7 +134,7 @@ class Dumper:
             model = self.load_half(module, runner, dtype)
             widened += [] if module.computes(dtype) else [dtype]
             for case in listed:
-                if case.taps:
+                if case.taps or case.name in rows:
                     self.run(runner, model, case, Path(out) / f"{dtype}.{case.name}.npz")
             del model
             clock.lap(dtype)

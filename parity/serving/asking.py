@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...converters.errors import ConvertError, printable
+from ...converters.errors import ConvertError, printable, shown
+from ...converters.tensors.stored import HALF_TYPES
 from ...models.processes.process import Process
+from ..judging.measure import DTYPES
 from ..participants.dumps import Dump
 from .software import Software, Wanted, start
 
@@ -89,7 +91,7 @@ class Official:
             "class": facts.get("class"),
             "tokenizer": facts.get("tokenizer"),
             "report": {kind: facts.get(kind) for kind in ("missing", "unexpected", "mismatched", "warned")},
-            "types": facts.get("types"),
+            "types": [*facts.get("types", ()), *facts.get("half_types", ())] or None,
             "seconds": facts.get("seconds"),
             "peak_bytes": facts.get("peak_bytes"),
         }
@@ -195,7 +197,9 @@ def checked(answer: Mapping[str, Any], label: str) -> Json:
             "wrote": _strings(answer.get("wrote", [])),
             "class": printable(str(answer["class"])),
             "parameters": parameters,
-            "types": [kind for kind in ("float64", "float32") if kind in answer["types"]],
+            "types": [kind for kind in DTYPES if kind in answer["types"]],
+            "half_types": [kind for kind in HALF_TYPES if kind in answer["types"]],
+            "without": {str(kind): printable(str(why)) for kind, why in dict(answer.get("without", {})).items()},
             "ids": None if ids is None else [[int(one) for one in row] for row in ids],
             "no_ids": printable(str(answer.get("no_ids", ""))),
             "tokenizer": printable(str(answer.get("tokenizer", ""))),
@@ -204,6 +208,16 @@ def checked(answer: Mapping[str, Any], label: str) -> Json:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConvertError(f"{label}: its worker's answer cannot be read: {type(error).__name__}: {error}") from None
+
+
+def tell_without(official: Official, half_types: Sequence[str]) -> list[str]:
+    """Say in which half types a participant was not run, and why."""
+    why = official.facts.get("without", {})
+    return [
+        f"{official.label} is not run in {dtype}: {shown(why.get(dtype) or official.software.no_half_types, 200)}"
+        for dtype in half_types
+        if "failed" not in official.facts and dtype not in official.facts["half_types"]
+    ]
 
 
 def _strings(value: Any) -> list[str]:

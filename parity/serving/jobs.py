@@ -90,6 +90,7 @@ def job_for(
     cases: Sequence[Case],
     cases_file: Path,
     scratch: Path,
+    half_types: Sequence[str] = (),
 ) -> tuple[Official, Json]:
     """Choose what a worker loads; return what is known of it, and the job to send.
 
@@ -102,6 +103,7 @@ def job_for(
         cases: What is run.
         cases_file: Their arrays.
         scratch: Where a conversion or an export goes.
+        half_types: What it computes in too, where it can.
 
     Raises:
         ConvertError: The software would compute something else, an export is of something else, or writing failed.
@@ -121,6 +123,7 @@ def job_for(
         "out": str(one.folder),
         "cases_file": str(cases_file),
         "cases": [{"name": case.name, "hidden": case.taps and exported is None} for case in cases],
+        "half_types": list(half_types),
     }
 
 

@@ -65,6 +65,7 @@ class Software:
             token never.
         finds_special_tokens: Whether its tokenizer finds ``[MASK]`` in a text.
         epsilon: What it adds in the encoder's norms, whatever a file says; 0 where it is what the file says.
+        no_half_types: Why it does not compute in half types on a CPU, or "".
     """
 
     name: str
@@ -77,12 +78,14 @@ class Software:
     takes_a_mask: bool = True
     finds_special_tokens: bool = True
     epsilon: float = 0.0
+    no_half_types: str = ""
 
 
 _NUMPY = Package("numpy")
 _TENSORFLOW = Package("tensorflow", ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tensorflow-intel"))
 _PADDLE = Package("paddle", ("paddlepaddle", "paddlepaddle-gpu"))
 _ONNX = Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu"))
+_BUILT, _EXPORTED = "it builds its layers in float32", "a graph has the type that it was exported in"
 _KERAS_2 = {"TF_USE_LEGACY_KERAS": "1"}
 #: Said to every worker: nothing is fetched, threads that wait do not spin, and TensorFlow's log is not asked for.
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -111,6 +114,7 @@ SOFTWARE: Mapping[str, Software] = {
             dialect="tf",
             layout="tf",
             environment=_KERAS_2,
+            no_half_types=_BUILT,
         ),
         Software(
             "paddlenlp",
@@ -119,6 +123,7 @@ SOFTWARE: Mapping[str, Software] = {
             dialect="paddle",
             layout="paddle",
             words="jieba",
+            no_half_types="its rotation has no kernel for them on a CPU",
         ),
         Software(
             "bert4keras",
@@ -131,6 +136,7 @@ SOFTWARE: Mapping[str, Software] = {
             takes_a_mask=False,
             finds_special_tokens=False,
             epsilon=1e-7,
+            no_half_types=_BUILT,
         ),
         Software(
             "junnyu",
@@ -144,14 +150,16 @@ SOFTWARE: Mapping[str, Software] = {
             dialect="torch",
             environment={"USE_TF": "0"},
         ),
-        Software("onnx", worker="onnx", packages=(_ONNX, _NUMPY)),
+        Software("onnx", worker="onnx", packages=(_ONNX, _NUMPY), no_half_types=_EXPORTED),
     )
 }
 #: Format of an export → the runtime that opens it.
 RUNTIMES: Mapping[str, Software] = {
     "onnx": SOFTWARE["onnx"],
-    "savedmodel": Software("savedmodel", worker="savedmodel", packages=(_TENSORFLOW, _NUMPY)),
-    "paddle-inference": Software("paddle-inference", worker="paddle_inference", packages=(_PADDLE, _NUMPY)),
+    "savedmodel": Software("savedmodel", worker="savedmodel", packages=(_TENSORFLOW, _NUMPY), no_half_types=_EXPORTED),
+    "paddle-inference": Software(
+        "paddle-inference", worker="paddle_inference", packages=(_PADDLE, _NUMPY), no_half_types=_EXPORTED
+    ),
 }
 
 
