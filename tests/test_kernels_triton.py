@@ -318,6 +318,16 @@ def test_a_compiled_model_is_one_graph_and_asks_for_no_device(monkeypatch: pytes
     assert abs(got - want).max() < 1e-4
 
 
+def test_what_a_graph_says_of_a_long_batch_is_made_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    monkeypatch.setattr(torch, "_check", lambda fits, message: said.append((fits, message.__closure__, message())))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for columns in (64, 65):
+        assert ops_torch.measure(torch.zeros(2, columns), CONFIG) == (2, columns)
+    what = "longer than max_position_embeddings"
+    assert said == [(True, None, what), (False, None, what)]
+
+
 @pytest.mark.parametrize("device", [CPU, H200])
 def test_a_graph_that_is_traced_has_the_plain_operators(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "KERNELS", (planted(crash, "rotation"), planted(crash, "add_norm")))
