@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -20,11 +19,10 @@ from .converters.json_output import render_json
 from .converters.name_choice import NameChoice
 from .converters.rendering import MANY_ROWS, table
 from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
-from .converters.table.field_values import parse_settings
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
 from .progress_bar import WEIGHT_BYTES, ByteBar
-from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM_BERT_TOO, SET, parts_options, take_parts_of
+from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM_BERT_TOO, SET, parts_options, take_stated
 
 if TYPE_CHECKING:
     from .converters.report import ConversionReport
@@ -161,18 +159,17 @@ class _Watcher(Watcher):
         hold_signals()
 
 
-def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> None:
+def _run(source: Path, to: Dialect, given: dict[str, Any], direction: Dialect | None = None) -> None:
     quiet, as_json, output = given.pop("quiet"), given.pop("as_json"), given.pop("output")
     run_parity, official, verify = given.pop("run_parity"), given.pop("official"), not given.pop("no_verify")
     positions = not given.pop("no_positions")
-    settings = parse_settings(given.pop("settings"))
     adam = _adam(given.pop("adam"), given)
     # click.Choice and the command's name have checked the dialects
-    begin = given.pop("begin", None)
-    dialect, parts = take_parts_of(dialect, given)
-    parts = replace(parts, bert=True) if begin == "bert" else parts
-    given |= {"set": settings, "parts": parts, "adam": adam, "verify": verify, "positions": positions}
-    options = ConvertOptions(dialect=dialect, **given)  # type: ignore[arg-type]
+    stated = take_stated(given)
+    if direction is not None:
+        stated["dialect"] = direction
+    given |= {**stated, "adam": adam, "verify": verify, "positions": positions}
+    options = ConvertOptions(**given)
     if run_parity and options.dry_run:
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     if official and not run_parity:
@@ -182,7 +179,7 @@ def _run(source: Path, to: str, dialect: str | None, given: dict[str, Any]) -> N
     end_once()
     with watcher.bar:
         try:
-            report = convert(source, output, to=to, options=options, watcher=watcher)  # type: ignore[arg-type]
+            report = convert(source, output, to=to, options=options, watcher=watcher)
         except OtherDialectError as error:
             error.next_step = _right_direction(source, to, options)
             raise
@@ -357,7 +354,7 @@ _SECOND = "The output is named with -o: -o {}"
 @click.option("--to", "to", required=True, type=NameChoice(DIALECTS), help="Dialect to write.")
 @FROM_BERT_TOO
 @_options
-def convert_command(source: Path, to: str, dialect: str | None, **options: Any) -> None:
+def convert_command(source: Path, to: Dialect, **options: Any) -> None:
     """Convert SOURCE into another dialect, whichever it is in.
 
     SOURCE is a checkpoint directory, or a single weight file with --config (or with a configuration that the shapes
@@ -370,18 +367,18 @@ def convert_command(source: Path, to: str, dialect: str | None, **options: Any) 
     Written only if transformers, which will serve it, computes what the source does:
         roformer-convert convert ckpt/ --to torch --parity --with transformers
     """
-    _run(source, to, dialect, options)
+    _run(source, to, options)
 
 
 #: A direction's name says the dialect; what is left to say is that the files are a BERT's.
 _BEGIN = click.option(
-    "--from", "begin", type=NameChoice(["bert"]), help="The files are a BERT's, with which a RoFormer is to begin."
+    "--from", "dialect", type=NameChoice(["bert"]), help="The files are a BERT's, with which a RoFormer is to begin."
 )
 
 
 def _direction(dialect: Dialect, to: Dialect) -> click.Command:
     def run(source: Path, **options: Any) -> None:
-        _run(source, to, dialect, options)
+        _run(source, to, options, dialect)
 
     name = f"{dialect}2{to}"
     text = f"""Convert a checkpoint of {DIALECT_FILES[dialect].software} for {DIALECT_FILES[to].software}.

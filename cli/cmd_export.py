@@ -13,7 +13,7 @@ from .converters.json_output import render_json
 from .converters.name_choice import NameChoice
 from .converters.other_names import EXPORTS
 from .device_option import DEVICE
-from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM, SET, parts_options, take_parts
+from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM, SET, parts_options, take_stated
 
 if TYPE_CHECKING:
     from .models.export.exporting import Export
@@ -59,10 +59,6 @@ def export_command(
     force: bool,
     max_length: int | None,
     device: Any,
-    dialect: Any,
-    config: Path | None,
-    settings: tuple[str, ...],
-    model_class: str | None,
     follow_links: bool,
     no_trial: bool,
     as_json: bool,
@@ -89,7 +85,6 @@ def export_command(
         paddle.inference.Config("ckpt-paddle-inference/inference.json",
                                 "ckpt-paddle-inference/inference.pdiparams")
     """
-    from .converters.table.field_values import parse_settings
     from .models.export.exporting import export
 
     done = export(
@@ -98,15 +93,11 @@ def export_command(
         to=to,
         force=force,
         extend_to=max_length,
-        dialect=dialect,
-        config=config,
-        set=parse_settings(settings),
-        model_class=model_class,
-        parts=take_parts(given),
         follow_links=follow_links,
         trial=not no_trial,
         device=device,
         report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),
+        **take_stated(given),
     )
     if as_json:
         click.echo(render_json(done.as_dict()))

@@ -12,7 +12,7 @@ from .converters.amounts import amount
 from .converters.errors import MOST_LINES, printable, shown
 from .converters.json_output import render_json
 from .converters.source.renaming import in_words
-from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_parts_of
+from .source_options import CLASS, CONFIG, FROM_BERT_TOO, SET, parts_options, take_stated
 
 if TYPE_CHECKING:
     from .converters.inspection import Inspection
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 @CLASS
 @parts_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as data.")
-def inspect_command(
-    path: Path, dialect: Any, config: Path | None, settings: tuple[str, ...], as_json: bool, **given: Any
-) -> None:
+def inspect_command(path: Path, as_json: bool, **given: Any) -> None:
     """Say what PATH is: dialect, container, model class, sizes, types, shards, ties, and what does not fit.
 
     Nothing of PATH is run, and no payload is read except where two copies of a tensor must be equal.
@@ -43,10 +41,8 @@ def inspect_command(
         roformer-convert inspect ckpt/
     """
     from .converters.inspection import inspect
-    from .converters.table.field_values import parse_settings
 
-    dialect, parts = take_parts_of(dialect, given)
-    found = inspect(path, dialect=dialect, config=config, set=parse_settings(settings), parts=parts, **given)
+    found = inspect(path, **take_stated(given))
     if as_json:
         click.echo(render_json(found.as_dict()))
     else:

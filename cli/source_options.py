@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ import click
 
 from .converters.name_choice import NameChoice
 from .converters.source.renaming import Parts
+from .converters.source.stated import Stated
 from .converters.table.mapping import CLASSES, DIALECTS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FROM = click.option(
     "--from", "dialect", type=NameChoice(DIALECTS), help="Overrule the dialect that the files look like."
 )
-#: Of commands that may be asked for the RoFormer that begins with a BERT's weights; :func:`take_parts_of` reads it.
+#: Of commands that may be asked for the RoFormer that begins with a BERT's weights; :func:`take_stated` reads it.
 FROM_BERT_TOO = click.option(
     "--from",
     "dialect",
@@ -47,7 +47,7 @@ FOLLOW_LINKS = click.option(
 
 
 def parts_options(function: Function) -> Function:
-    """Declare what says which tensors of a file are meant; :func:`take_parts` reads it."""
+    """Declare what says which tensors of a file are meant."""
     declared = (
         click.option(
             "--prefix",
@@ -67,12 +67,16 @@ def parts_options(function: Function) -> Function:
     return function
 
 
-def take_parts(given: dict[str, Any]) -> Parts:
-    """Take what :func:`parts_options` declares out of a command's arguments."""
-    return Parts(given.pop("prefix"), given.pop("drop"), given.pop("encoder_only"))
+def take_stated(given: dict[str, Any]) -> Stated:
+    """Take what is stated of a checkpoint out of a command's arguments; ``--from bert`` says it of its parts."""
+    from .converters.table.field_values import parse_settings
 
-
-def take_parts_of(dialect: Any, given: dict[str, Any]) -> tuple[Any, Parts]:
-    """Do the same where ``--from`` may say that the parts are a BERT's; return the dialect that overrules, too."""
-    parts = take_parts(given)
-    return (None, replace(parts, bert=True)) if dialect == "bert" else (dialect, parts)
+    dialect = given.pop("dialect")
+    bert = dialect == "bert"
+    return Stated(
+        dialect=None if bert else dialect,
+        config=given.pop("config"),
+        set=parse_settings(given.pop("settings")),
+        model_class=given.pop("model_class"),
+        parts=Parts(given.pop("prefix"), given.pop("drop"), given.pop("encoder_only"), bert),
+    )

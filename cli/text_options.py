@@ -13,7 +13,7 @@ from .command_group import echo
 from .converters.json_output import render_json
 from .converters.name_choice import NameChoice
 from .device_option import DEVICE
-from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_parts
+from .source_options import CLASS, CONFIG, FROM, SET, parts_options, take_stated
 
 if TYPE_CHECKING:
     from .models.answers.task import Prediction
@@ -94,7 +94,6 @@ def show(
         command: Its name, for messages.
         missing: What to say to a person who gave no text and types none.
     """
-    from .converters.table.field_values import parse_settings
     from .models.text.text_lines import read_lines
 
     texts, file, as_json = given["texts"], given["file"], given["as_json"]
@@ -107,14 +106,10 @@ def show(
         texts or read_lines(file),
         frameworks=frameworks,
         extend_to=given["max_length"],
-        dialect=given["dialect"],
-        config=given["config"],
-        set=parse_settings(given["settings"]),
-        model_class=given["model_class"],
-        parts=take_parts(given),
         device=given["device"],
         report=(lambda line: echo(line, err=True)) if given["verbose"] else (lambda line: None),
         note=lambda line: echo(f"{command}: note: {line}", err=True),
+        **take_stated(given),
     )
     for result in results:
         click.echo(render_json(result.as_dict(), indent=None) if as_json else result.line)
