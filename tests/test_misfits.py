@@ -647,6 +647,14 @@ def test_an_encoder_that_lacks_a_tensor_is_not_answered_with_itself(
     assert (result.next_step or "").startswith(NOTHING_GUESSED)
 
 
+@pytest.mark.parametrize(("what", "gathers"), [("torch.distributed.tensor.DTensor", True), ("a sparse tensor", False)])
+def test_a_part_of_a_tensor_is_gathered_first(found: dict[str, Found], what: str, gathers: bool) -> None:
+    name = stored_in("layers.1.attention.key.bias", "torch", base=True).name
+    result = without(found["base"], name.__eq__, metadata={name: f"what {what} makes"}, unread=frozenset({name}))
+    assert told(result) == [("unread", name, f"the file has what {what} makes")]
+    assert ("which gathers them" in (result.next_step or "")) == gathers
+
+
 @pytest.mark.parametrize("many", [1, 99])
 def test_tensors_without_elements_are_another_processs(found: dict[str, Found], many: int) -> None:
     source = found["base"]

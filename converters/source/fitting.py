@@ -418,6 +418,8 @@ _FEW = 8
 #: The shape of a kernel that lies the other way round.
 _TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
 _LEARNED = "BERT's learned positions"
+#: Tensors whose values are not there, or only a part of them.
+_ELSEWHERE = re.compile(r"on the meta device|\.DTensor\b")
 _EMPTY = "a tensor without elements, as ZeRO's stage 3 and FSDP leave one in the place of what they divided"
 #: What query, key and value are called in every dialect.
 _PART_OF_JOINED = re.compile(r"(self_attn\.[qkv]_proj|attention[./]self[./](query|key|value))[./]")
@@ -440,7 +442,7 @@ def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> st
             "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
             "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
         )
-    if "empty" in kinds or all("on the meta device" in problem.detail for problem in problems):
+    if "empty" in kinds or all(_ELSEWHERE.search(problem.detail) for problem in problems):
         return (
             "The values were never loaded, or are another process's: save the model where it has them (with ZeRO or "
             "FSDP by their own call, which gathers them), or start from the checkpoint that it was to be loaded from."
