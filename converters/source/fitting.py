@@ -5,8 +5,7 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,24 +16,14 @@ from ..table.config import RoFormerConfig
 from ..table.config_fields import SourceConfig
 from ..table.config_reading import CONFIGURATION
 from ..table.mapping import POSITIONS, PROJECT, SYMBOLS, Dialect, Duplicate, ModelClass, Table, Tensor, Traits
-from ..table.recognition import (
-    FACTORED,
-    IGNORED,
-    JOINED,
-    another_dialects,
-    count_layers,
-    encoder_names,
-    is_inside_encoder,
-    known_names,
-    looks_like,
-)
-from ..table.statements import ANOTHERS
+from ..table.recognition import IGNORED, another_dialects, count_layers, known_names, looks_like
 from ..table.strangers import altered, whose
 from ..tensors.stored import FLOATS, OpenFiles, StoredTensor
 from .checkpoint import Binding, Checkpoint
 from .identification import Found
 from .other_sizes import agreed_widths
 from .payloads import first_difference, rotary_distance
+from .problems import EMPTY, LEARNED, UNBIASED, next_step, of_one_kind, without_the_joined
 from .resized import advise
 from .vocabulary import misfit as vocabulary_misfit
 
@@ -184,13 +173,13 @@ class _Fitting:
             return self._misfit(rows, "its own vocabulary", step, where=self.found.directory)
         if not self.problems and not rows:
             return misread
-        problems = (*misread.problems, *_of_one_kind(self.problems), *rows)
-        learned = [problem for problem in self.problems if _LEARNED in problem.detail]
+        problems = (*misread.problems, *of_one_kind(self.problems), *rows)
+        learned = [problem for problem in self.problems if LEARNED in problem.detail]
         if learned and sum(problem.kind == "missing" for problem in problems) > 8:
             # a BERT under its own names: what each of them would have to be called says no more
             problems = (*(problem for problem in misread.problems if problem.kind == "function"), *learned)
-        problems = _without_the_joined(problems)
-        hint: str | None = choice.step or self._resized_hint(bindings) or _hint(problems, self.dialect, self.kind)
+        problems = without_the_joined(problems)
+        hint: str | None = choice.step or self._resized_hint(bindings) or next_step(problems, self.dialect, self.kind)
         if any(problem.kind == "configuration" for problem in misread.problems):
             hint = misread.next_step or hint
         against = f"{self.kind.class_name} in {self.dialect}'s spelling"
@@ -272,7 +261,7 @@ class _Fitting:
             if found is None:
                 own = tensor.canonical == "embeddings.project.bias" and config.norm_type != "layer_norm"
                 if own and self.dialect == "tf1":
-                    self.problems.append(Problem("function", name, _UNBIASED))
+                    self.problems.append(Problem("function", name, UNBIASED))
                 elif wanted and not tensor.optional:
                     other = self._others.get(name)
                     self.problems.append(Problem("missing", name) if other is None else Problem("unread", name, other))
@@ -282,7 +271,7 @@ class _Fitting:
             want = shape[::-1] if transposed else shape
             bindings[tensor.canonical] = Binding(tensor, found, transposed != (found.order == "F"))
             if 0 in found.shape and 0 not in want:
-                self.problems.append(Problem("empty", name, _EMPTY))
+                self.problems.append(Problem("empty", name, EMPTY))
             elif found.shape != want:
                 self.problems.append(
                     Problem("shape", name, _shape_detail(tensor, found.shape, want, transposed, origin))
@@ -359,7 +348,7 @@ class _Fitting:
             return  # what it should be is not known
         want = (config.max_position_embeddings, config.head_size)
         if 0 in table.shape:
-            self.problems.append(Problem("empty", table.name, _EMPTY))
+            self.problems.append(Problem("empty", table.name, EMPTY))
         elif table.shape != want:
             detail = f"got {table.shape}, want (max_position_embeddings, head size) = {want}"
             self.problems.append(Problem("shape", table.name, detail))
@@ -387,107 +376,9 @@ def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], t
     return "; ".join([detail, *dict.fromkeys(wrong)])
 
 
-def _of_one_kind(problems: Sequence[Problem]) -> list[Problem]:
-    """Say once that a whole model is of a type that no weights have, of a kind that is not read, or not there."""
-    found = list(problems)
-    for kind in ("dtype", "unread", "empty"):
-        same = [problem for problem in found if problem.kind == kind]
-        if len(same) > _FEW and len({problem.detail for problem in same}) == 1:
-            one = Problem(kind, f"{len(same)} tensors", same[0].detail)
-            found = [one, *(problem for problem in found if problem.kind != kind)]
-    return found
-
-
-def _without_the_joined(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:
-    """Leave out that query, key and value are missing where they are there in one tensor."""
-    if not any(JOINED in problem.detail for problem in problems):
-        return problems
-    return tuple(each for each in problems if not (each.kind == "missing" and _PART_OF_JOINED.search(each.name)))
-
-
 def _unravel(element: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     index: list[int] = []
     for size in reversed(shape):
         element, remainder = divmod(element, size)
         index.append(remainder)
     return tuple(reversed(index))
-
-
-#: So many problems of a kind are listed one by one, and told as names that are not this model's.
-_FEW = 8
-#: The shape of a kernel that lies the other way round.
-_TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
-_LEARNED = "BERT's learned positions"
-#: Tensors whose values are not there, or only a part of them.
-_ELSEWHERE = re.compile(r"on the meta device|\.DTensor\b")
-_EMPTY = "a tensor without elements, as ZeRO's stage 3 and FSDP leave one in the place of what they divided"
-#: What query, key and value are called in every dialect.
-_PART_OF_JOINED = re.compile(r"(self_attn\.[qkv]_proj|attention[./]self[./](query|key|value))[./]")
-#: Source: bert4keras/models.py, RoFormerV2.apply_embeddings and apply_final_layers.
-_UNBIASED = (
-    "not there: bert4keras' RoFormerV2 with embedding_size other than hidden_size projects without a bias, and back "
-    "(Output-Mapping) before it scores words; PaddleNLP's and JunnYu's project with a bias, and not back"
-)
-
-
-def _hint(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -> str:
-    """Return the next step that fits the problems: the first of them that tells most."""
-    kinds = {problem.kind for problem in problems}
-    missing = [problem.name for problem in problems if problem.kind == "missing"]
-    whole = encoder_names(dialect, missing).isdisjoint(missing)  # with its pooler
-    whole = whole and not any(is_inside_encoder(dialect, name) for name in missing)
-    unknown = [problem for problem in problems if problem.kind == "unknown"]
-    if any(_LEARNED in problem.detail for problem in unknown):
-        return (
-            "This looks like BERT, which learns its positions: not a RoFormer. To begin one with its weights, which "
-            "must then be trained: `roformer-convert convert SOURCE --to … --from bert`."
-        )
-    if "empty" in kinds or all(_ELSEWHERE.search(problem.detail) for problem in problems):
-        return (
-            "The values were never loaded, or are another process's: save the model where it has them (with ZeRO or "
-            "FSDP by their own call, which gathers them), or start from the checkpoint that it was to be loaded from."
-        )
-    if any(problem.detail == _UNBIASED for problem in problems):
-        return "It has no counterpart to be converted to; one with embedding_size = hidden_size has."
-    if "function" in kinds:
-        return ANOTHERS
-    if kinds == {"shape"} and all("(max_position_embeddings, head size)" in problem.detail for problem in problems):
-        return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
-    if kinds == {"shape"} and all(_TURNED.match(problem.detail) for problem in problems):
-        return f"These lie the other way round: save every kernel as {dialect}'s software does, the square ones too."
-    if any(JOINED in problem.detail for problem in unknown):
-        return "Save query, key and value as three tensors of their own, as they were before they were joined."
-    if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
-        return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
-    if len(missing) > _FEW and len(unknown) > _FEW:
-        return f"Few of the names are a {dialect} RoFormer's. If the files have another dialect, name it with --from."
-    if any(looks_like(problem.name) == FACTORED for problem in unknown):
-        return "Merge these where the model is, and save it again."
-    if any(is_inside_encoder(dialect, problem.name) for problem in unknown):
-        return (
-            "What is inside the encoder takes part in what it computes, and no RoFormer has this. If it is left over "
-            "and takes none, --drop PATTERN leaves out what matches; adapters are merged first."
-        )
-    if unknown and whole:
-        return (
-            f"These are not a {kind.class_name}'s. If it is of another class, name it with --class. "
-            "--encoder-only converts the encoder without heads, --drop PATTERN leaves out what matches."
-        )
-    if kinds == {"missing"} and whole:
-        return "A head is not whole: save the model again, or take the encoder alone with --encoder-only."
-    if "tied" in kinds:
-        return "These two are one tensor to the model's software, which would use either: save the model again."
-    if kinds == {"unread"}:
-        return "Save plain arrays or tensors under these names: of numbers, in one piece (tensor.contiguous())."
-    if "dtype" in kinds:
-        return "Save the weights in one of these types first; integers are not weights."
-    if "derived" in kinds and dialect == "tf":
-        return (
-            "transformers' TF classes train this table with the rest. If that was so, --drop '*embed_positions*' takes "
-            "the computed one in its place, which is as far off as it says; otherwise correct max_position_embeddings "
-            "or the number of heads."
-        )
-    if "derived" in kinds:
-        return "The table is computed from the configuration: correct max_position_embeddings or the number of heads."
-    nothing = "Nothing is guessed: the table in converters/table/mapping.py must account for every tensor."
-    return f"{nothing} Save the model again whole, or fetch the file again." if kinds == {"missing"} else nothing
