@@ -19,11 +19,13 @@ from ..tensors import signatures
 
 @dataclass(frozen=True)
 class Kind:
-    """Attributes:
-    what: What such a file is, as a sentence continues: "an exported ONNX graph".
-    step: What to do about it.
-    names: Patterns of its name, in small letters.
-    begins: Pattern of its first bytes, where these tell it.
+    """A kind of file that has no weights of a RoFormer in it.
+
+    Attributes:
+        what: What such a file is, as a sentence continues: "an exported ONNX graph".
+        step: What to do about it.
+        names: Patterns of its name, in small letters.
+        begins: Pattern of its first bytes, where these tell it.
     """
 
     what: str
