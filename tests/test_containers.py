@@ -124,10 +124,10 @@ def test_a_new_container_is_told_of_in_errors_and_in_help(tmp_path: Path, toy: T
         ConvertError, match=r"looked for .*weights\.toy.*model_state\.pdparams.*bert_model\.ckpt\.index"
     ):
         inspect(tmp_path / "empty")
-    (tmp_path / "noise").write_bytes(b"0" * 100)
+    (tmp_path / "noise").write_bytes(b"\1" * 100)
     with pytest.raises(FormatError, match=r"wanted .*a toy"):
         inspect(tmp_path / "noise")
-    (tmp_path / "weights.toy").write_bytes(b"its name alone says what it is meant to be")
+    (tmp_path / "weights.toy").write_bytes(b"\1its name alone says what it is meant to be")
     with pytest.raises(FormatError, match=r"weights\.toy: a toy without its directory's length"):
         inspect(tmp_path / "weights.toy")
     with pytest.raises(ValueError, match="there is a container called toy"):
