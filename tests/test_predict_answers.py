@@ -126,6 +126,16 @@ def test_labels_are_named_by_the_configuration_and_the_best_come_first(tokenizer
     found = task.result("tf", item(task, "今天\t很好"), [[0.0, 3.0, 1.0]])
     assert [(label.id, label.label) for label in found.labels] == [(1, "中"), (2, "好")]
     assert found.line == "tf: 中 0.8438, 好 0.1142"  # e³ and e of 1 + e³ + e
+    best, second = found.labels
+    assert found.as_dict() == {
+        "framework": "tf",
+        "class": "sequence-classification",
+        "text": "今天\t很好",
+        "labels": [
+            {"id": 1, "label": "中", "logit": 3.0, "probability": best.probability},
+            {"id": 2, "label": "好", "logit": 1.0, "probability": second.probability},
+        ],
+    }
     numbers = SequenceClassification(tokenizer, replace(CONFIG, problem_type="regression"), top_k=1)
     assert (
         numbers.result("torch", item(task, "今"), [[0.0, 3.0, -1.0]]).line
@@ -143,6 +153,11 @@ def test_tokens_get_their_labels_and_places(tokenizer: Tokenizer) -> None:
         ("a", 0, 1, "好"), ("##b", 1, 2, "中"), ("今", 3, 4, "好"), ("天", 4, 5, "坏"), ("[UNK]", 5, 6, "中")
     ]  # fmt: skip
     assert found.line == "pytorch: a/好 b/中 今/好 天/坏 X/中"
+    said = found.as_dict()
+    tokens = said.pop("tokens")
+    assert said == {"framework": "torch", "class": "token-classification", "text": "ab 今天X"}
+    assert [[*token] for token in tokens] == [["token", "start", "end", "id", "label", "logit", "probability"]] * 5
+    assert [*tokens[1].values()][:6] == ["##b", 1, 2, 1, "中", 4.0]
 
 
 def test_the_best_option_is_chosen_and_of_equals_the_first(tokenizer: Tokenizer) -> None:
@@ -189,6 +204,11 @@ def test_spans_are_the_best_of_all_that_lie_in_the_context(
     assert [span[2] for span in found] == pytest.approx([span[2] for span in wanted[:k]], rel=1e-12)
     exp = np.exp(scores[[0, *inside]])
     assert no_answer == pytest.approx(float(np.prod(exp[0] / exp.sum(axis=0))), rel=1e-12)
+
+
+def test_spans_that_are_as_good_as_impossible_are_answers_still() -> None:
+    scores = [[2000.0, 2000.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]  # exp(-2000) is 0 in float64
+    assert best_spans(scores, range(2, 4), 2, 9) == ([(2, 2, 0.0), (2, 3, 0.0), (3, 3, 0.0)], 1.0)
 
 
 def test_of_equal_spans_the_one_that_starts_first_and_then_the_shorter_is_the_answer() -> None:
@@ -238,6 +258,17 @@ def test_an_answer_is_cut_out_of_the_context(tokenizer: Tokenizer) -> None:
     assert (found.answers[0].start, found.answers[0].end) == (3, 5)
     assert found.context[found.answers[1].start : found.answers[1].end] == found.answers[1].answer
     assert found.line == f"pytorch: 公园 {found.answers[0].probability:.4f}"
+    said = found.as_dict()
+    first, _ = said.pop("answers")
+    assert first == {"answer": "公园", "start": 3, "end": 5, "probability": found.answers[0].probability}
+    assert said == {
+        "framework": "torch",
+        "class": "question-answering",
+        "text": "今天\t我 去公园",
+        "question": "今天",
+        "context": "我 去公园",
+        "no_answer": found.no_answer,
+    }
 
 
 # Vectors -------------------------------------------------------------------------------------------------------------
@@ -251,8 +282,17 @@ def test_a_pair_is_compared_and_a_text_is_shown(tokenizer: Tokenizer) -> None:
     assert pair.as_dict()["from"] == "first token"
     one = task.result("torch", item(task, "今天"), [[1.0, -0.25, 0.0, 3.0, 9.0]])
     assert one.line == "pytorch: 1.0000 -0.2500 0.0000 3.0000 … (5 numbers)"
-    assert one.as_dict()["vectors"] == [[1.0, -0.25, 0.0, 3.0, 9.0]]
-    assert one.as_dict()["cosine"] is None
+    assert one.as_dict() == {
+        "framework": "torch",
+        "class": "base",
+        "text": "今天",
+        "texts": ["今天"],
+        "from": "first token",
+        "vectors": [[1.0, -0.25, 0.0, 3.0, 9.0]],
+        "cosine": None,
+    }
+    pooled = SentenceVectors(tokenizer, pooler=True)
+    assert pooled.result("torch", item(pooled, "今天"), [[1.0]]).as_dict()["from"] == "pooler"
 
 
 # Continuations -------------------------------------------------------------------------------------------------------
