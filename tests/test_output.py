@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from random_checkpoints import CONFIG, file_bytes, random_tensors, read_all, same_bits, save, write_random
 
-from roformer_convert.converters import ConvertError, ConvertOptions, convert, save_checkpoint
+from roformer_convert.converters import ConvertError, ConvertOptions, Watcher, convert, save_checkpoint
 from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.converters.target import output
 
@@ -243,6 +243,16 @@ def test_a_bit_that_the_disk_turns_is_found(tmp_path: Path, target: Any, monkeyp
         assert names(tmp_path) == ["ckpt"]
 
 
+class Told(Watcher):
+    """Notes what it is told of."""
+
+    def __init__(self) -> None:
+        self.advances: list[int] = []
+
+    def advance(self, nbytes: int) -> None:
+        self.advances.append(nbytes)
+
+
 @pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="no such call here")
 @pytest.mark.parametrize("answer", ["all", "half", "nothing", "refused", "absent"])
 def test_what_the_kernel_copies_is_what_the_plain_path_writes(
@@ -269,8 +279,10 @@ def test_what_the_kernel_copies_is_what_the_plain_path_writes(
     else:
         monkeypatch.setattr(os, "copy_file_range", copy)
     for target in targets:
-        copied = 0
-        report = convert(source, source.parent / f"{target}-kernel", to=target, options=ConvertOptions(verify=False))
+        copied, told = 0, Told()
+        options = ConvertOptions(verify=False)
+        report = convert(source, source.parent / f"{target}-kernel", to=target, options=options, watcher=told)
+        assert sum(told.advances) == report.plan.nbytes
         made = [file_bytes(source.parent / f"{target}-{how}", but="conversion.json") for how in ("kernel", "plain")]
         assert made[0] == made[1]
         stored = [step for step in report.plan.steps if step.new.alias_of is None and not step.computed]

@@ -16,7 +16,9 @@ from roformer_convert.converters import ConvertOptions, convert
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.converters.target import engine
+from roformer_convert.converters.target.read_back import Written
 from roformer_convert.converters.tensors import blocks
+from roformer_convert.converters.tensors.stored import FileLayout, Fragment
 
 #: As bert4keras calls them: one that torch has transposed, one that lies as it does.
 TRANSPOSED, LYING = "bert/encoder/layer_0/intermediate/dense/kernel", "bert/embeddings/word_embeddings"
@@ -139,3 +141,50 @@ def test_memory_is_a_block_whatever_is_cast(tmp_path: Path, dtype: str | None) -
     )  # imports are not counted
     with memory_below(blocks.BLOCK_BYTES + (4 << 20)):
         convert(tmp_path / "ckpt", tmp_path / "out", to="torch", options=ConvertOptions(dtype=dtype))
+
+
+# Where it lies -------------------------------------------------------------------------------------------------------
+
+
+def misplaced(one: Written, what: str) -> Written:
+    """Say of a tensor that was written that it lies elsewhere, or is another one."""
+    slot, new = one.slot, one.step.new
+    return {
+        "path": replace(one, path=one.path.with_name("other")),
+        "offset": replace(one, slot=replace(slot, offset=slot.offset + 4)),
+        "length": replace(one, slot=replace(slot, nbytes=slot.nbytes + 4)),
+        "checksum": replace(one, checksum=one.checksum ^ 1),
+        "name": replace(one, step=replace(one.step, new=replace(new, name="other"))),
+        "type": replace(one, step=replace(one.step, new=replace(new, dtype="int32"))),
+        "shape": replace(one, step=replace(one.step, new=replace(new, shape=(*new.shape, 1)))),
+    }[what]
+
+
+@pytest.mark.parametrize("what", ["path", "offset", "length", "checksum", "name", "type", "shape"])
+def test_a_tensor_that_the_results_reader_finds_elsewhere_is_told(
+    source: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = engine.check_index
+
+    def checked(written: list[Written], found: Any) -> None:
+        check([*written[:3], misplaced(written[3], what), *written[4:]], found)
+
+    monkeypatch.setattr(engine, "check_index", checked)
+    with pytest.raises(ConvertError, match="is found elsewhere than where it was written"):
+        convert(source, to="tf1")
+    assert [path.name for path in source.parent.iterdir()] == ["ckpt"]
+
+
+def test_a_tensor_that_the_results_reader_does_not_find_is_told(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = engine.check_index
+    monkeypatch.setattr(engine, "check_index", lambda written, found: check(written[:-1], found))
+    with pytest.raises(ConvertError, match=r"reading back what was written, these tensors differ: \S+$"):
+        convert(source, to="torch")
+
+
+def test_a_file_is_made_once_and_as_long_as_its_layout_says(tmp_path: Path) -> None:
+    layout = FileLayout({"weights": 10}, {}, lambda checksums: [Fragment("weights", 0, b"ab")])
+    engine.run_file(layout, [], tmp_path, verify=True, fsync=False, progress=lambda nbytes: None)
+    assert (tmp_path / "weights").read_bytes() == b"ab" + bytes(8)
+    with pytest.raises(FileExistsError):
+        engine.run_file(layout, [], tmp_path, verify=True, fsync=False, progress=lambda nbytes: None)
