@@ -328,7 +328,10 @@ def test_the_next_words_of_a_causal_model_follow_a_text_without_its_end(tokenize
     assert [guess.token for guess in found.top] == ["很", "很"]
     assert found.line == "pytorch: 今天[很||很]"
     assert found.continuation is None
-    assert "continuation" not in found.as_dict()
+    said = found.as_dict()
+    first, second = said.pop("top")
+    assert (first["token"], second["id"]) == ("很", 7)
+    assert said == {"framework": "torch", "class": "causal-lm", "text": "今天", "input_ids": [2, 5, 6]}
 
 
 def test_each_text_grows_until_its_own_end(tokenizer: Tokenizer) -> None:
