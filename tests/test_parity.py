@@ -148,8 +148,14 @@ def test_own_sentences_take_the_place_of_the_built_in_ones(tmp_path: Path) -> No
     )
     assert done.returncode == 0, done.stdout + done.stderr
     data = json.loads((tmp_path / "p.json").read_text())
-    assert [case["name"] for case in data["cases"]] == ["sentences 1 to 2", "ids", "ids with padding"]
+    assert [case["name"] for case in data["cases"]] == [
+        "sentences 1 to 2",
+        "ids",
+        "ids with padding",
+        "ids at full length",
+    ]
     assert data["cases"][0]["masks"] == 2
+    assert data["cases"][-1]["shape"] == [1, 96]  # the model's limit
 
 
 # Deaths --------------------------------------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ def make_cases(
         task: What its class computes.
         tokenizer: None where the checkpoint has no vocabulary: then there are generated ids alone.
         sentences: The user's own, in place of the built-in ones.
-        longest: Tokens of the full-length case, where the configuration allows more.
+        longest: Tokens of the full-length case, where the configuration allows more; of generated ids, where there are
+            no built-in sentences.
 
     Raises:
         ConvertError: The user's sentences are unusable.
@@ -128,6 +129,8 @@ def make_cases(
             "Put its vocab.txt or tokenizer.json beside it.",
         )
     cases += _generated(config, task)
+    if not any(case.name == "full-length" for case in cases):
+        cases.append(_at_full_length(config, task, min(config.max_position_embeddings, longest)))
     if task.head is None:
         cases = [_choose_positions(case, config) for case in cases]
     return _within_budget(cases, config)
@@ -267,6 +270,16 @@ def _generated(config: RoFormerConfig, task: Task) -> list[Case]:
         Case("ids", plain, ranked=_ranked(every_fifth, np.ones_like(plain), task)),
         Case("ids with padding", padded, types, mask, ranked=_ranked(some, mask, task)),
     ]
+
+
+def _at_full_length(config: RoFormerConfig, task: Task, longest: int) -> Case:
+    """Make a row of generated ids as long as rows may be: software that counts positions otherwise ends before it."""
+    random = np.random.Generator(np.random.PCG64(7))
+    options = (count_options(config),) if task.head == "options" else ()
+    ids = random.integers(0, config.vocab_size, (1, *options, longest))
+    last = np.zeros(ids.shape, bool)
+    last[..., -1] = True
+    return Case("ids at full length", ids, ranked=_ranked(last, np.ones_like(ids), task))
 
 
 def _choose_positions(case: Case, config: RoFormerConfig) -> Case:
