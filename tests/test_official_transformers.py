@@ -376,7 +376,7 @@ def test_a_table_within_half_a_unit_passes_and_one_at_a_unit_does_not(bench: Off
 # What the tokens tell ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["padding", "mask", "token types", "unknown"])
+@pytest.mark.parametrize("kind", ["padding", "mask", "token types", "position", "unknown"])
 def test_the_tokens_at_which_it_differs_tell_what_it_is(bench: OfficialBench, kind: str) -> None:
     """No mistake in a step explains a number added: where it stands does."""
 
@@ -385,7 +385,9 @@ def test_the_tokens_at_which_it_differs_tell_what_it_is(bench: OfficialBench, ki
         types = np.zeros_like(case.input_ids) if case.token_type_ids is None else case.token_type_ids
         padded = np.broadcast_to((mask == 0).any(1, keepdims=True), mask.shape)
         typed = np.broadcast_to((types != 0).any(1, keepdims=True), mask.shape)
-        return {"padding": mask == 0, "mask": padded, "token types": typed, "unknown": mask >= 0}[kind]
+        longest = np.broadcast_to(mask.sum(1, keepdims=True) == bench.model.config.max_position_embeddings, mask.shape)
+        found = {"padding": mask == 0, "mask": padded, "token types": typed, "position": longest, "unknown": mask >= 0}
+        return found[kind]
 
     def plant(folder: Path) -> None:
         for case in bench.cases:

@@ -2,7 +2,7 @@
 
 Its ids are made anew with another setting of our tokenizer; its rotary table is held against wrong ones; what it
 computes from its own activations is recomputed layer by layer with known mistakes; and failing that, the tokens at
-which it differs tell padding, the mask and the token types apart.
+which it differs tell padding, the mask, the token types and the last positions apart.
 """
 
 from __future__ import annotations
@@ -228,9 +228,10 @@ def _explains(
 
 
 def _pattern(cases: Sequence[Case], where: Mapping[str, NDArray[np.bool_]]) -> tuple[str, str] | None:
-    """Tell padding, the mask and the token types apart by the tokens that differ."""
-    differ = at_real = unpadded = typed_alone = False
-    padded_rows = typed_rows = False
+    """Tell padding, the mask, the token types and the last positions apart by the tokens that differ."""
+    differ = at_real = unpadded = typed_alone = in_shorter = False
+    padded_rows = typed_rows = shorter_rows = False
+    longest = max(case.input_ids.shape[-1] for case in cases)
     for case in cases:
         tokens = where.get(case.name)
         if tokens is None:
@@ -244,6 +245,9 @@ def _pattern(cases: Sequence[Case], where: Mapping[str, NDArray[np.bool_]]) -> t
         differ |= bool(tokens.any())
         at_real |= bool((tokens & real).any())
         unpadded |= bool(tokens[full].any())
+        shorter = real.sum(1) < longest
+        shorter_rows |= bool(shorter.any())
+        in_shorter |= bool(tokens[shorter].any())
         typed_alone |= bool(tokens[plain].any())
     if not differ:
         return None
@@ -253,4 +257,6 @@ def _pattern(cases: Sequence[Case], where: Mapping[str, NDArray[np.bool_]]) -> t
         return "mask", "it differs in rows with padding alone: the attention mask"
     if typed_rows and not typed_alone:
         return "token types", "it differs in rows with a second text alone: the token types"
+    if shorter_rows and not in_shorter:
+        return "position", "it differs in the longest rows alone: the last positions"
     return None
