@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from roformer_convert.models.config import RoFormerConfig
+from small_model import SMALL
+
 from roformer_convert.models.kernels import attention_paddle as kernels
 from roformer_convert.models.kernels.attention_paddle import Device, Kernel, find
 from roformer_convert.models.ops_paddle import F
@@ -21,20 +22,9 @@ from roformer_convert.models.processes.start_paddle import paddle
 from roformer_convert.models.proving import trials_paddle as trials
 from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    hidden_dropout_prob=0.1,
-    attention_probs_dropout_prob=0.1,
-)
 V100 = Device("V100", (7, 0))
-CAUSAL = replace(CONFIG, attention="causal")
-NEEDS = {need.place: need for config in (CAUSAL, CONFIG) for need in trials.needs(config, ["float32"])}
+CAUSAL = replace(SMALL, attention="causal")
+NEEDS = {need.place: need for config in (CAUSAL, SMALL) for need in trials.needs(config, ["float32"])}
 
 
 def attention(query: Any, key: Any, value: Any, lengths: tuple[int, ...], dropout: float) -> Any:
@@ -132,6 +122,6 @@ def plant(place: str, run: Callable[..., Any], name: str = "planted", capability
 
 def make_model(**fields: Any) -> Any:
     paddle.seed(0)
-    model = RoFormerForPretraining(replace(CONFIG, **fields), dtype="float64")
+    model = RoFormerForPretraining(replace(SMALL, **fields), dtype="float64")
     model.eval()
     return model

@@ -18,28 +18,19 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from small_model import SMALL
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from roformer_convert.models import roformer_torch
 from roformer_convert.models.answers.worker import Worker
-from roformer_convert.models.config import ModelError, RoFormerConfig
+from roformer_convert.models.config import ModelError
 from roformer_convert.models.kernels.attention_torch import Device, pretending
 from roformer_convert.models.proving import graphs_torch
 from roformer_convert.models.proving.graph_shapes import Shape
 from roformer_convert.models.proving.graphs_torch import Graphed, Record, Results, Run, record_on
 
 H200 = Device("cuda", "H200", (9, 0), 132)
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=70,
-    num_labels=3,
-    initializer_range=0.5,
-)
+CONFIG = replace(SMALL, max_position_embeddings=70, num_labels=3, initializer_range=0.5)
 CLASSES = (
     "RoFormerModel",
     "RoFormerForMaskedLM",

@@ -16,7 +16,6 @@ pytest.importorskip("paddle")
 
 from planted_kernels import (
     CAUSAL,
-    CONFIG,
     NEEDS,
     V100,
     attention_dropping,
@@ -27,6 +26,7 @@ from planted_kernels import (
     result_wrong,
     rotation,
 )
+from small_model import SMALL
 
 from roformer_convert.models.kernels import attention_paddle as kernels
 from roformer_convert.models.kernels.attention_paddle import KERNELS, Device, Kernel, candidates, find, pretending
@@ -285,7 +285,7 @@ def test_a_kernel_that_ends_its_process_is_left_out(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cpu_has_nothing_to_prove() -> None:
-    assert choice.prove(CONFIG, ("float32",), training=True) == ()
+    assert choice.prove(SMALL, ("float32",), training=True) == ()
 
 
 def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,14 +310,14 @@ def test_a_gpu_is_asked_once_and_remembers(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(choice, "_Elsewhere", Agreeing)
     choice._proven.cache_clear()
     types = ("float16", "float32")
-    wanted = trials.needs(CONFIG, types)
+    wanted = trials.needs(SMALL, types)
     try:
         for place in ("gpu:0", "gpu:1"):
             monkeypatch.setattr(paddle.device, "get_device", lambda place=place: place)
             asked.clear()
             assert not any(find(need.place, need.dtype, *need.sizes) for need in wanted)
-            verdicts = choice.prove(CONFIG, types, training=True)
-            assert choice.prove(CONFIG, types, training=True) == verdicts
+            verdicts = choice.prove(SMALL, types, training=True)
+            assert choice.prove(SMALL, types, training=True) == verdicts
             assert [need for _, need in asked] == wanted  # one candidate each on these devices
             for need in wanted:
                 assert (find(need.place, need.dtype, *need.sizes) is not None) == (need.dtype == "float16")
@@ -366,4 +366,4 @@ def test_fill_mask_and_the_gate_try_them_first(monkeypatch: pytest.MonkeyPatch) 
     worker.Worker("paddle").take(model)
     ids = np.ones((1, 3), np.int64)
     run(run_paddle, model, SimpleNamespace(arrays=lambda: {"input_ids": ids}, packed=False))  # type: ignore[arg-type]
-    assert asked == [(CONFIG, (dtype,), {"training": False}) for dtype in ("float32", "float64")]
+    assert asked == [(SMALL, (dtype,), {"training": False}) for dtype in ("float32", "float64")]

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("paddle")
 
-from planted_kernels import CAUSAL, CONFIG, RIGHT, V100, add_norm, attention, make_model, plant
+from planted_kernels import CAUSAL, RIGHT, V100, add_norm, attention, make_model, plant
+from small_model import SMALL
 
 from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernels import attention_paddle as kernels
@@ -28,7 +29,7 @@ def _nothing_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _calls(model: Any) -> Iterator[tuple[str, Any]]:
     """The results of padded, masked and packed batches, and the gradients of the last."""
-    ids = np.random.default_rng(0).integers(1, CONFIG.vocab_size, (4, 17))
+    ids = np.random.default_rng(0).integers(1, SMALL.vocab_size, (4, 17))
     real = np.arange(17) < np.array([17, 5, 0, 9])[:, None]
     positions = paddle.to_tensor(np.flatnonzero(real.reshape(-1))[::3])
     batches: dict[str, dict[str, Any]] = {
@@ -75,11 +76,11 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
 
         return run
 
-    for need in trials.needs(CONFIG, ["float64"]):
+    for need in trials.needs(SMALL, ["float64"]):
         kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     for name, value in _calls(model):
         assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    layers = CONFIG.num_hidden_layers
+    layers = SMALL.num_hidden_layers
     # two of the three batches say which tokens are real; the masked one is found out on a CPU alone
     assert called["causal_attention"] == 0
     assert called["attention"] == 2 * layers
@@ -93,7 +94,7 @@ def test_what_stands_in_is_called_and_changes_nothing_else() -> None:
     [
         ({"attention": "causal"}, ()),
         ({"attention": "unilm"}, ("attention",)),
-        ({"norm_type": "rms_norm", "use_bias": False, "embedding_size": CONFIG.hidden_size}, ("add_norm",)),
+        ({"norm_type": "rms_norm", "use_bias": False, "embedding_size": SMALL.hidden_size}, ("add_norm",)),
     ],
     ids=["causal", "UniLM", "RoFormerV2"],
 )
@@ -115,7 +116,7 @@ def test_kernels_and_plain_operators_of_a_gpu_compute_what_a_cpu_does(
     with pretending(V100, fast=False):  # the plain operators of a GPU
         for name, value in _calls(model):
             assert abs(value.numpy() - want[name]).max() < 1e-12 * max(1.0, abs(want[name]).max()), name
-    for config in (CONFIG, CAUSAL):
+    for config in (SMALL, CAUSAL):
         for need in trials.needs(config, ["float64"]):
             kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     for name, value in _calls(model):
@@ -124,7 +125,7 @@ def test_kernels_and_plain_operators_of_a_gpu_compute_what_a_cpu_does(
     attention, other = reversed(pair) if fields.get("attention") == "causal" else pair
     assert {place for place, calls in called.items() if not calls} == {other, *left}
     if attention not in left:  # of a batch that is masked and not packed nobody knows which tokens are real
-        assert called[attention] == 2 * CONFIG.num_hidden_layers
+        assert called[attention] == 2 * SMALL.num_hidden_layers
 
 
 def test_kernels_that_were_not_tried_with_dropout_are_not_asked_to_drop() -> None:
@@ -138,7 +139,7 @@ def test_kernels_that_were_not_tried_with_dropout_are_not_asked_to_drop() -> Non
 
         return run
 
-    for need in trials.needs(CONFIG, ["float64"]):
+    for need in trials.needs(SMALL, ["float64"]):
         kernels.choose(plant(need.place, counting(need.place)), need.dtype, need.sizes, dropping=False)
     model.train()
     list(_calls(model))
@@ -161,7 +162,7 @@ def test_dropout_goes_to_the_kernels_while_training() -> None:
         heard["add_norm"].add(arguments[-1])
         return add_norm(*arguments)
 
-    for need in trials.needs(CONFIG, ["float64"]):
+    for need in trials.needs(SMALL, ["float64"]):
         if need.place in heard:
             run = attending if need.place == "attention" else adding
             kernels.choose(plant(need.place, run), need.dtype, need.sizes, dropping=True)
@@ -169,7 +170,7 @@ def test_dropout_goes_to_the_kernels_while_training() -> None:
     assert heard == {"attention": {0.1}, "add_norm": {0.1}}
 
 
-@pytest.mark.parametrize("config", [CONFIG, CAUSAL], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize("config", [SMALL, CAUSAL], ids=["bidirectional", "causal"])
 def test_a_gpu_asks_for_every_place_it_could_speed_up(config: RoFormerConfig) -> None:
     paddle.seed(0)
     model = RoFormerForPretraining(config)

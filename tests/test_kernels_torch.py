@@ -18,9 +18,10 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from small_model import SMALL
 
 from roformer_convert.models import ops_torch
-from roformer_convert.models.config import ModelError, RoFormerConfig
+from roformer_convert.models.config import ModelError
 from roformer_convert.models.kernels import attention_torch as kernels
 from roformer_convert.models.kernels import choice_torch as choice
 from roformer_convert.models.kernels.attention_torch import KERNELS, Device, Kernel, candidates, packed_way, pretending
@@ -34,16 +35,7 @@ MPS = Device("mps", "mps")
 V100 = Device("cuda", "V100", (7, 0))
 A100 = Device("cuda", "A100", (8, 0))
 H200 = Device("cuda", "H200", (9, 0))
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=200,
-    initializer_range=0.5,
-)
+CONFIG = replace(SMALL, max_position_embeddings=200, initializer_range=0.5)
 LENGTHS = (130, 1, 0, 64, 37)
 HERE = torch.device("cpu")
 

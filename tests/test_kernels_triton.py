@@ -19,9 +19,9 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from small_model import SMALL
 
 from roformer_convert.models import ops_torch
-from roformer_convert.models.config import RoFormerConfig
 from roformer_convert.models.kernels import attention_torch as kernels
 from roformer_convert.models.kernels import choice_torch as choice
 from roformer_convert.models.kernels.attention_torch import KERNELS, Device, Kernel, candidates, pretending
@@ -34,16 +34,7 @@ V100 = Device("cuda", "V100", (7, 0))
 H200 = Device("cuda", "H200", (9, 0))
 HERE = torch.device("cpu")
 NEEDS = {"rotation": (3, 10), "add_norm": (48,)}
-CONFIG = RoFormerConfig(
-    vocab_size=60,
-    embedding_size=24,
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=64,
-    initializer_range=0.5,
-)
+CONFIG = replace(SMALL, initializer_range=0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("paddle")
 
-import planted_kernels
+from small_model import SMALL
 
 from roformer_convert.models import ops_paddle
 from roformer_convert.models.answers.worker import Worker
@@ -30,7 +30,7 @@ from roformer_convert.models.roformer_paddle import RoFormerForPretraining
 from roformer_convert.training.samples.batches import Batch
 from roformer_convert.training.step import objective
 
-CONFIG = replace(planted_kernels.CONFIG, initializer_range=0.5)
+CONFIG = replace(SMALL, initializer_range=0.5)
 CPU = Device("CPU", None)
 V100 = Device("V100", (7, 0))
 A100 = Device("A100", (8, 0))
