@@ -40,7 +40,6 @@ from roformer_convert.converters.table.mapping import (
     PRETRAINING,
     SYMBOLS,
     Dialect,
-    Group,
     Leaf,
     Row,
     Spelling,
@@ -328,10 +327,6 @@ def with_rows(replacements: dict[str, Row | None]) -> dict[str, tuple[Row, ...]]
             rows = (replacements.get(row.canonical, row) for row in group.rows)
             changed[group.name] = tuple(row for row in rows if row is not None)
     return changed
-
-
-def group_of(row: Row) -> Group:
-    return next(group for group in GROUPS if row in group.rows)
 
 
 def drops() -> Iterator[Mutation]:
