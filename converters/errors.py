@@ -89,6 +89,7 @@ class MisfitError(ConvertError):
         where: File or directory.
         against: What it should have fitted (a model class, a dialect).
         problems: All of them; never empty.
+        next_step: What to do about them.
     """
 
     def __init__(

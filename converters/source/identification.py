@@ -69,11 +69,11 @@ class Found:
         config: What it says; without one, what the tensors' shapes say.
         choice: The class that the tensors are of, and how that was decided.
         companions: Tokenizer files and licences beside the weights.
-        strays: Those that are links out of the directory: they travel only where a person says so.
         notes: What was seen through or respelled on the way to these names, a sentence each.
         left_out: Names of the files whose tensors are not taken.
         problems: Why nothing decides which tensors of the files are meant.
         next_step: What to do about these problems.
+        strays: Companions that are links out of the directory: they travel only where a person says so.
     """
 
     path: Path

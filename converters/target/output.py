@@ -82,6 +82,7 @@ class OutputDirectory:
     Args:
         target: Where it shall appear: missing directories above it are made, and an empty one of its name is taken.
         source: What is read: the target must not be it, lie inside it, or hold it.
+        files: What else is read: the target must not hold it.
         force: Replace what is there.
         replaces: What that may be.
 

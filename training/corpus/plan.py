@@ -38,7 +38,7 @@ def begin(
     """Make the directory with its plan and tokenizer, or find that it is there and the same.
 
     Raises:
-        ConvertError: As for :func:`prepare`.
+        ConvertError: As for :func:`.prepare.prepare`.
     """
     if shard_bytes < 1:
         raise ConvertError(f"shards of {shard_bytes:,} bytes; wanted at least 1")
