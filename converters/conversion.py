@@ -21,7 +21,7 @@ from .source.fitting import fit
 from .source.identification import Found, identify
 from .source.location import shown_name
 from .source.renaming import ALL, Parts
-from .source.weight_files import WeightSet
+from .source.weight_set import WeightSet
 from .table.mapping import DIALECTS, Dialect
 from .target.only_read import only_read
 from .target.output import CONVERSION_RECORD, OutputDirectory, check_room, check_target

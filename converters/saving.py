@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import MisfitError, Problem
 from .source.fitting import fit
 from .source.identification import Found
-from .source.weight_files import require_file
+from .source.weight_set import require_file
 from .table.config import RoFormerConfig
 from .table.config_fields import SourceConfig
 from .table.config_reading import Reading

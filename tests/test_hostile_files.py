@@ -12,7 +12,7 @@ from bounded_runs import Ended, run_bounded
 from random_checkpoints import CONFIG, random_tensors, save
 
 from roformer_convert.converters.errors import FormatError, quoted, shown
-from roformer_convert.converters.source import weight_files
+from roformer_convert.converters.source import weight_files, weight_set
 
 CASES = Path(__file__).resolve().parents[1] / "fixtures" / "cases"
 #: The most that a command writes, about files of any number of tensors: a hundred lines of them.
@@ -85,9 +85,9 @@ def test_tensors_that_share_their_bytes_have_a_limit_together(tmp_path: Path, mo
     torch.save({f"a.{number}": shared for number in range(200)}, tmp_path / "pytorch_model.bin")
     found = weight_files.find(tmp_path, None)
     with pytest.raises(FormatError, match=r"share 1,[0-9,]+ bytes and are 209,715,200 together, of which at most"):
-        weight_files.index(found)
-    monkeypatch.setattr(weight_files, "EXPANDED_BYTES", 200 << 20)
-    assert len(weight_files.index(found).tensors) == 200
+        weight_set.index(found)
+    monkeypatch.setattr(weight_set, "EXPANDED_BYTES", 200 << 20)
+    assert len(weight_set.index(found).tensors) == 200
 
 
 def test_the_shipped_bomb_is_refused() -> None:

@@ -21,7 +21,7 @@ from random_checkpoints import CONFIG, write_random
 from safetensors.numpy import load_file
 
 from roformer_convert.converters.errors import FormatError, Problem
-from roformer_convert.converters.source import fitting, weight_files
+from roformer_convert.converters.source import fitting, weight_set
 from roformer_convert.converters.source.fitting import Fit, fit
 from roformer_convert.converters.source.identification import Found, identify
 from roformer_convert.converters.table.config_reading import CONFIGURATION
@@ -53,7 +53,7 @@ def without(found: Found, dropped: Callable[[str], bool], more: Iterable[StoredT
     """Fit what would be found if the file had other tensors: its dialect, class and configuration are found anew."""
     kept = [tensor for tensor in found.index.tensors if not dropped(tensor.name)]
     index = replace(found.index, tensors=(*kept, *more), **others)
-    with patch.object(weight_files, "index", lambda _: index):
+    with patch.object(weight_set, "index", lambda _: index):
         return fit(identify(found.path), any_vocab=True)
 
 
@@ -406,7 +406,7 @@ def test_a_size_that_is_misread_and_that_no_tensor_shows_is_all_that_is_told(tmp
     size = getattr(CONFIG, field)
     table = replace(one(source, WORDS), name="roformer.encoder.embed_positions.weight", shape=(5,))
     kept = tuple(tensor for tensor in source.index.tensors if size not in tensor.shape)
-    with patch.object(weight_files, "index", lambda _: replace(source.index, tensors=(*kept, table))):
+    with patch.object(weight_set, "index", lambda _: replace(source.index, tensors=(*kept, table))):
         result = fit(identify(source.path), any_vocab=False)
     assert [(kind, name) for kind, name, _ in told(result)] == [("configuration", field)]
     assert result.checkpoint is None

@@ -11,7 +11,7 @@ from golden_names import stored_in
 from peer_folders import FOLDERS as MASKED_LMS
 from peer_folders import PEERS
 
-from roformer_convert.converters.source import weight_files
+from roformer_convert.converters.source import weight_files, weight_set
 from roformer_convert.converters.table.mapping import CLASSES, DIALECTS, PRETRAINING, Dialect, Table, Traits
 from roformer_convert.converters.table.recognition import (
     IGNORED,
@@ -46,7 +46,7 @@ WORDS = ["masked-lm", "pretraining", "causal-lm"]
 @cache
 def shapes_of(folder: str) -> Shapes:
     """Name → shape of a folder's tensors, as its file has them."""
-    index = weight_files.index(weight_files.find(PEERS / folder, None))
+    index = weight_set.index(weight_files.find(PEERS / folder, None))
     return {tensor.name: tensor.shape for tensor in index.tensors}
 
 

@@ -24,7 +24,7 @@ from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.conversion import ConvertOptions
 from roformer_convert.converters.errors import ConvertError, MisfitError
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.source import weight_files
+from roformer_convert.converters.source import weight_set
 from roformer_convert.converters.source.identification import identify
 from roformer_convert.converters.source.renaming import Parts, in_words
 from roformer_convert.converters.source.wrappers import see_through
@@ -296,7 +296,7 @@ def test_the_encoder_alone_is_with_all_that_is_inside_it(tmp_path: Path, dialect
         name = stored_in(canonical, dialect, base=found.shape.base).name
         more = replace(by_name[name], name=name.replace(old, new))
         index = replace(found.index, tensors=(*found.index.tensors, more))
-        with patch.object(weight_files, "index", lambda _, index=index: index):
+        with patch.object(weight_set, "index", lambda _, index=index: index):
             problems = inspect(tmp_path / "ckpt", parts=Parts(encoder_only=True)).problems
         assert [(problem.kind, problem.name) for problem in problems] == [("unknown", more.name)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import ConvertError, reading
 from ..table.dialects import COMPANIONS
 from .location import root_of
-from .weight_files import require_file
+from .weight_set import require_file
 
 #: A tokenizer.json of 250,000 entries has 20 MB; more than this is not a tokenizer.
 _LARGEST = 256 << 20

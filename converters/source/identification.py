@@ -47,13 +47,13 @@ from ..table.recognition import (
     stated_class,
 )
 from ..tensors.stored import Index, StoredTensor
-from . import weight_files
+from . import weight_files, weight_set
 from .bert_start import OF_A_BERT
 from .companions import find_companions
 from .location import is_hub_name, locate
 from .renaming import ALL, Asked, Parts, Renamed, in_words, rename
 from .same_model import Side, first_difference
-from .weight_files import WeightSet
+from .weight_set import WeightSet
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def identify(
     """
     named, path = path, locate(path)
     weights = weight_files.find(path, dialect)
-    index = weight_files.index(weights)
+    index = weight_set.index(weights)
     kind = None if model_class is None else CLASSES[model_class]
     renamed = rename(index, Asked(weights.entry, weights.container.names, parts, index.nested, kind))
     renamed = replace(renamed, notes=(*weights.notes, *renamed.notes))
@@ -207,7 +207,7 @@ def _require_one_model(found: Found, parts: Parts, kind: ModelClass | None) -> s
     layers = found.shape.sizes["num_hidden_layers"]
     for other in weight_files.others_of(weights):
         try:
-            index = weight_files.index(other)
+            index = weight_set.index(other)
         except FormatError as error:
             raise weight_files.not_one(weights, other.entry, error.problem) from None
         meant = replace(parts, drop=())
@@ -247,7 +247,7 @@ def _recognise(
     index = replace(index, tensors=renamed.tensors)
     config_file = _find_config(directory, (detected,)) if config is None else config
     if config_file is not None:
-        weight_files.require_file(config_file)
+        weight_set.require_file(config_file)
     settings = config_reading.read_settings(config_file)
     if parts.bert:
         settings = {key: value for key, value in settings.items() if key not in OF_A_BERT}
