@@ -655,14 +655,23 @@ def test_a_part_of_a_tensor_is_gathered_first(found: dict[str, Found], what: str
     assert ("which gathers them" in (result.next_step or "")) == gathers
 
 
-@pytest.mark.parametrize("many", [1, 99])
-def test_tensors_without_elements_are_another_processs(found: dict[str, Found], many: int) -> None:
+@pytest.mark.parametrize("many", [8, 9])
+@pytest.mark.parametrize("kind", ["empty", "unread", "dtype"])
+def test_what_many_tensors_have_alike_is_told_once(found: dict[str, Found], kind: str, many: int) -> None:
     source = found["base"]
-    rows = source.index.tensors[:many]
-    result = without(source, {each.name for each in rows}.__contains__, [replace(each, shape=(0,)) for each in rows])
-    assert {kind for kind, _, _ in told(result)} == {"empty"}
-    assert len(told(result)) == 1
-    assert "gathers them" in (result.next_step or "")
+    rows = [each for each in source.index.tensors if ".layer." in each.name][:many]
+    names = [each.name for each in rows]
+    changes: dict[str, dict[str, Any]] = {"empty": {"shape": (0,)}, "dtype": {"dtype": "int8"}}
+    change = changes.get(kind, {})
+    more = [replace(each, **change) for each in rows] if change else []
+    others: dict[str, Any] = (
+        {} if change else {"metadata": dict.fromkeys(names, "a sparse tensor"), "unread": frozenset(names)}
+    )
+    result = without(source, set(names).__contains__, more, **others)
+    assert {each for each, _, _ in told(result)} == {kind}
+    assert sorted(name for _, name, _ in told(result)) == (["9 tensors"] if many == 9 else sorted(names))
+    if kind == "empty":
+        assert "which gathers them" in (result.next_step or "")
 
 
 @pytest.mark.parametrize(
@@ -672,6 +681,7 @@ def test_tensors_without_elements_are_another_processs(found: dict[str, Found], 
         ({"order": "F"}, "stored column by column", "The table is computed from the configuration"),
         ({"dtype": "int32"}, "got int32, want float32", "Save the weights in one of these types"),
         ({"shape": (6, 47)}, "want (max_position_embeddings, head size) = (47, 6)", "The table is computed from"),
+        ({"shape": (0,)}, "a tensor without elements", "The values were never loaded"),
     ],
 )
 def test_a_rotary_table_that_is_not_the_configurations_calls_for_a_next_step(

@@ -270,7 +270,7 @@ class _Fitting:
             shape = tensor.shape(config.sizes)
             want = shape[::-1] if transposed else shape
             bindings[tensor.canonical] = Binding(tensor, found, transposed != (found.order == "F"))
-            if 0 in found.shape and 0 not in want:
+            if 0 in found.shape:
                 self.problems.append(Problem("empty", name, EMPTY))
             elif found.shape != want:
                 self.problems.append(

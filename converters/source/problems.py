@@ -32,8 +32,9 @@ def of_one_kind(problems: Sequence[Problem]) -> list[Problem]:
     found = list(problems)
     for kind in ("dtype", "unread", "empty"):
         same = [problem for problem in found if problem.kind == kind]
-        if len(same) > _FEW and len({problem.detail for problem in same}) == 1:
-            one = Problem(kind, f"{len(same)} tensors", same[0].detail)
+        details = {problem.detail for problem in same}
+        if len(same) > _FEW and len(details) == 1:
+            one = Problem(kind, f"{len(same)} tensors", *details)
             found = [one, *(problem for problem in found if problem.kind != kind)]
     return found
 
