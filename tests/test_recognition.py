@@ -18,6 +18,7 @@ from roformer_convert.converters.table.recognition import (
     SLOT,
     TRAINING_STATE,
     Choice,
+    another_dialects,
     choose_class,
     count_known_names,
     count_layers,
@@ -25,6 +26,8 @@ from roformer_convert.converters.table.recognition import (
     encoder_names,
     fitting_classes,
     has_head,
+    head_names,
+    is_inside_encoder,
     known_names,
     looks_like,
     measure_traits,
@@ -101,6 +104,62 @@ def test_of_dialects_that_know_as_many_names_the_first_is_taken() -> None:
     assert detect_dialect(("tf", "torch"), ["x"]) == "tf"
     assert detect_dialect(("torch", "tf1"), ["bert/embeddings/word_embeddings"]) == "tf1"
     assert detect_dialect(("torch",), ["bert/embeddings/word_embeddings"]) == "torch"
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_names_are_another_dialects_where_they_plainly_are(folder: str) -> None:
+    owner, names = source_of(folder), set(shapes_of(folder))
+    assert another_dialects(owner, names) is None
+    written = "tf1" if owner != "tf1" else "tf"
+    assert another_dialects(written, names) == owner
+
+
+@pytest.mark.parametrize(("others", "nobodys", "owner"), [(2, 0, None), (3, 0, "torch"), (3, 9, "torch"), (1, 9, None)])
+def test_names_are_anothers_where_it_knows_more_than_twice_as_many(
+    others: int, nobodys: int, owner: Dialect | None
+) -> None:
+    torch = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key", "value")]
+    names = ["roformer/pooler/dense/kernel", *torch[:others], *(f"x.{number}" for number in range(nobodys))]
+    assert another_dialects("tf", names) == owner
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name", "inside"),
+    [
+        ("torch", "roformer.encoder.layer.0.adapter.weight", True),
+        ("torch", "embeddings.position_embeddings.weight", True),
+        ("torch", "roformer.embeddings_project.weight", True),
+        ("torch", "roformer.pooler.dense.weight", False),
+        ("torch", "cls.predictions.bias", False),
+        ("torch", "net.roformer.encoder.layer.0.x", False),
+        ("paddle", "roformerv2.encoder.layers.0.x", True),
+        ("tf", "roformer/encoder/layer_._0/x", True),
+        ("tf1", "bert/encoder/layer_0/x", True),
+        ("tf1", "bert/pooler/dense/kernel", False),
+    ],
+)
+def test_a_name_is_inside_an_encoder_by_its_first_part(dialect: Dialect, name: str, inside: bool) -> None:
+    assert is_inside_encoder(dialect, name) is inside
+
+
+@pytest.mark.parametrize(
+    ("dialect", "kind", "names"),
+    [
+        ("torch", "question-answering", "qa_outputs.weight qa_outputs.bias"),
+        ("tf", "token-classification", "classifier/kernel classifier/bias"),
+        (
+            "paddle",
+            "masked-lm",
+            "cls.predictions.transform.weight cls.predictions.transform.bias cls.predictions.layer_norm.weight "
+            "cls.predictions.layer_norm.bias cls.predictions.decoder_bias cls.predictions.decoder_weight "
+            "cls.decoder_bias cls.decoder_weight",
+        ),
+    ],
+)
+def test_the_names_of_a_head_are_those_of_both_families(dialect: Dialect, kind: str, names: str) -> None:
+    found = head_names(dialect, CLASSES[kind])
+    assert {name for name in found if "pooler" not in name} == set(names.split())
+    assert stored_in("pooler.weight", dialect).name in found
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -26,6 +26,7 @@ from .mapping import (
     Table,
     Tensor,
     Traits,
+    outline,
     unprefixed,
 )
 
@@ -149,19 +150,19 @@ def encoder_names(dialect: Dialect, names: Collection[str]) -> frozenset[str]:
     return frozenset(name for name in spelled if name is not None)
 
 
-#: Where the encoder's own name ends, in a dialect that has one.
-_OUTER = re.compile(r"(?:roformer(?:v2)?|bert)[./]")
+#: The encoder's own name, in a dialect that has one.
+_OUTER = re.compile(r"^(?:roformer(?:v2)?|bert)[./]")
 
 
 @cache
 def _parts_of_encoder(dialect: Dialect) -> frozenset[str]:
     """Return what the parts of an encoder are called: ``embeddings``, ``encoder``."""
-    rows = (tensor.name(dialect) for tensor in Table(1, BASE).tensors if tensor.group in ENCODER)
+    rows = (tensor.name(dialect) for _, tensor in outline(BASE) if tensor.group in ENCODER)
     return frozenset(_first_part(name) for name in rows if name is not None)
 
 
 def _first_part(name: str) -> str:
-    return re.split(r"[./]", _OUTER.sub("", name, count=1), maxsplit=1)[0]
+    return re.split(r"[./]", _OUTER.sub("", name))[0]
 
 
 def is_inside_encoder(dialect: Dialect, name: str) -> bool:
@@ -178,9 +179,8 @@ def has_head(dialect: Dialect, names: Collection[str], *, base: bool) -> bool:
 
 def head_names(dialect: Dialect, kind: ModelClass) -> frozenset[str]:
     """Return the names of a class's head, beside an encoder of any name, and the second names of what is tied in it."""
-    both = (Traits(), Traits(False, False))
-    rows = {name for traits in both for name in _head_names(dialect, traits, False)[kind.name]}
-    seconds = {name for traits in both for name in _ties(dialect, traits)} if kind.scores_words else set()
+    rows = {name for traits in _FULLEST for name in _head_names(dialect, traits, False)[kind.name]}
+    seconds = {name for traits in _FULLEST for name in _ties(dialect, traits)} if kind.scores_words else set()
     return frozenset(rows | seconds)
 
 
