@@ -85,20 +85,23 @@ def export_command(
         paddle.inference.Config("ckpt-paddle-inference/inference.json",
                                 "ckpt-paddle-inference/inference.pdiparams")
     """
-    from .models.export.exporting import export
+    from .models.export.exporting import FORMATS, export
+    from .parity.status_line import StatusLine
 
-    done = export(
-        directory,
-        output,
-        to=to,
-        force=force,
-        extend_to=max_length,
-        follow_links=follow_links,
-        trial=not no_trial,
-        device=device,
-        report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),
-        **take_stated(given),
-    )
+    with StatusLine(shown=not (quiet or verbose)) as status:
+        status.show(f"making the export with {FORMATS[to].framework}{'' if no_trial else ' and running it'}")
+        done = export(
+            directory,
+            output,
+            to=to,
+            force=force,
+            extend_to=max_length,
+            follow_links=follow_links,
+            trial=not no_trial,
+            device=device,
+            report=(lambda line: echo(line, err=True)) if verbose else (lambda line: None),
+            **take_stated(given),
+        )
     if as_json:
         click.echo(render_json(done.as_dict()))
     elif not quiet:

@@ -95,21 +95,32 @@ def show(
         missing: What to say to a person who gave no text and types none.
     """
     from .models.text.text_lines import read_lines
+    from .parity.status_line import StatusLine
 
     texts, file, as_json = given["texts"], given["file"], given["as_json"]
     if texts and file is not None:
         raise click.UsageError("Give texts or --file, not both.")
     if not texts and file is None and sys.stdin.isatty():
         raise click.UsageError(missing)
-    results = answer(
-        given["directory"],
-        texts or read_lines(file),
-        frameworks=frameworks,
-        extend_to=given["max_length"],
-        device=given["device"],
-        report=(lambda line: echo(line, err=True)) if given["verbose"] else (lambda line: None),
-        note=lambda line: echo(f"{command}: note: {line}", err=True),
-        **take_stated(given),
-    )
-    for result in results:
-        click.echo(render_json(result.as_dict(), indent=None) if as_json else result.line)
+    waiting = f"loading {given['directory']} with {', '.join(frameworks)}"
+    with StatusLine(shown=not given["verbose"]) as status:
+
+        def tell(line: str) -> None:
+            status.clear()
+            echo(f"{command}: note: {line}", err=True)
+            status.show(waiting)
+
+        status.show(waiting)
+        results = answer(
+            given["directory"],
+            texts or read_lines(file),
+            frameworks=frameworks,
+            extend_to=given["max_length"],
+            device=given["device"],
+            report=(lambda line: echo(line, err=True)) if given["verbose"] else (lambda line: None),
+            note=tell,
+            **take_stated(given),
+        )
+        for result in results:
+            status.clear()
+            click.echo(render_json(result.as_dict(), indent=None) if as_json else result.line)

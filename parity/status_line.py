@@ -1,4 +1,4 @@
-"""What the gate is doing, in one line at the bottom of a terminal; nothing where stderr is not one."""
+"""What a command is doing, in one line at the bottom of a terminal; nothing where stderr is not one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class StatusLine:
-    """A context manager; the line is gone when it ends, or when :meth:`clear` is called.
+    """A context manager; the line is gone when it ends, and from :meth:`clear` on until something is shown again.
 
     Args:
         shown: Whether a terminal shows it.
@@ -18,6 +18,7 @@ class StatusLine:
     def __init__(self, *, shown: bool) -> None:
         # stderr is None where the caller closed it
         self._shown = shown and sys.stderr is not None and sys.stderr.isatty()
+        self._there = False
         self._began = time.monotonic()
 
     def __enter__(self) -> StatusLine:
@@ -28,12 +29,13 @@ class StatusLine:
         if self._shown:
             line = f"{time.monotonic() - self._began:4.0f} s  {text}"
             self._print(line[: shutil.get_terminal_size().columns - 1])
+            self._there = True
 
     def clear(self) -> None:
-        """Take the line away; nothing is shown after that."""
-        if self._shown:
+        """Take the line away, for others to print."""
+        if self._there:
             self._print("")
-            self._shown = False
+            self._there = False
 
     def _print(self, text: str) -> None:
         sys.stderr.write(f"\r\x1b[K{text}")

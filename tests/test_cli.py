@@ -258,6 +258,24 @@ def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> 
         assert (b"writing and checking" in drawn) != quiet
 
 
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("fill-mask", "ckpt", "今天[MASK]很好"), "loading ckpt with torch"),
+        (("export", "ckpt", "--to", "onnx", "--no-trial"), "making the export with torch"),
+    ],
+)
+def test_a_terminal_shows_that_a_framework_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], shown: str
+) -> None:
+    for package in ("torch", "onnxscript"):
+        pytest.importorskip(package)
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "tiny", tmp_path / "ckpt")
+    monkeypatch.chdir(tmp_path)
+    assert drawn_by(*words) == f"\r\x1b[K   0 s  {shown}\r\x1b[K".encode()
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("500MB", 500_000_000), ("5GB", 5 * 10**9), ("2GiB", 2 << 30), ("1.5 kb", 1500)]
 )
