@@ -47,11 +47,11 @@ def _option(each: Field[Any], hint: Any, words: str, *, several: bool) -> Callab
 
 
 def named_configuration(path: Path) -> Path:
-    """Find the configuration that is named, and say so where it is one that comes along."""
+    """Find the configuration that is named, and say so where a file was named and it is one that comes along."""
     from .training.settings.reading import find_configuration
 
     found = find_configuration(path)
-    if found != path:
+    if found != path and path.suffix:
         echo(f"{path}: no such file here; taking the shipped configuration, {found}", err=True)
     return found
 

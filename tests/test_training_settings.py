@@ -153,6 +153,8 @@ def test_taking_a_shipped_configuration_is_said(
     assert named_configuration(Path("configs/tiny.toml")) == SHIPPED / "tiny.toml"
     said = f"configs/tiny.toml: no such file here; taking the shipped configuration, {SHIPPED / 'tiny.toml'}\n"
     assert capsys.readouterr() == ("", said)
+    assert named_configuration(Path("tiny")) == SHIPPED / "tiny.toml"
+    assert capsys.readouterr() == ("", "")  # that name is no file's
     (tmp_path / "tiny.toml").write_text("")
     assert named_configuration(Path("tiny.toml")) == Path("tiny.toml")
     assert capsys.readouterr() == ("", "")
