@@ -119,6 +119,8 @@ def test_what_we_write_for_it_is_loaded_whole_and_computes_the_same(bench: Offic
     assert 0.0 < found["official: float64 logits"].value <= 1e-13  # measured: 8e-16
     assert found["official: float32 logits"].value > 0.0
     assert set(result.official.versions) == {"transformers", "torch", "numpy", "python"}
+    assert result.official.label.startswith("transformers ")
+    assert result.official.called.startswith("torch ")  # its label has named transformers
     assert result.official.facts["peak_bytes"] > 1 << 27
 
 

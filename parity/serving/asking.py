@@ -74,8 +74,9 @@ class Official:
 
     @property
     def called(self) -> str:
-        """Its packages with their versions, and the class that it loaded."""
+        """The packages beside the one in its label with their versions, and the class that it loaded."""
         packages = ", ".join(f"{name} {version}".rstrip() for name, version in self.versions.items())
+        packages = packages.removeprefix(f"{self.label}, ")
         loaded = self.facts.get("class")
         return f"{packages}{f'; {loaded}' if loaded else ''}"
 
