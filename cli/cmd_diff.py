@@ -105,6 +105,15 @@ def _named_for(which: str, text: str) -> str:
     return re.sub(r"(?<![\w-])--(from|config|set|class|prefix|encoder-only|drop)\b(?!-)", rf"--\1-{which}", text)
 
 
+def _shortest(value: float) -> str:
+    """Write a value with as many digits as its type needs: nine at most where float32 holds it."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    return str(single) if float(single) == value else repr(value)
+
+
 def render(comparison: Comparison, first: str, second: str) -> str:
     """Name what differs, the largest difference of each tensor and where it is."""
     different = [tensor for tensor in comparison.tensors if tensor.verdict not in ("equal", "close")]
@@ -120,7 +129,7 @@ def render(comparison: Comparison, first: str, second: str) -> str:
         at, values = "", ""
         if worst.index:
             at = "[" + ", ".join(map(str, worst.index)) + "]"
-            values = f"{worst.first!r} / {worst.second!r}"
+            values = f"{_shortest(worst.first)} / {_shortest(worst.second)}"
         largest = f"{worst.largest:.3g}" if worst.count else ""
         many = f"{len(places)} tensors, the farthest {worst.name}" if len(places) > 1 else ""
         rows.append([name, worst.verdict, largest, at, values, "; ".join(filter(None, (worst.detail, many)))])

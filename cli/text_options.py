@@ -41,7 +41,7 @@ def text_options(content: str) -> Callable[[Function], Function]:
             click.option(
                 "--file",
                 type=click.Path(path_type=Path, allow_dash=True),
-                help="Texts, one a line in UTF-8; - is stdin.",
+                help="Texts, one a line in UTF-8, empty lines left out; - is stdin.",
             ),
             click.option(
                 "--max-length",

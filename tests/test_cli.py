@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from peer_folders import PEERS
@@ -371,6 +373,28 @@ def test_diff_exits_with_1_and_says_where(tmp_path: Path) -> None:
     data = json.loads(run("diff", tmp_path / "one", tmp_path / "two", "--json").output)
     assert not data["equal"]
     assert len(data["tensors"]) == len(tensors)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shown"),
+    [
+        ((0.1, 0.3), np.float32, "0.1 / 0.3"),
+        ((0.1, 0.3), np.float64, "0.1 / 0.3"),
+        ((0.25, 1e300), np.float64, "0.25 / 1e+300"),
+        ((1 / 3, 0.5), np.float32, "0.33333334 / 0.5"),
+        ((1 / 3, 0.5), np.float64, "0.3333333333333333 / 0.5"),
+        ((math.nan, 0.5), np.float32, "nan / 0.5"),
+    ],
+)
+def test_diff_shows_as_many_digits_as_a_type_has(
+    tmp_path: Path, values: tuple[float, float], dtype: Any, shown: str
+) -> None:
+    for name, value in zip(("a", "b"), values, strict=True):
+        tensors = {key: array.astype(dtype) for key, array in random_tensors().items()}
+        tensors["mlm.bias"][5] = value
+        save(tmp_path / name, "torch", tensors, CONFIG)
+    out = run("diff", tmp_path / "a", tmp_path / "b").output
+    assert re.search(rf"\[5\] +{re.escape(shown)}( |$)", out, re.M), out
 
 
 def test_diff_notes_another_vocabulary(tmp_path: Path) -> None:
