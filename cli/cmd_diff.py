@@ -129,7 +129,7 @@ def render(comparison: Comparison, first: str, second: str) -> str:
         at, values = "", ""
         if worst.index:
             at = "[" + ", ".join(map(str, worst.index)) + "]"
-            values = f"{_shortest(worst.first)} / {_shortest(worst.second)}"
+            values = " / ".join(_shortest(each) for each in (worst.first, worst.second) if each is not None)
         largest = f"{worst.largest:.3g}" if worst.count else ""
         many = f"{len(places)} tensors, the farthest {worst.name}" if len(places) > 1 else ""
         rows.append([name, worst.verdict, largest, at, values, "; ".join(filter(None, (worst.detail, many)))])

@@ -111,7 +111,9 @@ def prepare_command(
     from .models.processes.frameworks import require_packages
 
     if (vocab is None) == (tokenizer is None):
-        raise click.UsageError("give either --vocab FILE or --tokenizer DIRECTORY")
+        raise click.UsageError(
+            "give either --vocab FILE, which `roformer-pretrain vocab` makes, or --tokenizer DIRECTORY"
+        )
     if vocab is not None and vocab.is_dir():
         raise click.UsageError(f"--vocab {vocab} is a directory; name it with --tokenizer")
     require_packages("prepare", _packages(inputs, options["segmenter"], options["engine"]))
