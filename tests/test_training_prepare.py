@@ -346,8 +346,11 @@ def test_the_command_prints_speed_and_memory_and_verifies(text: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give either --vocab FILE or --tokenizer DIRECTORY"),
-        (["--vocab", "v.txt", "--tokenizer", "ckpt"], "give either --vocab FILE or --tokenizer DIRECTORY"),
+        ([], "give either --vocab FILE, which `roformer-pretrain vocab` makes, or --tokenizer DIRECTORY"),
+        (
+            ["--vocab", "v.txt", "--tokenizer", "ckpt"],
+            "give either --vocab FILE, which `roformer-pretrain vocab` makes, or --tokenizer DIRECTORY",
+        ),
         (["--vocab", "v.txt", "--only-shards", "0/4"], "wanted I/N with I from 1 to N"),
         (["--vocab", "v.txt", "--only-shards", "5/4"], "wanted I/N with I from 1 to N"),
     ],
@@ -356,3 +359,12 @@ def test_options_that_make_no_sense_are_refused(words: list[str], message: str) 
     result = CliRunner().invoke(cli, ["prepare", "a.txt", "-o", "c", *words])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_text_that_is_not_there_is_named_with_what_to_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n", encoding="utf-8")
+    result = CliRunner().invoke(cli, ["prepare", "news.txt", "--vocab", "vocab.txt", "-o", "c"])
+    assert isinstance(result.exception, ConvertError)
+    assert result.exception.what.startswith("news.txt: no such file")
+    assert "a pattern in quotes" in (result.exception.next_step or "")

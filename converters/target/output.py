@@ -144,7 +144,9 @@ class OutputDirectory:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # made in this very moment
                 raise _already_there(self.target) from None
-            raise ConvertError(f"{self.target}: cannot be put in place: {error.strerror or error}") from None
+            raise ConvertError(
+                f"{self.target}: cannot be put in place: {error.strerror or error}", "Name another output."
+            ) from None
         if fsync:
             _fsync_directory(self.target.parent)
 
@@ -162,7 +164,8 @@ class OutputDirectory:
                 parent.rmdir()
 
     def _not_written(self, error: OSError) -> ConvertError:
-        step = "Make room, or name another disk with -o." if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        step = "Make room, or name another disk with -o." if full else "Name another directory with -o."
         return ConvertError(f"{self.target}: cannot be written: {error.strerror or error}", step)
 
 

@@ -39,7 +39,7 @@ def make_parents(path: Path) -> list[Path]:
             for each in reversed(made):
                 with contextlib.suppress(OSError):
                     each.rmdir()
-            raise ConvertError(f"{parent}: cannot be made: {error.strerror or error}") from None
+            raise ConvertError(f"{parent}: cannot be made: {error.strerror or error}", "Name another output.") from None
         made.append(parent)
     return made
 

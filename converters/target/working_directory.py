@@ -55,7 +55,9 @@ class WorkingDirectory:
                     self._sign()
             os.mkdir(self.new)
         except OSError as error:
-            raise ConvertError(f"{self.target}: cannot be made: {error.strerror or error}") from None
+            raise ConvertError(
+                f"{self.target}: cannot be made: {error.strerror or error}", "Name another output."
+            ) from None
 
     def leave(self) -> None:
         """Remove the directory and what is in it, but for an old state that has lost its name: that gets it back."""

@@ -14,7 +14,7 @@ from ..text.encode_text import TextEncoder
 from ..text.files import LineReader, TextFormat, is_compressed, paragraphs
 from ..text.sentences import split_sentences
 from .reading import shard_name
-from .shard_writer import ShardWriter
+from .shard_writer import MAKE_ROOM, ShardWriter
 from .work_units import Input, Piece
 
 #: Characters that are encoded at a time.
@@ -80,7 +80,7 @@ def make_shard(job: Job, number: int, encoder: TextEncoder, progress: Callable[[
                 characters += _add_piece(job, piece, encoder, writer, progress)
             writer.commit()
     except OSError as error:
-        raise ConvertError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise ConvertError(f"{path}: cannot be written: {error.strerror or error}", MAKE_ROOM) from None
     return Made(number, characters, peak_memory())
 
 

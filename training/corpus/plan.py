@@ -170,7 +170,9 @@ def _make_directory(directory: Path) -> None:
             if entry.name not in ("vocab.txt", "tokenizer_config.json") and not entry.name.endswith(".part")
         ]  # fmt: skip
     except OSError as error:
-        raise ConvertError(f"{directory}: cannot be made: {error.strerror or error}") from None
+        raise ConvertError(
+            f"{directory}: cannot be made: {error.strerror or error}", "Name another directory with -o."
+        ) from None
     if others:
         raise ConvertError(
             f"{directory} holds {others[0]} and is not a corpus that was begun here", "Name another directory with -o."

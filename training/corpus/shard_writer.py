@@ -19,6 +19,8 @@ from ...converters.target.whole_files import lock, partial_path
 from .shard_file import HEADER_BYTES, Int64, ShardHeader, token_width
 
 _COPY_BYTES = 1 << 20
+#: The next step where a shard cannot be written.
+MAKE_ROOM = "Make room there, or name another directory with -o; shards that are finished stay."
 
 
 class ShardWriter:
@@ -57,7 +59,7 @@ class ShardWriter:
             self._file.write(b"\0" * HEADER_BYTES)
         except OSError as error:
             self._clear()
-            raise ConvertError(f"{folder}: cannot be written: {error.strerror or error}") from None
+            raise ConvertError(f"{folder}: cannot be written: {error.strerror or error}", MAKE_ROOM) from None
         _append(self._sentence_file, np.zeros(1, "<i8"))
         _append(self._document_file, np.zeros(1, "<i8"))
         return self

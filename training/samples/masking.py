@@ -73,7 +73,10 @@ class SpecialIds:
             )
         ordinary = [number for number, token in enumerate(tokens) if token and not _NOT_ORDINARY.fullmatch(token)]
         if not ordinary:
-            raise ConvertError(f"the vocabulary of {len(tokens):,} tokens has no tokens besides the special ones")
+            raise ConvertError(
+                f"the vocabulary of {len(tokens):,} tokens has no tokens besides the special ones",
+                "roformer-pretrain vocab makes one of text.",
+            )
         return cls(
             pad=ids["[PAD]"],
             unk=ids["[UNK]"],

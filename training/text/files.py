@@ -79,7 +79,10 @@ def expand(inputs: Sequence[Path | str]) -> list[Path]:
         else:
             files = sorted(Path(name) for name in glob.glob(str(item), recursive=True) if os.path.isfile(name))
         if not files:
-            raise ConvertError(f"{item}: no such file, and no file matches it as a pattern")
+            raise ConvertError(
+                f"{item}: no such file, and no file matches it as a pattern",
+                "Name text files, a directory of them, or a pattern in quotes: 'news/*.txt.gz'.",
+            )
         for file in files:
             if not file.name.isprintable() or half_pair(str(file)):
                 raise ConvertError(f"{str(file)!a}: its name is not printable text", "Rename the file.")
