@@ -219,7 +219,9 @@ def convert(
                         beside=() if state is None else state.files,
                     )
                     write_json(output.path / CONVERSION_RECORD, record, options.fsync)
+                    finished = time.perf_counter()
                     watcher.finish(output.path, goal)
+                    began += time.perf_counter() - finished  # what others do with it is no part of the conversion
                     _require_unchanged(before)
                     output.commit(fsync=options.fsync)
             except ConvertError:
