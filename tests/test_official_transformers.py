@@ -14,6 +14,7 @@ from official_bench import OfficialBench, Plant, Workers, failed, kinds, nothing
 
 from roformer_convert.converters import ConvertOptions, convert
 from roformer_convert.parity.questions.cases import Case
+from roformer_convert.parity.serving import causes as serving_causes
 from roformer_convert.parity.serving.asking import Started
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "safetensors")):
@@ -235,6 +236,26 @@ def test_a_planted_fault_is_laid_to_its_cause(bench: OfficialBench, fault: str) 
     assert (failed(result), kinds(result)) == (checks, causes), said
     assert any(what in line for line in said), said
     assert all(cause.label.startswith("transformers ") for cause in result.causes)
+
+
+@pytest.mark.parametrize("fault", ["epsilon", "activation", "values rotated", "causal"])
+def test_of_a_large_model_a_row_that_differs_explains_it(
+    bench: OfficialBench, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    rows: list[int] = []
+    take = serving_causes.take_rows
+
+    def counted(case: Case, chosen: Any, task: Any) -> Any:
+        rows.append(len(chosen))
+        return take(case, chosen, task)
+
+    monkeypatch.setattr(serving_causes, "take_rows", counted)
+    monkeypatch.setattr(serving_causes, "_WORK", 0.0)
+    plant, _, causes, what = FAULTS[fault]
+    result = bench.judge(plant)
+    assert kinds(result) == causes
+    assert any(what in cause.what for cause in result.causes)
+    assert set(rows) == {1}
 
 
 def test_the_first_hidden_states_that_differ_are_named(bench: OfficialBench) -> None:
