@@ -13,6 +13,7 @@ import pytest
 from official_bench import OfficialBench, Plant, Workers, failed, kinds, nothing
 
 from roformer_convert.converters import ConvertOptions, convert
+from roformer_convert.parity.explaining.sampling import take_rows
 from roformer_convert.parity.questions.cases import Case
 from roformer_convert.parity.serving import causes as serving_causes
 from roformer_convert.parity.serving.asking import Started
@@ -243,11 +244,10 @@ def test_of_a_large_model_a_row_that_differs_explains_it(
     bench: OfficialBench, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     rows: list[int] = []
-    take = serving_causes.take_rows
 
     def counted(case: Case, chosen: Any, task: Any) -> Any:
         rows.append(len(chosen))
-        return take(case, chosen, task)
+        return take_rows(case, chosen, task)
 
     monkeypatch.setattr(serving_causes, "take_rows", counted)
     monkeypatch.setattr(serving_causes, "_WORK", 0.0)
