@@ -110,7 +110,7 @@ def test_of_dialects_that_know_as_many_names_the_first_is_taken() -> None:
 def test_names_are_another_dialects_where_they_plainly_are(folder: str) -> None:
     owner, names = source_of(folder), set(shapes_of(folder))
     assert another_dialects(owner, names) is None
-    written = "tf1" if owner != "tf1" else "tf"
+    written: Dialect = "tf1" if owner != "tf1" else "tf"
     assert another_dialects(written, names) == owner
 
 
