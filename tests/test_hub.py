@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keras_shards import write_keras_shards
 from random_checkpoints import read_all, same_bits, write_random
+
+from roformer_convert.converters.table.mapping import Dialect
 
 pytest.importorskip("huggingface_hub")
 
@@ -181,15 +184,19 @@ def test_what_the_hub_does_not_have_is_one_message(
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_sharded_model_is_fetched_with_its_index_and_all_shards(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", ["torch", "tf"])
+def test_a_sharded_model_is_fetched_with_its_index_and_all_shards(hub: Hub, tmp_path: Path, dialect: Dialect) -> None:
     for file in hub.directory.iterdir():
         file.unlink()
     hub.directory.rmdir()
-    tensors = write_random(hub.directory, "torch", max_shard_size=4000)
-    shards = {file.name for file in hub.directory.glob("model*")}
-    assert len(shards) > 3
+    if dialect == "tf":
+        tensors = write_keras_shards(hub.directory)
+    else:
+        tensors = write_random(hub.directory, "torch", max_shard_size=4000)
+    shards = {file.name for file in hub.directory.glob("*model*")}
+    assert len(shards) >= 3
     (hub.directory / "model.onnx").write_bytes(b"not asked for")
-    done = run(hub, tmp_path, "torch2paddle", "hub:junnyu/roformer_x")
+    done = run(hub, tmp_path, f"{dialect}2paddle", "hub:junnyu/roformer_x")
     assert done.returncode == 0, done.stderr
     fetched = {line.rpartition("/")[2] for line in hub.asked if line.startswith("GET") and "/resolve/" in line}
     assert fetched == {*shards, "config.json"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from file_contents import read_stored, write_layout
+from keras_shards import write_keras_shards
 from random_checkpoints import (
     CONFIG,
     CONTAINERS,
@@ -27,12 +27,9 @@ from random_checkpoints import (
 
 import roformer_convert
 from roformer_convert.converters import ConvertError, ConvertOptions, MisfitError, Watcher, convert, open_checkpoint
-from roformer_convert.converters.containers.hdf5 import keras_h5
 from roformer_convert.converters.inspection import inspect
-from roformer_convert.converters.source.identification import identify
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.converters.target.plan import Plan
-from roformer_convert.converters.tensors.stored import NewTensor
 
 PAIRS = pytest.mark.parametrize(("source", "target"), DIRECTIONS, ids=[f"{a}2{b}" for a, b in DIRECTIONS])
 
@@ -94,23 +91,14 @@ def test_a_shard_index_names_its_checkpoint(tmp_path: Path, dialect: Dialect, co
 
 
 def test_shards_of_hdf5_are_read(tmp_path: Path) -> None:
-    """As ``save_pretrained(…, max_shard_size=…)`` of transformers' TF classes writes them, with its model's name."""
-    tensors = write_random(tmp_path / "whole", "tf", "masked-lm")
-    stored = list({each.name: each for each in identify(tmp_path / "whole").index.tensors}.values())
-    (tmp_path / "ckpt").mkdir()
-    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "ckpt")
-    weight_map: dict[str, str] = {}
-    for number, part in enumerate((stored[::2], stored[1::2]), 1):
-        name = f"tf_model-{number:05}-of-00002.h5"
-        layout = keras_h5.lay_out(name, [NewTensor(each.name, each.dtype, each.shape) for each in part], "tf_ro_former")
-        write_layout(layout, tmp_path / "ckpt", {each.name: read_stored(each) for each in part})
-        weight_map |= {f"tf_ro_former/{each.name}:0": name for each in part}
+    tensors = write_keras_shards(tmp_path / "ckpt")
     index = tmp_path / "ckpt" / "tf_model.h5.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     for source in (tmp_path / "ckpt", index):
         report = convert(source, tmp_path / "out", to="torch", options=ConvertOptions(force=True))
         assert same_bits(read_all(report.target), tensors) == []
-    index.write_text(json.dumps({"weight_map": {**weight_map, f"tf_ro_former/{stored[0].name}:0": name}}))
+    listed = json.loads(index.read_text())["weight_map"]
+    first = next(name for name, file in listed.items() if "00001" in file)
+    index.write_text(json.dumps({"weight_map": {**listed, first: "tf_model-00002-of-00002.h5"}}))
     with pytest.raises(MisfitError, match="the index says tf_model-00002"):
         convert(tmp_path / "ckpt", tmp_path / "again", to="torch")
 

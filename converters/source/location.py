@@ -184,9 +184,7 @@ def _choose(files: Sequence[str], name: str) -> list[str]:
     top = [file for file in files if "/" not in file]
     for dialect in PREFERRED:
         for container in containers_of(dialect):
-            weights = [file for file in top if _is_of(file, container.single, container.shard)]
-            if container.shard_index is not None and container.shard_index in top:
-                weights.append(container.shard_index)
+            weights = [file for file in top if _is_of(file, container.single)]
             if weights:
                 configs = {config for each in DIALECTS for config in DIALECT_FILES[each].configs}
                 return [*weights, *(file for file in top if file in configs or file in COMPANIONS)]
@@ -197,10 +195,10 @@ def _choose(files: Sequence[str], name: str) -> list[str]:
     )
 
 
-def _is_of(file: str, single: str, shard: str | None) -> bool:
-    if file == single or file.startswith(f"{single}."):  # a TF checkpoint is its prefix's files
-        return True
-    return shard is not None and fnmatchcase(file, re.sub(r"\{[^}]*\}", "*", shard))
+def _is_of(file: str, single: str) -> bool:
+    """Say whether a file is a model's one weight file, a shard or the shards' index, or one of a TF checkpoint's."""
+    stem, _, ending = single.rpartition(".")
+    return file == single or file.startswith(f"{single}.") or fnmatchcase(file, f"{stem}-*-of-*.{ending}")
 
 
 # Its cache -----------------------------------------------------------------------------------------------------------
