@@ -37,6 +37,8 @@ mutants: $(READY)  ## change the table, recognition, fitting and plan place by p
 	$(BIN)/python tests/mutate.py converters/table/recognition.py tests/test_recognition.py --sample $(or $(SAMPLE),60)
 	$(BIN)/python tests/mutate.py converters/source/fitting.py tests/test_misfits.py tests/test_fitting.py \
 		tests/test_resized_embeddings.py --sample $(or $(SAMPLE),60)
+	$(BIN)/python tests/mutate.py converters/source/problems.py tests/test_misfits.py tests/test_resized_embeddings.py \
+		--sample $(or $(SAMPLE),60)
 	$(BIN)/python tests/mutate.py converters/target/plan.py tests/test_plan.py --sample $(or $(SAMPLE),60)
 
 fuzz: $(READY)  ## feed every reader with mutants for an hour (SECONDS=…), with another seed each time

@@ -497,6 +497,7 @@ def test_another_dialect_is_offered_where_many_are_missing_and_many_unknown(
     result = without(source, set(sorted(kernels)[:missing]).__contains__, more)
     assert len(result.problems) == missing + unknown
     assert (result.next_step or "").startswith(FEW if few else NOTHING_GUESSED)
+    assert "fetch the file again" not in (result.next_step or "")
 
 
 @pytest.mark.parametrize("missing", [8, 9])
@@ -645,6 +646,7 @@ def test_an_encoder_that_lacks_a_tensor_is_not_answered_with_itself(
     result = without(found[dialect], stored_in(name, dialect).name.__eq__)
     assert [kind for kind, _, _ in told(result)] == ["missing"]
     assert (result.next_step or "").startswith(NOTHING_GUESSED)
+    assert (result.next_step or "").endswith("fetch the file again.")
 
 
 @pytest.mark.parametrize(("what", "gathers"), [("torch.distributed.tensor.DTensor", True), ("a sparse tensor", False)])

@@ -123,6 +123,13 @@ def test_names_are_anothers_where_it_knows_more_than_twice_as_many(
     assert another_dialects("tf", names) == owner
 
 
+def test_names_of_two_dialects_are_the_one_s_that_knows_more_than_twice_as_many() -> None:
+    shared = "embeddings.word_embeddings.weight"
+    torch = [f"encoder.layer.0.attention.self.{part}.weight" for part in ("query", "key")]
+    assert another_dialects("paddle", [shared, *torch]) == "torch"
+    assert another_dialects("paddle", [shared, torch[0]]) is None
+
+
 @pytest.mark.parametrize(
     ("dialect", "name", "inside"),
     [

@@ -118,12 +118,12 @@ def test_what_software_takes_for_other_lines_is_told(tmp_path: Path, content: by
 def test_more_than_words_in_the_lines_is_told(tmp_path: Path, behind: str) -> None:
     """transformers 4 and PaddleNLP keep what is behind a word; transformers 5 keeps numbers there."""
     write_random(tmp_path / "ckpt", "torch")
-    rows = ["[PAD]", "[UNK]", *words(V - 2).decode().split("\n")[:-1]]
+    rows = ["[UNK]", "[PAD]", *words(V - 2).decode().split("\n")[:-1]]
     content = "".join(f"{row}{behind.format(number)}\n" for number, row in enumerate(rows))
     (tmp_path / "ckpt" / "vocab.txt").write_text(content)
     if behind:
         error = misfit(tmp_path / "ckpt")
-        assert f"row 1 is {'[UNK]' + behind.format(1)!r}: more than a word" in error
+        assert f"row 0 is {'[UNK]' + behind.format(0)!r}: more than a word" in error
         assert "sed 's/[[:space:]].*//'" in error
     else:
         assert convert(tmp_path / "ckpt", to="paddle").written
