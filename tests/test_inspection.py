@@ -19,6 +19,7 @@ from roformer_convert.converters.compare import Comparison, compare
 from roformer_convert.converters.errors import InexpressibleError
 from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
+from roformer_convert.converters.tensors import blocks
 
 
 def difference(one: Path, other: Path) -> Comparison:
@@ -121,22 +122,38 @@ def test_conversions_are_equal_to_their_source(tmp_path: Path, dialect: Dialect)
 
 
 @pytest.mark.parametrize("dialect", ["paddle", "torch"])
-def test_the_largest_difference_is_found_where_it_is(tmp_path: Path, dialect: Dialect) -> None:
-    """In canonical orientation, whichever way the files hold it."""
+@pytest.mark.parametrize(("most", "less"), [((30, 20), (3, 7)), ((0, 0), (30, 20)), ((33, 23), (0, 0))])
+def test_the_largest_difference_is_found_where_it_is(
+    tmp_path: Path, dialect: Dialect, most: tuple[int, int], less: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In canonical orientation, whichever way the files hold it, and in whichever part of the tensor."""
+    monkeypatch.setattr(blocks, "_PART", 64)
     tensors = random_tensors()
     save(tmp_path / "one", "paddle", tensors, CONFIG)
     name = "layers.1.feed_forward.up.weight"
     tensors[name] = tensors[name].copy()
-    tensors[name][3, 7] += 0.5
-    tensors[name][30, 20] -= 2.0
+    tensors[name][less] += 0.5
+    tensors[name][most] -= 2.0
     save(tmp_path / "two", dialect, tensors, CONFIG)
     comparison = difference(tmp_path / "one", tmp_path / "two")
     assert not comparison.equal
+    assert not comparison.agree
     (found,) = (tensor for tensor in comparison.tensors if tensor.verdict != "equal")
-    assert (found.name, found.verdict, found.index, found.count) == (name, "differs", (30, 20), 2)
-    assert found.second == float(tensors[name][30, 20])
+    assert (found.name, found.verdict, found.index, found.count) == (name, "differs", most, 2)
+    assert found.second == float(tensors[name][most])
     assert found.first is not None
-    assert found.largest == abs(found.first - float(tensors[name][30, 20]))
+    assert found.largest == abs(found.first - float(tensors[name][most]))
+
+
+def test_a_first_element_alone_may_be_what_differs(tmp_path: Path) -> None:
+    tensors = random_tensors()
+    save(tmp_path / "one", "paddle", tensors, CONFIG)
+    tensors["mlm.bias"] = tensors["mlm.bias"].copy()
+    tensors["mlm.bias"][0] += 1
+    save(tmp_path / "two", "torch", tensors, CONFIG)
+    (found,) = (one for one in difference(tmp_path / "one", tmp_path / "two").tensors if one.verdict != "equal")
+    assert (found.index, found.count, found.detail) == ((0,), 1, "")
+    assert found.largest > 0.9
 
 
 def test_bits_that_differ_at_equal_values_differ(tmp_path: Path) -> None:
@@ -198,6 +215,7 @@ def test_configurations_that_differ_are_a_difference(tmp_path: Path) -> None:
     save(tmp_path / "two", "paddle", tensors, replace(CONFIG, num_attention_heads=2, layer_norm_eps=1e-6))
     comparison = difference(tmp_path / "one", tmp_path / "two")
     assert not comparison.equal
+    assert not comparison.agree
     assert all(tensor.verdict == "equal" for tensor in comparison.tensors)
     assert comparison.config == {"num_attention_heads": (4, 2), "layer_norm_eps": (1e-12, 1e-6)}
 
