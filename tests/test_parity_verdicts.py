@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from roformer_convert.parity.judging.bounds import Bound
 from roformer_convert.parity.judging.rankings import _same_order
+from roformer_convert.parity.judging.verdicts import judge_distance
 from roformer_convert.parity.participants.dumps import distance
 
 
@@ -38,6 +40,25 @@ def test_other_shapes_are_infinitely_far() -> None:
 def test_difference_from_zeros_is_infinite() -> None:
     assert distance(np.zeros(3), np.zeros(3)).relative == 0.0
     assert distance(np.zeros(3), np.full(3, 1e-30)).relative == pytest.approx(1.0)
+
+
+def test_a_verdict_says_where_the_difference_is_and_nothing_where_there_is_none() -> None:
+    bound, who = Bound(1e-3, 1e-2, "why so much"), ("torch", "tf")
+    one, other = np.ones(5), np.ones(5)
+    other[2] = 1.5
+    far = judge_distance("float64 logits", who, "texts", distance(one, other), bound)
+    assert (far.where, far.status, far.bound, far.note) == ("texts [2]: 1 and 1.5", "differs", 1e-3, "why so much")
+    same = judge_distance("float64 logits", who, "texts", distance(one, one), bound)
+    assert same.as_dict() == {
+        "check": "float64 logits",
+        "about": ["torch", "tf"],
+        "value": 0.0,
+        "bound": 1e-3,
+        "status": "good",
+        "where": "",
+        "note": "why so much",
+        "passed": True,
+    }
 
 
 ORDER = (5, 3, 8, 1, 0, 2)
