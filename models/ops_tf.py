@@ -343,6 +343,22 @@ def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None, layout: Layou
     return scores if layout is None else spread(scores, layout)
 
 
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the highest of each row of scores (K, V), in float64.
+
+    Args:
+        scores: Of any type.
+        count: How many.
+
+    Returns:
+        Their numbers (K, count), of equals any; they themselves, the highest first; and the sum (K,) over a row of the
+        exponential of each score less the highest, NaN where one is not finite.
+    """
+    wide = tf.cast(scores, tf.float64)
+    values, numbers = tf.math.top_k(wide, count)
+    return numbers, values, tf.reduce_sum(tf.exp(wide - values[:, :1]) + wide * 0, 1)
+
+
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Normalize each token of x (P, width)."""
     wide = _widen(x)

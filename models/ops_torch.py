@@ -440,6 +440,22 @@ def score_words(hidden: Tensor, word: Tensor, bias: Tensor | None, layout: Layou
     return scores if layout is None else spread(scores, layout)
 
 
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the highest of each row of scores (K, V), in float64.
+
+    Args:
+        scores: Of any type.
+        count: How many.
+
+    Returns:
+        Their numbers (K, count), of equals any; they themselves, the highest first; and the sum (K,) over a row of the
+        exponential of each score less the highest, NaN where one is not finite.
+    """
+    wide = scores.double()
+    values, numbers = wide.topk(count)
+    return numbers, values, ((wide - values[:, :1]).exp() + wide * 0).sum(1)
+
+
 def normalize(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """Normalize each token of x (P, width)."""
     return F.layer_norm(x, weight.shape, weight, bias, epsilon)

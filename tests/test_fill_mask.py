@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -25,7 +26,7 @@ from roformer_convert.converters.table.mapping import MASKED_LM, Dialect, Table
 from roformer_convert.models.answers import framework_processes
 from roformer_convert.models.answers.fill_mask import Filled, fill_mask
 from roformer_convert.models.answers.guesses import Guess, bracketed, spelled
-from roformer_convert.models.answers.ranking import best
+from roformer_convert.models.answers.ranking import best, best_there
 from roformer_convert.models.processes import frameworks
 from roformer_convert.models.processes.frameworks import (
     FRAMEWORKS,
@@ -227,12 +228,50 @@ def test_ties_go_to_the_lower_id() -> None:
     assert np.allclose(best(logits, 23)[2].sum(axis=1), 1, atol=1e-12)
 
 
+class CountingOps:
+    """PyTorch's operations, and how many numbers they brought to the host."""
+
+    def __init__(self) -> None:
+        self.torch = pytest.importorskip("torch")
+        self.plain = importlib.import_module("roformer_convert.models.ops_torch")
+        self.highest = self.plain.highest
+        self.brought = 0
+
+    def as_numpy(self, tensor: Any) -> Any:
+        self.brought += tensor.numel()
+        return self.plain.as_numpy(tensor)
+
+
+def test_words_are_ranked_where_they_are_by_the_same_rule() -> None:
+    ops = CountingOps()
+    rng = np.random.default_rng(2)
+    distinct = rng.permutation(60 * 23).reshape(60, 23).astype("float32") / 100
+    tied = rng.integers(0, 4, (60, 23)).astype("float32")
+    first = distinct.copy()
+    first[:, 7] = first[:, 3] = 99  # tied, and not for the last place
+    for logits in (distinct, tied, first, distinct[:0]):
+        for k in (1, 2, 5, 22, 23):
+            for there, here in zip(best_there(ops.torch.from_numpy(logits), k, ops), best(logits, k), strict=True):
+                assert there.dtype == here.dtype
+                np.testing.assert_allclose(there, here, rtol=1e-14)
+
+
+def test_few_numbers_come_to_the_host_where_no_last_place_is_shared() -> None:
+    ops = CountingOps()
+    logits = ops.torch.randn(64, 5000)
+    best_there(logits, 5, ops)
+    assert ops.brought == 64 * (6 + 6 + 1)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_numbers_are_refused(bad: float) -> None:
     logits = np.zeros((3, 4), "float32")
     logits[1, 2] = bad
     with pytest.raises(ConvertError, match="the logit at place 1, word 2 is"):
         best(logits, 1)
+    ops = CountingOps()
+    with pytest.raises(ConvertError, match="the logit at place 1, word 2 is"):
+        best_there(ops.torch.from_numpy(logits + np.arange(4, dtype="float32")), 1, ops)
 
 
 def test_huge_logits_have_probabilities() -> None:

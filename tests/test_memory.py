@@ -188,12 +188,12 @@ def request(some: list[Row]) -> dict[str, Any]:
 class Small(Worker):
     """A worker on a device that takes 70 tokens at once."""
 
-    def compute(self, batch: Batch, *arguments: Any, **options: Any) -> list[Any]:
+    def run(self, batch: Batch, *arguments: Any, **options: Any) -> tuple[Any, ...]:
         import torch
 
         if batch.ids.size > 70:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return super().compute(batch, *arguments, **options)
+        return super().run(batch, *arguments, **options)
 
 
 @needs_torch

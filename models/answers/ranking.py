@@ -1,4 +1,4 @@
-"""Scores to probabilities and ranks: the one way for every framework, in numpy; of equals the lower number wins."""
+"""Scores to probabilities and ranks: the one rule for every framework; of equals the lower number wins."""
 
 from __future__ import annotations
 
@@ -65,3 +65,25 @@ def best(logits: NDArray[Any], k: int) -> tuple[NDArray[np.int64], Float64, Floa
     scores = finite(logits, "the logit", "place", "word")
     ids = np.array([ranked(row, k) for row in scores], np.int64).reshape(-1, k)
     return ids, np.take_along_axis(scores, ids, 1), np.take_along_axis(softmax(scores), ids, 1)
+
+
+def best_there(logits: Any, k: int, ops: Any) -> tuple[NDArray[np.int64], Float64, Float64]:
+    """Rank words as :func:`best` does where the logits are: few of a GPU's many numbers come to the host.
+
+    Args:
+        logits: (K, V), a framework's tensor.
+        k: How many words are wanted.
+        ops: The framework's operations.
+
+    Raises:
+        ModelError: A logit is NaN or infinite, or there are fewer than ``k`` words.
+    """
+    places, words = logits.shape
+    if places and k <= words:
+        # one more than is wanted, for a last place that is shared goes to the lower id of all that share it
+        ids, scores, total = (ops.as_numpy(each) for each in ops.highest(logits, min(k + 1, words)))
+        if np.isfinite(total).all() and not (scores[:, k - 1 : k] == scores[:, k:]).any():
+            order = np.lexsort((ids, -scores))[:, :k]
+            ids, scores = (np.take_along_axis(each, order, 1) for each in (ids, scores))
+            return ids.astype(np.int64), scores, np.exp(scores - scores[:, :1]) / total[:, None]
+    return best(ops.as_numpy(logits), k)

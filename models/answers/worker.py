@@ -20,7 +20,7 @@ from ..processes.devices import CPU, DeviceName
 from ..processes.frameworks import FRAMEWORKS
 from ..processes.memory import FittingBatches, needing_memory
 from ..processes.process import Json, serve
-from .ranking import best, finite
+from .ranking import best_there, finite
 
 Int64 = NDArray[np.int64]
 
@@ -117,7 +117,8 @@ class Worker:
         """Rank words at the columns of each row: for each of them ids, logits and probabilities, the best first."""
         batch = padded(rows, pad_id)
         places = [row * batch.ids.shape[1] + column for row, one in enumerate(rows) for column in one["columns"]]
-        found = best(self.compute(batch, np.array(places, np.int64))[0], top_k)
+        logits, *_ = self.run(batch, np.array(places, np.int64))
+        found = best_there(logits, top_k, self.ops)
         each = iter(zip(*(array.tolist() for array in found), strict=True))
         return [[next(each) for _ in one["columns"]] for one in rows]
 
@@ -148,7 +149,11 @@ class Worker:
         return found
 
     def compute(self, batch: Batch, positions: Int64 | None = None, packed: bool = True) -> list[NDArray[Any] | Any]:
-        """Run the model: each of its outputs as a numpy array, or None.
+        """Run the model, as :meth:`run` does: each of its outputs as a numpy array, or None."""
+        return [None if output is None else self.ops.as_numpy(output) for output in self.run(batch, positions, packed)]
+
+    def run(self, batch: Batch, positions: Int64 | None = None, packed: bool = True) -> tuple[Any, ...]:
+        """Run the model: each of its outputs as the framework's tensor, or None.
 
         Args:
             batch: The batch.
@@ -169,13 +174,7 @@ class Worker:
                 real, slots = int(batch.real.sum()), batch.real.size
                 weight, config = self.model.embeddings.word.weight, self.model.config
                 outputs = self.model(**given, packed=packed and ops.worth_packing(weight, config, real, slots))
-            several = outputs if isinstance(outputs, tuple) else (outputs,)
-            return [None if output is None else self.array(output) for output in several]
-
-    def array(self, output: Any) -> NDArray[Any]:
-        """Return an output's values on the host."""
-        found: NDArray[Any] = self.ops.as_numpy(output)
-        return found
+            return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def padded(rows: list[Json], pad_id: int) -> Batch:
