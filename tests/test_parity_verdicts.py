@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 
-from roformer_convert.parity.judging.bounds import Bound
+from roformer_convert.parity.judging.bounds import STEADY, Bound, Bounds
+from roformer_convert.parity.judging.measure import Measured
 from roformer_convert.parity.judging.rankings import _same_order
 from roformer_convert.parity.judging.verdicts import judge_distance
 from roformer_convert.parity.participants.dumps import distance
@@ -59,6 +62,13 @@ def test_a_verdict_says_where_the_difference_is_and_nothing_where_there_is_none(
         "note": "why so much",
         "passed": True,
     }
+
+
+def test_a_bound_is_told_with_what_rounding_may_leave() -> None:
+    wide = Bound(2e-2, 1e-2, "16 × what was measured")
+    told = Bounds({"float32": {"logits": wide}}, STEADY, cast(Measured, None)).as_dict()
+    assert told == {"float32": {"logits": {"value": 1e-2, "derived": 2e-2, "from": "16 × what was measured"}}}
+    assert STEADY.note == ""
 
 
 ORDER = (5, 3, 8, 1, 0, 2)
