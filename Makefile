@@ -10,12 +10,12 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): setup.cfg pyproject.toml constraints.txt
-	@echo "Making $(VENV) with all three frameworks: about 4 GB, and several minutes in which pip is silent."
+	@echo "Making $(VENV) with all three frameworks: about 5 GB, and several minutes in which pip is silent."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[parity,jieba,pretrain,ray,dev]'
 	@touch $@
 
-env: $(READY)  ## make the environment (all three frameworks, about 4 GB) in .venv
+env: $(READY)  ## make the environment (all three frameworks, about 5 GB) in .venv
 
 parity: $(READY)  ## convert the fixture every way, run all three frameworks and transformers on it and say whether they agree
 	$(BIN)/python -m roformer_convert.parity fixtures/tiny --golden fixtures/tiny.golden.npz --conversions first --with transformers
