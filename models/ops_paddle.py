@@ -49,7 +49,7 @@ def compute_on(device: DeviceName) -> None:
     Call it before anything is made.
 
     Raises:
-        DeviceError: There is no such device.
+        DeviceError: There is no such device, or it does not start.
     """
     if device.kind == "gpu":
         computes = paddle.device.is_compiled_with_cuda() or paddle.device.is_compiled_with_rocm()

@@ -43,7 +43,7 @@ def compute_on(device: DeviceName) -> None:
     Call it before anything is made.
 
     Raises:
-        DeviceError: There is no such device.
+        DeviceError: There is no such device, or it does not start.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if device.kind == "gpu":

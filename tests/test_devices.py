@@ -265,7 +265,7 @@ def test_nothing_is_loaded_where_there_is_no_such_device(monkeypatch: pytest.Mon
         pytest.fail("it was loaded")
 
     monkeypatch.setattr(roformer_torch.RoFormerModel, "from_pretrained", load)
-    nothing: dict[str, Any] = dict.fromkeys(("directory", "dialect", "config", "set", "kind", "extend_to"))
+    nothing: dict[str, Any] = dict.fromkeys(("directory", "stated", "extend_to"))
     with pytest.raises(DeviceError):
         Worker("torch").answer({"load": {"model_class": "RoFormerModel", "device": "gpu:99", **nothing}})
 

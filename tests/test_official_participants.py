@@ -287,7 +287,7 @@ def test_the_command_shows_it_beside_ours(tmp_path: Path) -> None:
     assert official["failed"] is None
     checks = [verdict for verdict in data["verdicts"] if label in verdict["about"]]
     assert len(checks) == 6
-    assert f"{label}: transformers " in done.stdout
+    assert f"{label}: torch " in done.stdout
     assert "official: float64 logits" in done.stdout
     assert label in done.stdout.splitlines()[-1]
     cases = [case.get("name") or "" for case in ElementTree.parse(tmp_path / "p.xml").getroot().iter("testcase")]

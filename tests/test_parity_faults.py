@@ -150,8 +150,8 @@ def shifted_ids(module: ModuleType, model: Any) -> None:
 
 
 def first_position(module: ModuleType, model: Any) -> None:
-    table = model.rotary.table
-    model.rotary.table = torch.cat([table[1:], table[:1]])
+    turns = torch.view_as_complex(model.rotary.table)
+    model.rotary.table = torch.view_as_real(torch.cat([turns[1:], turns[-1:] * turns[1:2]]))
 
 
 def norm_bias(module: ModuleType, model: Any) -> None:

@@ -243,7 +243,7 @@ def test_a_limit_past_the_trained_one_is_reached(tmp_path: Path) -> None:
         within(module, "turns_of_rows", turns_clipped_at(46, module), model)  # the last that was trained
 
     result = judged(bench, clipped)
-    assert set(broken(result)) == {"at the end of 61 tokens"}
+    assert set(broken(result)) == {"at the end of 61 tokens", "every step recomputed in numpy"}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
