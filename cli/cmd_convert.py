@@ -174,7 +174,8 @@ def _run(source: Path, to: Dialect, given: dict[str, Any], direction: Dialect | 
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     if official and not run_parity:
         raise click.UsageError("--with names who takes part in --parity: add --parity")
-    prove = _proof(source, to, options, official, quiet=quiet or as_json) if run_parity else _no_proof
+    printed = {"as_json": as_json, "quiet": quiet}
+    prove = _proof(source, to, options, official, printed) if run_parity else _no_proof
     watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, prove=prove)
     end_once()
     with watcher.bar:
@@ -200,7 +201,7 @@ def _no_proof(made: Path, target: Path) -> None:
 
 
 def _proof(
-    source: Path, to: str, options: ConvertOptions, official: Sequence[str], *, quiet: bool
+    source: Path, to: str, options: ConvertOptions, official: Sequence[str], printed: Mapping[str, bool]
 ) -> Callable[[Path, Path], None]:
     """Return what runs the gate on what was made (``--parity``); that it can run is seen before anything is written."""
     from .parity.command_line import prove_conversion, require_proof
@@ -209,7 +210,7 @@ def _proof(
     own = None if told or not source.is_dir() else _says_itself(source, options.dialect)
     require_proof(source, None if own is None else (own, to), official)
     against = None if own is None else source
-    return lambda made, target: prove_conversion(made, target, against, official, quiet=quiet)
+    return lambda made, target: prove_conversion(made, target, against, official, **printed)
 
 
 def _right_direction(source: Path, to: str, options: ConvertOptions) -> str:

@@ -268,6 +268,7 @@ def run_gate(
     yes: bool = False,
     report: Path | None = None,
     as_json: bool = False,
+    only_failure: bool = False,
     json_file: Path | None = None,
     junit: Path | None = None,
     verbose: bool = False,
@@ -275,7 +276,8 @@ def run_gate(
 ) -> int:
     """Run the gate and write what was asked for; return the exit status.
 
-    One file that cannot be written keeps none of the others from being written.
+    One file that cannot be written keeps none of the others from being written. With ``only_failure`` data are printed
+    where the gate does not pass, for who prints something else where it does.
 
     Raises:
         ConvertError: It could not run, or a file could not be written.
@@ -315,7 +317,8 @@ def run_gate(
         notes, problems = _write(result, data, report, json_file, junit, golden if update_golden else None)
         status.clear()
         if as_json:
-            click.echo(render_json(data))
+            if not (only_failure and result.passed):
+                click.echo(render_json(data))
         elif not quiet:
             click.echo(printable_lines("\n".join([screen(result), *notes])))
         if update_golden and not result.passed:
@@ -395,7 +398,13 @@ def require_proof(source: Path, dialects: Sequence[str] | None, official: Sequen
 
 
 def prove_conversion(
-    made: Path, target: Path, source: Path | None, official: Sequence[str] = (), *, quiet: bool = False
+    made: Path,
+    target: Path,
+    source: Path | None,
+    official: Sequence[str] = (),
+    *,
+    as_json: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Run the gate on what a conversion has written, before it gets its name (``convert --parity``).
 
@@ -405,13 +414,21 @@ def prove_conversion(
         source: What was converted, where that says by itself what it is; None to take the result alone, through all
             three frameworks.
         official: The software that loads the result too.
-        quiet: Print nothing.
+        as_json: Print nothing but, where nothing is proven, the gate's result as data.
+        quiet: Print nothing else.
 
     Raises:
         NotProvenError: They differ, or a bound is so wide that nothing is proven.
     """
     stand_for(made, target)
     before = [] if source is None else [source]
-    status = run_gate([*before, made], called=[*before, target], official=official, quiet=quiet)
+    status = run_gate(
+        [*before, made],
+        called=[*before, target],
+        official=official,
+        as_json=as_json,
+        only_failure=True,
+        quiet=quiet or as_json,
+    )
     if status:
         raise NotProvenError(target, status)

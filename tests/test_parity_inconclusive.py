@@ -75,7 +75,12 @@ def test_junit_counts_it_as_an_error_and_a_difference_as_a_failure(good: Result,
 
 @pytest.mark.parametrize(("statuses", "status"), [((), 0), (("inconclusive",), 3), (("inconclusive", "differs"), 1)])
 def test_the_command_exits_with_it_and_records_no_golden(
-    good: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statuses: tuple[Status, ...], status: int
+    good: Result,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    statuses: tuple[Status, ...],
+    status: int,
 ) -> None:
     @contextmanager
     def run(*_: Any, **__: Any) -> Iterator[Result]:
@@ -88,9 +93,14 @@ def test_the_command_exits_with_it_and_records_no_golden(
     assert got == status
     assert golden.exists() == (status == 0)
     assert json.loads(data.read_text(encoding="utf-8"))["exit_status"] == status
-    with nullcontext() if status == 0 else pytest.raises(command_line.NotProvenError) as error:
-        command_line.prove_conversion(tmp_path, tmp_path / "out", None, quiet=True)
-    assert error is None or error.value.exit_status == status
+    capsys.readouterr()
+    for as_json in (False, True):
+        with nullcontext() if status == 0 else pytest.raises(command_line.NotProvenError) as error:
+            command_line.prove_conversion(tmp_path, tmp_path / "out", None, as_json=as_json, quiet=True)
+        assert error is None or error.value.exit_status == status
+        printed = capsys.readouterr().out
+        assert bool(printed) == (as_json and status != 0)  # what passes prints the conversion's data
+        assert not printed or json.loads(printed)["exit_status"] == status
 
 
 def test_golden_says_why_it_is_not_recorded(good: Result, tmp_path: Path) -> None:
