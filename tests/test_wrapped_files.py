@@ -81,14 +81,19 @@ class Bag(torch.nn.Module):  # type: ignore[misc,name-defined]
 State = namedtuple("State", "step model")
 
 
-def adam(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what an optimizer keeps of a model's parameters."""
+def kept(kind: Callable[..., Any], state: dict[str, Any]) -> dict[str, Any]:
+    """Return what an optimizer of a kind keeps of a model's parameters."""
     parameters = [torch.nn.Parameter(value.clone()) for value in state.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=0.1)
+    optimizer = kind(parameters, lr=0.1)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    return optimizer.state_dict()  # type: ignore[no-any-return]
+    found: dict[str, Any] = optimizer.state_dict()
+    return found
+
+
+def adam(state: dict[str, Any]) -> dict[str, Any]:
+    return kept(torch.optim.AdamW, state)
 
 
 def lightning(state: dict[str, Any]) -> dict[Any, Any]:
@@ -115,6 +120,7 @@ WRAPPINGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": adam(state)},
     "model and optimizer": lambda state: {"model": state, "optimizer": adam(state), "args": argparse.Namespace(lr=0.1)},
+    "model and solver": lambda state: {"model": state, "solver": kept(torch.optim.RMSprop, state)},
     "parallel in a dict": lambda state: {"net": {f"module.{name}": value for name, value in state.items()}},
     "averages by number": lambda state: {"model": state, "ema": {"shadow_params": list(state.values()), "decay": 0.9}},
     "an average of all": lambda state: (

@@ -30,6 +30,8 @@ _TRAINING = re.compile(
     r"momentum|momentum_buffer|moment[12]|beta[12]_pow_acc|master_weights|master_params|"
     r"shadow_params|collected_params)(?=[./_]|$)"  # averages of parameters by their numbers (torch_ema)
 )
+#: The dict in which any optimizer of PyTorch's keeps what belongs to a parameter, whatever it calls that.
+_OF_A_PARAMETER = re.compile(r"(^|\.)state\.\d+\.")
 _POSITIONS = re.compile(r"(^|[./])embeddings[./]position_embeddings([./]|$)")
 #: What another model's own classes call their encoder: with a head beside it, it may be that one, with its positions.
 _ANOTHERS = re.compile(r"(bert|nezha|ernie|electra|albert|roberta|deberta|distilbert)\.")
@@ -199,7 +201,7 @@ class _View:
             rest, where = own[len(prefix) :], self.dict_of(name)
             if own.startswith(prefix) and ((where == holder and not _TRAINING.search(rest)) or rest in known()):
                 taken[name] = rest
-            elif _FLOATING.match(self.stored[name]) and not _TRAINING.search(own):
+            elif _FLOATING.match(self.stored[name]) and not (_TRAINING.search(own) or _OF_A_PARAMETER.search(where)):
                 beside[name] = where
         heads = {holder, *(where for name, where in beside.items() if name in self.matrices)}
         return taken, [name for name, where in beside.items() if where in heads]
