@@ -239,13 +239,10 @@ def _only(view: _View, prefix: str, anchor: str, encoder_only: bool, kind: Model
         return Seen(taken, (*((_note(prefix, taken),) if prefix else ()), *notes))
     holder = view.dict_of(anchor)
     where = {name: "beside them in the same state dict" for name in beside if view.dict_of(name) == holder}
-    problems = [
-        Problem("beside", name, f"{where.get(name, 'in another dict of the file')}, and no name of a RoFormer's")
-        for name in beside
-    ]
+    problems = [Problem("beside", name, where.get(name, "in another dict of the file")) for name in beside]
     step = (
-        f"To convert without what is beside, say `--prefix {_spoken(prefix)}` or --encoder-only; what is left out is "
-        "named in the result."
+        f"To convert without what is beside, say `--prefix {_spoken(prefix)}` or --encoder-only; without a part of it, "
+        "--drop PATTERN. What is left out is named in the result."
     )
     if classes := view.classes(prefix, taken.values(), beside):
         step += f" If it is the head of one of RoFormer's classes, name that with --class: {', '.join(classes)}."
