@@ -272,6 +272,10 @@ def test_a_discriminator_gives_its_encoder_on_request(tmp_path: Path) -> None:
     got = read_all(tmp_path / "out")
     assert same_bits({name: got[name] for name in want}, want) == []
     assert [name.partition(".")[0] for name in report.plan.left_out] == ["discriminator_predictions"] * 4
+    told = [note for note in report.notes if "the tensors that were asked for are those of RoFormerModel" in note]
+    assert told == [note for note in report.notes if note.startswith("the configuration names RoFormerFor")]
+    assert len(told) == 1
+    assert not [note for note in report.notes if "--class" in note]
 
 
 def test_deepspeeds_folder_converts(tmp_path: Path) -> None:

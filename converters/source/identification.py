@@ -323,14 +323,12 @@ def _choose(
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     base = _is_base(dialect, shapes)
     traits = measure_traits(dialect, shapes, base=base)
-    if parts.encoder_only and named is None:
-        named = BASE.name
-    choice = choose_class(dialect, shapes, traits, base=base, stated=stated, given=named)
     whole = stated_class(stated)
-    if parts and named is None and whole is not None and whole.stated and not has_head(dialect, shapes, base=base):
+    headless = whole is not None and whole.stated and not has_head(dialect, shapes, base=base)
+    if named is None and parts and (parts.encoder_only or headless):
         note = f"the configuration names {stated}, and the tensors that were asked for are those of {BASE.class_name}"
-        return Choice(BASE, settled=True, note=note)
-    return choice
+        return Choice(BASE, settled=True, note="" if whole in (None, BASE) else note)
+    return choose_class(dialect, shapes, traits, base=base, stated=stated, given=named)
 
 
 def _has_pooler(dialect: Dialect, tensors: Iterable[StoredTensor], kind: ModelClass, shape: Shape) -> bool:
