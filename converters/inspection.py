@@ -11,6 +11,7 @@ from .errors import Problem, fold_layers
 from .source.checkpoint import Checkpoint
 from .source.fitting import fit
 from .source.identification import identify
+from .source.splitting import splitting_of
 from .source.stated import Stated
 from .table.differences import differences
 from .table.mapping import DIALECTS, Dialect, Table
@@ -93,6 +94,7 @@ def inspect(path: str | Path, **stated: Unpack[Stated]) -> Inspection:
     """
     found = identify(path, **stated)
     fitted = fit(found, any_vocab=False)
+    splitting_of(found.companions, {})  # a conversion reads the same settings
     weights, names = found.weights, {tensor.name for tensor in found.index.tensors}
     assert weights is not None, "what was identified lies in files"
     table = Table(min(found.shape.sizes["num_hidden_layers"], len(names), MOST_LAYERS), found.kind, found.shape.traits)

@@ -12,6 +12,7 @@ from peer_folders import ROOT, TRAINED, environment, in_process
 from random_checkpoints import CONFIG, write_random
 
 from roformer_convert.converters import ConvertOptions, FormatError, convert, open_checkpoint
+from roformer_convert.converters.inspection import inspect
 from roformer_convert.converters.json_input import read_json
 from roformer_convert.converters.table.mapping import DIALECTS, Dialect
 from roformer_convert.models.text.tokenizer import Tokenizer
@@ -242,7 +243,21 @@ def test_settings_that_are_no_json_are_refused_before_anything_is_written(tmp_pa
     (tmp_path / "ckpt" / "tokenizer_config.json").write_text("{")
     with pytest.raises(FormatError, match=r"tokenizer_config\.json: not JSON"):
         convert(tmp_path / "ckpt", tmp_path / "out", to="paddle")
+    with pytest.raises(FormatError, match=r"tokenizer_config\.json: not JSON"):
+        inspect(tmp_path / "ckpt")
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_for_generating_that_are_no_json_stay_behind(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    (tmp_path / "ckpt" / "generation_config.json").write_text('{"auto_map": {"GenerationConfig": "mine.Own"}')
+    found = inspect(tmp_path / "ckpt")
+    report = convert(tmp_path / "ckpt", tmp_path / "out", to="paddle")
+    assert found.converts
+    for notes in (found.notes, report.notes):
+        assert [note for note in notes if note.startswith("generation_config.json is left out: not JSON")]
+    assert report.left_behind == ("generation_config.json",)
+    assert not (tmp_path / "out" / "generation_config.json").exists()
 
 
 # --- a vocabulary that lies in tokenizer.json alone, as transformers 5 saves it ---------------------------------------

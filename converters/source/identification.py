@@ -49,7 +49,7 @@ from ..table.recognition import (
 from ..tensors.stored import Index, StoredTensor
 from . import weight_files, weight_set
 from .bert_start import OF_A_BERT
-from .companions import find_companions
+from .companions import find_companions, without_broken
 from .location import is_hub_name, locate
 from .renaming import ALL, Asked, Parts, Renamed, in_words, rename
 from .same_model import Side, first_difference
@@ -280,6 +280,7 @@ def _recognise(
         said = f"{config_file.name} is read as {decoded.encoding}, which it looks like: it is not UTF-8{decoded.doubt}"
         notes = tuple(dict.fromkeys((*notes, said)))
     companions, strays = find_companions(directory)
+    companions, unread = without_broken(companions)
     return Found(
         path,
         weights,
@@ -289,7 +290,7 @@ def _recognise(
         reading,
         choice,
         companions,
-        notes,
+        (*notes, *unread),
         renamed.left_out,
         renamed.problems,
         renamed.next_step,
