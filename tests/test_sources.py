@@ -479,3 +479,20 @@ def test_the_links_of_a_hubs_snapshot_stay_in_its_cache(tmp_path: Path) -> None:
     report = convert(mine, tmp_path / "out2", to="paddle")
     assert not (report.target / "vocab.txt").exists()
     assert any("vocab.txt is a link out of the directory" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("names", [("tp00", "tp01"), ("tp00_pp00", "tp00_pp01"), ("pp01",)])
+def test_what_ranks_hold_of_a_model_of_paddlenlp_is_told_with_what_puts_it_together(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    parts = [tmp_path / "ckpt" / f"model_state.{name}.pdparams" for name in names]
+    for part in parts:
+        shutil.copy(tmp_path / "ckpt" / "model_state.pdparams", part)
+    with open_checkpoint(tmp_path / "ckpt"):  # what was put together lies beside them
+        pass
+    (tmp_path / "ckpt" / "model_state.pdparams").unlink()
+    for source in (tmp_path / "ckpt", parts[-1]):
+        with pytest.raises(MisfitError, match="merge_tensor_parallel=True") as caught:
+            open_checkpoint(source)
+        assert {problem.name for problem in caught.value.problems} <= {part.name for part in parts}

@@ -31,6 +31,12 @@ _NO_INDEX = "These are shards, and the .index.json that lists them is missing: f
 _MADE_UP = re.compile(r"(model|ckpt|checkpoint|weights|state)[\w-]*(\.(best|last|final|latest|bak|old|\d+))?$", re.I)
 _MOST_SNIFFED = 50
 _SHARD = re.compile(r"-\d{5}-of-(?!00001\.)\d{5}\.")
+#: What PaddleNLP writes on each of several ranks (training_args.py, weight_name_suffix).
+_RANKS_PART = re.compile(r"\.(tp|pp)\d\d(_pp\d\d)?\.pdparams$")
+_MERGE = (
+    "Load it where it was trained, on as many ranks, and save it whole: with the Trainer's --unified_checkpoint 1, or, "
+    "where no layers were divided among ranks, model.save_pretrained(DIRECTORY, merge_tensor_parallel=True)."
+)
 
 
 def sniff(path: Path) -> Container | None:
@@ -69,6 +75,7 @@ def find(source: Path, dialect: Dialect | None) -> WeightSet:
     if _SHARD.search(source.name):
         what = "one shard of a model's weights: the others hold the rest"
         raise FormatError(source, what, next_step="Name its directory, or the .index.json that lists the shards.")
+    _refuse_ranks_parts([source])
     return _of_file(source, dialect)
 
 
@@ -79,6 +86,18 @@ def _of_file(path: Path, dialect: Dialect | None) -> WeightSet:
     found = _weight_set((path,), None, dialect)
     home = home_of(path)
     return found if home is None else replace(found, home=home, notes=say_masters(path))
+
+
+def _refuse_ranks_parts(paths: Sequence[Path]) -> None:
+    """Say of the parts of a model that its ranks wrote what puts them together.
+
+    Raises:
+        MisfitError: All of the files are such parts.
+    """
+    if paths and all(_RANKS_PART.search(path.name) for path in paths):
+        what = "a rank's part of the model (tensor or pipeline parallelism)"
+        parts = [Problem("divided", path.name, what) for path in paths]
+        raise MisfitError(paths[0].parent, "one file", parts, _MERGE)
 
 
 def _weight_set(files: tuple[Path, ...], shard_index: Path | None, dialect: Dialect | None) -> WeightSet:
@@ -159,6 +178,7 @@ def _find_in(directory: Path, dialect: Dialect | None) -> WeightSet:
         raise OtherDialectError(f"{directory}: no RoFormer weights here; looked for {', '.join(looked_for)}", step)
     if all(_SHARD.search(path.name) for path in found):
         raise several(directory, [(path, "") for path in found], _NO_INDEX)
+    _refuse_ranks_parts(found)
     if len(found) > _MOST_COMPARED:
         raise several(directory, [(path, "") for path in found])
     if dialect is not None and len(found) > 1:  # that of a container of two dialects may be the other's
