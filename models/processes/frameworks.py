@@ -81,7 +81,9 @@ class MissingPackageError(ConvertError):
     def __init__(self, what: str, missing: Mapping[str, str], otherwise: str = "") -> None:
         *most, last = missing
         packages = f"{', '.join(most)} and {last}" if most else last
-        extras = ",".join(dict.fromkeys(missing.values()))
+        frameworks = {framework.extra for framework in FRAMEWORKS.values()}
+        brought = {"tokenizers"} if frameworks.intersection(missing.values()) else set()  # by each of them
+        extras = ",".join(extra for extra in dict.fromkeys(missing.values()) if extra not in brought)
         super().__init__(
             f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed",
             f"Install it with: pip install '.[{extras}]' (in a checkout of roformer-convert)"
