@@ -71,6 +71,8 @@ def reading(path: Path | str, next_step: str | None = None) -> Iterator[None]:
 
 #: The next step for a file that lacks its end.
 FETCH_AGAIN = "Fetch it again: a download or a copy of it was cut short."
+#: The next step for a pipe or a device in a file's place.
+PUT_FILE_ITSELF = "Put the file itself there: a pipe can be read only once, from its beginning to its end."
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ def test_a_pipe_instead_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, 
     write_random(tmp_path / "ckpt", kind)
     (tmp_path / "ckpt" / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / "ckpt" / name)
-    with pytest.raises(ConvertError, match="not a regular file"):
+    with pytest.raises(ConvertError, match="not a regular file\n  Put the file itself there"):
         convert(tmp_path / "ckpt", to="torch" if kind != "torch" else "paddle")
     with pytest.raises(ConvertError, match="not a regular file"):
         convert(tmp_path / "ckpt" / name, to="torch")

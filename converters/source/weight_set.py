@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..containers.container import Container
-from ..errors import ConvertError, FormatError, MisfitError, Problem, shown
+from ..errors import PUT_FILE_ITSELF, ConvertError, FormatError, MisfitError, Problem, shown
 from ..json_input import read_json
 from ..table.mapping import Dialect
 from ..tensors.stored import Index, StoredTensor
@@ -92,7 +92,7 @@ def require_file(path: Path) -> Path:
     if stat.S_ISDIR(mode):
         raise ConvertError(f"{path}: a folder in a file's place", "If the file is in it, put it in the folder's place.")
     if not stat.S_ISREG(mode):
-        raise ConvertError(f"{path}: not a regular file")
+        raise ConvertError(f"{path}: not a regular file", PUT_FILE_ITSELF)
     return path
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...errors import FETCH_AGAIN, FormatError, quoted
+from ...errors import FETCH_AGAIN, PUT_FILE_ITSELF, FormatError, quoted
 from ...tensors.regions import first_overlap
 from ...tensors.stored import (
     FLOATS,
@@ -148,7 +148,7 @@ class _Shards:
                     next_step=f"Put every data file of the checkpoint beside {self._index_path.name}.",
                 ) from None
             if not stat.S_ISREG(status.st_mode):
-                raise FormatError(path, "not a regular file")
+                raise FormatError(path, "not a regular file", next_step=PUT_FILE_ITSELF)
             self._found[shard] = path, status.st_size
         return self._found[shard]
 
