@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .amounts import parse_size
-from .errors import ConvertError
+from .errors import ConvertError, all_or_nothing
 from .record import conversion_record, given
 from .report import ConversionReport
 from .source.checkpoint import Checkpoint
@@ -115,6 +115,7 @@ class Watcher:
 _DEFAULTS, _NOBODY = ConvertOptions(), Watcher()
 
 
+@all_or_nothing()
 def convert(
     source: str | Path,
     target: str | Path | None = None,

@@ -22,16 +22,20 @@ def stand_for(made: Path, directory: Path) -> None:
     _STANDINS[printable(str(made))] = printable(str(directory))
 
 
+def _as_called(what: str) -> str:
+    for made, directory in _STANDINS.items():
+        what = what.replace(made, directory)
+    return what
+
+
 class ConvertError(Exception):
     """Base of every error that a user's input can cause; ``str()`` is the message to show."""
 
     exit_status = 2
 
     def __init__(self, what: str, next_step: str | None = None) -> None:
-        for made, directory in _STANDINS.items():
-            what = what.replace(made, directory)
-        super().__init__(what)
-        self.what = what
+        self.what = _as_called(what)
+        super().__init__(self.what)
         self.next_step = next_step
 
     def __str__(self) -> str:
@@ -102,11 +106,15 @@ class MisfitError(ConvertError):
         self.problems = tuple(problems)
         super().__init__(self._render(), next_step)
 
-    def _render(self) -> str:
+    def say_nothing_written(self) -> None:
+        """Say so where something was to be written."""
+        self.what = _as_called(self._render(", nothing written"))
+
+    def _render(self, outcome: str = "") -> str:
         folded = fold_layers(self.problems)
         count = len(self.problems)
         problems = f"{count} problem{'s' * (count != 1)}"
-        lines = [f"{printable(self.where)} does not fit {self.against} ({problems}, nothing written)"]
+        lines = [f"{printable(self.where)} does not fit {self.against} ({problems}{outcome})"]
         kind_width = max(len(problem.kind) for problem, _ in folded)
         name_width = min(72, max(len(shown(problem.name)) for problem, _ in folded))
         for problem, times in folded[:MOST_LINES]:
@@ -116,6 +124,16 @@ class MisfitError(ConvertError):
         if len(folded) > MOST_LINES:
             lines.append(f"  … and {len(folded) - MOST_LINES:,} more lines")
         return "\n".join(lines)
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Have a misfit say that nothing is written: for what would have written something."""
+    try:
+        yield
+    except MisfitError as error:
+        error.say_nothing_written()
+        raise
 
 
 class OtherDialectError(ConvertError):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MisfitError, Problem
+from .errors import MisfitError, Problem, all_or_nothing
 from .source.fitting import fit
 from .source.identification import Found
 from .source.weight_set import require_file
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@all_or_nothing()
 def save_checkpoint(
     directory: str | Path,
     tensors: Mapping[str, NDArray[Any]],

@@ -88,6 +88,7 @@ def test_the_command_says_it_on_stderr_and_exits_with_2(tmp_path: Path) -> None:
         r"  missing +roformer\.encoder\.layer\.\{0\.\.\.2\}\.output\.LayerNorm\.bias +3 tensors", problems[1]
     )
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    assert "(4 problems)\n" in command("diff", tmp_path / "ckpt", tmp_path / "ckpt").stderr  # which never writes
 
 
 @pytest.mark.parametrize(

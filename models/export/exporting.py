@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...converters import open_checkpoint
 from ...converters.conversion import default_target
-from ...converters.errors import ConvertError
+from ...converters.errors import ConvertError, all_or_nothing
 from ...converters.source.stated import Stated, to_json
 from ...converters.table.mapping import ModelClass
 from ...converters.target.output import EXPORT_MANIFEST, OutputDirectory, Replaceable, check_room, check_target
@@ -139,6 +139,7 @@ class Export:
         }
 
 
+@all_or_nothing()
 def export(
     directory: str | Path,
     target: str | Path | None = None,
