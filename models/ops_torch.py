@@ -184,12 +184,10 @@ def measure(input_ids: Tensor, config: RoFormerConfig) -> tuple[int, int]:
         LengthError: There are more columns than ``max_position_embeddings``; a graph has an error of the framework's.
     """
     rows, columns = input_ids.shape
-    if torch.compiler.is_compiling():  # a graph has no way to raise an error of ours, and in PyTorch 2.11 ends at a
-        # message that is made of anything
-        fits = columns <= config.max_position_embeddings
-        torch._check(fits, lambda: "longer than max_position_embeddings")  # type: ignore[no-untyped-call]
-    else:
+    if not torch.compiler.is_compiling():
         check_length(columns, config)
+    elif columns > config.max_position_embeddings:  # Dynamo cannot make an error of ours
+        raise ValueError(f"longer than {config.max_position_embeddings} tokens (max_position_embeddings)")
     return rows, columns
 
 
