@@ -21,6 +21,7 @@ from .converters.rendering import MANY_ROWS, table
 from .converters.table.dialects import DIALECT_FILES, OPTIMIZER_FILES
 from .converters.table.mapping import DIALECTS, Dialect
 from .converters.tensors.stored import FLOATS
+from .parity.options import GateOptions
 from .progress_bar import WEIGHT_BYTES, ByteBar
 from .source_options import CLASS, CONFIG, FOLLOW_LINKS, FROM_BERT_TOO, SET, parts_options, take_stated
 
@@ -174,8 +175,8 @@ def _run(source: Path, to: Dialect, given: dict[str, Any], direction: Dialect | 
         raise click.UsageError("--parity needs a result to run; leave --dry-run out")
     if official and not run_parity:
         raise click.UsageError("--with names who takes part in --parity: add --parity")
-    printed = {"as_json": as_json, "quiet": quiet}
-    prove = _proof(source, to, options, official, printed) if run_parity else _no_proof
+    asked = GateOptions(official=official, as_json=as_json, quiet=quiet or as_json)
+    prove = _proof(source, to, options, asked) if run_parity else _no_proof
     watcher = _Watcher(quiet=quiet, passes=2 if options.verify else 1, prove=prove)
     end_once()
     with watcher.bar:
@@ -200,17 +201,15 @@ def _no_proof(made: Path, target: Path) -> None:
     """Ask for none."""
 
 
-def _proof(
-    source: Path, to: str, options: ConvertOptions, official: Sequence[str], printed: Mapping[str, bool]
-) -> Callable[[Path, Path], None]:
+def _proof(source: Path, to: str, options: ConvertOptions, asked: GateOptions) -> Callable[[Path, Path], None]:
     """Return what runs the gate on what was made (``--parity``); that it can run is seen before anything is written."""
     from .parity.command_line import prove_conversion, require_proof
 
     told = options.set or options.model_class or options.parts or options.allow_different or options.config
     own = None if told or not source.is_dir() else _says_itself(source, options.dialect)
-    require_proof(source, None if own is None else (own, to), official)
+    require_proof(source, None if own is None else (own, to), asked.official)
     against = None if own is None else source
-    return lambda made, target: prove_conversion(made, target, against, official, **printed)
+    return lambda made, target: prove_conversion(made, target, against, asked)
 
 
 def _right_direction(source: Path, to: str, options: ConvertOptions) -> str:

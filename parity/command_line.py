@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,19 @@ from ..converters.errors import ConvertError, printable, printable_lines, stand_
 from ..converters.json_output import render_json
 from ..converters.name_choice import NameChoice
 from ..converters.other_names import did_you_mean, usual_name
-from ..converters.source.renaming import ALL, Parts
+from ..converters.source.renaming import Parts
+from ..converters.source.stated import Stated
 from ..converters.table.field_values import parse_settings
 from ..converters.table.mapping import CLASSES
 from ..converters.tensors.stored import HALF_TYPES
 from ..models.processes.frameworks import FRAMEWORKS
 from ..models.text.text_lines import read_lines
+from .options import GateOptions
 from .status_line import StatusLine
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .participants.conversions import Direction
     from .result import Result
 
@@ -98,7 +102,7 @@ class _Devices(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option(
     "--top-k",
     type=click.IntRange(1, 1000),
-    default=5,
+    default=GateOptions.top_k,
     show_default=True,
     help="Answers compared: words at a mask, labels.",
 )
@@ -158,8 +162,9 @@ def parity_command(
     drop: tuple[str, ...],
     encoder_only: bool,
     sentences: Path | None,
+    no_gradients: bool,
     conversions: str | None,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Run DIR in Paddle, PyTorch and TensorFlow and say whether they agree.
 
@@ -178,39 +183,37 @@ def parity_command(
         roformer-convert parity ckpt/ --golden golden.npz --junit parity.xml
         roformer-convert parity ckpt/ --golden golden.npz --update-golden
     """
-    if options["update_golden"] and options["golden"] is None:
+    stated = Stated(set=parse_settings(settings), model_class=model_class, parts=Parts(prefix, drop, encoder_only))
+    options = GateOptions(stated=stated, gradients=not no_gradients, **given)
+    if options.update_golden and options.golden is None:
         raise click.UsageError("--update-golden needs --golden FILE, the file to record.")
-    if options["as_json"] and directories[-1].suffix == ".json" and not directories[-1].exists():
+    if options.as_json and directories[-1].suffix == ".json" and not directories[-1].exists():
         raise click.UsageError(f"--json prints on stdout; a file is named with --json-file {directories[-1]}")
     _try_outputs(options, without_run=conversions == "only")
-    texts = None
     if sentences is not None:
-        texts = list(read_lines(sentences))
-    stated: dict[str, Any] = {"set": parse_settings(settings), "model_class": model_class}
-    stated["parts"] = Parts(prefix, drop, encoder_only)
-    as_json, quiet = options["as_json"], options["quiet"]
+        options = replace(options, sentences=list(read_lines(sentences)))
     if conversions != "only":
         from .participants.participants import require_gate
 
-        require_gate(directories, options["frameworks"])
-        if options["official"]:
+        require_gate(directories, options.frameworks)
+        if options.official:
             from .serving.software import require_official
 
-            require_official(options["official"])
+            require_official(options.official)
     statuses, tried = [0], {}
     if conversions is not None:
         for directory in directories:
-            different, directions = convert_every_way(directory, **stated, quiet=quiet or as_json)
+            different, directions = convert_every_way(directory, **stated, quiet=options.quiet or options.as_json)
             statuses.append(different)
             tried[str(directory)] = [asdict(direction) for direction in directions]
     if conversions != "only":
-        statuses.append(run_gate(directories, **stated, sentences=texts, conversions=tried, **options))
-    elif as_json:
+        statuses.append(run_gate(directories, options, conversions=tried))
+    elif options.as_json:
         click.echo(render_json({"passed": not any(statuses), "conversions": tried}))
     ctx.exit(1 if 1 in statuses else max(statuses))
 
 
-def _try_outputs(options: Mapping[str, Any], *, without_run: bool) -> None:
+def _try_outputs(options: GateOptions, *, without_run: bool) -> None:
     """Try every file that is to be written, before the run whose result would be lost.
 
     Raises:
@@ -219,8 +222,8 @@ def _try_outputs(options: Mapping[str, Any], *, without_run: bool) -> None:
     """
     from ..converters.target.whole_files import require_writable
 
-    names = ["report", "json_file", "junit"] + ["golden"] * options["update_golden"]
-    given = {f"--{name.replace('_', '-')}": options[name] for name in names if options[name] is not None}
+    names = ["report", "json_file", "junit"] + ["golden"] * options.update_golden
+    given = {f"--{name.replace('_', '-')}": path for name in names if (path := getattr(options, name)) is not None}
     if without_run and given:
         raise click.UsageError(f"{next(iter(given))} is written by a run, and --conversions only runs nothing.")
     for place, (option, path) in enumerate(given.items()):
@@ -231,17 +234,12 @@ def _try_outputs(options: Mapping[str, Any], *, without_run: bool) -> None:
 
 
 def convert_every_way(
-    checkpoint: Path,
-    *,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
-    quiet: bool = False,
+    checkpoint: Path, *, quiet: bool = False, **stated: Unpack[Stated]
 ) -> tuple[int, list[Direction]]:
     """Convert in every direction, print a line for each; return 0 where all bits agree, or 1, and what came of each."""
     from .participants.conversions import every_direction, report
 
-    directions = list(every_direction(checkpoint, set=set, model_class=model_class, parts=parts))
+    directions = list(every_direction(checkpoint, **stated))
     if not quiet:
         click.echo(printable_lines(report(checkpoint, directions)) + "\n")
     return (1 if any(direction.different for direction in directions) else 0), directions
@@ -249,35 +247,22 @@ def convert_every_way(
 
 def run_gate(
     directories: Sequence[Path],
+    options: GateOptions,
     *,
     called: Sequence[Path] | None = None,
-    frameworks: Sequence[str] | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
-    sentences: Sequence[str] | None = None,
     conversions: Mapping[str, Any] | None = None,
-    top_k: int = 5,
-    no_gradients: bool = False,
-    max_length: int | None = None,
-    half_types: Sequence[str] | None = None,
-    devices: Mapping[str, str] | None = None,
-    official: Sequence[str] = (),
-    golden: Path | None = None,
-    update_golden: bool = False,
-    yes: bool = False,
-    report: Path | None = None,
-    as_json: bool = False,
     only_failure: bool = False,
-    json_file: Path | None = None,
-    junit: Path | None = None,
-    verbose: bool = False,
-    quiet: bool = False,
 ) -> int:
     """Run the gate and write what was asked for; return the exit status.
 
-    One file that cannot be written keeps none of the others from being written. With ``only_failure`` data are printed
-    where the gate does not pass, for who prints something else where it does.
+    One file that cannot be written keeps none of the others from being written.
+
+    Args:
+        directories: What is compared.
+        options: What is asked of it.
+        called: What to call each; by default as it is.
+        conversions: What came of converting them, to be written with everything else.
+        only_failure: Print data only where the gate does not pass, for who prints something else where it does.
 
     Raises:
         ConvertError: It could not run, or a file could not be written.
@@ -286,57 +271,34 @@ def run_gate(
     from .golden import compare_golden, explain_drift, read_golden, refuse_in_ci
     from .screen import screen
 
-    if update_golden:
-        refuse_in_ci(yes)
-    recorded = read_golden(golden) if golden is not None and not update_golden else None
-    say = (lambda line: click.echo(printable_lines(line), err=True)) if verbose else (lambda line: None)
+    if options.update_golden:
+        refuse_in_ci(options.yes)
+    recorded = None if options.golden is None or options.update_golden else read_golden(options.golden)
+    say = (lambda line: click.echo(printable_lines(line), err=True)) if options.verbose else (lambda line: None)
     with (
-        StatusLine(shown=not (verbose or quiet)) as status,
-        run(
-            directories,
-            called=called,
-            frameworks=frameworks,
-            set=set,
-            model_class=model_class,
-            parts=parts,
-            sentences=sentences,
-            top_k=top_k,
-            gradients=not no_gradients,
-            max_length=max_length,
-            half_types=half_types,
-            devices=devices or {},
-            official=official,
-            report=say,
-            progress=status.show,
-        ) as result,
+        StatusLine(shown=not (options.verbose or options.quiet)) as status,
+        run(directories, options, called=called, report=say, progress=status.show) as result,
     ):
         if recorded is not None:
             result.verdicts += compare_golden(recorded, result)
             result.causes += explain_drift(recorded, result)
         data = {**result.as_dict(), **({"conversions": conversions} if conversions else {})}
-        notes, problems = _write(result, data, report, json_file, junit, golden if update_golden else None)
+        notes, problems = _write(result, data, options)
         status.clear()
-        if as_json:
+        if options.as_json:
             if not (only_failure and result.passed):
                 click.echo(render_json(data))
-        elif not quiet:
+        elif not options.quiet:
             click.echo(printable_lines("\n".join([screen(result), *notes])))
-        if update_golden and not result.passed:
+        if options.update_golden and not result.passed:
             why = "the participants differ" if result.exit_status == 1 else "a verdict proves nothing"
-            click.echo(f"{printable(str(golden))}: not recorded, because {why}", err=True)
+            click.echo(f"{printable(str(options.golden))}: not recorded, because {why}", err=True)
         if problems:
             raise ConvertError("\n  ".join(problems), "Everything else that was asked for is written.")
         return result.exit_status
 
 
-def _write(
-    result: Result,
-    data: Mapping[str, Any],
-    report: Path | None,
-    json_file: Path | None,
-    junit: Path | None,
-    golden: Path | None,
-) -> tuple[list[str], list[str]]:
+def _write(result: Result, data: Mapping[str, Any], options: GateOptions) -> tuple[list[str], list[str]]:
     """Write every file that was asked for; return what is to be said of them, and what went wrong."""
     from ..converters.target.whole_files import write_whole
     from .golden import record
@@ -344,11 +306,12 @@ def _write(
     from .report import write_report
 
     notes: list[str] = []
+    recorded = options.update_golden and result.passed
     writers: list[tuple[Path | None, Callable[[Path], object]]] = [
-        (junit, lambda path: write_junit(path, result)),
-        (json_file, lambda path: write_whole(path, (render_json(data) + "\n").encode())),
-        (golden if result.passed else None, lambda path: notes.append(_recorded(path, record(path, result)))),
-        (report, lambda path: write_report(path, result)),
+        (options.junit, lambda path: write_junit(path, result)),
+        (options.json_file, lambda path: write_whole(path, (render_json(data) + "\n").encode())),
+        (options.golden if recorded else None, lambda path: notes.append(_recorded(path, record(path, result)))),
+        (options.report, lambda path: write_report(path, result)),
     ]
     problems = []
     for path, write in writers:
@@ -397,15 +360,7 @@ def require_proof(source: Path, dialects: Sequence[str] | None, official: Sequen
     require_official(official)
 
 
-def prove_conversion(
-    made: Path,
-    target: Path,
-    source: Path | None,
-    official: Sequence[str] = (),
-    *,
-    as_json: bool = False,
-    quiet: bool = False,
-) -> None:
+def prove_conversion(made: Path, target: Path, source: Path | None, options: GateOptions) -> None:
     """Run the gate on what a conversion has written, before it gets its name (``convert --parity``).
 
     Args:
@@ -413,22 +368,14 @@ def prove_conversion(
         target: What it shall be called.
         source: What was converted, where that says by itself what it is; None to take the result alone, through all
             three frameworks.
-        official: The software that loads the result too.
-        as_json: Print nothing but, where nothing is proven, the gate's result as data.
-        quiet: Print nothing else.
+        options: What is asked of the gate: which software loads the result too, and what is printed; data only where
+            nothing is proven.
 
     Raises:
         NotProvenError: They differ, or a bound is so wide that nothing is proven.
     """
     stand_for(made, target)
     before = [] if source is None else [source]
-    status = run_gate(
-        [*before, made],
-        called=[*before, target],
-        official=official,
-        as_json=as_json,
-        only_failure=True,
-        quiet=quiet or as_json,
-    )
+    status = run_gate([*before, made], options, called=[*before, target], only_failure=True)
     if status:
         raise NotProvenError(target, status)

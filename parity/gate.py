@@ -26,7 +26,6 @@ from ..converters import open_checkpoint
 from ..converters.errors import ConvertError
 from ..converters.source.checkpoint import Checkpoint
 from ..converters.source.location import locate
-from ..converters.source.renaming import ALL, Parts
 from ..models.config import supported, tap_names, with_limit
 from ..models.text.tokenizer import Tokenizer
 from ..models.text.tokenizer_files import packages_for_texts
@@ -41,6 +40,7 @@ from .judging.divergence import Divergence, first_divergence
 from .judging.measure import measure
 from .judging.rankings import rank
 from .judging.verdicts import judge
+from .options import GateOptions
 from .participants.computing import require_participants, tell_devices
 from .participants.dumps import Dump
 from .participants.participants import (
@@ -64,26 +64,15 @@ from .serving.verdicts import OfficialResult, judge_official
 
 Array = NDArray[Any]
 
-#: Everything on the CPU.
-NO_DEVICES: Mapping[str, str] = {}
+_DEFAULTS = GateOptions()
 
 
 @contextmanager
 def run(
     directories: Sequence[Path],
+    options: GateOptions = _DEFAULTS,
     *,
     called: Sequence[Path] | None = None,
-    frameworks: Sequence[str] | None = None,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
-    sentences: Sequence[str] | None = None,
-    top_k: int = 5,
-    gradients: bool = True,
-    max_length: int | None = None,
-    half_types: Sequence[str] | None = None,
-    devices: Mapping[str, str] = NO_DEVICES,
-    official: Sequence[str] = (),
     report: ReportLine = lambda line: None,
     progress: ReportLine = lambda line: None,
     environment: Mapping[str, str | None] | None = None,
@@ -92,19 +81,8 @@ def run(
 
     Args:
         directories: One checkpoint, which is converted for each framework, or several, compared as they are.
+        options: What is asked of it. Nothing is printed or written here.
         called: What to call each; by default as it is.
-        frameworks: Who computes; None for all three, or each directory's own.
-        set: Field of the configuration → value, whatever the files say.
-        model_class: The class, where the files do not say it, as ``open_checkpoint`` names classes.
-        parts: Which tensors of the files are meant.
-        sentences: The user's, in place of the built-in ones.
-        top_k: Answers a question: words at a mask, labels.
-        gradients: Whether the class's loss is differentiated and a step taken.
-        max_length: Tokens of the longest batch, past the configuration's limit too; None for that limit, or 2,048.
-        half_types: Which of float16 and bfloat16 are computed in too; None for those that a checkpoint is stored in.
-        devices: Framework → device, as :func:`.participants.computing.read_devices` reads them; the CPU where it names
-        none.
-        official: The official participants, each as ``--with`` takes it.
         report: Called with a line on what happens.
         progress: Called with what begins now.
         environment: Variables for the frameworks' processes.
@@ -114,16 +92,17 @@ def run(
     """
     clock = Clock()
     directories = [locate(directory) for directory in directories]
-    if frameworks is not None:
-        require_frameworks(frameworks)  # before anything else is done
-    found = require_official(official, words=any("rjieba" in packages_for_texts(each) for each in directories))
+    if options.frameworks is not None:
+        require_frameworks(options.frameworks)  # before anything else is done
+    found = require_official(options.official, words=any("rjieba" in packages_for_texts(each) for each in directories))
     with tempfile.TemporaryDirectory(prefix="parity-") as name, ExitStack() as stack:
         scratch = Path(name)
         progress("converting")
-        loaded, told = write_stated(directories, set, model_class, parts, scratch)
+        loaded, told = write_stated(directories, options.stated, scratch)
         directories = list(called or directories)
         model, dialects = look_at(loaded, directories)
-        if official and max_length is not None and max_length > model.config.max_position_embeddings:
+        max_length = options.max_length
+        if options.official and max_length is not None and max_length > model.config.max_position_embeddings:
             limit = model.config.max_position_embeddings
             raise ConvertError(
                 f"--with and --max-length {max_length:,}: the software that serves it ends at {limit:,} tokens",
@@ -134,24 +113,26 @@ def run(
         if cast is not None:
             model = replace(model, notes=(*model.notes, str(cast)))
             loaded = [cast.rounded or loaded[0], *loaded[1:]]
-        participants = choose_participants(loaded, directories, dialects, frameworks, scratch)
+        participants = choose_participants(loaded, directories, dialects, options.frameworks, scratch)
         if cast is not None and cast.rounded is not None:
             participants[0] = replace(participants[0], before_cast=cast.original)
         said = [one.note for one in participants if one.note]
         model = replace(model, notes=(*model.notes, *said))
-        require_participants(devices, [one.framework for one in participants])
+        require_participants(options.devices, [one.framework for one in participants])
         clock.lap("convert")
         progress("choosing inputs")
         tokenizer = None if model.vocabulary is None else Tokenizer.from_pretrained(model.vocabulary)
-        cases = make_cases(supported(model.config), model.task, tokenizer, sentences, max_length or LONGEST)
-        training = make_training(model.config, model.task) if gradients else None
+        cases = make_cases(supported(model.config), model.task, tokenizer, options.sentences, max_length or LONGEST)
+        training = make_training(model.config, model.task) if options.gradients else None
         variants = make_variants(model.config, model.task, max_length or LONGEST)
         listed = write_cases(scratch / "cases.npz", [*cases, *variants.cases], training)
         clock.lap("inputs")
-        if half_types is None:
-            half_types = sorted({dtype for one in participants for dtype in stored_half_types(one.directory)})
+        if options.half_types is None:
+            stored = {dtype for one in participants for dtype in stored_half_types(one.directory)}
+            options = replace(options, half_types=sorted(stored))
+        half_types = list(options.half_types or ())
         asked = {
-            "half_types": list(half_types),
+            "half_types": half_types,
             "cases_file": str(scratch / "cases.npz"),
             "cases": listed,
             "extend_to": max_length,
@@ -165,23 +146,12 @@ def run(
             one, job = job_for(worker, loaded, dialects, model, tokenizer, cases, cases_file, scratch, half_types)
             worker.process.ask({"run": job})
             known.append((worker, one))
-        dumps = compute(participants, model, scratch, asked, devices, report, progress, variables)
+        dumps = compute(participants, model, scratch, asked, options.devices, report, progress, variables)
         officials = [(worker, _answered(worker, one, report, progress)) for worker, one in known]
         clock.lap("frameworks")
         progress("comparing")
         yield compare(
-            directories,
-            loaded[0],
-            model,
-            participants,
-            dumps,
-            cases,
-            tokenizer,
-            top_k,
-            clock,
-            variants,
-            half_types,
-            officials,
+            directories, loaded[0], model, participants, dumps, cases, tokenizer, options, clock, variants, officials
         )
 
 
@@ -193,15 +163,14 @@ def compare(
     dumps: list[Dump],
     cases: list[Case],
     tokenizer: Tokenizer | None,
-    top_k: int,
+    options: GateOptions,
     clock: Clock,
     variants: Variants = NO_VARIANTS,
-    half_types: Sequence[str] = (),
     officials: Sequence[tuple[Started, Official]] = (),
 ) -> Result:
     """Compare what was computed, and explain what differs; ``first`` is the first directory as it is loaded."""
     task = model.task
-    top_k = min(top_k, model.config.vocab_size)
+    half_types, top_k = options.half_types or (), min(options.top_k, model.config.vocab_size)
     order = tap_names(model.config, pooler=True, mlm=task.mlm, sop=task.sop, classifier=task.head is not None)
     measured = measure(dumps, cases, order)
     bounds = derive(measured, order)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from roformer_convert.converters import open_checkpoint
-from roformer_convert.converters.source.renaming import ALL
+from roformer_convert.converters.source.stated import Stated
 from roformer_convert.models.config import supported, tap_names
 from roformer_convert.models.text.tokenizer import Tokenizer
 from roformer_convert.parity.explaining.stored_parameters import StoredParameters
@@ -81,7 +81,7 @@ class OfficialBench:
         self.worker = worker
         self.directory = checkpoint
         if stated:
-            (self.directory,), _ = write_stated([checkpoint], stated, None, ALL, folder)
+            (self.directory,), _ = write_stated([checkpoint], Stated(set=stated), folder)
         self.model, self.dialects = look_at([self.directory])
         vocabulary = self.model.vocabulary
         self.tokenizer = None if vocabulary is None else Tokenizer.from_pretrained(vocabulary)

@@ -19,6 +19,7 @@ from random_checkpoints import SHAPES, Tensors, random_tensors, save
 
 from roformer_convert.models.config import with_limit
 from roformer_convert.parity.gate import Clock, compare
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.participants.dump import Dumper
 from roformer_convert.parity.participants.dumps import Dump
 from roformer_convert.parity.participants.participants import ComparedModel, look_at
@@ -138,10 +139,9 @@ class Bench:
             dumps,
             self.cases,
             None,
-            5,
+            GateOptions(half_types=self.half_types),
             Clock(),
             self.variants,
-            self.half_types,
         )
 
 

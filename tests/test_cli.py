@@ -25,6 +25,7 @@ import roformer_convert
 from roformer_convert.__main__ import COMMANDS, cli
 from roformer_convert.converters import ConvertError, ConvertOptions, convert
 from roformer_convert.converters.table.mapping import DIALECTS
+from roformer_convert.parity.options import GateOptions
 
 NAMED = ("paddle2torch", "paddle2tf", "torch2paddle", "torch2tf", "tf2torch", "tf2paddle")
 
@@ -503,9 +504,10 @@ def test_convert_with_parity_writes_what_is_proven_and_nothing_else(
     source, target = tmp_path / "ckpt", tmp_path / "ckpt-torch"
     asked: list[Any] = []
 
-    def gate(directories: list[Path], **options: Any) -> int:
+    def gate(directories: list[Path], options: GateOptions, *, called: list[Path], only_failure: bool) -> int:
         assert (directories[-1] / "config.json").exists()
-        asked.append((directories[:-1], options))
+        assert only_failure
+        asked.append((directories[:-1], options, called))
         return status
 
     monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
@@ -513,8 +515,8 @@ def test_convert_with_parity_writes_what_is_proven_and_nothing_else(
     words = [*command, str(source), "--parity", "--with", "transformers", "--with", "onnx"]
     result = run(*words)
     official = ("transformers", "onnx")
-    options = {"called": [source, target], "official": official, "quiet": False}
-    assert asked == [(source, ("paddle", "torch"), official), ([source], options)]
+    options = GateOptions(official=official)
+    assert asked == [(source, ("paddle", "torch"), official), ([source], options, [source, target])]
     if status == 0:
         assert result.exit_code == 0, result.output
         assert run("diff", source, target).exit_code == 0
@@ -536,8 +538,8 @@ def test_what_says_nothing_by_itself_is_proven_alone(tmp_path: Path, monkeypatch
     asked: list[Any] = []
     monkeypatch.setattr(command_line, "require_proof", lambda *about: asked.append(about))
 
-    def gate(directories: list[Path], **options: Any) -> int:
-        asked.append(options["called"])
+    def gate(directories: list[Path], options: GateOptions, *, called: list[Path], only_failure: bool) -> int:
+        asked.append(called)
         return 0
 
     monkeypatch.setattr(command_line, "run_gate", gate)

@@ -17,6 +17,7 @@ from roformer_convert.converters.target.output import EXPORT_MANIFEST
 from roformer_convert.models.export.exporting import FORMATS, export
 from roformer_convert.models.processes.frameworks import is_installed
 from roformer_convert.parity import gate
+from roformer_convert.parity.options import GateOptions
 
 PACKAGES = {name: {*one.packages, *({"onnxruntime"} if name == "onnx" else ())} for name, one in FORMATS.items()}
 
@@ -36,8 +37,8 @@ def test_an_export_passes_beside_its_checkpoint_and_not_beside_another(tmp_path:
     if not all(map(is_installed, PACKAGES[name])):
         pytest.skip(f"not all of {', '.join(sorted(PACKAGES[name]))} are installed")
     export(FIXTURE, tmp_path / "served", to=name, trial=False)
-    served: dict[str, Any] = {"frameworks": ["torch"], "gradients": False, "official": [str(tmp_path / "served")]}
-    with gate.run([FIXTURE], **served) as result:
+    served = GateOptions(frameworks=["torch"], gradients=False, official=[str(tmp_path / "served")])
+    with gate.run([FIXTURE], served) as result:
         (right,) = result.official
         assert (failed(right), right.causes) == ([], [])
         assert [verdict.check for verdict in right.verdicts] == [
@@ -46,7 +47,7 @@ def test_an_export_passes_beside_its_checkpoint_and_not_beside_another(tmp_path:
             "official: top 5 in order",
         ]
         assert 0.0 < right.verdicts[1].value <= right.verdicts[1].bound
-    with gate.run([another(tmp_path / "other")], **served) as result:
+    with gate.run([another(tmp_path / "other")], served) as result:
         (wrong,) = result.official
         assert "float32 logits" in failed(wrong)
         assert wrong.official.label.endswith("(served)")
@@ -72,6 +73,6 @@ def test_an_export_of_another_class_or_too_short_is_refused(tmp_path: Path, fiel
     (tmp_path / EXPORT_MANIFEST).write_text(json.dumps(said), encoding="utf-8")
     with (
         pytest.raises(ConvertError, match=what),
-        gate.run([FIXTURE], frameworks=["torch"], gradients=False, official=[str(tmp_path)]),
+        gate.run([FIXTURE], GateOptions(frameworks=["torch"], gradients=False, official=[str(tmp_path)])),
     ):
         pass

@@ -14,6 +14,7 @@ import pytest
 from roformer_convert.converters.tensors.stored import HALF_TYPES
 from roformer_convert.parity import gate
 from roformer_convert.parity.judging.verdicts import Verdict
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 from roformer_convert.parity.serving import asking
@@ -29,7 +30,8 @@ FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 def in_half_types(folder: Path, **asked: Any) -> Result:
     """Run the gate on a checkpoint in PyTorch and transformers."""
     asked = {"half_types": HALF_TYPES, **asked}
-    with gate.run([folder], frameworks=["torch"], gradients=False, official=["transformers"], **asked) as result:
+    options = GateOptions(frameworks=["torch"], gradients=False, official=["transformers"], **asked)
+    with gate.run([folder], options) as result:
         return result
 
 

@@ -25,6 +25,7 @@ from roformer_convert.converters import convert, open_checkpoint
 from roformer_convert.converters.errors import ConvertError, FormatError
 from roformer_convert.converters.table.mapping import Dialect
 from roformer_convert.parity import gate, official
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.serving import jobs as official_jobs
 from roformer_convert.parity.serving.asking import checked
 from roformer_convert.parity.serving.software import (
@@ -311,7 +312,7 @@ def test_a_fault_in_what_it_loads_fails_the_gate(monkeypatch: pytest.MonkeyPatch
 
     # it gets a directory of its own: of the other names ours would load the same files
     monkeypatch.setattr(official_jobs, "directory_for", faulty(official_jobs.directory_for))
-    with gate.run([FIXTURE], frameworks=["paddle"], gradients=False, official=["transformers"]) as result:
+    with gate.run([FIXTURE], GateOptions(frameworks=["paddle"], gradients=False, official=["transformers"])) as result:
         assert not result.passed
         assert all(verdict.passed for verdict in result.verdicts if not verdict.check.startswith("official: "))
         (official,) = result.official
@@ -328,7 +329,7 @@ def test_one_that_dies_is_an_error_with_its_last_words(monkeypatch: pytest.Monke
 
     job_for = official_jobs.job_for
     monkeypatch.setattr(gate, "job_for", without_cases)
-    with gate.run([FIXTURE], frameworks=["torch"], gradients=False, official=["transformers"]) as result:
+    with gate.run([FIXTURE], GateOptions(frameworks=["torch"], gradients=False, official=["transformers"])) as result:
         (official,) = result.official
         assert failed(official) == ["loaded whole"]
         assert "FileNotFoundError" in result.causes[0].what

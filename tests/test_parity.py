@@ -12,21 +12,28 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from roformer_convert.converters import open_checkpoint
 from roformer_convert.converters.errors import ConvertError
+from roformer_convert.converters.source.renaming import ALL, Parts
+from roformer_convert.converters.source.stated import Stated
 from roformer_convert.models.config import with_limit
+from roformer_convert.models.processes.frameworks import FRAMEWORKS
 from roformer_convert.models.processes.process import DeathError
 from roformer_convert.models.text.tokenizer import Tokenizer
-from roformer_convert.parity import gate
-from roformer_convert.parity.participants import side_by_side
+from roformer_convert.parity import command_line, gate
+from roformer_convert.parity.options import GateOptions
+from roformer_convert.parity.participants import participants, side_by_side
 from roformer_convert.parity.questions.cases import KINDS, make_cases
 from roformer_convert.parity.questions.tasks import TASKS
+from roformer_convert.parity.serving import software
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "random"
 
@@ -45,12 +52,58 @@ def parity(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+def test_every_option_of_the_command_reaches_the_gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("今天\n", encoding="utf-8")
+    asked = GateOptions(
+        frameworks=("torch", "tf"),
+        stated=Stated(set={"attention": "causal"}, model_class="causal-lm", parts=Parts("a.", ("b", "c"), True)),
+        sentences=["今天"],
+        top_k=3,
+        gradients=False,
+        max_length=9,
+        half_types=("float16",),
+        devices={"torch": "gpu:1"},
+        official=("onnx", "junnyu"),
+        golden=tmp_path / "golden",
+        update_golden=True,
+        yes=True,
+        report=tmp_path / "report",
+        json_file=tmp_path / "json-file",
+        junit=tmp_path / "junit",
+        as_json=True,
+        verbose=True,
+        quiet=True,
+    )
+    words = (
+        "--frameworks torch,tf --set attention=causal --class causal-lm --prefix a. --drop b --drop c --encoder-only "
+        f"--sentences {tmp_path}/texts --top-k 3 --no-gradients --max-length 9 --half-types float16 "
+        f"--device torch=gpu:1 --with onnx --with junnyu --golden {tmp_path}/golden --update-golden --yes "
+        f"--report {tmp_path}/report --json-file {tmp_path}/json-file --junit {tmp_path}/junit --json -v -q"
+    )
+    reached: list[GateOptions] = []
+
+    def run_gate(_: object, options: GateOptions, **__: object) -> int:
+        reached.append(options)
+        return 0
+
+    monkeypatch.setattr(participants, "require_gate", lambda *_: None)
+    monkeypatch.setattr(software, "require_official", lambda *_: None)
+    monkeypatch.setattr(command_line, "run_gate", run_gate)
+    for given in ([], words.split()):
+        done = CliRunner().invoke(command_line.parity_command, [str(FIXTURE), *given])
+        assert done.exit_code == 0, done.output
+    nothing = Stated(set={}, model_class=None, parts=ALL)
+    assert reached == [GateOptions(stated=nothing, devices=dict.fromkeys(FRAMEWORKS, "cpu")), asked]
+    for option in fields(GateOptions):  # one that is new stands above too
+        assert getattr(asked, option.name) != getattr(GateOptions(), option.name), option.name
+
+
 def test_framework_that_is_not_installed_is_an_error_and_no_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     from roformer_convert.models.processes import frameworks
 
     monkeypatch.setattr(frameworks, "is_installed", lambda package: package != "tensorflow")
     with pytest.raises(ConvertError, match="needs tensorflow, which is not installed") as caught:
-        gate.run([FIXTURE], frameworks=["torch", "tf"]).__enter__()
+        gate.run([FIXTURE], GateOptions(frameworks=["torch", "tf"])).__enter__()
     assert caught.value.exit_status == 2
     with pytest.raises(ConvertError, match="tensorflow"):
         gate.run([FIXTURE]).__enter__()
@@ -181,7 +234,7 @@ def test_process_that_dies_is_reported_with_its_last_words(
     monkeypatch.setattr(side_by_side, "WORKER", "dying")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(DeathError) as caught:
-        gate.run([FIXTURE], frameworks=["torch"]).__enter__()
+        gate.run([FIXTURE], GateOptions(frameworks=["torch"])).__enter__()
     assert caught.value.exit_status == 2
     assert words in str(caught.value)
     assert "the torch process" in str(caught.value)

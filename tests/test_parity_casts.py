@@ -16,6 +16,7 @@ from random_checkpoints import CONFIG, SHAPES, random_tensors, save
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
 from roformer_convert.parity.conditions.casts import find_cast
 from roformer_convert.parity.gate import run
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.report import render
 from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
@@ -120,7 +121,7 @@ def test_a_wider_type_is_not_rounded_away(tmp_path: Path) -> None:
 
 
 def gate(first: Path, second: Path) -> Result:
-    with run([first, second], frameworks=["torch"], gradients=False) as result:
+    with run([first, second], GateOptions(frameworks=["torch"], gradients=False)) as result:
         return result
 
 

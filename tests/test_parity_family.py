@@ -16,6 +16,7 @@ from family_models import MODELS
 from roformer_convert.models.config import supported
 from roformer_convert.models.processes.process import Process
 from roformer_convert.parity.gate import Clock, compare
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.participants.conversions import every_direction, report
 from roformer_convert.parity.participants.dumps import Dump
 from roformer_convert.parity.participants.participants import choose_participants, look_at
@@ -68,7 +69,7 @@ def test_all_three_frameworks_agree(processes: dict[str, Process], tmp_path: Pat
     for one in participants:
         facts = processes[one.framework].answer()
         dumps.append(Dump(one.label, one.framework, one.directory, tmp_path / f"out-{one.framework}", facts))
-    result = compare([source], source, model, participants, dumps, cases, None, 5, Clock())
+    result = compare([source], source, model, participants, dumps, cases, None, GateOptions(), Clock())
     assert result.passed, [verdict for verdict in result.verdicts if not verdict.passed] + result.causes
     checks = {verdict.check for verdict in result.verdicts}
     head = "logits" if model.task.mlm else "last hidden states" if model.task.head is None else "classifier"

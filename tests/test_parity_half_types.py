@@ -27,6 +27,7 @@ from roformer_convert.parity.conditions.half_types import LIMIT, HalfType
 from roformer_convert.parity.explaining.sampling import choose_samples
 from roformer_convert.parity.gate import run
 from roformer_convert.parity.judging.verdicts import Verdict
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.participants.conversions import every_direction, tell_lacking
 from roformer_convert.parity.participants.rounding import round_to
 from roformer_convert.parity.result import Result
@@ -223,7 +224,7 @@ needs_all = pytest.mark.skipif(
 @needs_all
 def test_a_checkpoint_that_is_stored_in_a_half_type_is_run_in_it(tmp_path: Path) -> None:
     convert(FIXTURE, tmp_path / "half", to="torch", options=ConvertOptions(dtype="float16"))
-    with run([tmp_path / "half"], gradients=False) as result:
+    with run([tmp_path / "half"], GateOptions(gradients=False)) as result:
         assert result.passed, screen(result)
         found = of_type(result, "float16")
         assert {one.about for one in found} == {("paddle",), ("torch",), ("tf",)}
@@ -238,10 +239,10 @@ def test_a_checkpoint_that_is_stored_in_a_half_type_is_run_in_it(tmp_path: Path)
 
 @needs_all
 def test_what_a_framework_lacks_is_widened_after_rounding() -> None:
-    with run([FIXTURE], frameworks=["paddle"], gradients=False, half_types=["bfloat16"]) as result:
+    with run([FIXTURE], GateOptions(frameworks=["paddle"], gradients=False, half_types=["bfloat16"])) as result:
         assert result.passed, screen(result)
         assert max(one.value for one in of_type(result, "bfloat16")) > 1e-2, screen(result)
-    with run([FIXTURE], frameworks=["paddle"], gradients=False) as result:
+    with run([FIXTURE], GateOptions(frameworks=["paddle"], gradients=False)) as result:
         assert not of_type(result, "float16") + of_type(result, "bfloat16")
 
 
@@ -281,7 +282,7 @@ def test_a_container_that_lacks_a_type_is_said(tmp_path: Path) -> None:
 @needs_all
 def test_what_a_framework_cannot_load_in_bfloat16_is_widened_first(tmp_path: Path) -> None:
     convert(FIXTURE, tmp_path / "half", to="torch", options=ConvertOptions(dtype="bfloat16"))
-    with run([tmp_path / "half"], frameworks=["torch", "tf"], gradients=False) as result:
+    with run([tmp_path / "half"], GateOptions(frameworks=["torch", "tf"], gradients=False)) as result:
         assert result.exit_status != 1, screen(result)
         assert "what tf loads was widened to float32: HDF5 has no bfloat16" in result.model.notes
         assert {one.about for one in of_type(result, "bfloat16")} == {("torch",), ("tf",)}

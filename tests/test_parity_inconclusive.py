@@ -19,6 +19,7 @@ from roformer_convert.parity.golden import record
 from roformer_convert.parity.judging.bounds import Status
 from roformer_convert.parity.judging.verdicts import Verdict, exit_status, worst_of
 from roformer_convert.parity.junit import write_junit
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.report import render
 from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
@@ -89,14 +90,15 @@ def test_the_command_exits_with_it_and_records_no_golden(
     monkeypatch.setattr(gate, "run", run)
     monkeypatch.delenv("CI", raising=False)
     golden, data = tmp_path / "golden.npz", tmp_path / "p.json"
-    got = command_line.run_gate([tmp_path], golden=golden, update_golden=True, json_file=data, quiet=True)
-    assert got == status
+    options = GateOptions(golden=golden, update_golden=True, json_file=data, quiet=True)
+    assert command_line.run_gate([tmp_path], options) == status
     assert golden.exists() == (status == 0)
     assert json.loads(data.read_text(encoding="utf-8"))["exit_status"] == status
     capsys.readouterr()
     for as_json in (False, True):
+        asked = GateOptions(as_json=as_json, quiet=True)
         with nullcontext() if status == 0 else pytest.raises(command_line.NotProvenError) as error:
-            command_line.prove_conversion(tmp_path, tmp_path / "out", None, as_json=as_json, quiet=True)
+            command_line.prove_conversion(tmp_path, tmp_path / "out", None, asked)
         assert error is None or error.value.exit_status == status
         printed = capsys.readouterr().out
         assert bool(printed) == (as_json and status != 0)  # what passes prints the conversion's data

@@ -23,6 +23,7 @@ from test_parity_faults import within
 from roformer_convert.parity.conditions.invariances import SAME
 from roformer_convert.parity.gate import run
 from roformer_convert.parity.judging.verdicts import Verdict
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.result import Result
 from roformer_convert.parity.screen import screen
 
@@ -278,7 +279,7 @@ def test_directories_with_two_limits_are_compared_up_to_the_lower(tmp_path: Path
     tensors = random_tensors(config, groups)
     for name, limit in (("long", 47), ("short", 21)):
         save(tmp_path / name, "torch", tensors, replace(config, max_position_embeddings=limit))
-    with run([tmp_path / "long", tmp_path / "short"], frameworks=["torch"], gradients=False) as result:
+    with run([tmp_path / "long", tmp_path / "short"], GateOptions(frameworks=["torch"], gradients=False)) as result:
         assert result.passed, screen(result)
         assert max(case.input_ids.shape[-1] for case in result.cases) == 21
         assert f"{SAME}at the end of 21 tokens" in {one.check for one in result.verdicts}

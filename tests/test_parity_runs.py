@@ -18,9 +18,11 @@ from click.testing import CliRunner
 
 from roformer_convert.__main__ import cli
 from roformer_convert.converters import ConvertOptions, convert, open_checkpoint, save_checkpoint
+from roformer_convert.converters.source.stated import Stated
 from roformer_convert.parity import gate
 from roformer_convert.parity.command_line import NotProvenError
 from roformer_convert.parity.golden import compare_golden, read_golden
+from roformer_convert.parity.options import GateOptions
 from roformer_convert.parity.questions.cases import KINDS
 from roformer_convert.parity.serving import jobs
 
@@ -153,7 +155,7 @@ def test_configuration_that_differs_is_said_and_its_effect_is_named(tmp_path: Pa
         tensors = {name: checkpoint.read(name) for name in checkpoint}
         config = replace(checkpoint.config, layer_norm_eps=1e-5)
     save_checkpoint(tmp_path / "other", tensors, config, dialect="torch")
-    with gate.run([FIXTURE, tmp_path / "other"], frameworks=["torch"], gradients=False) as result:
+    with gate.run([FIXTURE, tmp_path / "other"], GateOptions(frameworks=["torch"], gradients=False)) as result:
         assert not result.passed
         assert any("layer_norm_eps is 1e-12" in note for note in result.model.notes)
         assert {cause.label for cause in result.causes} == {"torch:other"}
@@ -206,28 +208,29 @@ def test_of_a_conversion_the_result_is_what_the_software_loads(tmp_path: Path, m
 
 @needs_torch
 def test_what_is_stated_of_a_checkpoint_reaches_whoever_opens_it(tmp_path: Path) -> None:
-    stated: dict[str, Any] = {"set": {"attention": "causal"}, "model_class": "causal-lm"}
-    with gate.run([CAUSAL], frameworks=["torch"], gradients=False) as result:
+    stated = Stated(set={"attention": "causal"}, model_class="causal-lm")
+    options = GateOptions(frameworks=["torch"], gradients=False)
+    with gate.run([CAUSAL], options) as result:
         assert result.model.class_name == "RoFormerForMaskedLM"  # no file says it
         assert any("attention in both directions is assumed" in note for note in result.model.notes)
-    with gate.run([CAUSAL], frameworks=["torch"], gradients=False, **stated) as result:
+    with gate.run([CAUSAL], replace(options, stated=stated)) as result:
         assert result.passed
         assert result.model.called == "RoFormerForCausalLM (attention causal)"
         with open_checkpoint(result.dumps[0].checkpoint) as loaded:
             assert loaded.config.attention == "causal"
     convert(CAUSAL, tmp_path / "out", to="torch", options=ConvertOptions(**stated))
-    with gate.run([CAUSAL, tmp_path / "out"], frameworks=["torch"], gradients=False, **stated) as result:
+    with gate.run([CAUSAL, tmp_path / "out"], replace(options, stated=stated)) as result:
         assert result.passed
         assert [dump.label for dump in result.dumps] == [f"torch:{CAUSAL.name}", "torch:out"]
         assert "attention = causal, as it was set" in result.model.notes
         assert not any("assumed" in note for note in result.model.notes)
-    with gate.run([CAUSAL, tmp_path / "out"], frameworks=["torch"], gradients=False) as result:
+    with gate.run([CAUSAL, tmp_path / "out"], options) as result:
         assert not result.passed
         assert any("attention is bidirectional" in note for note in result.model.notes)
         assert any(f"RoFormerForCausalLM in {tmp_path / 'out'}" in note for note in result.model.notes)
         assert {cause.kind for cause in result.causes} == {"mask"}
-    other: dict[str, Any] = {"frameworks": ["torch"], "gradients": False, "set": {"eos_token_id": 3}}
-    with gate.run([CAUSAL, tmp_path / "out"], **other) as result:
+    other = replace(options, stated=Stated(set={"eos_token_id": 3}))
+    with gate.run([CAUSAL, tmp_path / "out"], other) as result:
         assert any(f"attention is bidirectional in {CAUSAL}, causal in" in note for note in result.model.notes)
 
 
@@ -248,7 +251,7 @@ def test_stated_fields_and_class_are_options_of_the_command() -> None:
 @needs_torch
 def test_golden_holds_with_the_kernels_of_another_processor() -> None:
     older = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
-    with gate.run([FIXTURE], frameworks=["torch"], environment=older) as result:
+    with gate.run([FIXTURE], GateOptions(frameworks=["torch"]), environment=older) as result:
         verdicts = compare_golden(read_golden(GOLDEN), result)
     assert all(verdict.passed for verdict in verdicts), verdicts
     (single,) = (verdict for verdict in verdicts if verdict.check == "golden float32")

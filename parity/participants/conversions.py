@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...converters.compare import compare
 from ...converters.containers.registry import containers_of
@@ -16,8 +16,11 @@ from ...converters.errors import InexpressibleError
 from ...converters.rendering import table
 from ...converters.source.checkpoint import Checkpoint
 from ...converters.source.opening import open_checkpoint
-from ...converters.source.renaming import ALL, Parts
+from ...converters.source.stated import Stated
 from ...converters.table.mapping import DIALECTS, Dialect
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,7 @@ class Direction:
     impossible: str = ""
 
 
-def every_direction(
-    checkpoint: Path,
-    *,
-    set: Mapping[str, Any] | None = None,
-    model_class: str | None = None,
-    parts: Parts = ALL,
-) -> Iterator[Direction]:
+def every_direction(checkpoint: Path, **stated: Unpack[Stated]) -> Iterator[Direction]:
     """Convert ``checkpoint`` into each dialect, each of those into every other, and hold all against it.
 
     What the target's own software would make of the model is not asked: every trait is in the files, where it is read
@@ -59,18 +56,13 @@ def every_direction(
 
     Args:
         checkpoint: A directory or file.
-        set: Field of the configuration → value, whatever its file says.
-        model_class: The class, where the files do not say it.
-        parts: Which tensors of the files are meant.
+        **stated: What is so of it, whatever its files say.
 
     Raises:
         ConvertError: A conversion failed.
     """
-    stated = ConvertOptions(set=set, model_class=model_class, parts=parts, allow_different=True)
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        open_checkpoint(checkpoint, set=set, model_class=model_class, parts=parts) as first,
-    ):
+    options = ConvertOptions(**stated, allow_different=True)
+    with tempfile.TemporaryDirectory() as directory, open_checkpoint(checkpoint, **stated) as first:
         starts: dict[Dialect, Path] = {}
         for dialect in DIALECTS:
             lacking = tell_lacking(first, dialect)
@@ -78,7 +70,7 @@ def every_direction(
                 yield Direction("any", dialect, 0, 0, 0, (), 0.0, lacking)
                 continue
             try:
-                convert(checkpoint, Path(directory) / dialect, to=dialect, options=stated)
+                convert(checkpoint, Path(directory) / dialect, to=dialect, options=options)
                 starts[dialect] = Path(directory) / dialect
             except InexpressibleError as error:  # no name for a head: not a difference, and not to be passed over
                 why = error.what.removeprefix(f"{checkpoint}: ")

@@ -16,7 +16,7 @@ from typing import Any
 from ...converters import ConvertOptions, convert, open_checkpoint
 from ...converters.errors import ConvertError, MisfitError, Problem
 from ...converters.source.checkpoint import Checkpoint
-from ...converters.source.renaming import Parts
+from ...converters.source.stated import Stated
 from ...converters.table.config import RoFormerConfig
 from ...converters.table.mapping import SYMBOLS, Dialect
 from ...models.processes.frameworks import FRAMEWORKS, is_installed, require_packages
@@ -220,37 +220,29 @@ def _common_class(classes: Sequence[str]) -> str:
     return "RoFormerForMaskedLM" if all(TASKS[name].mlm for name in classes) else "RoFormerModel"
 
 
-def write_stated(
-    directories: Sequence[Path],
-    set: Mapping[str, Any] | None,
-    model_class: str | None,
-    parts: Parts,
-    scratch: Path,
-) -> tuple[list[Path], list[str]]:
+def write_stated(directories: Sequence[Path], stated: Stated, scratch: Path) -> tuple[list[Path], list[str]]:
     """Write what the person states of a checkpoint's configuration into a copy, which says it to everyone after that.
 
     Returns the copies, and what is to be said of the checkpoints; where nothing is stated, they themselves.
 
     Args:
         directories: The checkpoints.
-        set: Field of the configuration → value.
-        model_class: The class, where the files do not say it.
-        parts: Which tensors of the files are meant.
+        stated: What is so of every one, whatever its files say.
         scratch: Where the copies go.
 
     Raises:
         ConvertError: A directory is no checkpoint, or nothing of the kind can be stated of it.
     """
-    if not set and model_class is None and not parts:
+    if not any(stated.values()):
         return list(directories), []
     copies: list[Path] = []
     told: list[str] = []
     for number, directory in enumerate(directories):
-        with open_checkpoint(directory, set=set, model_class=model_class, parts=parts) as checkpoint:
+        with open_checkpoint(directory, **stated) as checkpoint:
             dialect = checkpoint.dialect
             told += (*checkpoint.found.notes, *checkpoint.source_config.notes)
         copies.append(scratch / f"stated{number}")
-        options = ConvertOptions(set=set, model_class=model_class, parts=parts, any_vocab=True, allow_different=True)
+        options = ConvertOptions(**stated, any_vocab=True, allow_different=True)
         convert(directory, copies[-1], to=dialect, options=options)
     return copies, list(dict.fromkeys(told))
 
