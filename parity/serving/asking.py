@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ from .software import Software, Wanted, start
 Array = NDArray[Any]
 Json = dict[str, Any]
 
-#: What transformers and JunnYu's package call the rotary table, which their files hold as a parameter.
-ROTARY = "roformer.encoder.embed_positions.weight"
 _MOST_NAMES = 1 << 16
 
 
@@ -53,14 +51,14 @@ class Official:
     software: Software
     dump: Dump
     versions: Mapping[str, str]
-    names: Mapping[str, str]
-    expected: frozenset[str]
-    announced: frozenset[str]
-    idle: frozenset[str]
-    transposed: frozenset[str]
-    rotary: str
-    rounded: str
-    texts: tuple[tuple[str, ...], ...]
+    names: Mapping[str, str] = field(default_factory=dict)
+    expected: frozenset[str] = frozenset()
+    announced: frozenset[str] = frozenset()
+    idle: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
+    rotary: str = ""
+    rounded: str = ""
+    texts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def label(self) -> str:
@@ -158,8 +156,7 @@ def answered(one: Started, official: Official) -> Official:
         ConvertError: The worker died, or what it answered is no answer.
     """
     facts = checked(one.process.answer(), one.label)
-    dump = Dump(one.label, official.software.name, official.dump.checkpoint, official.dump.files, facts)
-    return Official(**{**official.__dict__, "dump": dump})
+    return replace(official, dump=replace(official.dump, facts=facts))
 
 
 def fetch_parameters(one: Started, official: Official, names: Sequence[str]) -> dict[str, Array]:

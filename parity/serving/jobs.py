@@ -7,7 +7,7 @@ that is the result. Where none does, the last is converted. Imports no framework
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from ...converters import Checkpoint, ConvertOptions, convert, open_checkpoint
 from ...converters.errors import ConvertError
-from ...converters.table.mapping import BASE, CLASSES, Dialect, Traits, unread
+from ...converters.table.mapping import BASE, CLASSES, Dialect, ModelClass, Traits, unread
 from ...converters.table.rotary import embed_positions
 from ...models.export.exporting import export
 from ...models.text.tokenizer import Tokenizer
@@ -131,77 +131,97 @@ def _job_of_a_directory(
     one: Started, directory: Path, model: ComparedModel, tokenizer: Tokenizer | None, cases: Sequence[Case]
 ) -> tuple[Official, Json]:
     software = one.wanted.software
-    dialect = software.dialect
-    assert dialect is not None
-    texts = _texts(cases, software, tokenizer)
+    kind = next(each for each in CLASSES.values() if each.class_name == model.class_name)
     with open_checkpoint(directory) as checkpoint:
-        kind = next(each for each in CLASSES.values() if each.class_name == model.class_name)
-        unknown = unread(dialect, kind, Traits.of(checkpoint.config))
-        if software.name == "junnyu" and kind is BASE:
-            unknown = tuple(group for group in unknown if group.name != "pooler")
-        names, expected, announced, transposed = {}, set(), set(), set()
-        for canonical, binding in checkpoint.bindings.items():
-            bare = kind is BASE and dialect in ("torch", "paddle")
-            name = binding.tensor.name(dialect, base=bare)
-            if name is None:
-                continue
-            names[name] = canonical
-            # a head's kernel is used as Google's files have it; bert4keras has no layer for it
-            layout: Dialect = "tf1" if dialect == "tf1" and canonical == "classifier.weight" else software.layout
-            if binding.tensor.transposed(layout):
-                transposed.add(name)
-            if binding.tensor.group in unknown or (canonical.startswith("sop.") and dialect == "tf1"):
-                announced |= {name, binding.stored.name}
-            else:
-                expected.add(canonical)
-        rotary = {BASE: ROTARY.removeprefix("roformer.")}.get(kind, ROTARY) if dialect == "torch" else ""
-        idle: frozenset[str] = frozenset()
-        if dialect == "paddle" and "pooler.weight" not in checkpoint and model.task.head not in ("labels", "options"):
-            # PaddleNLP's encoder has a pooler, whatever is built on it
-            start = "" if kind is BASE else "roformer."
-            idle = frozenset({f"{start}pooler.dense.weight", f"{start}pooler.dense.bias"})
+        names = _names(checkpoint, software, kind)
+        unknown = names.keys() & _unknown(checkpoint, software, kind)
+        pooler = "pooler.weight" in checkpoint
         halves = {"float16", "bfloat16"} & set(checkpoint.dtypes())
-        rounded = min(halves) if halves and rotary else ""
-        length, width = checkpoint.config.max_position_embeddings, checkpoint.config.head_size
-        called = {
-            "hidden": [
-                "embeddings",
-                *(f"layers.{i}.feed_forward_norm" for i in range(checkpoint.config.num_hidden_layers)),
-            ],
-            "scores": _scored(model.task, checkpoint.config.num_hidden_layers),
-            "pooled": "pooler" if "pooler.weight" in checkpoint and model.task.head is None else "",
+        rotary = {BASE: ROTARY.removeprefix("roformer.")}.get(kind, ROTARY) if software.dialect == "torch" else ""
+        official = Official(
+            software=software,
+            dump=Dump(one.label, software.name, directory, one.folder),
+            versions=one.versions,
+            names={name: canonical for canonical, name in names.items()},
+            expected=frozenset(names.keys() - unknown),
+            announced=frozenset(
+                name for each in unknown for name in (names[each], checkpoint.bindings[each].stored.name)
+            ),
+            idle=_idle(checkpoint, software, kind, model.task),
+            transposed=_transposed(checkpoint, software, names),
+            rotary=rotary,
+            rounded=min(halves) if halves and rotary else "",
+            texts=_texts(cases, software, tokenizer),
+        )
+        job = {
+            "directory": str(directory.resolve()),
+            "called": _called(model, hidden=True, pooled=pooler and model.task.head is None),
+            "v2": checkpoint.config.norm_type != "layer_norm",
+            "pooler": pooler,
+            "texts": [list(each) for each in official.texts],
+            "words": tokenizer is not None and tokenizer.settings.words,
+            "lower_case": tokenizer is None or tokenizer.settings.lower_case,
+            "transposed": sorted(official.transposed),
+            **(_table(checkpoint, official) if rotary else {}),
+            **(_built(checkpoint) if software.dialect == "tf1" else {}),
         }
-        job: Json = {"directory": str(directory.resolve()), "called": called, "texts": [list(each) for each in texts]}
-        job |= {"v2": checkpoint.config.norm_type != "layer_norm", "pooler": "pooler.weight" in checkpoint}
-        job |= {"words": tokenizer is not None and tokenizer.settings.words}
-        job |= {"lower_case": tokenizer is None or tokenizer.settings.lower_case}
-        if dialect == "tf1":
-            job |= _built(checkpoint)
-    official = Official(
-        software=software,
-        dump=Dump(one.label, software.name, directory, one.folder),
-        versions=one.versions,
-        names=names,
-        expected=frozenset(expected),
-        announced=frozenset(announced),
-        idle=idle,
-        transposed=frozenset(transposed),
-        rotary=rotary,
-        rounded=rounded,
-        texts=texts,
-    )
-    job["transposed"] = sorted(transposed)
-    if rotary:
-        np.save(one.folder / "rotary.npy", embed_positions(length, width))
-        job["tables"] = {rotary: str(one.folder / "rotary.npy")}
-        job["exact"] = ["float64", *(["float32"] if rounded else [])]
     return official, job
 
 
-def _scored(task: Task, layers: int) -> str:
-    if task.mlm:
-        return "logits"
-    return "classifier" if task.head else f"layers.{layers - 1}.feed_forward_norm" if layers else "embeddings"
+def _names(checkpoint: Checkpoint, software: Software, kind: ModelClass) -> dict[str, str]:
+    """Say what a software calls each parameter that it has a name for: canonical name → its own."""
+    assert software.dialect is not None
+    bare = kind is BASE and software.dialect in ("torch", "paddle")
+    names = {each: found.tensor.name(software.dialect, base=bare) for each, found in checkpoint.bindings.items()}
+    return {canonical: name for canonical, name in names.items() if name is not None}
+
+
+def _unknown(checkpoint: Checkpoint, software: Software, kind: ModelClass) -> set[str]:
+    """Return the canonical names of what a software's class has no place for."""
+    dialect = software.dialect
+    assert dialect is not None
+    groups = unread(dialect, kind, Traits.of(checkpoint.config))
+    if software.name == "junnyu" and kind is BASE:
+        groups = tuple(group for group in groups if group.name != "pooler")
+    return {
+        canonical
+        for canonical, binding in checkpoint.bindings.items()
+        if binding.tensor.group in groups or (canonical.startswith("sop.") and dialect == "tf1")
+    }
+
+
+def _transposed(checkpoint: Checkpoint, software: Software, names: Mapping[str, str]) -> frozenset[str]:
+    """Return the software's names of the parameters that it holds (in, out)."""
+    # a head's kernel is used as Google's files have it; bert4keras has no layer for it
+    layouts: dict[str, Dialect] = {"classifier.weight": "tf1"} if software.dialect == "tf1" else {}
+    return frozenset(
+        name
+        for canonical, name in names.items()
+        if checkpoint.bindings[canonical].tensor.transposed(layouts.get(canonical, software.layout))
+    )
+
+
+def _idle(checkpoint: Checkpoint, software: Software, kind: ModelClass, task: Task) -> frozenset[str]:
+    """Name PaddleNLP's pooler, which its encoder has whatever is built on it, where nothing compared reads it."""
+    if software.dialect != "paddle" or "pooler.weight" in checkpoint or task.head in ("labels", "options"):
+        return frozenset()
+    start = "" if kind is BASE else "roformer."
+    return frozenset({f"{start}pooler.dense.weight", f"{start}pooler.dense.bias"})
+
+
+def _called(model: ComparedModel, *, hidden: bool, pooled: bool) -> Json:
+    """Say which of our taps a software's hidden states, scores and pooled vector are, where it gives them."""
+    taps = ["embeddings", *(f"layers.{i}.feed_forward_norm" for i in range(model.config.num_hidden_layers))]
+    scores = "logits" if model.task.mlm else "classifier" if model.task.head else taps[-1]
+    return {"hidden": taps if hidden else [], "scores": scores, "pooled": "pooler" if pooled else ""}
+
+
+def _table(checkpoint: Checkpoint, official: Official) -> Json:
+    """Write the rotary table as it must be, for a software that holds it as a parameter, and say for which types."""
+    path = official.dump.files / "rotary.npy"
+    np.save(path, embed_positions(checkpoint.config.max_position_embeddings, checkpoint.config.head_size))
+    exact = ["float64", *(["float32"] if official.rounded else [])]
+    return {"tables": {official.rotary: str(path)}, "exact": exact}
 
 
 def _texts(cases: Sequence[Case], software: Software, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], ...]:
@@ -266,12 +286,7 @@ def _job_of_an_export(
     job: Json = {
         "file": str(exported.file),
         "outputs": {name: names.get(name, name) for name in exported.outputs},
-        "called": {
-            "hidden": [],
-            "scores": _scored(model.task, model.config.num_hidden_layers),
-            "pooled": "pooler" if "pooled" in exported.outputs else "",
-        },
+        "called": _called(model, hidden=False, pooled="pooled" in exported.outputs),
     }
-    nothing: frozenset[str] = frozenset()
-    dump = Dump(one.label, one.wanted.software.name, exported.directory, one.folder)
-    return Official(one.wanted.software, dump, one.versions, {}, nothing, nothing, nothing, nothing, "", "", ()), job
+    software = one.wanted.software
+    return Official(software, Dump(one.label, software.name, exported.directory, one.folder), one.versions), job
