@@ -7,7 +7,7 @@ PyTorch's builds for GPUs alone.
 
 # ruff: noqa: N803
 # mypy: allow-untyped-calls, allow-untyped-decorators
-# mypy: disable-error-code="import-not-found,import-untyped,misc,no-any-return,no-any-unimported,no-untyped-def,unused-ignore"
+# mypy: disable-error-code="import,misc,no-any-return,no-any-unimported,no-untyped-def,unused-ignore"
 from __future__ import annotations
 
 from typing import Any
