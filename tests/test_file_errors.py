@@ -300,6 +300,12 @@ def test_a_pipe_instead_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
+def test_a_configuration_that_is_not_there_comes_with_what_to_do(tmp_path: Path) -> None:
+    write_random(tmp_path / "ckpt", "paddle")
+    with pytest.raises(ConvertError, match=r"none\.json: No such file or directory\n  Look for how it is spelled\."):
+        convert(tmp_path / "ckpt", to="torch", options=ConvertOptions(config=tmp_path / "none.json"))
+
+
 @pytest.mark.parametrize("name", ["model_state.pdparams", "config.json", "vocab.txt"])
 def test_a_directory_instead_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
     write_random(tmp_path / "ckpt", "paddle")

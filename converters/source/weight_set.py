@@ -79,7 +79,8 @@ def require_file(path: Path) -> Path:
         mode = path.stat().st_mode
     except OSError as error:
         if not path.is_symlink() or path.exists():
-            raise ConvertError(f"{path}: {error.strerror or error}") from None
+            step = "Look for how it is spelled." if error.errno == errno.ENOENT else None
+            raise ConvertError(f"{path}: {error.strerror or error}", step) from None
         if error.errno == errno.ELOOP:
             back = "The link leads back to itself: put the file in its place."
             raise ConvertError(f"{path}: {error.strerror}", back) from None
