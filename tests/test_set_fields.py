@@ -90,9 +90,23 @@ def test_every_field_can_be_set(tmp_path: Path) -> None:
     }
     with open_checkpoint(tmp_path / "ckpt", set={"pad_token_id": None}) as checkpoint:
         assert checkpoint.config.pad_token_id is None
-    # against the tensors it is held as a file's value is
-    with pytest.raises(MisfitError, match="shape"):
-        open_checkpoint(tmp_path / "ckpt", set={"vocab_size": 60})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"vocab_size": 60}, "V is vocab_size from --set"),
+        ({"hidden_size": 40}, "hidden_size +40 from --set, the tensors show 24"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers +2 from --set, the tensors show 3 layers"),
+    ],
+)
+def test_against_the_tensors_a_size_is_held_as_a_files_value_is(
+    tmp_path: Path, given: dict[str, int], words: str
+) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    with pytest.raises(MisfitError, match=words) as caught:
+        open_checkpoint(tmp_path / "ckpt", set=given)
+    assert caught.value.next_step == "The tensors decide their sizes: leave that out of --set."
 
 
 @pytest.mark.parametrize(

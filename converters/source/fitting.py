@@ -5,9 +5,9 @@ Of payloads only ties and rotary tables are read, for the sake of comparing them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .checkpoint import Binding, Checkpoint
 from .identification import Found
 from .other_sizes import agreed_widths
 from .payloads import first_difference, rotary_distance
-from .problems import EMPTY, LEARNED, UNBIASED, next_step, of_one_kind, without_the_joined
+from .problems import EMPTY, FROM_SET, LEARNED, UNBIASED, next_step, of_one_kind, without_the_joined
 from .resized import advise
 from .vocabulary import misfit as vocabulary_misfit
 
@@ -231,16 +231,22 @@ class _Fitting:
         return replace(source, config=replace(source.config, **found))
 
     def _report_shown(self, name: str, said: int, shown: str) -> None:
-        origin = "the configuration" if self.found.config_file is None else self.found.config_file.name
-        self.problems.append(Problem("configuration", name, f"{said} in {origin}, the tensors show {shown}"))
+        where = self._where_said(name, "the configuration")
+        self.problems.append(Problem("configuration", name, f"{said} {where}, the tensors show {shown}"))
+
+    def _where_said(self, name: str, otherwise: str) -> str:
+        """Say where a size was read; ``otherwise`` where there is no file."""
+        source, file = self.found.config.source, self.found.config_file
+        if source is not None and name in source.given:
+            return FROM_SET
+        return f"in {otherwise if file is None else file.name}"
 
     def _bind(self, by_name: dict[str, StoredTensor], base: bool, config: RoFormerConfig) -> dict[str, Binding]:
         """Find every tensor that the table and the configuration ask for, and check its shape and type."""
         table = Table.of(config, self.kind)
         present = {t.group.name for t in table.tensors if t.name(self.dialect, base=base) in by_name}
         needs_project = config.embedding_size != config.hidden_size
-        file = self.found.config_file
-        origin = "the tensors' shapes" if file is None else file.name
+        where_said = partial(self._where_said, otherwise="the tensors' shapes")
         # a vector that a writer repeats may be in a file under its second name alone: the value is the same one
         seconds = {
             each.of: by_name.get(each.spelling.in_(self.dialect) or "") for each in table.ties if each.written == "copy"
@@ -253,7 +259,8 @@ class _Fitting:
             found = by_name.get(name) or seconds.get(tensor.canonical)
             if tensor.group is PROJECT and not needs_project:
                 if found is not None:
-                    detail = f"embedding_size equals hidden_size = {config.hidden_size} in {origin}: no projection"
+                    where = where_said("embedding_size")
+                    detail = f"embedding_size equals hidden_size = {config.hidden_size} {where}: no projection"
                     self.problems.append(Problem("unwanted", name, detail))
                     bindings[tensor.canonical] = Binding(tensor, found, False)
                 continue
@@ -273,9 +280,8 @@ class _Fitting:
             if 0 in found.shape:
                 self.problems.append(Problem("empty", name, EMPTY))
             elif found.shape != want:
-                self.problems.append(
-                    Problem("shape", name, _shape_detail(tensor, found.shape, want, transposed, origin))
-                )
+                detail = _shape_detail(tensor, found.shape, want, transposed, where_said)
+                self.problems.append(Problem("shape", name, detail))
             if found.dtype not in FLOATS:
                 self.problems.append(Problem("dtype", name, f"got {found.dtype}, want {' or '.join(FLOATS)}"))
         return bindings
@@ -365,11 +371,13 @@ class _Fitting:
                 self.problems.append(Problem("derived", table.name, detail))
 
 
-def _shape_detail(tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], transposed: bool, origin: str) -> str:
+def _shape_detail(
+    tensor: Tensor, got: tuple[int, ...], want: tuple[int, ...], transposed: bool, where_said: Callable[[str], str]
+) -> str:
     axes = tensor.axes[::-1] if transposed else tensor.axes
     detail = f"got {got}, want ({', '.join(axes)}{',' * (len(axes) == 1)}) = {want}"
     wrong = [
-        f"{axis} is {SYMBOLS[axis]} in {origin}"
+        f"{axis} is {SYMBOLS[axis]} {where_said(SYMBOLS[axis])}"
         for position, axis in enumerate(axes)
         if axis in SYMBOLS and (len(got) != len(want) or got[position] != want[position])
     ]

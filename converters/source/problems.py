@@ -14,6 +14,8 @@ from ..table.statements import ANOTHERS
 _FEW = 8
 #: The shape of a kernel that lies the other way round.
 _TURNED = re.compile(r"got \((\d+), (\d+)\), want \([A-Z], [A-Z]\) = \((?!\1,)\2, \1\)")
+#: Where a size was said that a person set.
+FROM_SET = "from --set"
 LEARNED = "BERT's learned positions"
 #: Tensors whose values are not there, or only a part of them.
 _ELSEWHERE = re.compile(r"on the meta device|\.DTensor\b")
@@ -73,6 +75,8 @@ def next_step(problems: Sequence[Problem], dialect: Dialect, kind: ModelClass) -
         return f"These lie the other way round: save every kernel as {dialect}'s software does, the square ones too."
     if any(JOINED in problem.detail for problem in unknown):
         return "Save query, key and value as three tensors of their own, as they were before they were joined."
+    if any(FROM_SET in problem.detail for problem in problems):
+        return "The tensors decide their sizes: leave that out of --set."
     if "configuration" in kinds or any("a layer beyond" in problem.detail for problem in unknown) or "shape" in kinds:
         return "The configuration and the weights are of two models, or the file is damaged: fetch both again."
     if len(missing) > _FEW and len(unknown) > _FEW:

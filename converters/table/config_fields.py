@@ -97,6 +97,7 @@ class SourceConfig:
         extra: Keys the table has no field for, carried as they are.
         notes: What was assumed and why, for the report.
         assumed: Fields that some software computes by and that no file says.
+        given: Fields that a person set, whatever the file says.
     """
 
     config: RoFormerConfig
@@ -104,3 +105,4 @@ class SourceConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumed: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()

@@ -209,7 +209,12 @@ class _Reader:
         if isinstance(self.settings.get("eos_token_id"), list):
             extra["eos_token_id"] = self.settings["eos_token_id"]
         source = SourceConfig(
-            RoFormerConfig(**self.values), self.spellings, extra, tuple(self.notes), frozenset(self.assumed)
+            RoFormerConfig(**self.values),
+            self.spellings,
+            extra,
+            tuple(self.notes),
+            frozenset(self.assumed),
+            frozenset(self.given),
         )
         return Reading(source, tuple(self.problems), step)
 
