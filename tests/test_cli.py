@@ -246,7 +246,6 @@ def test_no_bar_is_drawn_where_stderr_is_no_terminal(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
 def test_a_bar_in_bytes_is_drawn_on_a_terminal_for_long_work(tmp_path: Path) -> None:
-    from dataclasses import replace
 
     import numpy as np
 
@@ -529,6 +528,8 @@ def test_convert_with_parity_writes_what_is_proven_and_nothing_else(
         assert result.exception.exit_status == status
         assert str(result.exception).startswith(f"{target}: nothing is written, for the gate ")
         assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    run(*words, "--json", "--force")
+    assert asked[-1] == ([source], replace(options, as_json=True, quiet=True), [source, target])
 
 
 def test_what_says_nothing_by_itself_is_proven_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
