@@ -14,12 +14,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..converters.errors import ConvertError, FormatError
+from ..converters.errors import ConvertError, FormatError, quoted
 from ..converters.target.whole_files import write_whole
 from .explaining.causes import Cause
 from .judging.measure import DTYPES
@@ -286,11 +287,11 @@ def read_golden(path: Path) -> Golden:
     except OSError as error:
         raise ConvertError(f"{path}: {error.strerror or error}", "Name a golden that can be read.") from None
     except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise FormatError(path, f"not a golden: {error}", next_step=_ANEW) from None
+        raise FormatError(path, f"not a golden: {_shown(error)}", next_step=_ANEW) from None
     except Exception as error:  # zlib.error, struct.error and whatever else a damaged archive raises
         if isinstance(error, ConvertError):
             raise
-        raise FormatError(path, f"not a golden: {type(error).__name__}: {error}", next_step=_ANEW) from None
+        raise FormatError(path, f"not a golden: {type(error).__name__}: {_shown(error)}", next_step=_ANEW) from None
     about = _read_about(path, bytes(arrays["about.npy"]))
     numbers, scales = ({dtype: arrays[f"{dtype}{what}.npy"] for dtype in DTYPES} for what in ("", "_scale"))
     samples = {dtype: _read_samples(path, about, dtype, numbers[dtype], scales[dtype]) for dtype in DTYPES}
@@ -298,6 +299,10 @@ def read_golden(path: Path) -> Golden:
 
 
 _ANEW = "Record it anew with --update-golden."
+
+
+def _shown(error: Exception) -> str:
+    return shorten(str(error), 200, placeholder=" …")  # numpy repeats a whole header
 
 
 def _read_member(path: Path, archive: zipfile.ZipFile, name: str, kind: np.dtype[Any]) -> Array:
@@ -321,7 +326,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, name: str, kind: np.dtype
     if dtype != kind or len(shape) != 1 or shape[0] * kind.itemsize != left:
         raise FormatError(
             path,
-            f"{name} holds {dtype} of shape {shape} in {left:,} bytes; wanted one axis of {kind}",
+            f"{name} holds {str(dtype)[:80]} of shape {quoted(shape)} in {left:,} bytes; wanted one axis of {kind}",
             next_step=_ANEW,
         )
     return np.frombuffer(data, kind, offset=file.tell())
@@ -334,7 +339,7 @@ def _read_about(path: Path, text: bytes) -> dict[str, Any]:
         raise FormatError(path, f"what it says about itself is not JSON: {error}", next_step=_ANEW) from None
     if not isinstance(about, dict) or about.get("format") != _VERSION:
         got = about.get("format") if isinstance(about, dict) else type(about).__name__
-        raise FormatError(path, f"format {got!r}; wanted {_VERSION}", next_step=_ANEW)
+        raise FormatError(path, f"format {quoted(got)}; wanted {_VERSION}", next_step=_ANEW)
     return about
 
 
