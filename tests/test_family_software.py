@@ -279,7 +279,8 @@ def test_what_is_refused_computes_something_else(folder: str, dialect: Dialect, 
         return
     got, want = peer.scores[name], logits_of(folder)
     assert got.shape == want.shape
-    assert difference(folder, got, everywhere=False) > 1e-3 * np.abs(want).max()
+    # what was in memory may be no number
+    assert not difference(folder, got, everywhere=False) <= 1e-3 * np.abs(want).max()
 
 
 #: Loads each directory, runs the line of code that the refusal named, and saves the logits of a batch.
