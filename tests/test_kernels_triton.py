@@ -309,14 +309,14 @@ def test_a_compiled_model_is_one_graph_and_asks_for_no_device(monkeypatch: pytes
     assert abs(got - want).max() < 1e-4
 
 
-def test_what_a_graph_says_of_a_long_batch_is_made_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
-    monkeypatch.setattr(torch, "_check", lambda fits, message: said.append((fits, message.__closure__, message())))
+def test_a_batch_too_long_for_a_graph_is_an_error_that_dynamo_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for columns in (64, 65):
-        assert ops_torch.measure(torch.zeros(2, columns), CONFIG) == (2, columns)
-    what = "longer than max_position_embeddings"
-    assert said == [(True, None, what), (False, None, what)]
+    assert ops_torch.measure(torch.zeros(2, 64), CONFIG) == (2, 64)
+    with pytest.raises(ValueError, match="longer than 64 tokens") as caught:
+        ops_torch.measure(torch.zeros(2, 65), CONFIG)
+    assert (
+        type(caught.value) is ValueError
+    )  # in PyTorch 2.11 torch._check ends the graph where its message says a number
 
 
 @pytest.mark.parametrize("device", [CPU, H200])
