@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from roformer_convert.converters import ConvertError, open_checkpoint
 from roformer_convert.converters.errors import InexpressibleError
+from roformer_convert.converters.table.differences import Difference
 from roformer_convert.converters.table.mapping import DIALECTS, POOLER, Dialect
+from roformer_convert.converters.target import plan as plans
 from roformer_convert.converters.target.plan import SideFile, choose_container, make_plan
 from roformer_convert.converters.target.positions import MOST_POSITIONS
 
@@ -210,6 +212,19 @@ def test_another_function_is_planned_where_that_is_allowed_and_noted(tmp_path: P
     ]
     assert (caught.value.next_step or "").startswith("If the source is misread, --set FIELD=VALUE says what is right")
     assert plan.notes == (f"allowed to differ: {different}",)
+
+
+@pytest.mark.parametrize("remedies", [("a = 1",), ("a = 1", "b = 2"), ("a = 1", ""), ("",)])
+def test_lines_of_code_are_named_where_they_end_every_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remedies: tuple[str, ...]
+) -> None:
+    write_random(tmp_path / "ckpt", "torch")
+    different = [Difference("hidden_act", "tanh here", "gelu there", "0.1", remedy) for remedy in remedies]
+    monkeypatch.setattr(plans, "differences", lambda *_: different)
+    with open_checkpoint(tmp_path / "ckpt") as source, pytest.raises(InexpressibleError) as caught:
+        make_plan(source, "torch")
+    said = [remedy for remedy in remedies if f"After from_pretrained, {remedy} makes" in (caught.value.next_step or "")]
+    assert said == (list(remedies) if all(remedies) else [])
 
 
 @pytest.mark.parametrize(
